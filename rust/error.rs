@@ -1,0 +1,34 @@
+//! The one error type. A message says what is wrong, where, what was expected, what was found and the
+//! way out; lower case, no final period.
+
+/// Each variant becomes the exception of the same name in Python (`lapwing.CheckpointError`, ...).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A file or tensor of the checkpoint is malformed or does not fit the description.
+    #[error("{0}")]
+    Checkpoint(String),
+    /// The description of the model is impossible.
+    #[error("{0}")]
+    Spec(String),
+    /// An argument of a call is out of range or cannot be honoured.
+    #[error("{0}")]
+    Option(String),
+    /// A sequence is longer than the model allows.
+    #[error("{0}")]
+    ContextLength(String),
+    /// Not-a-number or infinite values where a result is needed.
+    #[error("{0}")]
+    Numerical(String),
+    /// Memory could not be had.
+    #[error("{0}")]
+    Memory(String),
+    /// The caller asked to stop (Ctrl-C, a closed iterator).
+    #[error("interrupted")]
+    Interrupted,
+    /// A bug of this library.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// Result with [`enum@Error`].
+pub type Result<T> = std::result::Result<T, Error>;
