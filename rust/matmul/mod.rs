@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::simd::{Activation, activate};
 use crate::tensor::{Buffer, Source, WeightType};
-use crate::threads::Pool;
+use crate::threads::Team;
 
 /// A weight matrix `[outputs, inputs]`, packed for the kernels.
 pub struct Matrix {
@@ -15,7 +15,7 @@ pub struct Matrix {
 
 impl Matrix {
     /// Packs `source` as `to`, quantizing where that type asks for it.
-    pub fn pack(source: &Source<'_>, to: WeightType, _pool: &Pool) -> Result<Matrix> {
+    pub fn pack(source: &Source<'_>, to: WeightType, _team: &Team) -> Result<Matrix> {
         let (outputs, inputs) = (source.rows(), source.columns());
         let mut data = Buffer::zeroed(outputs * inputs)?;
         for (row, out) in data.chunks_mut(inputs.max(1)).enumerate() {
@@ -69,7 +69,7 @@ pub struct Target<'a> {
 ///
 /// Each output is one chain of sums in a fixed order, so it does not depend on the number of rows, the
 /// other targets, the threads or the instruction set.
-pub fn linear(_pool: &Pool, _scratch: &mut Scratch, x: &[f32], rows: usize, targets: &mut [Target<'_>]) {
+pub fn linear(_team: &Team, _scratch: &mut Scratch, x: &[f32], rows: usize, targets: &mut [Target<'_>]) {
     for t in targets {
         let (n, k) = (t.weight.outputs, t.weight.inputs);
         let product = |w: &Matrix, bias: Option<&[f32]>, r: usize, j: usize| {

@@ -1,34 +1,17 @@
-//! Instruction sets and element-wise arithmetic.
+//! Instruction sets, sixteen lanes of f32, and element-wise arithmetic that gives equal bits on each of them.
+//!
+//! Element-wise code is written once over [`Lanes`], sixteen f32 values, and compiled once per instruction
+//! set by [`multiversion!`]; which version runs is chosen at run time by [`level`]. All operations are
+//! IEEE operations in a fixed order, so every version gives the same bits.
 
-/// Activations by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activation {
-    Identity,
-    Relu,
-    Relu2,
-    Gelu,
-    GeluTanh,
-    QuickGelu,
-    Silu,
-    Tanh,
-    Sigmoid,
-}
+mod activation;
+mod lanes;
+mod level;
+mod math;
 
-/// Applies `activation` in place (first version).
-pub fn activate(activation: Activation, x: &mut [f32]) {
-    for v in x {
-        *v = match activation {
-            Activation::Identity => *v,
-            Activation::Relu => v.max(0.0),
-            Activation::Relu2 => v.max(0.0).powi(2),
-            Activation::Silu => *v / (1.0 + (-*v).exp()),
-            Activation::Tanh => v.tanh(),
-            Activation::Sigmoid => 1.0 / (1.0 + (-*v).exp()),
-            Activation::QuickGelu => *v / (1.0 + (-1.702 * *v).exp()),
-            Activation::GeluTanh | Activation::Gelu => {
-                0.5 * *v * (1.0 + (0.797_884_6 * (*v + 0.044715 * v.powi(3))).tanh())
-            }
-        };
-    }
-}
+pub use activation::{Activation, activate};
+pub use lanes::{LANES, Lanes, maximum, sum, sum_of_squares};
+pub use level::{Level, level, level_or_error};
+pub use math::{erf, exp, log, sigmoid, tanh};
+
+pub(crate) use level::multiversion;

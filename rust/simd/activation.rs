@@ -1,0 +1,106 @@
+//! Activation functions, element by element.
+
+use super::lanes::map;
+use super::{Lanes, erf, multiversion, sigmoid, tanh};
+
+/// Activations by name, as in the description of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activation {
+    Identity,
+    /// max(x, 0)
+    Relu,
+    /// max(x, 0)^2
+    Relu2,
+    /// x (1 + erf(x / sqrt 2)) / 2. Hendrycks and Gimpel 2016, <https://arxiv.org/abs/1606.08415>
+    Gelu,
+    /// x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+    GeluTanh,
+    /// x sigmoid(1.702 x)
+    QuickGelu,
+    /// x sigmoid(x)
+    Silu,
+    Tanh,
+    Sigmoid,
+}
+
+/// One activation of sixteen values.
+#[inline(always)]
+fn apply(activation: Activation, x: Lanes) -> Lanes {
+    let half = Lanes::splat(0.5);
+    let one = Lanes::splat(1.0);
+    match activation {
+        Activation::Identity => x,
+        Activation::Relu => relu(x),
+        Activation::Relu2 => relu(x) * relu(x),
+        Activation::Gelu => x * half * (one + erf(x * Lanes::splat(std::f32::consts::FRAC_1_SQRT_2))),
+        Activation::GeluTanh => {
+            let cube = x * x * x;
+            let inner = Lanes::splat(0.797_884_6) * cube.mul_add(Lanes::splat(0.044_715), x);
+            half * x * (one + tanh(inner))
+        }
+        Activation::QuickGelu => x * sigmoid(Lanes::splat(1.702) * x),
+        Activation::Silu => x * sigmoid(x),
+        Activation::Tanh => tanh(x),
+        Activation::Sigmoid => sigmoid(x),
+    }
+}
+
+/// max(x, 0), and not-a-number where x is.
+#[inline(always)]
+fn relu(x: Lanes) -> Lanes {
+    Lanes::splat(0.0).max(x)
+}
+
+multiversion! {
+    /// Applies `activation` to each value in place.
+    pub fn activate / activate_at(activation: Activation, x: &mut [f32]) {
+        match activation {
+            Activation::Identity => {}
+            Activation::Relu => map(x, |v| apply(Activation::Relu, v)),
+            Activation::Relu2 => map(x, |v| apply(Activation::Relu2, v)),
+            Activation::Gelu => map(x, |v| apply(Activation::Gelu, v)),
+            Activation::GeluTanh => map(x, |v| apply(Activation::GeluTanh, v)),
+            Activation::QuickGelu => map(x, |v| apply(Activation::QuickGelu, v)),
+            Activation::Silu => map(x, |v| apply(Activation::Silu, v)),
+            Activation::Tanh => map(x, |v| apply(Activation::Tanh, v)),
+            Activation::Sigmoid => map(x, |v| apply(Activation::Sigmoid, v)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Level;
+
+    const ALL: [Activation; 9] = [
+        Activation::Identity,
+        Activation::Relu,
+        Activation::Relu2,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::QuickGelu,
+        Activation::Silu,
+        Activation::Tanh,
+        Activation::Sigmoid,
+    ];
+
+    #[test]
+    fn every_level_gives_equal_bits_at_every_length() {
+        for length in 0..67 {
+            let x: Vec<f32> = (0..length).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.21).collect();
+            for activation in ALL {
+                let mut want = x.clone();
+                activate_at(Level::Scalar, activation, &mut want);
+                for level in Level::present() {
+                    let mut got = x.clone();
+                    activate_at(level, activation, &mut got);
+                    for (a, b) in want.iter().zip(&got) {
+                        assert_eq!(a.to_bits(), b.to_bits(), "{activation:?} {level:?} {length}");
+                    }
+                }
+            }
+        }
+    }
+}

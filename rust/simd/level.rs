@@ -1,0 +1,132 @@
+//! Which instruction set to use: the best that the machine has, or the one that `LAPWING_ISA` names.
+
+use crate::error::{Error, Result};
+use std::sync::OnceLock;
+
+/// Instruction sets with kernels of their own, from the plainest up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Portable code.
+    Scalar,
+    /// AVX2, FMA and F16C: x86-64 since 2013-2015.
+    Avx2,
+    /// AVX-512 F, BW, VL, DQ and VNNI: Ice Lake, Zen 4.
+    Avx512,
+    /// Advanced SIMD, present on every 64-bit ARM.
+    Neon,
+}
+
+impl Level {
+    pub const ALL: [Level; 4] = [Level::Scalar, Level::Avx2, Level::Avx512, Level::Neon];
+
+    /// The name in `LAPWING_ISA`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Neon => "neon",
+        }
+    }
+
+    /// Whether this machine can run it.
+    pub fn available(self) -> bool {
+        match self {
+            Level::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => {
+                Level::Avx2.available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => true,
+            #[allow(unreachable_patterns, reason = "which arms remain depends on the architecture")]
+            _ => false,
+        }
+    }
+
+    /// Every level that this machine can run.
+    pub fn present() -> Vec<Level> {
+        Level::ALL.into_iter().filter(|level| level.available()).collect()
+    }
+}
+
+fn choose() -> Result<Level> {
+    let present = Level::present();
+    let best = *present.last().expect("scalar code is always available");
+    let Ok(name) = std::env::var("LAPWING_ISA") else { return Ok(best) };
+    if name.is_empty() || name == "auto" {
+        return Ok(best);
+    }
+    let names = || present.iter().map(|l| l.name()).collect::<Vec<_>>().join(", ");
+    match Level::ALL.into_iter().find(|l| l.name() == name) {
+        Some(level) if level.available() => Ok(level),
+        Some(_) => Err(Error::Option(format!(
+            "LAPWING_ISA={name} is not available on this machine: expected one of {}",
+            names()
+        ))),
+        None => Err(Error::Option(format!("LAPWING_ISA={name:?} is unknown: expected one of {}", names()))),
+    }
+}
+
+static LEVEL: OnceLock<Result<Level>> = OnceLock::new();
+
+/// The level in use; an error where `LAPWING_ISA` names one that cannot be had.
+pub fn level_or_error() -> Result<Level> {
+    LEVEL.get_or_init(choose).clone()
+}
+
+/// The level in use. Loading a model has refused a bad `LAPWING_ISA` before; scalar code is the safe answer.
+#[inline]
+pub fn level() -> Level {
+    match LEVEL.get_or_init(choose) {
+        Ok(level) => *level,
+        Err(_) => Level::Scalar,
+    }
+}
+
+/// Compiles a function once per instruction set and picks the version by [`level`].
+///
+/// `multiversion! { pub fn f / f_at (x: &mut [f32]) -> f32 { body } }` makes `f(x)` and, for tests and
+/// callers that hold a level, `f_at(level, x)`. The body must only call `#[inline(always)]` code.
+macro_rules! multiversion {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident / $at:ident ( $($arg:ident : $type:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
+        $(#[$doc])*
+        #[inline]
+        $vis fn $name($($arg: $type),*) $(-> $ret)? {
+            $at($crate::simd::level(), $($arg),*)
+        }
+
+        /// The same at a given level, which the machine must have.
+        $vis fn $at(level: $crate::simd::Level, $($arg: $type),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $type),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2($($arg: $type),*) $(-> $ret)? { body($($arg),*) }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
+            fn avx512($($arg: $type),*) $(-> $ret)? { body($($arg),*) }
+            match level {
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: a level in use has been detected on this machine.
+                $crate::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
+                #[cfg(target_arch = "x86_64")]
+                // SAFETY: as above.
+                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                _ => body($($arg),*),
+            }
+        }
+    };
+}
+pub(crate) use multiversion;
