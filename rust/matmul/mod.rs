@@ -1,5 +1,7 @@
 //! Matrix products `y = x @ weight.T` with packed weights (first version: plain loops).
 
+pub mod micro;
+
 use crate::error::Result;
 use crate::simd::{Activation, activate};
 use crate::tensor::{Buffer, Source, WeightType};

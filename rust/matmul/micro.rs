@@ -1,0 +1,240 @@
+//! Small dense products of f32: `c = a b`, or `c += a b`, with one fused multiply-add chain per output.
+//!
+//! Attention is made of them (scores from queries and keys, outputs from probabilities and values). The chain
+//! runs over k in order from zero or from `c`, so the result has the same bits on every level and does not
+//! depend on how many rows or columns are computed together.
+
+use crate::simd::Level;
+
+/// Where the operands lie: `a[i, k] = a[i * a_stride + k]`, `b[k, j] = b[k * b_stride + j]`,
+/// `c[i, j] = c[i * c_stride + j]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    pub rows: usize,
+    pub columns: usize,
+    pub depth: usize,
+    pub a_stride: usize,
+    pub b_stride: usize,
+    pub c_stride: usize,
+}
+
+/// `c = a b`, or `c += a b` where `accumulate`.
+pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32], accumulate: bool) {
+    let Shape { rows, columns, depth, a_stride, b_stride, c_stride } = *shape;
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(c.len() >= (rows - 1) * c_stride + columns, "c holds the result");
+    if depth > 0 {
+        assert!(a.len() >= (rows - 1) * a_stride + depth, "a holds its rows");
+        assert!(b.len() >= (depth - 1) * b_stride + columns, "b holds its rows");
+    }
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level has been detected, and the slices hold what the shape says (checked above).
+        Level::Avx512 => unsafe {
+            x86::multiply_avx512(shape, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), accumulate)
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx2 => unsafe {
+            x86::multiply_avx2(shape, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), accumulate)
+        },
+        _ => {
+            for i in 0..rows {
+                for j in 0..columns {
+                    let at = i * c_stride + j;
+                    let start = if accumulate { c[at] } else { 0.0 };
+                    c[at] =
+                        (0..depth).fold(start, |s, k| a[i * a_stride + k].mul_add(b[k * b_stride + j], s));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Shape;
+    use std::arch::x86_64::*;
+
+    /// R rows by 16 columns, or as many as `left` says.
+    ///
+    /// # Safety
+    /// AVX2 and FMA; the pointers reach as far as the shape says.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn tile_avx2<const R: usize>(
+        s: &Shape,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        left: usize,
+        accumulate: bool,
+    ) {
+        let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        // SAFETY: full tiles read and write 16 columns; partial ones only those the mask selects.
+        unsafe {
+            if left >= 16 {
+                if accumulate {
+                    for i in 0..R {
+                        acc[i] = [
+                            _mm256_loadu_ps(c.add(i * s.c_stride)),
+                            _mm256_loadu_ps(c.add(i * s.c_stride + 8)),
+                        ];
+                    }
+                }
+                for k in 0..s.depth {
+                    let p = b.add(k * s.b_stride);
+                    let (b0, b1) = (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)));
+                    for i in 0..R {
+                        let x = _mm256_broadcast_ss(&*a.add(i * s.a_stride + k));
+                        acc[i] = [_mm256_fmadd_ps(x, b0, acc[i][0]), _mm256_fmadd_ps(x, b1, acc[i][1])];
+                    }
+                }
+                for i in 0..R {
+                    _mm256_storeu_ps(c.add(i * s.c_stride), acc[i][0]);
+                    _mm256_storeu_ps(c.add(i * s.c_stride + 8), acc[i][1]);
+                }
+            } else {
+                let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+                let m0 = _mm256_cmpgt_epi32(_mm256_set1_epi32(left as i32), lane);
+                let m1 = _mm256_cmpgt_epi32(_mm256_set1_epi32(left as i32 - 8), lane);
+                if accumulate {
+                    for i in 0..R {
+                        let p = c.add(i * s.c_stride);
+                        acc[i] = [_mm256_maskload_ps(p, m0), _mm256_maskload_ps(p.wrapping_add(8), m1)];
+                    }
+                }
+                for k in 0..s.depth {
+                    let p = b.add(k * s.b_stride);
+                    let (b0, b1) = (_mm256_maskload_ps(p, m0), _mm256_maskload_ps(p.wrapping_add(8), m1));
+                    for i in 0..R {
+                        let x = _mm256_broadcast_ss(&*a.add(i * s.a_stride + k));
+                        acc[i] = [_mm256_fmadd_ps(x, b0, acc[i][0]), _mm256_fmadd_ps(x, b1, acc[i][1])];
+                    }
+                }
+                for i in 0..R {
+                    let p = c.add(i * s.c_stride);
+                    _mm256_maskstore_ps(p, m0, acc[i][0]);
+                    _mm256_maskstore_ps(p.wrapping_add(8), m1, acc[i][1]);
+                }
+            }
+        }
+    }
+
+    /// R rows by 32 columns, or as many as `left` says.
+    ///
+    /// # Safety
+    /// AVX-512 F; the pointers reach as far as the shape says.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn tile_avx512<const R: usize>(
+        s: &Shape,
+        a: *const f32,
+        b: *const f32,
+        c: *mut f32,
+        left: usize,
+        accumulate: bool,
+    ) {
+        let bits = if left >= 32 { u32::MAX } else { (1u32 << left) - 1 };
+        let (m0, m1) = (bits as u16, (bits >> 16) as u16);
+        let mut acc = [[_mm512_setzero_ps(); 2]; R];
+        // SAFETY: only columns that the masks select are read and written.
+        unsafe {
+            if accumulate {
+                for i in 0..R {
+                    let p = c.add(i * s.c_stride);
+                    acc[i] = [_mm512_maskz_loadu_ps(m0, p), _mm512_maskz_loadu_ps(m1, p.wrapping_add(16))];
+                }
+            }
+            if left > 16 {
+                for k in 0..s.depth {
+                    let p = b.add(k * s.b_stride);
+                    let (b0, b1) = (_mm512_loadu_ps(p), _mm512_maskz_loadu_ps(m1, p.wrapping_add(16)));
+                    for i in 0..R {
+                        let x = _mm512_set1_ps(*a.add(i * s.a_stride + k));
+                        acc[i] = [_mm512_fmadd_ps(x, b0, acc[i][0]), _mm512_fmadd_ps(x, b1, acc[i][1])];
+                    }
+                }
+            } else {
+                for k in 0..s.depth {
+                    let b0 = _mm512_maskz_loadu_ps(m0, b.add(k * s.b_stride));
+                    for i in 0..R {
+                        let x = _mm512_set1_ps(*a.add(i * s.a_stride + k));
+                        acc[i][0] = _mm512_fmadd_ps(x, b0, acc[i][0]);
+                    }
+                }
+            }
+            for i in 0..R {
+                let p = c.add(i * s.c_stride);
+                _mm512_mask_storeu_ps(p, m0, acc[i][0]);
+                _mm512_mask_storeu_ps(p.wrapping_add(16), m1, acc[i][1]);
+            }
+        }
+    }
+
+    macro_rules! driver {
+        ($name:ident, $feature:literal, $tile:ident, $width:literal, $height:literal, [$($r:literal)*]) => {
+            /// # Safety
+            /// The instruction set is there; the pointers reach as far as the shape says.
+            #[target_feature(enable = $feature)]
+            pub unsafe fn $name(s: &Shape, a: *const f32, b: *const f32, c: *mut f32, accumulate: bool) {
+                let mut j = 0;
+                while j < s.columns {
+                    let mut i = 0;
+                    while i < s.rows {
+                        let r = (s.rows - i).min($height);
+                        // SAFETY: tile (i, j) lies inside the shape.
+                        unsafe {
+                            let (a, b, c) = (a.add(i * s.a_stride), b.add(j), c.add(i * s.c_stride + j));
+                            match r {
+                                $($r => $tile::<$r>(s, a, b, c, s.columns - j, accumulate),)*
+                                _ => unreachable!("a tile has at most its height in rows"),
+                            }
+                        }
+                        i += r;
+                    }
+                    j += $width;
+                }
+            }
+        };
+    }
+    driver!(multiply_avx2, "avx2,fma", tile_avx2, 16, 6, [1 2 3 4 5 6]);
+    driver!(multiply_avx512, "avx512f", tile_avx512, 32, 8, [1 2 3 4 5 6 7 8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_level_equals_scalar_code() {
+        let value = |i: usize| ((i * 7919) % 257) as f32 / 64.0 - 2.0;
+        for rows in [0, 1, 5, 6, 7, 8, 9, 17] {
+            for columns in [1, 7, 8, 15, 16, 17, 31, 32, 33, 80] {
+                for depth in [0, 1, 3, 64] {
+                    let shape = Shape {
+                        rows,
+                        columns,
+                        depth,
+                        a_stride: depth + 2,
+                        b_stride: columns + 3,
+                        c_stride: columns + 1,
+                    };
+                    let a: Vec<f32> = (0..rows.max(1) * shape.a_stride).map(value).collect();
+                    let b: Vec<f32> = (0..depth.max(1) * shape.b_stride).map(|i| value(i + 11)).collect();
+                    let c: Vec<f32> = (0..rows.max(1) * shape.c_stride).map(|i| value(i + 5)).collect();
+                    for accumulate in [false, true] {
+                        let mut want = c.clone();
+                        multiply(Level::Scalar, &shape, &a, &b, &mut want, accumulate);
+                        for level in Level::present() {
+                            let mut got = c.clone();
+                            multiply(level, &shape, &a, &b, &mut got, accumulate);
+                            let same = want.iter().zip(&got).all(|(x, y)| x.to_bits() == y.to_bits());
+                            assert!(same, "{level:?} {shape:?} {accumulate}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

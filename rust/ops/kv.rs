@@ -1,0 +1,224 @@
+//! Keys and values of a layer in blocks of 32 tokens.
+//!
+//! A sequence owns a table of block numbers, so sharing a prefix, forking a beam and freeing a window are
+//! edits of tables. Keys are transposed inside a block, `[kv_head][head_dim][32]`, so that scores of
+//! successive tokens lie side by side; values are `[kv_head][32][head_dim]`.
+
+use crate::error::Result;
+use crate::tensor::Buffer;
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+/// Tokens in a block.
+pub const BLOCK: usize = 32;
+
+/// Blocks that are allocated together.
+const SEGMENT: usize = 16;
+
+/// Element type of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvType {
+    F32,
+    F16,
+}
+
+impl KvType {
+    pub fn bytes(self) -> usize {
+        match self {
+            KvType::F32 => 4,
+            KvType::F16 => 2,
+        }
+    }
+}
+
+enum Segment {
+    F32 { keys: Buffer<f32>, values: Buffer<f32> },
+    F16 { keys: Buffer<u16>, values: Buffer<u16> },
+}
+
+/// The blocks of one layer.
+pub struct KvBlocks {
+    kv_heads: usize,
+    head_dim: usize,
+    kv_type: KvType,
+    segments: Vec<Segment>,
+}
+
+impl KvBlocks {
+    pub fn new(kv_heads: usize, head_dim: usize, kv_type: KvType) -> Self {
+        KvBlocks { kv_heads, head_dim, kv_type, segments: Vec::new() }
+    }
+
+    /// Makes room for blocks `0..blocks`.
+    pub fn grow(&mut self, blocks: usize) -> Result<()> {
+        let size = SEGMENT * self.block_size();
+        while self.segments.len() * SEGMENT < blocks {
+            self.segments.push(match self.kv_type {
+                KvType::F32 => Segment::F32 { keys: Buffer::zeroed(size)?, values: Buffer::zeroed(size)? },
+                KvType::F16 => Segment::F16 { keys: Buffer::zeroed(size)?, values: Buffer::zeroed(size)? },
+            });
+        }
+        Ok(())
+    }
+
+    pub fn kv_heads(&self) -> usize {
+        self.kv_heads
+    }
+
+    pub fn head_dim(&self) -> usize {
+        self.head_dim
+    }
+
+    /// Blocks that there is room for.
+    pub fn blocks(&self) -> usize {
+        self.segments.len() * SEGMENT
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        2 * self.blocks() * self.block_size() * self.kv_type.bytes()
+    }
+
+    fn block_size(&self) -> usize {
+        self.kv_heads * self.head_dim * BLOCK
+    }
+
+    fn place(&self, block: u32, head: usize) -> (usize, usize) {
+        let block = block as usize;
+        (block / SEGMENT, block % SEGMENT * self.block_size() + head * self.head_dim * BLOCK)
+    }
+
+    /// Stores tokens from `position` on: `keys` and `values` are `[tokens, kv_heads * head_dim]`.
+    pub fn store(&mut self, table: &[u32], position: usize, keys: &[f32], values: &[f32]) {
+        let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
+        let tokens = keys.len() / width;
+        let mut t = 0;
+        while t < tokens {
+            let (block, slot) = (table[(position + t) / BLOCK], (position + t) % BLOCK);
+            let n = (BLOCK - slot).min(tokens - t);
+            for head in 0..self.kv_heads {
+                let (segment, at) = self.place(block, head);
+                match &mut self.segments[segment] {
+                    Segment::F32 { keys: k, values: v } => {
+                        let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
+                        for i in 0..n {
+                            let from = (t + i) * width + head * dim;
+                            for (d, &key) in keys[from..from + dim].iter().enumerate() {
+                                k[d * BLOCK + slot + i] = key;
+                            }
+                            v[(slot + i) * dim..][..dim].copy_from_slice(&values[from..from + dim]);
+                        }
+                    }
+                    Segment::F16 { keys: k, values: v } => {
+                        let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
+                        let mut half = [f16::ZERO; 64];
+                        for i in 0..n {
+                            let from = (t + i) * width + head * dim;
+                            for start in (0..dim).step_by(64) {
+                                let m = (dim - start).min(64);
+                                half[..m].convert_from_f32_slice(&keys[from + start..][..m]);
+                                for (d, key) in half[..m].iter().enumerate() {
+                                    k[(start + d) * BLOCK + slot + i] = key.to_bits();
+                                }
+                                half[..m].convert_from_f32_slice(&values[from + start..][..m]);
+                                for (o, value) in v[(slot + i) * dim + start..][..m].iter_mut().zip(&half) {
+                                    *o = value.to_bits();
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            t += n;
+        }
+    }
+
+    /// Copies a block onto another (before a shared one is written).
+    pub fn copy_block(&mut self, from: u32, to: u32) {
+        let size = self.block_size();
+        let ((sf, af), (st, at)) = (self.place(from, 0), self.place(to, 0));
+        if sf == st {
+            match &mut self.segments[sf] {
+                Segment::F32 { keys, values } => {
+                    keys.copy_within(af..af + size, at);
+                    values.copy_within(af..af + size, at);
+                }
+                Segment::F16 { keys, values } => {
+                    keys.copy_within(af..af + size, at);
+                    values.copy_within(af..af + size, at);
+                }
+            }
+            return;
+        }
+        let (low, high) = self.segments.split_at_mut(sf.max(st));
+        let (a, b) = if sf < st { (&low[sf], &mut high[0]) } else { (&high[0], &mut low[st]) };
+        match (a, b) {
+            (Segment::F32 { keys, values }, Segment::F32 { keys: k, values: v }) => {
+                k[at..at + size].copy_from_slice(&keys[af..af + size]);
+                v[at..at + size].copy_from_slice(&values[af..af + size]);
+            }
+            (Segment::F16 { keys, values }, Segment::F16 { keys: k, values: v }) => {
+                k[at..at + size].copy_from_slice(&keys[af..af + size]);
+                v[at..at + size].copy_from_slice(&values[af..af + size]);
+            }
+            _ => unreachable!("all segments of a layer have one type"),
+        }
+    }
+
+    /// Keys of one head of a block, `[head_dim][32]`: the stored ones, or widened into `scratch`.
+    pub fn keys<'a>(&'a self, block: u32, head: usize, scratch: &'a mut [f32]) -> &'a [f32] {
+        let ((segment, at), n) = (self.place(block, head), self.head_dim * BLOCK);
+        match &self.segments[segment] {
+            Segment::F32 { keys, .. } => &keys[at..at + n],
+            Segment::F16 { keys, .. } => widen(&keys[at..at + n], scratch),
+        }
+    }
+
+    /// Values of the first `tokens` of a block, `[tokens][head_dim]`.
+    pub fn values<'a>(&'a self, block: u32, head: usize, tokens: usize, scratch: &'a mut [f32]) -> &'a [f32] {
+        let ((segment, at), n) = (self.place(block, head), self.head_dim * tokens);
+        match &self.segments[segment] {
+            Segment::F32 { values, .. } => &values[at..at + n],
+            Segment::F16 { values, .. } => widen(&values[at..at + n], scratch),
+        }
+    }
+}
+
+fn widen<'a>(stored: &[u16], scratch: &'a mut [f32]) -> &'a [f32] {
+    use half::slice::HalfBitsSliceExt;
+    let out = &mut scratch[..stored.len()];
+    stored.reinterpret_cast::<f16>().convert_to_f32_slice(out);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_come_back_from_where_the_table_says() {
+        for kv_type in [KvType::F32, KvType::F16] {
+            let (heads, dim, tokens) = (2, 5, 70);
+            let mut kv = KvBlocks::new(heads, dim, kv_type);
+            kv.grow(40).expect("small");
+            let x: Vec<f32> = (0..tokens * heads * dim).map(|i| (i % 1000) as f32 / 8.0).collect();
+            let y: Vec<f32> = x.iter().map(|v| -v).collect();
+            let table = [33, 2, 17];
+            let cut = 41 * heads * dim;
+            kv.store(&table, 0, &x[..cut], &y[..cut]);
+            kv.store(&table, 41, &x[cut..], &y[cut..]);
+            kv.copy_block(33, 5);
+            let mut scratch = vec![0.0; dim * BLOCK];
+            for (t, block) in (0..tokens).map(|t| (t, if t < 32 { 5 } else { table[t / BLOCK] })) {
+                for h in 0..heads {
+                    for d in 0..dim {
+                        let want = x[(t * heads + h) * dim + d];
+                        assert_eq!(kv.keys(block, h, &mut scratch)[d * BLOCK + t % BLOCK], want);
+                        let n = t % BLOCK + 1;
+                        assert_eq!(kv.values(block, h, n, &mut scratch)[t % BLOCK * dim + d], -want);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! One slice written by several threads, each in its own parts.
+
+use std::marker::PhantomData;
+
+/// A mutable slice whose disjoint parts several threads write.
+pub struct Disjoint<'a, T> {
+    pointer: *mut T,
+    length: usize,
+    borrowed: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: parts are handed out under the promise of `slice` that they do not overlap.
+unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Disjoint<'_, T> {}
+
+impl<'a, T> Disjoint<'a, T> {
+    pub fn new(data: &'a mut [T]) -> Self {
+        Disjoint { pointer: data.as_mut_ptr(), length: data.len(), borrowed: PhantomData }
+    }
+
+    /// `length` elements from `start`; panics where they do not lie inside.
+    ///
+    /// # Safety
+    /// No two parts that are alive at the same time overlap.
+    #[allow(clippy::mut_from_ref, reason = "the parts are disjoint, which the caller promises")]
+    pub unsafe fn slice(&self, start: usize, length: usize) -> &mut [T] {
+        assert!(start <= self.length && length <= self.length - start, "part inside the slice");
+        // SAFETY: inside the slice (checked), not aliased (promised), borrowed as long as `self`.
+        unsafe { std::slice::from_raw_parts_mut(self.pointer.add(start), length) }
+    }
+}
