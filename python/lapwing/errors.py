@@ -1,0 +1,33 @@
+"""The exceptions of Lapwing. All derive from `Error`, so one clause catches whatever a file or a call can bring.
+
+A message says what, where, what was expected, what was found and the way out. The compiled module raises
+these same classes.
+"""
+
+
+class Error(Exception):
+    """Base of all errors of this package."""
+
+
+class CheckpointError(Error, ValueError):
+    """A file of a checkpoint is missing, damaged, or holds something other than the model needs."""
+
+
+class SpecError(Error, ValueError):
+    """The configuration describes a model that cannot be built."""
+
+
+class OptionError(Error, ValueError):
+    """An option or argument that cannot be honoured."""
+
+
+class ContextLengthError(Error, ValueError):
+    """More tokens than the model's positions, or than the cache may hold."""
+
+
+class NumericalError(Error, ArithmeticError):
+    """A computation met a value that is not a number."""
+
+
+class InternalError(Error, RuntimeError):
+    """A mistake in Lapwing itself; please report it."""

@@ -1,0 +1,200 @@
+"""What the models return: frozen dataclasses, plain values inside, nothing lazy.
+
+Ids are token ids without the prompt. Offsets are positions of characters in the caller's text, the end not
+included. Scores and probabilities are Python floats; arrays are float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLogprob:
+    """One token and its natural log-probability before temperature and filters.
+
+    ``top`` holds the most probable tokens at this step, best first, as (id, text, log-probability).
+    """
+
+    id: int
+    text: str
+    logprob: float
+    top: tuple[tuple[int, str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hypothesis:
+    """One candidate of a beam search or one of several samples.
+
+    ``score`` is the sum of log-probabilities divided by the number of generated tokens to the power of
+    the length penalty (0.0 where nothing was scored).
+    """
+
+    ids: tuple[int, ...]
+    score: float
+    text: str | None = None
+    finish_reason: str = "stop"
+
+    def __iter__(self) -> object:
+        """Unpacks as ``ids, score``."""
+        return iter((self.ids, self.score))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """A generated text. ``finish_reason`` is "stop" (an end token or a stop string) or "length"."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: str
+    prompt_tokens: int
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    alternatives: tuple[Hypothesis, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A piece of a stream. The texts of all chunks, joined, are the whole text.
+
+    ``finish_reason`` is None until the last chunk; ``index`` is the prompt's place in the list.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    finish_reason: str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Translation:
+    """A translated (or summarized, or otherwise rewritten) text, the best of its ``hypotheses``."""
+
+    text: str
+    ids: tuple[int, ...]
+    score: float
+    finish_reason: str
+    hypotheses: tuple[Hypothesis, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Log-probabilities of a given text: each token given all before it; the first has none.
+
+    ``total`` is their sum and ``perplexity`` exp(-total / number of scored tokens).
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    total: float
+    perplexity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOutput:
+    """``last_hidden_state`` [tokens, hidden] and, where the model has a pooler, ``pooler_output`` [hidden].
+
+    ``hidden_states`` (embedding, then each layer) and ``attentions`` [heads, tokens, tokens] a layer are there
+    if asked for.
+    """
+
+    ids: tuple[int, ...]
+    last_hidden_state: Floats
+    pooler_output: Floats | None = None
+    hidden_states: tuple[Floats, ...] | None = None
+    attentions: tuple[Floats, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A label and its probability (or its raw logit where asked for)."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classification:
+    """The best label of a text and all ``labels``, best first."""
+
+    label: str
+    score: float
+    labels: tuple[Label, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tag:
+    """A token or a group of tokens with a label. ``start`` and ``end`` are characters of the text."""
+
+    label: str
+    score: float
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A span of the context. ``start`` and ``end`` are characters of it; an empty text means no answer.
+
+    ``no_answer_score`` is the probability that the context holds no answer, as the best window sees it.
+    """
+
+    text: str
+    score: float
+    start: int
+    end: int
+    no_answer_score: float
+    alternatives: tuple[Answer, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fill:
+    """A candidate for a masked token: its text, the whole sentence with it, its probability."""
+
+    token: str
+    id: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """A document with its place in the input list. Scores grow with relevance."""
+
+    index: int
+    score: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """Facts about a loaded model. ``weight_types`` maps a type's name to the bytes held in it."""
+
+    id: str
+    kind: str
+    architecture: str
+    task: str | None
+    parameters: int
+    bytes: int
+    weight_types: dict[str, int]
+    isa: str
+    threads: int
+    vocab_size: int
+    max_length: int | None

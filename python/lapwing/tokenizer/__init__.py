@@ -1,0 +1,338 @@
+"""Text to ids and back: the tokenizer of a checkpoint, its special tokens and its chat templates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError
+from . import template
+from .encoding import Encoding
+from .files import build, guarded, read_object, special_tokens
+from .marian import Marian
+from .stream import StreamDecoder
+
+__all__ = ["Encoding", "StreamDecoder", "Tokenizer"]
+
+
+class Tokenizer:
+    """The tokenizer of a checkpoint folder.
+
+    ``bos_token``, ``eos_token`` ... are the special tokens' texts, ``bos_token_id`` ... their ids; None where the
+    checkpoint has none. ``chat_templates`` maps names to templates.
+
+    Raises:
+        CheckpointError: the folder has no tokenizer, or a damaged one.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.folder = folder
+        self.config: dict[str, Any] = read_object(folder / "tokenizer_config.json")
+        self.specials = special_tokens(folder, self.config)
+        marian = (folder / "source.spm").is_file() and not (folder / "tokenizer.json").is_file()
+        self._marian = Marian(folder, self.config, self.specials) if marian else None
+        self._backend: Any = None if marian else build(folder, self.config, self.specials)
+        self._plain: Any = None
+        self.chat_templates = template.find(folder, self.config)
+        self._clean_up = False
+        if self._marian is not None:
+            self._special_ids = self._marian.special_ids
+        else:
+            added = self._backend.get_added_tokens_decoder()
+            self._special_ids = frozenset(index for index, token in added.items() if token.special)
+            self._control = [token.content for token in added.values() if token.special]
+            kind = type(self._backend.model).__name__
+            self._clean_up = bool(self.config.get("clean_up_tokenization_spaces")) and kind != "BPE"
+
+    def __getattr__(self, name: str) -> Any:
+        key = name.removesuffix("_id")
+        if key.endswith("_token") and not name.startswith("_"):
+            text = self.specials.get(key)
+            if name == key or text is None:
+                return text
+            return self.token_to_id(text)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({str(self.folder)!r}, vocab_size={self.vocab_size})"
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, the added ones included."""
+        if self._marian is not None:
+            return self._marian.vocab_size()
+        return int(self._backend.get_vocab_size(True))
+
+    @property
+    def max_length(self) -> int | None:
+        """``model_max_length`` of the configuration where it is a real bound."""
+        value = self.config.get("model_max_length")
+        if isinstance(value, int | float) and 0 < value < 1 << 40:
+            return int(value)
+        return None
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that decoding leaves out with ``skip_special_tokens``."""
+        return self._special_ids
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of one token's exact text."""
+        if self._marian is not None:
+            return self._marian.token_to_id(token)
+        found = self._backend.token_to_id(token)
+        return None if found is None else int(found)
+
+    def id_to_token(self, index: int) -> str | None:
+        """The text of one id as the vocabulary writes it."""
+        if self._marian is not None:
+            return self._marian.id_to_token(index)
+        try:
+            found = self._backend.id_to_token(index)
+        except OverflowError:
+            return None
+        return None if found is None else str(found)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text, with the special tokens that the checkpoint puts around it."""
+        return self.encoding(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_pair(self, text: str, pair: str, *, add_special_tokens: bool = True) -> Encoding:
+        """Two texts as one sequence, such as a question and its context."""
+        return self.encoding(text, pair, add_special_tokens=add_special_tokens)
+
+    def encoding(
+        self,
+        text: str,
+        pair: str | None = None,
+        *,
+        add_special_tokens: bool = True,
+        target: bool = False,
+    ) -> Encoding:
+        """Ids, segments and offsets of a text or pair. ``target`` cuts with the target's pieces (Marian)."""
+        for value in (text, pair):
+            if value is not None and not isinstance(value, str):
+                raise OptionError(f"a text is {type(value).__name__}: expected str")
+            if value is not None and not value.isascii():
+                _check_unicode(value)
+        if self._marian is not None:
+            return self._marian.encode(text, pair, add_special_tokens, target)
+        return self._encode(self._backend, text, pair, add_special_tokens)
+
+    def _encode(
+        self, backend: Any, text: str, pair: str | None, add_special_tokens: bool
+    ) -> Encoding:
+        found = guarded(
+            "the text cannot be encoded",
+            lambda: backend.encode(text, pair, add_special_tokens=add_special_tokens),
+        )
+        return Encoding(
+            found.ids, found.type_ids, found.offsets, found.sequence_ids, found.special_tokens_mask
+        )
+
+    def encode_batch(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """The ids of many texts."""
+        return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        if isinstance(ids, int):
+            ids = [ids]
+        values = [int(index) for index in ids]
+        if any(not 0 <= index < 1 << 32 for index in values):
+            raise OptionError("ids hold a number outside 0 to 4294967295: expected token ids")
+        if self._marian is not None:
+            return self._marian.decode(values, skip_special_tokens)
+        text = guarded(
+            "the ids cannot be decoded",
+            lambda: self._backend.decode(values, skip_special_tokens=skip_special_tokens),
+        )
+        return clean_up(text) if self._clean_up else str(text)
+
+    def decode_pieces(self, ids: Iterable[int]) -> str:
+        """What the target's SentencePiece model alone makes of ids (Marian); elsewhere as `decode`."""
+        if self._marian is not None:
+            return self._marian.decode_pieces(list(ids))
+        return self.decode(ids)
+
+    def stream(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
+        """A decoder that takes ids as they come and returns text whose characters are complete."""
+
+        def decode(ids: Sequence[int]) -> str:
+            return self.decode(ids, skip_special_tokens=skip_special_tokens)
+
+        skip = self._special_ids if skip_special_tokens else frozenset()
+        return StreamDecoder(decode, self.id_to_token, skip, self._clean_up)
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        **variables: Any,
+    ) -> str:
+        """The text of a conversation, as the checkpoint's template writes it.
+
+        Args:
+            messages: objects with ``role`` and ``content`` (and what else the template knows).
+            add_generation_prompt: ends with the header of the assistant's next message.
+            tools: JSON schemas of functions, or Python functions with type hints and a docstring.
+            documents: objects with ``title`` and ``text``, for templates of retrieval.
+            continue_final_message: ends inside the last message, for the model to go on.
+            chat_template: name of one of ``chat_templates``, or the text of a template.
+            variables: further names for the template, such as ``enable_thinking``.
+        """
+        request = self._request(
+            messages, add_generation_prompt, tools, documents, continue_final_message, variables
+        )
+        return template.render(self._template(chat_template, tools), request, self.specials)
+
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        allow_control_tokens: bool = False,
+        **variables: Any,
+    ) -> list[int]:
+        """The ids of a conversation.
+
+        A control token that a message spells out stays text, unless ``allow_control_tokens``; only the
+        template itself writes controls.
+        """
+        source = self._template(chat_template, tools)
+        request = self._request(
+            messages, add_generation_prompt, tools, documents, continue_final_message, variables
+        )
+        tokens = [] if allow_control_tokens or self._marian is not None else self._control
+        inputs = (request.messages, request.tools, request.documents, request.variables)
+        if not tokens or not template.spelled(inputs, tokens):
+            text = template.render(source, request, self.specials)
+            return self.encode(text, add_special_tokens=False)
+        tokens = sorted(tokens, key=len, reverse=True)
+        marked = template.Request(
+            messages=template.mark(request.messages, tokens),
+            tools=template.mark(request.tools, tokens),
+            documents=template.mark(request.documents, tokens),
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=template.mark(request.variables, tokens),
+        )
+        text, spelled = template.split_marked(template.render(source, marked, self.specials))
+        return self._encode_spelled(text, spelled, tokens)
+
+    def _encode_spelled(
+        self, text: str, spelled: Sequence[int], tokens: Sequence[str]
+    ) -> list[int]:
+        """Encodes ``text``, where the control tokens that begin at ``spelled`` are to stay text.
+
+        The stretches between the template's own control tokens that hold a spelled-out one are encoded by a twin
+        of the backend without control tokens; all others as usual.
+        """
+        keep = set(spelled)
+        stretches: list[tuple[int, int, bool]] = []
+        start = at = 0
+        dirty = False
+        while at < len(text):
+            token = next((token for token in tokens if text.startswith(token, at)), None)
+            if token is None:
+                at += 1
+            elif at in keep:
+                dirty = True
+                at += len(token)
+            else:
+                stretches.append((start, at, dirty))
+                stretches.append((at, at + len(token), False))
+                at += len(token)
+                start, dirty = at, False
+        stretches.append((start, at, dirty))
+        ids: list[int] = []
+        clean_from = 0
+        for first, last, plain in stretches:
+            if plain:
+                ids += self.encode(text[clean_from:first], add_special_tokens=False)
+                ids += self._encode(
+                    self._plain_backend(first == 0), text[first:last], None, False
+                ).ids
+                clean_from = last
+        ids += self.encode(text[clean_from:], add_special_tokens=False)
+        return ids
+
+    def _plain_backend(self, first: bool) -> Any:
+        if self._plain is None:
+            from tokenizers import Tokenizer as Backend
+
+            description = json.loads(self._backend.to_str())
+            tokens = description.get("added_tokens", [])
+            description["added_tokens"] = [token for token in tokens if not token["special"]]
+            description["post_processor"] = None
+            later = json.dumps(description).replace(
+                '"prepend_scheme": "first"', '"prepend_scheme": "never"'
+            )
+            self._plain = (Backend.from_str(json.dumps(description)), Backend.from_str(later))
+        return self._plain[0 if first else 1]
+
+    def _template(self, name: str | None, tools: Sequence[Any] | None) -> str:
+        return template.choose(self.chat_templates, name, bool(tools))
+
+    def _request(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        tools: Sequence[Any] | None,
+        documents: Sequence[Any] | None,
+        continue_final_message: bool,
+        variables: Mapping[str, Any],
+    ) -> template.Request:
+        from .schema import describe
+
+        return template.Request(
+            messages=template.check_messages(messages),
+            tools=None if tools is None else [template.plain(describe(tool)) for tool in tools],
+            documents=None
+            if documents is None
+            else [template.plain(document) for document in documents],
+            add_generation_prompt=bool(add_generation_prompt),
+            continue_final_message=bool(continue_final_message),
+            variables={key: template.plain(value) for key, value in variables.items()},
+        )
+
+
+def clean_up(text: str) -> str:
+    """Removes the spaces that word pieces leave before punctuation and contractions."""
+    for found, put in (
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ):
+        text = text.replace(found, put)
+    return text
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise OptionError(
+            f"the text has a lone surrogate at character {error.start}: expected text that UTF-8 can write"
+        ) from error

@@ -1,0 +1,232 @@
+"""Finds the tokenizer of a checkpoint folder and builds it, whatever form it has.
+
+In order: ``tokenizer.json``; ``source.spm`` with ``vocab.json`` (Marian, elsewhere); a SentencePiece model;
+``vocab.txt`` (WordPiece); ``vocab.json`` with ``merges.txt`` (byte-level BPE).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ..errors import CheckpointError
+from . import families, sentencepiece
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+MAX_JSON_BYTES = 512 << 20
+"""No tokenizer file known is a tenth of this."""
+
+SPECIAL_NAMES = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
+
+Result = TypeVar("Result")
+
+
+def guarded(what: str, call: Callable[[], Result]) -> Result:
+    """Runs ``call`` and turns any failure of the tokenizers library, panics included, into CheckpointError."""
+    try:
+        return call()
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as error:  # pyo3's PanicException derives from BaseException
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise CheckpointError(f"{what}: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file; CheckpointError names the file and what is wrong with it."""
+    try:
+        size = path.stat().st_size
+        if size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{path} has {size} bytes: expected at most {MAX_JSON_BYTES}")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object; empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds {type(value).__name__}: expected an object")
+    return value
+
+
+def read_text(path: Path) -> str:
+    """The contents of a text file in UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot read {path}: {error}") from error
+
+
+def content(value: Any) -> str | None:
+    """The text of a token written as a string or as an object."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Name to text of the special tokens: those of tokenizer_config.json, then of special_tokens_map.json."""
+    found: dict[str, str] = {}
+    fallback = read_object(folder / "special_tokens_map.json")
+    for name in SPECIAL_NAMES:
+        source = config if name in config else fallback
+        text = content(source.get(name))
+        if text is not None:
+            found[name] = text
+    return found
+
+
+def build(folder: Path, config: dict[str, Any], specials: dict[str, str]) -> Backend:
+    """The backend of a folder that is not Marian's, complete with added tokens and post-processor."""
+    from tokenizers import Tokenizer as Backend
+
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        # A parse in Python first would double the time of large vocabularies; the library checks the form.
+        backend = guarded(f"{path} cannot be read", lambda: Backend.from_file(str(path)))
+        from_file = True
+    else:
+        description = _describe(folder, config, specials)
+        backend = guarded(
+            f"the tokenizer of {folder} cannot be built",
+            lambda: Backend.from_str(json.dumps(description)),
+        )
+        from_file = False
+    backend.no_truncation()
+    backend.no_padding()
+    guarded(
+        f"the added tokens of {folder} cannot be read",
+        lambda: _add_tokens(backend, folder, config, specials),
+    )
+    if from_file:
+        guarded(
+            f"the post-processor of {folder} cannot be built",
+            lambda: _update_post_processor(backend, config, specials),
+        )
+    if config.get("split_special_tokens"):
+        backend.encode_special_tokens = True
+    return backend
+
+
+def _describe(folder: Path, config: dict[str, Any], specials: dict[str, str]) -> dict[str, Any]:
+    for name in (
+        "tokenizer.model",
+        "spiece.model",
+        "spm.model",
+        "sentencepiece.bpe.model",
+        "sentencepiece.model",
+    ):
+        path = folder / name
+        if path.is_file():
+            ids = folder / "vocab.json"
+            vocab = read_object(ids) if ids.is_file() else None
+            return families.from_sentencepiece(
+                path, sentencepiece.read(path), config, specials, vocab
+            )
+    if (folder / "vocab.txt").is_file():
+        return families.from_wordpiece(
+            folder / "vocab.txt", read_text(folder / "vocab.txt"), config, specials
+        )
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return families.from_byte_level(
+            folder,
+            read_object(folder / "vocab.json"),
+            read_text(folder / "merges.txt"),
+            config,
+            specials,
+        )
+    raise CheckpointError(
+        f"{folder} has no tokenizer: expected tokenizer.json, a SentencePiece model (.spm or .model), vocab.txt, "
+        "or vocab.json with merges.txt"
+    )
+
+
+def _add_tokens(
+    backend: Backend, folder: Path, config: dict[str, Any], specials: dict[str, str]
+) -> None:
+    """Adds the tokens that tokenizer_config.json, added_tokens.json and the special tokens name and the backend
+    lacks, at the ids they name."""
+    from tokenizers import AddedToken
+
+    have = {token.content for token in backend.get_added_tokens_decoder().values()}
+    wanted: dict[int, AddedToken] = {}
+    decoder = config.get("added_tokens_decoder")
+    for key, entry in (decoder if isinstance(decoder, dict) else {}).items():
+        text = content(entry)
+        if text is None or not str(key).isdigit() or text in have:
+            continue
+        flags = {
+            name: bool(entry.get(name, False))
+            for name in ("lstrip", "rstrip", "single_word", "special")
+        }
+        normalized = bool(entry.get("normalized", not flags["special"]))
+        wanted[int(key)] = AddedToken(text, normalized=normalized, **flags)
+    for text, index in read_object(folder / "added_tokens.json").items():
+        if text not in have and isinstance(index, int) and index not in wanted:
+            wanted[index] = AddedToken(text, normalized=False, special=text in specials.values())
+    for index, token in sorted(wanted.items()):
+        known = backend.token_to_id(token.content)
+        backend.add_tokens([token])
+        got = backend.token_to_id(token.content)
+        if known is None and got != index:
+            raise CheckpointError(
+                f"the added token {token.content!r} of {folder} should have id {index}, but the vocabulary gives it "
+                f"{got}: ids between {got} and {index} are named nowhere"
+            )
+    have |= {token.content for token in wanted.values()}
+    extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+    texts = list(specials.values())
+    texts += [
+        text for entry in (extra if isinstance(extra, list) else []) if (text := content(entry))
+    ]
+    missing = [
+        AddedToken(text, special=True, normalized=False)
+        for text in dict.fromkeys(texts)
+        if text not in have and backend.token_to_id(text) is not None
+    ]
+    if missing:
+        backend.add_special_tokens(missing)
+
+
+_BOS_CLASSES = ("Llama", "CodeLlama", "Gemma", "Cohere", "GPTNeoX")
+
+
+def _update_post_processor(
+    backend: Backend, config: dict[str, Any], specials: dict[str, str]
+) -> None:
+    """Where the configuration says which of the start and end tokens are added, its word stands above
+    the post-processor of tokenizer.json."""
+    add_bos, add_eos = config.get("add_bos_token"), config.get("add_eos_token")
+    if add_bos is None and add_eos is None:
+        return
+    name = str(config.get("tokenizer_class", ""))
+    known = name.removesuffix("Fast").removesuffix("Tokenizer") in _BOS_CLASSES
+    if not (add_bos or add_eos or known):
+        return
+    template = families.bos_eos_template(
+        specials, bool(add_bos), bool(add_eos), lambda text: backend.token_to_id(text)
+    )
+    from tokenizers.processors import TemplateProcessing
+
+    backend.post_processor = TemplateProcessing(**template)

@@ -1,0 +1,237 @@
+"""Chat templates: finding them in a folder, rendering them, and keeping a message's text out of the controls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, Error, OptionError
+from .files import read_object, read_text
+
+Message = Mapping[str, Any]
+
+_CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
+_MARK = "\U0010fffd"
+"""A private character that no text holds: put into control tokens that a message spells out."""
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+def find(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """All templates of a folder by name; the unnamed one is "default".
+
+    ``chat_template.jinja`` stands above tokenizer_config.json, which stands above chat_template.json; more
+    templates by name are in ``additional_chat_templates/``.
+    """
+    found: dict[str, str] = {}
+    legacy = read_object(folder / "chat_template.json").get("chat_template")
+    for value in (legacy, config.get("chat_template")):
+        if isinstance(value, str):
+            found["default"] = value
+        elif isinstance(value, list):
+            for entry in value:
+                if not (
+                    isinstance(entry, dict)
+                    and isinstance(entry.get("name"), str)
+                    and isinstance(entry.get("template"), str)
+                ):
+                    raise CheckpointError(
+                        f"{folder} names a chat template without a name or a text: {entry!r}"
+                    )
+                found[entry["name"]] = entry["template"]
+        elif isinstance(value, dict):
+            found.update({str(key): str(text) for key, text in value.items()})
+        elif value is not None:
+            raise CheckpointError(
+                f"the chat_template of {folder} is {type(value).__name__}: expected a text or a list"
+            )
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        found["default"] = read_text(path)
+    extra = folder / "additional_chat_templates"
+    if extra.is_dir():
+        for path in sorted(extra.glob("*.jinja")):
+            found[path.stem] = read_text(path)
+    return found
+
+
+def choose(templates: Mapping[str, str], name: str | None, tools: bool) -> str:
+    """The text of the template to use: the one named, else "tool_use" where tools are given, else the default."""
+    if name is not None:
+        if name in templates:
+            return templates[name]
+        if "{" in name:
+            return name
+        raise OptionError(
+            f"chat_template is {name!r}: expected one of {', '.join(sorted(templates)) or 'none'} or the text of a template"
+        )
+    if tools and "tool_use" in templates:
+        return templates["tool_use"]
+    if "default" in templates:
+        return templates["default"]
+    if templates:
+        raise OptionError(
+            f"the checkpoint has no default chat template: name one of {', '.join(sorted(templates))} with chat_template"
+        )
+    raise OptionError(
+        "the checkpoint has no chat template: use generate with a prompt, or give the text of one with chat_template"
+    )
+
+
+def plain(value: Any) -> Any:
+    """``value`` rebuilt from JSON's types, as far as it has any; anything else raises OptionError."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    dump = getattr(value, "model_dump", None)
+    if callable(dump):
+        return plain(dump())
+    item = getattr(value, "item", None)
+    if callable(item):
+        return plain(item())
+    raise OptionError(
+        f"a chat template takes text, numbers, lists and objects: got {type(value).__name__}"
+    )
+
+
+def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """The messages as plain objects without empty keys."""
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
+        raise OptionError(
+            f"messages is {type(messages).__name__}: expected a list of objects with role and content"
+        )
+    if not messages:
+        raise OptionError("messages is empty: expected at least one")
+    checked = []
+    for index, message in enumerate(messages):
+        value = plain(message)
+        if not isinstance(value, dict) or not isinstance(value.get("role"), str):
+            raise OptionError(
+                f"message {index} has no role: expected an object with role and content"
+            )
+        value = {key: item for key, item in value.items() if item is not None}
+        reasoning = next((value[key] for key in _REASONING if key in value), None)
+        if reasoning is not None:
+            value = {"thinking": reasoning, **value, "reasoning_content": reasoning}
+        checked.append(value)
+    return checked
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that a template may see."""
+
+    messages: list[dict[str, Any]]
+    tools: list[Any] | None
+    documents: list[Any] | None
+    add_generation_prompt: bool
+    continue_final_message: bool
+    variables: dict[str, Any]
+
+
+def render(source: str, request: Request, specials: Mapping[str, str]) -> str:
+    """The text of a conversation.
+
+    Raises:
+        OptionError: the template refuses the messages, or the last message cannot be continued.
+    """
+    from .. import _core
+
+    messages = request.messages
+    final = ""
+    if request.continue_final_message:
+        if request.add_generation_prompt:
+            raise OptionError("continue_final_message and add_generation_prompt exclude each other")
+        messages, final = _tag_final(messages, source)
+    variables = {
+        **specials,
+        **request.variables,
+        "messages": messages,
+        "tools": request.tools,
+        "documents": request.documents,
+        "add_generation_prompt": request.add_generation_prompt,
+    }
+    try:
+        text = _core.render_template(source, json.dumps(variables, ensure_ascii=False))
+    except Error as error:
+        raise OptionError(f"the chat template cannot be rendered: {error}") from error
+    if request.continue_final_message:
+        text = _cut_final(text, final)
+    return text
+
+
+def _tag_final(messages: list[dict[str, Any]], source: str) -> tuple[list[dict[str, Any]], str]:
+    last = dict(messages[-1])
+    content = last.get("content")
+    if isinstance(content, str):
+        final = content
+        last["content"] = content + _CONTINUE
+    elif isinstance(content, list):
+        blocks = [dict(block) if isinstance(block, dict) else block for block in content]
+        texts = [
+            block
+            for block in blocks
+            if isinstance(block, dict) and isinstance(block.get("text"), str)
+        ]
+        if not texts:
+            raise OptionError("continue_final_message: the last message has no text to continue")
+        final = texts[-1]["text"]
+        texts[-1]["text"] = final + _CONTINUE
+        last["content"] = blocks
+    else:
+        raise OptionError("continue_final_message: the last message has no content to continue")
+    return [*messages[:-1], last], final
+
+
+def _cut_final(text: str, final: str) -> str:
+    at = text.rfind(_CONTINUE.strip())
+    if at < 0 or final.strip() not in text:
+        raise OptionError(
+            "continue_final_message: the chat template leaves out or changes the last message"
+        )
+    if text[at : at + len(_CONTINUE)] == _CONTINUE:
+        return text[:at]
+    return text[:at].rstrip()  # the template trims its messages
+
+
+def spelled(value: Any, tokens: Sequence[str]) -> bool:
+    """Whether a string inside ``value`` spells out one of ``tokens``."""
+    if isinstance(value, str):
+        return any(token in value for token in tokens)
+    if isinstance(value, Mapping):
+        return any(spelled(item, tokens) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(spelled(item, tokens) for item in value)
+    return False
+
+
+def mark(value: Any, tokens: Sequence[str]) -> Any:
+    """``value`` with a private character after the first character of each control token in its strings."""
+    if isinstance(value, str):
+        for token in tokens:
+            if token in value:
+                value = value.replace(token, token[0] + _MARK + token[1:])
+        return value
+    if isinstance(value, Mapping):
+        return {key: mark(item, tokens) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [mark(item, tokens) for item in value]
+    return value
+
+
+def split_marked(text: str) -> tuple[str, list[int]]:
+    """The text without marks, and the positions where a spelled-out control token begins."""
+    parts = text.split(_MARK)
+    positions = []
+    length = 0
+    for part in parts[:-1]:
+        length += len(part)
+        positions.append(length - 1)
+    return "".join(parts), positions
