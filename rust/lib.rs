@@ -10,6 +10,7 @@
 
 pub mod error;
 pub mod matmul;
+pub mod model;
 pub mod ops;
 pub mod simd;
 pub mod tensor;

@@ -222,6 +222,7 @@ class Stack:
     x = embedding_norm(embedding_scale * token[id] + position[p] + segment[s]), then the projection to
     ``hidden_size`` where ``embedding_size`` differs. ``positions`` is the number of rows of the
     position table (0: none) and thereby the longest sequence; ``max_length`` bounds the others.
+    Tables and norm are ``embedding_size`` wide, or ``hidden_size`` with ``project_before_positions``.
     ``output_size`` projects the final states to another width (OPT-350m).
     """
 
@@ -232,6 +233,7 @@ class Stack:
     embedding_size: int | None = None
     embedding_scale: float = 1.0
     embedding_projection_bias: bool = False
+    project_before_positions: bool = False
     positions: int = 0
     segments: int = 0
     embedding_norm: Norm | None = None

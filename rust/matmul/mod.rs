@@ -26,6 +26,12 @@ impl Matrix {
         Ok(Matrix { outputs, inputs, weight_type: to, data })
     }
 
+    /// A matrix of nothing.
+    pub fn empty() -> Matrix {
+        let data = Buffer::zeroed(0).expect("one byte");
+        Matrix { outputs: 0, inputs: 0, weight_type: WeightType::F32, data }
+    }
+
     pub fn outputs(&self) -> usize {
         self.outputs
     }

@@ -215,9 +215,15 @@ multiversion! {
     }
 }
 
+/// Largest value; minus infinity for none. To be inlined in code compiled for an instruction set.
+#[inline(always)]
+pub fn lanes_max(x: &[f32]) -> f32 {
+    fold(x, f32::NEG_INFINITY, Lanes::splat(f32::NEG_INFINITY), |a, v| v.max(a)).fold_max()
+}
+
 multiversion! {
     /// Largest value; minus infinity for none.
     pub fn maximum / maximum_at(x: &[f32]) -> f32 {
-        fold(x, f32::NEG_INFINITY, Lanes::splat(f32::NEG_INFINITY), |a, v| v.max(a)).fold_max()
+        lanes_max(x)
     }
 }

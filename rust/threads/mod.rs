@@ -18,13 +18,13 @@ pub use count::default_threads;
 
 use crate::error::{Error, Result};
 use inner::Inner;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Asked now and then by the calling thread; `true` stops the work.
-pub type Hook<'a> = &'a mut dyn FnMut() -> bool;
+pub type Hook<'a> = &'a dyn Fn() -> bool;
 
 /// How often the hook is asked: often enough for a reaction within 200 ms.
 const HOOK_INTERVAL: Duration = Duration::from_millis(20);
@@ -80,7 +80,7 @@ impl Pool {
         let guard = inner.turn();
         let team = Team {
             inner,
-            hook: RefCell::new(hook),
+            hook,
             asked: Cell::new(Instant::now()),
             interrupted: Cell::new(false),
             _turn: guard,
@@ -90,7 +90,7 @@ impl Pool {
 
     /// [`Pool::enter`] without a hook.
     pub fn run_alone<R>(&self, body: impl FnOnce(&Team<'_>) -> R) -> R {
-        self.enter(&mut || false, body)
+        self.enter(&|| false, body)
     }
 }
 
@@ -107,7 +107,7 @@ impl Drop for Pool {
 /// The pool in the hands of one caller.
 pub struct Team<'a> {
     inner: &'a Inner,
-    hook: RefCell<Hook<'a>>,
+    hook: Hook<'a>,
     asked: Cell<Instant>,
     interrupted: Cell<bool>,
     _turn: MutexGuard<'a, ()>,
@@ -170,7 +170,7 @@ impl Team<'_> {
         if now.duration_since(self.asked.get()) < HOOK_INTERVAL {
             return false;
         }
-        let stop = (self.hook.borrow_mut())();
+        let stop = (self.hook)();
         self.asked.set(Instant::now());
         stop
     }
@@ -235,7 +235,7 @@ mod tests {
     fn an_interrupt_skips_what_is_left() {
         let pool = Pool::new(2);
         let ran = AtomicUsize::new(0);
-        let result = pool.enter(&mut || true, |team| {
+        let result = pool.enter(&|| true, |team| {
             team.run(1_000_000, &|_, _| {
                 ran.fetch_add(1, Ordering::Relaxed);
                 std::thread::sleep(Duration::from_millis(1));

@@ -1,0 +1,416 @@
+//! The blocks of a layer: attention and feed-forward, each with its norms and its residual,
+//! `x = residual_norm(x + residual_scale * output_norm(block(input_norm(x))))`.
+
+use super::cache::Tables;
+use super::spec;
+use super::weights::{AttentionWeights, FeedForwardWeights, Linear};
+use crate::matmul::{self, Target, linear};
+use crate::ops::attention::{self, Scores, Sequence};
+use crate::ops::kv::KvBlocks;
+use crate::ops::norm::Norm;
+use crate::ops::position_bias::{DistanceBias, bucket};
+use crate::ops::rotary::{Angles, rotate};
+use crate::simd::Activation;
+use crate::threads::Team;
+use std::ops::Range;
+
+/// Successive rows of a batch that belong to one sequence.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// Number of the sequence in its cache.
+    pub sequence: usize,
+    pub rows: Range<usize>,
+    /// Position of the first row.
+    pub first: usize,
+    /// Length that the sequence will have at the end of the call; decides between short and long rotations.
+    pub total: usize,
+    /// The sequence in the cross-attention's cache, in an encoder-decoder, and its length.
+    pub source: usize,
+    pub source_length: usize,
+}
+
+/// Memory that forward passes reuse, so that decoding a token allocates nothing of size.
+#[derive(Default)]
+pub struct Workspace {
+    pub product: matmul::Scratch,
+    attention: attention::Scratch,
+    /// Hidden states, `[rows, hidden]`.
+    pub x: Vec<f32>,
+    normed: Vec<f32>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    context: Vec<f32>,
+    y: Vec<f32>,
+    inner: Vec<f32>,
+    angles: Angles,
+    /// Rotation that `angles` was made for, within one pass.
+    rotary: Option<spec::Rotary>,
+    bias: Option<DistanceBias>,
+    frequencies: Vec<f64>,
+}
+
+/// The first `n` values of a buffer, grown if need be; old contents are left.
+pub fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
+}
+
+/// `y[rows, outputs] = x weight.T + bias`.
+fn target<'a>(l: &'a Linear, out: &'a mut [f32]) -> Target<'a> {
+    let stride = l.weight.outputs();
+    Target {
+        weight: &l.weight,
+        bias: l.bias.as_deref(),
+        gate: None,
+        activation: Activation::Identity,
+        add: None,
+        out,
+        stride,
+    }
+}
+
+/// What a caller wants to see of an attention.
+pub type Watch<'a> = Option<&'a mut Vec<f32>>;
+
+/// Everything a block reads besides its weights.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    pub team: &'a Team<'a>,
+    pub spans: &'a [Span],
+    pub rows: usize,
+    pub hidden: usize,
+}
+
+impl Workspace {
+    /// Forgets what belongs to one forward pass.
+    pub fn begin(&mut self) {
+        self.rotary = None;
+        self.bias = None;
+    }
+
+    /// Writes `input_norm(x)`, or a copy of x, to `normed`.
+    fn input(&mut self, pass: &Pass<'_>, norm: Option<&Norm>) {
+        let n = pass.rows * pass.hidden;
+        let (x, normed) = (&self.x[..n], sized(&mut self.normed, n));
+        match norm {
+            Some(norm) => norm.normalize(pass.team, x, pass.hidden, normed),
+            None => normed.copy_from_slice(x),
+        }
+    }
+
+    /// `x += scale * output_norm(y)`, then the residual norm. With `after_norm` the residual is `normed`.
+    fn residual(
+        &mut self,
+        pass: &Pass<'_>,
+        output_norm: Option<&Norm>,
+        residual_norm: Option<&Norm>,
+        scale: f32,
+        after_norm: bool,
+    ) {
+        let n = pass.rows * pass.hidden;
+        let (x, y) = (&mut self.x[..n], &mut self.y[..n]);
+        if let Some(norm) = output_norm {
+            norm.normalize_in_place(pass.team, y, pass.hidden);
+        }
+        if after_norm {
+            x.copy_from_slice(&self.normed[..n]);
+        }
+        for (x, y) in x.iter_mut().zip(y) {
+            *x = scale.mul_add(*y, *x);
+        }
+        if let Some(norm) = residual_norm {
+            norm.normalize_in_place(pass.team, x, pass.hidden);
+        }
+    }
+
+    fn make_angles(&mut self, rotary: &spec::Rotary, spans: &[Span]) {
+        if self.rotary.as_ref() == Some(rotary) {
+            return;
+        }
+        self.angles.clear(rotary.inv_freq.len(), rotary.interleaved);
+        for span in spans {
+            let (mut frequencies, mut scale) = (rotary.inv_freq.as_slice(), rotary.scale);
+            if let Some(long) = rotary.long.as_ref().filter(|long| span.total > long.after) {
+                (frequencies, scale) = (&long.inv_freq, long.scale);
+            }
+            if let Some(d) = rotary.dynamic.as_ref().filter(|d| span.total > d.original_length) {
+                let dim = 2.0 * rotary.inv_freq.len() as f64;
+                let grown = d.factor * span.total as f64 / d.original_length as f64 - (d.factor - 1.0);
+                let base = d.base * grown.powf(dim / (dim - 2.0));
+                self.frequencies.clear();
+                self.frequencies.extend((0..rotary.inv_freq.len()).map(|j| base.powf(-2.0 * j as f64 / dim)));
+                frequencies = &self.frequencies;
+            }
+            for row in 0..span.rows.len() {
+                self.angles.push(span.first + row, frequencies, scale);
+            }
+        }
+        self.rotary = Some(rotary.clone());
+    }
+
+    /// The table of biases, kept for the pass: layers that share their weights rebuild it only when it differs.
+    fn make_bias(&mut self, a: &spec::Attention, table: Option<&[f32]>, spans: &[Span]) {
+        let reach = spans.iter().map(|s| s.first + s.rows.len()).max().unwrap_or(1);
+        self.bias = if let Some(alibi) = &a.alibi {
+            Some(DistanceBias::new(a.heads, reach, |h, d| (alibi.slopes[h] * d as f64) as f32))
+        } else if let (Some(r), Some(table)) = (&a.relative_bias, table) {
+            Some(DistanceBias::new(a.heads, reach, |h, d| {
+                table[bucket(d, r.buckets, r.max_distance, r.bidirectional) * a.heads + h]
+            }))
+        } else {
+            None
+        };
+    }
+
+    fn head_norm(
+        &self,
+        team: &Team<'_>,
+        norm: Option<&Norm>,
+        a: &spec::Attention,
+        x: &mut [f32],
+        width: usize,
+    ) {
+        if let Some(norm) = norm {
+            let row = if a.norm_over == spec::NormOver::All { width } else { a.head_dim };
+            norm.normalize_in_place(team, x, row);
+        }
+    }
+
+    /// Queries, keys and values from `normed`, stored and attended to; the result goes to `y`.
+    fn attend(
+        &mut self,
+        pass: &Pass<'_>,
+        a: &spec::Attention,
+        w: &AttentionWeights,
+        kv: &mut KvBlocks,
+        tables: Tables<'_>,
+        watch: Watch<'_>,
+    ) {
+        let (rows, team) = (pass.rows, pass.team);
+        let (qn, kn) = (rows * a.query_size(), rows * a.kv_size());
+        let (mut q, mut k, mut v) =
+            (std::mem::take(&mut self.q), std::mem::take(&mut self.k), std::mem::take(&mut self.v));
+        let (qs, ks, vs) = (sized(&mut q, qn), sized(&mut k, kn), sized(&mut v, kn));
+        let x = &self.normed[..rows * pass.hidden];
+        linear(
+            team,
+            &mut self.product,
+            x,
+            rows,
+            &mut [target(&w.query, qs), target(&w.key, ks), target(&w.value, vs)],
+        );
+        if let Some(clip) = a.clip {
+            let clip = clip as f32;
+            for x in [&mut *qs, &mut *ks, &mut *vs] {
+                x.iter_mut().for_each(|v| *v = v.clamp(-clip, clip));
+            }
+        }
+        if !a.norm_after_rotary {
+            self.head_norm(team, w.query_norm.as_ref(), a, qs, a.query_size());
+            self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
+        }
+        if let Some(rotary) = &a.rotary {
+            self.make_angles(rotary, pass.spans);
+            rotate(team, qs, a.heads, a.head_dim, &self.angles);
+            rotate(team, ks, a.kv_heads, a.head_dim, &self.angles);
+        }
+        if a.norm_after_rotary {
+            self.head_norm(team, w.query_norm.as_ref(), a, qs, a.query_size());
+            self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
+        }
+        if let Some(scale) = &a.query_scale {
+            for span in pass.spans {
+                for row in span.rows.clone() {
+                    let position = span.first + row - span.rows.start;
+                    let blocks = (position / scale.original_length) as f64;
+                    let factor = (1.0 + scale.beta * crate::simd::log(1.0 + blocks)) as f32;
+                    qs[row * a.query_size()..][..a.query_size()].iter_mut().for_each(|q| *q *= factor);
+                }
+            }
+        }
+        for span in pass.spans {
+            let part = span.rows.start * a.kv_size()..span.rows.end * a.kv_size();
+            kv.store(tables.table(span.sequence), span.first, &ks[part.clone()], &vs[part]);
+        }
+        self.make_bias(a, w.relative_bias.as_deref(), pass.spans);
+        let sequences: Vec<Sequence<'_>> = pass
+            .spans
+            .iter()
+            .map(|s| Sequence {
+                table: tables.table(s.sequence),
+                rows: s.rows.clone(),
+                first: s.first,
+                length: s.first + s.rows.len(),
+            })
+            .collect();
+        self.mix(pass, a, w, qs, &sequences, kv, watch);
+        (self.q, self.k, self.v) = (q, k, v);
+    }
+
+    /// Attention proper and the output layer, into `y`.
+    fn mix(
+        &mut self,
+        pass: &Pass<'_>,
+        a: &spec::Attention,
+        w: &AttentionWeights,
+        q: &[f32],
+        sequences: &[Sequence<'_>],
+        kv: &KvBlocks,
+        watch: Watch<'_>,
+    ) {
+        let scores = Scores {
+            heads: a.heads,
+            kv_heads: a.kv_heads,
+            head_dim: a.head_dim,
+            scale: a.scale as f32,
+            causal: a.causal,
+            window: a.window,
+            softcap: a.softcap.map(|c| c as f32),
+            distance_bias: self.bias.as_ref(),
+        };
+        if let Some(watch) = watch {
+            for sequence in sequences {
+                watch.extend(attention::probabilities(q, sequence, kv, &scores));
+            }
+        }
+        let n = pass.rows * a.query_size();
+        let context = sized(&mut self.context, n);
+        attention::attention(pass.team, &mut self.attention, q, sequences, kv, &scores, context);
+        let y = sized(&mut self.y, pass.rows * pass.hidden);
+        linear(pass.team, &mut self.product, &self.context[..n], pass.rows, &mut [target(&w.output, y)]);
+    }
+
+    /// Self-attention with its norms and residual.
+    pub fn self_attention(
+        &mut self,
+        pass: &Pass<'_>,
+        a: &spec::Attention,
+        w: &AttentionWeights,
+        kv: &mut KvBlocks,
+        tables: Tables<'_>,
+        watch: Watch<'_>,
+    ) {
+        self.input(pass, w.input_norm.as_ref());
+        self.attend(pass, a, w, kv, tables, watch);
+        let (o, r) = (w.output_norm.as_ref(), w.residual_norm.as_ref());
+        self.residual(pass, o, r, a.residual_scale as f32, a.residual_after_norm);
+    }
+
+    /// The block's input after its norm, for operators of their own.
+    pub fn block_input(&mut self, pass: &Pass<'_>, norm: Option<&Norm>) -> Vec<f32> {
+        self.input(pass, norm);
+        self.normed[..pass.rows * pass.hidden].to_vec()
+    }
+
+    /// Adds an operator's output with the block's norms and residual.
+    pub fn block_output(&mut self, pass: &Pass<'_>, y: &[f32], a: &spec::Attention, w: &AttentionWeights) {
+        sized(&mut self.y, y.len()).copy_from_slice(y);
+        let (o, r) = (w.output_norm.as_ref(), w.residual_norm.as_ref());
+        self.residual(pass, o, r, a.residual_scale as f32, a.residual_after_norm);
+    }
+
+    /// Cross-attention to sources whose keys and values are in `kv`.
+    pub fn cross_attention(
+        &mut self,
+        pass: &Pass<'_>,
+        a: &spec::Attention,
+        w: &AttentionWeights,
+        kv: &KvBlocks,
+        tables: Tables<'_>,
+        watch: Watch<'_>,
+    ) {
+        self.input(pass, w.input_norm.as_ref());
+        let mut q = std::mem::take(&mut self.q);
+        let qs = sized(&mut q, pass.rows * a.query_size());
+        let x = &self.normed[..pass.rows * pass.hidden];
+        linear(pass.team, &mut self.product, x, pass.rows, &mut [target(&w.query, qs)]);
+        self.head_norm(pass.team, w.query_norm.as_ref(), a, qs, a.query_size());
+        self.bias = None;
+        let sequences: Vec<Sequence<'_>> = pass
+            .spans
+            .iter()
+            .map(|s| Sequence {
+                table: tables.table(s.source),
+                rows: s.rows.clone(),
+                first: s.first,
+                length: s.source_length,
+            })
+            .collect();
+        self.mix(pass, a, w, qs, &sequences, kv, watch);
+        self.q = q;
+        let (o, r) = (w.output_norm.as_ref(), w.residual_norm.as_ref());
+        self.residual(pass, o, r, a.residual_scale as f32, a.residual_after_norm);
+    }
+
+    /// Keys and values of a source's states for one layer's cross-attention.
+    pub fn cross_keys(
+        &mut self,
+        team: &Team<'_>,
+        a: &spec::Attention,
+        w: &AttentionWeights,
+        states: &[f32],
+        rows: usize,
+        kv: &mut KvBlocks,
+        table: &[u32],
+    ) {
+        let n = rows * a.kv_size();
+        let (mut k, mut v) = (std::mem::take(&mut self.k), std::mem::take(&mut self.v));
+        let (ks, vs) = (sized(&mut k, n), sized(&mut v, n));
+        linear(team, &mut self.product, states, rows, &mut [target(&w.key, ks), target(&w.value, vs)]);
+        self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
+        kv.store(table, 0, ks, vs);
+        (self.k, self.v) = (k, v);
+    }
+
+    /// The feed-forward network of `normed`, into `y`.
+    fn inner(&mut self, pass: &Pass<'_>, f: &spec::FeedForward, w: &FeedForwardWeights) {
+        let inner = sized(&mut self.inner, pass.rows * f.width);
+        let x = &self.normed[..pass.rows * pass.hidden];
+        let up = Target {
+            gate: w.gate.as_ref().map(|g| (&*g.weight, g.bias.as_deref())),
+            activation: f.activation,
+            ..target(&w.up, inner)
+        };
+        linear(pass.team, &mut self.product, x, pass.rows, &mut [up]);
+        let y = sized(&mut self.y, pass.rows * pass.hidden);
+        let inner = &self.inner[..pass.rows * f.width];
+        linear(pass.team, &mut self.product, inner, pass.rows, &mut [target(&w.down, y)]);
+    }
+
+    /// The feed-forward block with its norms and residual.
+    pub fn feed_forward(&mut self, pass: &Pass<'_>, f: &spec::FeedForward, w: &FeedForwardWeights) {
+        self.input(pass, w.input_norm.as_ref());
+        self.inner(pass, f, w);
+        let (o, r) = (w.output_norm.as_ref(), w.residual_norm.as_ref());
+        self.residual(pass, o, r, f.residual_scale as f32, f.residual_after_norm);
+    }
+
+    /// Attention and feed-forward from the same x, both added to it.
+    pub fn parallel(
+        &mut self,
+        pass: &Pass<'_>,
+        layer: &spec::Layer,
+        w: &super::weights::LayerWeights,
+        kv: &mut KvBlocks,
+        tables: Tables<'_>,
+        watch: Watch<'_>,
+    ) {
+        self.input(pass, w.attention.input_norm.as_ref());
+        self.attend(pass, &layer.attention, &w.attention, kv, tables, watch);
+        // `residual` leaves `normed` alone, so the feed-forward still sees the norm of the old x.
+        self.input(pass, w.feed_forward.input_norm.as_ref());
+        self.residual(
+            pass,
+            w.attention.output_norm.as_ref(),
+            None,
+            layer.attention.residual_scale as f32,
+            false,
+        );
+        self.inner(pass, &layer.feed_forward, &w.feed_forward);
+        let scale = layer.feed_forward.residual_scale as f32;
+        self.residual(pass, w.feed_forward.output_norm.as_ref(), None, scale, false);
+    }
+}

@@ -1,0 +1,192 @@
+//! DeBERTa's attention, with separate scores for content and position, and its convolution.
+//! He et al. 2021, <https://arxiv.org/abs/2006.03654>
+
+use super::block::{Pass, Watch, Workspace};
+use super::spec;
+use super::weights::{AttentionWeights, ConvolutionWeights, Linear};
+use crate::matmul::micro::{Shape, multiply};
+use crate::matmul::{Target, linear};
+use crate::simd::{Activation, Lanes, exp, level, multiversion};
+use crate::tensor::Disjoint;
+
+/// Row of the table of relative positions for `distance = query - key`.
+fn row(d: &spec::Disentangled, distance: isize) -> usize {
+    let bucket = if d.buckets > 0 { log_bucket(distance, d.buckets, d.max_distance) } else { distance };
+    (bucket + d.span as isize).clamp(0, 2 * d.span as isize - 1) as usize
+}
+
+/// Exact up to half of the buckets, logarithmic beyond.
+fn log_bucket(distance: isize, buckets: usize, max_distance: usize) -> isize {
+    let middle = (buckets / 2) as isize;
+    let absolute = if distance < middle && distance > -middle { middle - 1 } else { distance.abs() };
+    if absolute <= middle {
+        return distance;
+    }
+    let m = middle as f64;
+    let ratio = crate::simd::log(absolute as f64 / m) / crate::simd::log((max_distance - 1) as f64 / m);
+    let far = (ratio * (m - 1.0)).ceil() as isize + middle;
+    far * distance.signum()
+}
+
+multiversion! {
+    /// Softmax of one row in place.
+    fn softmax / softmax_at(x: &mut [f32]) {
+        let m = crate::simd::lanes_max(x);
+        let m = Lanes::splat(m);
+        let mut sum = Lanes::splat(0.0);
+        let mut i = 0;
+        while i < x.len() {
+            let end = (i + crate::simd::LANES).min(x.len());
+            let e = exp(Lanes::load_or(&x[i..end], f32::NEG_INFINITY) - m);
+            e.store_part(&mut x[i..end]);
+            sum = sum + e;
+            i = end;
+        }
+        let inverse = 1.0 / sum.fold_sum();
+        for v in x {
+            *v *= inverse;
+        }
+    }
+}
+
+fn project(work: &mut Workspace, pass: &Pass<'_>, l: &Linear, x: &[f32], rows: usize) -> Vec<f32> {
+    let stride = l.weight.outputs();
+    let mut out = vec![0.0; rows * stride];
+    let mut target = [Target {
+        weight: &l.weight,
+        bias: l.bias.as_deref(),
+        gate: None,
+        activation: Activation::Identity,
+        add: None,
+        out: &mut out,
+        stride,
+    }];
+    linear(pass.team, &mut work.product, x, rows, &mut target);
+    out
+}
+
+/// The whole block: projections, scores, mixture, output, residual and norms, on `work.x`.
+pub fn attention(
+    work: &mut Workspace,
+    pass: &Pass<'_>,
+    a: &spec::Attention,
+    w: &AttentionWeights,
+    relative: &[f32],
+    mut watch: Watch<'_>,
+) {
+    let d = a.disentangled.as_ref().expect("called for disentangled attention");
+    let x = work.block_input(pass, w.input_norm.as_ref());
+    let q = project(work, pass, &w.query, &x, pass.rows);
+    let k = project(work, pass, &w.key, &x, pass.rows);
+    let v = project(work, pass, &w.value, &x, pass.rows);
+    let table_rows = 2 * d.span;
+    let position_key = d
+        .content_to_position
+        .then(|| project(work, pass, w.position_key.as_ref().unwrap_or(&w.key), relative, table_rows));
+    let position_query = d
+        .position_to_content
+        .then(|| project(work, pass, w.position_query.as_ref().unwrap_or(&w.query), relative, table_rows));
+
+    let (heads, dim, width) = (a.heads, a.head_dim, a.query_size());
+    let mut context = vec![0.0; pass.rows * width];
+    let out = Disjoint::new(&mut context);
+    let keep = std::sync::Mutex::new(Vec::new());
+    let wanted = watch.is_some();
+    pass.team.run(pass.spans.len() * heads, &|unit, _| {
+        let (span, head) = (&pass.spans[unit / heads], unit % heads);
+        let (n, start) = (span.rows.len(), span.rows.start);
+        let column = |x: &[f32], rows: usize, first: usize| -> Vec<f32> {
+            (0..rows).flat_map(|r| x[(first + r) * width + head * dim..][..dim].iter().copied()).collect()
+        };
+        let transposed = |x: &[f32], rows: usize| -> Vec<f32> {
+            let mut t = vec![0.0; rows * dim];
+            for r in 0..rows {
+                for c in 0..dim {
+                    t[c * rows + r] = x[r * dim + c];
+                }
+            }
+            t
+        };
+        let product = |x: &[f32], y: &[f32], columns: usize| -> Vec<f32> {
+            let mut out = vec![0.0; n * columns];
+            let shape =
+                Shape { rows: n, columns, depth: dim, a_stride: dim, b_stride: columns, c_stride: columns };
+            multiply(level(), &shape, x, y, &mut out, false);
+            out
+        };
+        let (qh, kh, vh) = (column(&q, n, start), column(&k, n, start), column(&v, n, start));
+        let mut scores = product(&qh, &transposed(&kh, n), n);
+        if let Some(p) = &position_key {
+            let by_row = product(&qh, &transposed(&column(p, table_rows, 0), table_rows), table_rows);
+            for i in 0..n {
+                for j in 0..n {
+                    scores[i * n + j] += by_row[i * table_rows + row(d, i as isize - j as isize)];
+                }
+            }
+        }
+        if let Some(p) = &position_query {
+            let by_row = product(&kh, &transposed(&column(p, table_rows, 0), table_rows), table_rows);
+            for i in 0..n {
+                for j in 0..n {
+                    scores[i * n + j] += by_row[j * table_rows + row(d, i as isize - j as isize)];
+                }
+            }
+        }
+        for s in &mut scores {
+            *s *= a.scale as f32;
+        }
+        scores.chunks_mut(n).for_each(softmax);
+        let mut mixed = vec![0.0; n * dim];
+        let shape = Shape { rows: n, columns: dim, depth: n, a_stride: n, b_stride: dim, c_stride: dim };
+        multiply(level(), &shape, &scores, &vh, &mut mixed, false);
+        for (r, from) in mixed.chunks(dim).enumerate() {
+            // SAFETY: each head of each row belongs to one unit.
+            unsafe { out.slice((start + r) * width + head * dim, dim) }.copy_from_slice(from);
+        }
+        if wanted {
+            keep.lock().expect("no panic while held").push((unit, scores));
+        }
+    });
+    if let Some(watch) = &mut watch {
+        let mut kept = keep.into_inner().expect("no panic while held");
+        kept.sort_by_key(|(unit, _)| *unit);
+        kept.into_iter().for_each(|(_, p)| watch.extend(p));
+    }
+    let y = project(work, pass, &w.output, &context, pass.rows);
+    work.block_output(pass, &y, a, w);
+}
+
+/// `states = norm(states + activation(conv1d(input)))`, within each sequence.
+pub fn convolution(
+    pass: &Pass<'_>,
+    c: &spec::Convolution,
+    w: &ConvolutionWeights,
+    input: &[f32],
+    states: &mut [f32],
+) {
+    let (width, half) = (pass.hidden, c.kernel / 2);
+    let per_group = width / c.groups;
+    let span_of =
+        |row: usize| pass.spans.iter().find(|s| s.rows.contains(&row)).expect("every row has a span");
+    pass.team.run_mut(states, width, &|row, out, _| {
+        let span = span_of(row);
+        let mut y = w.bias.clone();
+        for (o, y) in y.iter_mut().enumerate() {
+            let group = o / per_group * per_group;
+            for i in 0..per_group {
+                for t in 0..c.kernel {
+                    let at = row + t;
+                    if at >= span.rows.start + half && at < span.rows.end + half {
+                        let weight = w.weight[(o * per_group + i) * c.kernel + t];
+                        *y = weight.mul_add(input[(at - half) * width + group + i], *y);
+                    }
+                }
+            }
+        }
+        crate::simd::activate(c.activation, &mut y);
+        for (o, y) in out.iter_mut().zip(&y) {
+            *o += y;
+        }
+    });
+    w.norm.normalize_in_place(pass.team, states, width);
+}

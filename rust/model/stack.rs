@@ -1,0 +1,191 @@
+//! A stack: embedding, layers, final norm, over a ragged batch without padding.
+
+use super::block::{Pass, Span, Workspace, sized};
+use super::cache::Cache;
+use super::spec;
+use super::weights::StackWeights;
+use crate::error::{Error, Result};
+use crate::matmul::{Target, linear};
+use crate::simd::Activation;
+use crate::threads::Team;
+
+/// What to collect on the way through a stack.
+#[derive(Default)]
+pub struct Watching {
+    /// Collects the embedding and the output of every layer, `[rows, hidden]` each.
+    pub states: Option<Vec<Vec<f32>>>,
+    /// Layer whose self-attention probabilities are collected.
+    pub attention: Option<usize>,
+    /// Layer whose cross-attention probabilities are collected.
+    pub cross_attention: Option<usize>,
+    /// `[heads, queries, keys]` of each sequence in turn.
+    pub probabilities: Vec<f32>,
+}
+
+/// Refuses ids that the stack has no row for; `what` names them in the message.
+pub fn check_ids(what: &str, ids: &[u32], count: usize) -> Result<()> {
+    match ids.iter().position(|&id| id as usize >= count) {
+        Some(i) => Err(Error::Option(format!(
+            "{what} {} at position {i} is out of range: expected 0 to {}",
+            ids[i],
+            count - 1
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Embeds `ids` into `work.x`.
+pub fn embed(
+    team: &Team<'_>,
+    s: &spec::Stack,
+    w: &StackWeights,
+    work: &mut Workspace,
+    ids: &[u32],
+    segments: Option<&[u32]>,
+    spans: &[Span],
+) {
+    let (width, token_width) = (s.hidden_size, s.embedding_width());
+    let table_width = if s.project_before_positions { width } else { token_width };
+    let mut x = std::mem::take(&mut work.x);
+    let mut tokens = vec![0.0; if token_width == table_width { 0 } else { ids.len() * token_width }];
+    let scale = s.embedding_scale as f32;
+    let gather = |out: &mut [f32]| {
+        let rows = 16;
+        team.run_mut(out, rows * token_width, &|i, piece, _| {
+            for (r, row) in piece.chunks_mut(token_width).enumerate() {
+                w.token.row_into(ids[i * rows + r] as usize, row);
+                if scale != 1.0 {
+                    row.iter_mut().for_each(|v| *v *= scale);
+                }
+            }
+        });
+    };
+    let project = |work: &mut Workspace, from: &[f32], to: &mut [f32]| {
+        let p = w.projection.as_ref().expect("widths differ only with a projection");
+        let mut target = [Target {
+            weight: &p.weight,
+            bias: p.bias.as_deref(),
+            gate: None,
+            activation: Activation::Identity,
+            add: None,
+            out: to,
+            stride: width,
+        }];
+        linear(team, &mut work.product, from, ids.len(), &mut target);
+    };
+    let out = sized(&mut x, ids.len() * table_width);
+    if token_width == table_width {
+        gather(out);
+    } else {
+        gather(&mut tokens);
+        project(work, &tokens, out);
+    }
+    for span in spans {
+        for row in span.rows.clone() {
+            let out = &mut out[row * table_width..][..table_width];
+            let mut add = |table: &[f32], index: usize| {
+                for (o, v) in out.iter_mut().zip(&table[index * table_width..][..table_width]) {
+                    *o += v;
+                }
+            };
+            if s.segments > 0 {
+                add(&w.segment, segments.map_or(0, |t| t[row] as usize));
+            }
+            if s.positions > 0 {
+                add(&w.position, span.first + row - span.rows.start);
+            }
+        }
+    }
+    if let Some(norm) = &w.embedding_norm {
+        norm.normalize_in_place(team, out, table_width);
+    }
+    if table_width != width {
+        let narrow = out.to_vec();
+        let out = sized(&mut x, ids.len() * width);
+        project(work, &narrow, out);
+    }
+    work.x = x;
+}
+
+/// Runs the layers and the final norm over `work.x`. Keys and values of each layer go to `cache`.
+pub fn layers(
+    team: &Team<'_>,
+    s: &spec::Stack,
+    w: &StackWeights,
+    work: &mut Workspace,
+    spans: &[Span],
+    cache: &mut Cache,
+    mut cross: Option<&mut Cache>,
+    watching: &mut Watching,
+) -> Result<()> {
+    let rows = spans.last().map_or(0, |span| span.rows.end);
+    let pass = Pass { team, spans, rows, hidden: s.hidden_size };
+    let n = rows * s.hidden_size;
+    work.begin();
+    let keep = |work: &Workspace, watching: &mut Watching| {
+        if let Some(states) = &mut watching.states {
+            states.push(work.x[..n].to_vec());
+        }
+    };
+    keep(work, watching);
+    for (i, (layer, lw)) in s.layers.iter().zip(&w.layers).enumerate() {
+        let input = layer.convolution.as_ref().map(|_| work.x[..n].to_vec());
+        {
+            let (kv, tables) = cache.layer(i);
+            let watch = (watching.attention == Some(i)).then_some(&mut watching.probabilities);
+            if layer.attention.disentangled.is_some() {
+                super::disentangled::attention(
+                    work,
+                    &pass,
+                    &layer.attention,
+                    &lw.attention,
+                    &w.relative,
+                    watch,
+                );
+            } else if layer.parallel {
+                work.parallel(&pass, layer, lw, kv, tables, watch);
+            } else {
+                work.self_attention(&pass, &layer.attention, &lw.attention, kv, tables, watch);
+            }
+        }
+        if let (Some(a), Some(cw), Some(cross)) =
+            (&layer.cross_attention, &lw.cross_attention, cross.as_deref_mut())
+        {
+            let (kv, tables) = cross.layer(i);
+            let watch = (watching.cross_attention == Some(i)).then_some(&mut watching.probabilities);
+            work.cross_attention(&pass, a, cw, kv, tables, watch);
+        }
+        if !layer.parallel {
+            work.feed_forward(&pass, &layer.feed_forward, &lw.feed_forward);
+        }
+        if let (Some(c), Some(cw), Some(input)) = (&layer.convolution, &lw.convolution, input) {
+            super::disentangled::convolution(&pass, c, cw, &input, &mut work.x[..n]);
+        }
+        team.check()?;
+        if i + 1 < s.layers.len() {
+            keep(work, watching);
+        }
+    }
+    if let Some(norm) = &w.norm {
+        norm.normalize_in_place(team, &mut work.x[..n], s.hidden_size);
+    }
+    if let Some(output) = &w.output {
+        let width = output.weight.outputs();
+        let x = work.x[..n].to_vec();
+        let out = sized(&mut work.x, rows * width);
+        let mut target = [Target {
+            weight: &output.weight,
+            bias: output.bias.as_deref(),
+            gate: None,
+            activation: Activation::Identity,
+            add: None,
+            out,
+            stride: width,
+        }];
+        linear(team, &mut work.product, &x, rows, &mut target);
+    }
+    if let Some(states) = &mut watching.states {
+        states.push(work.x[..rows * s.output_width()].to_vec());
+    }
+    team.check()
+}
