@@ -8,6 +8,7 @@
 //! Floors, a module imports only from those below it:
 //! `error < simd, threads, tensor < matmul < ops < model < decode < python`.
 
+pub mod decode;
 pub mod error;
 pub mod matmul;
 pub mod model;

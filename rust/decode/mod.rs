@@ -1,0 +1,551 @@
+//! Generation: a batch of prompts becomes tokens, one step for all of them at a time.
+//!
+//! A step feeds the last token of every running sequence in one batch, takes the logits of their last rows,
+//! changes them (`process`), chooses (`sample`, `beam`) and goes on. Sequences that end leave the batch.
+//! What a sequence becomes does not depend on the others: logits are equal to the bit, and a random draw
+//! depends on the seed, the sequence's number and the step alone.
+
+pub mod beam;
+pub mod options;
+pub mod process;
+pub mod sample;
+
+use crate::error::{Error, Result};
+use crate::model::{Batch, Cache, Model, PREFILL_ROWS, SequenceId, Session, Span};
+use beam::{Candidate, Search};
+use options::Options;
+use process::{Context, Custom};
+use std::sync::Arc;
+
+/// Why a sequence ended.
+pub const STOP: &str = "stop";
+/// It reached the largest number of tokens.
+pub const LENGTH: &str = "length";
+
+/// Refuses ids outside of the vocabulary.
+pub(crate) fn in_vocabulary(name: &str, mut ids: impl Iterator<Item = u32>, vocab_size: usize) -> Result<()> {
+    match ids.find(|&id| id as usize >= vocab_size) {
+        Some(id) => {
+            Err(Error::Option(format!("{name} holds {id}: expected ids from 0 to {}", vocab_size - 1)))
+        }
+        None => Ok(()),
+    }
+}
+
+/// One new token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub sequence: usize,
+    pub token: u32,
+    /// Log-probability under the model, before any processing; 0 unless asked for.
+    pub logprob: f32,
+    /// The likeliest tokens and their log-probabilities.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// A result: ids without the prompt, score, reason.
+pub type Hypothesis = (Vec<u32>, f32, String);
+
+/// One sequence of tokens being generated.
+struct Stream {
+    ids: Vec<u32>,
+    prompt: usize,
+    max_length: usize,
+    source: usize,
+    cache: Option<SequenceId>,
+    reason: Option<String>,
+    score: f32,
+}
+
+enum State {
+    Streams(Vec<Stream>),
+    /// Per prompt the search and the cached sequences of its running beams.
+    Beams(Vec<(Search, Vec<SequenceId>)>),
+}
+
+/// A batch being decoded.
+pub struct Generation {
+    model: Arc<Model>,
+    options: Options,
+    prompts: Vec<Vec<u32>>,
+    sources: Vec<Vec<u32>>,
+    cache: Option<Cache>,
+    cross: Option<Cache>,
+    state: State,
+    prefilled: bool,
+}
+
+impl Generation {
+    /// Checks everything and computes nothing yet. `sources` are the encoder's inputs, or empty.
+    pub fn new(
+        model: Arc<Model>,
+        prompts: Vec<Vec<u32>>,
+        sources: Vec<Vec<u32>>,
+        options: Options,
+    ) -> Result<Generation> {
+        let spec = model.spec();
+        let decoder = spec
+            .decoder
+            .as_ref()
+            .ok_or_else(|| Error::Option("this model does not generate: it has no decoder".to_owned()))?;
+        model.vocab_size()?;
+        match (&spec.encoder, sources.len()) {
+            (Some(_), n) if n != prompts.len() => {
+                return Err(Error::Option(format!(
+                    "{n} sources and {} prompts were given: expected as many of both",
+                    prompts.len()
+                )));
+            }
+            (None, n) if n > 0 => {
+                return Err(Error::Option("sources were given: this model has no encoder".to_owned()));
+            }
+            _ => {}
+        }
+        let longest = decoder.longest();
+        let mut limits = Vec::new();
+        for (i, prompt) in prompts.iter().enumerate() {
+            if prompt.is_empty() {
+                return Err(Error::Option(format!("prompt {i} is empty: expected at least one token")));
+            }
+            in_vocabulary("the prompt", prompt.iter().copied(), decoder.vocab_size)?;
+            if prompt.len() >= longest {
+                return Err(Error::ContextLength(format!(
+                    "prompt {i} has {} tokens and no room for a new one: this model takes at most {longest}; shorten it",
+                    prompt.len()
+                )));
+            }
+            let most = options.max_tokens.map_or(longest, |n| prompt.len().saturating_add(n));
+            limits.push(most.min(longest));
+        }
+        let state = if options.beams > 1 {
+            let search =
+                |(prompt, &limit): (&Vec<u32>, &usize)| (Search::new(prompt, limit, &options), Vec::new());
+            State::Beams(prompts.iter().zip(&limits).map(search).collect())
+        } else {
+            let stream = |i: usize| Stream {
+                ids: prompts[i].clone(),
+                prompt: prompts[i].len(),
+                max_length: limits[i],
+                source: i,
+                cache: None,
+                reason: None,
+                score: 0.0,
+            };
+            State::Streams(
+                (0..prompts.len()).flat_map(|i| (0..options.samples).map(move |_| i)).map(stream).collect(),
+            )
+        };
+        Ok(Generation { model, options, prompts, sources, cache: None, cross: None, state, prefilled: false })
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Whether nothing is left to do.
+    pub fn finished(&self) -> bool {
+        match &self.state {
+            State::Streams(streams) => streams.iter().all(|s| s.reason.is_some()),
+            State::Beams(searches) => searches.iter().all(|(search, _)| search.over),
+        }
+    }
+
+    /// Ends a sequence from outside.
+    pub fn stop(&mut self, sequence: usize, reason: &str) -> Result<()> {
+        let State::Streams(streams) = &mut self.state else {
+            return Err(Error::Option("a beam search has no single sequence to stop".to_owned()));
+        };
+        let count = streams.len();
+        let stream = streams.get_mut(sequence).ok_or_else(|| {
+            Error::Option(format!("sequence {sequence} is out of range: expected 0 to {}", count - 1))
+        })?;
+        if stream.reason.is_none() {
+            stream.reason = Some(reason.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Runs up to `steps` steps (0: to the end) and returns the new tokens.
+    pub fn advance(
+        &mut self,
+        s: &mut Session<'_>,
+        steps: usize,
+        custom: Option<Custom<'_>>,
+    ) -> Result<Vec<Event>> {
+        let mut events = Vec::new();
+        let mut left = if steps == 0 { usize::MAX } else { steps };
+        while left > 0 && !self.finished() {
+            let result = self.step(s, custom, &mut events);
+            if let Err(error) = result {
+                // What is half done is not to be continued.
+                self.cache = None;
+                return Err(error);
+            }
+            left -= 1;
+        }
+        if self.finished() {
+            (self.cache, self.cross) = (None, None);
+        }
+        Ok(events)
+    }
+
+    fn step(
+        &mut self,
+        s: &mut Session<'_>,
+        custom: Option<Custom<'_>>,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        let vocab = self.model.vocab_size()?;
+        if !self.prefilled {
+            let logits = self.prefill(s, vocab)?;
+            self.prefilled = true;
+            return self.first(&logits, vocab, custom, events);
+        }
+        let mut cache = self.cache.take().ok_or_else(|| {
+            Error::Option(
+                "this generation was interrupted and cannot be continued: start it again".to_owned(),
+            )
+        })?;
+        let result = match &mut self.state {
+            State::Streams(streams) => {
+                let active: Vec<usize> =
+                    (0..streams.len()).filter(|&i| streams[i].reason.is_none()).collect();
+                // Sequences that ended since the last step give back their blocks.
+                for stream in streams.iter_mut().filter(|t| t.reason.is_some()) {
+                    if let Some(id) = stream.cache.take() {
+                        cache.release(id);
+                    }
+                }
+                let rows: Vec<Row> = active
+                    .iter()
+                    .map(|&i| Row {
+                        token: *streams[i].ids.last().expect("a prompt is never empty"),
+                        sequence: streams[i].cache.expect("running sequences are cached"),
+                        source: streams[i].source,
+                    })
+                    .collect();
+                let sources = &self.sources;
+                let options = &self.options;
+                feed(s, &rows, &mut cache, self.cross.as_mut(), vocab, &mut |first, logits| {
+                    for (row, logits) in logits.chunks_mut(vocab).enumerate() {
+                        let i = active[first + row];
+                        let source = sources.get(streams[i].source).map_or(&[][..], Vec::as_slice);
+                        events.push(choose(options, &mut streams[i], i, source, logits, custom)?);
+                    }
+                    Ok(())
+                })
+            }
+            State::Beams(searches) => {
+                let mut rows = Vec::new();
+                let mut owners = Vec::new();
+                for (p, (search, sequences)) in searches.iter().enumerate().filter(|(_, (s, _))| !s.over) {
+                    for (b, beam) in search.running.iter().enumerate() {
+                        let token = *beam.ids.last().expect("a prompt is never empty");
+                        rows.push(Row { token, sequence: sequences[b], source: p });
+                        owners.push((p, b));
+                    }
+                }
+                let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); searches.len()];
+                let (sources, options) = (&self.sources, &self.options);
+                let result = feed(s, &rows, &mut cache, self.cross.as_mut(), vocab, &mut |first, logits| {
+                    for (row, logits) in logits.chunks_mut(vocab).enumerate() {
+                        let (p, b) = owners[first + row];
+                        let source = sources.get(p).map_or(&[][..], Vec::as_slice);
+                        candidates[p].extend(continuations(
+                            options,
+                            &searches[p].0,
+                            b,
+                            source,
+                            logits,
+                            custom,
+                        )?);
+                    }
+                    Ok(())
+                });
+                if result.is_ok() {
+                    for (p, (search, sequences)) in
+                        searches.iter_mut().enumerate().filter(|(_, (s, _))| !s.over)
+                    {
+                        advance_beams(options, search, sequences, &mut candidates[p], &mut cache);
+                    }
+                }
+                result
+            }
+        };
+        self.cache = Some(cache);
+        result
+    }
+
+    /// Reads all prompts; returns the logits after the last token of each.
+    fn prefill(&mut self, s: &mut Session<'_>, vocab: usize) -> Result<Vec<f32>> {
+        if !self.sources.is_empty() {
+            let (ids, starts) = concatenate(&self.sources);
+            self.cross = Some(s.cross(&Batch { ids: &ids, starts: &starts, segments: None })?);
+        }
+        let mut cache = self.model.cache()?;
+        let (ids, starts) = concatenate(&self.prompts);
+        let sequences: Vec<SequenceId> = self.prompts.iter().map(|_| cache.start()).collect();
+        let mut logits = vec![0.0; self.prompts.len() * vocab];
+        let mut from = 0;
+        while from < ids.len() {
+            let to = ids.len().min(from + PREFILL_ROWS);
+            let mut spans = Vec::new();
+            let mut last = Vec::new();
+            for (i, &sequence) in sequences.iter().enumerate() {
+                let (a, b) = (starts[i].max(from), starts[i + 1].min(to));
+                if a >= b {
+                    continue;
+                }
+                cache.extend(sequence, b - a)?;
+                spans.push(Span {
+                    sequence,
+                    rows: a - from..b - from,
+                    first: a - starts[i],
+                    total: starts[i + 1] - starts[i],
+                    source: i,
+                    source_length: self.cross.as_ref().map_or(0, |c| c.length(i)),
+                });
+                if b == starts[i + 1] {
+                    last.push((i, b - 1 - from));
+                }
+            }
+            s.forward(&ids[from..to], &spans, &mut cache, self.cross.as_mut())?;
+            let rows: Vec<usize> = last.iter().map(|&(_, row)| row).collect();
+            if let (Some(first), false) = (last.first().map(|l| l.0), rows.is_empty()) {
+                // Prompts end in order, so their logits lie side by side.
+                s.logits(&rows, &mut logits[first * vocab..(first + rows.len()) * vocab])?;
+            }
+            from = to;
+        }
+        match &mut self.state {
+            State::Streams(streams) => {
+                for stream in streams.iter_mut() {
+                    stream.cache = Some(cache.fork(sequences[stream.source]));
+                }
+                for sequence in sequences {
+                    cache.release(sequence);
+                }
+            }
+            State::Beams(searches) => {
+                for ((_, beams), sequence) in searches.iter_mut().zip(sequences) {
+                    beams.push(sequence);
+                }
+            }
+        }
+        self.cache = Some(cache);
+        Ok(logits)
+    }
+
+    /// The first token of every sequence, from the prompts' logits.
+    fn first(
+        &mut self,
+        logits: &[f32],
+        vocab: usize,
+        custom: Option<Custom<'_>>,
+        events: &mut Vec<Event>,
+    ) -> Result<()> {
+        let row = |p: usize| logits[p * vocab..(p + 1) * vocab].to_vec();
+        let source = |sources: &'_ [Vec<u32>], p: usize| sources.get(p).cloned().unwrap_or_default();
+        match &mut self.state {
+            State::Streams(streams) => {
+                for (i, stream) in streams.iter_mut().enumerate().filter(|(_, t)| t.reason.is_none()) {
+                    let source = source(&self.sources, stream.source);
+                    let mut logits = row(stream.source);
+                    events.push(choose(&self.options, stream, i, &source, &mut logits, custom)?);
+                }
+            }
+            State::Beams(searches) => {
+                let cache = self.cache.as_mut().expect("just filled");
+                for (p, (search, sequences)) in searches.iter_mut().enumerate() {
+                    let source = source(&self.sources, p);
+                    let mut found = continuations(&self.options, search, 0, &source, &mut row(p), custom)?;
+                    advance_beams(&self.options, search, sequences, &mut found, cache);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Per prompt its hypotheses, best first.
+    pub fn results(&self) -> Vec<Vec<Hypothesis>> {
+        match &self.state {
+            State::Streams(streams) => streams
+                .chunks(self.options.samples)
+                .map(|samples| {
+                    let result = |t: &Stream| {
+                        (t.ids[t.prompt..].to_vec(), t.score, t.reason.clone().unwrap_or_default())
+                    };
+                    samples.iter().map(result).collect()
+                })
+                .collect(),
+            State::Beams(searches) => searches
+                .iter()
+                .map(|(search, _)| {
+                    search
+                        .hypotheses(self.options.num_hypotheses)
+                        .into_iter()
+                        .map(|(ids, score)| {
+                            let ended = ids.last().is_some_and(|&id| self.options.ends(id));
+                            (ids, score, if ended { STOP } else { LENGTH }.to_owned())
+                        })
+                        .collect()
+                })
+                .collect(),
+        }
+    }
+}
+
+struct Row {
+    token: u32,
+    sequence: SequenceId,
+    source: usize,
+}
+
+/// Feeds one token to each of some sequences; `each` gets the logits of a group: (first row, logits).
+fn feed(
+    s: &mut Session<'_>,
+    rows: &[Row],
+    cache: &mut Cache,
+    mut cross: Option<&mut Cache>,
+    vocab: usize,
+    each: &mut dyn FnMut(usize, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    let mut logits = Vec::new();
+    for (group, rows) in rows.chunks(PREFILL_ROWS).enumerate() {
+        let ids: Vec<u32> = rows.iter().map(|r| r.token).collect();
+        let mut spans = Vec::with_capacity(rows.len());
+        for (i, row) in rows.iter().enumerate() {
+            let first = cache.length(row.sequence);
+            cache.extend(row.sequence, 1)?;
+            spans.push(Span {
+                sequence: row.sequence,
+                rows: i..i + 1,
+                first,
+                total: first + 1,
+                source: row.source,
+                source_length: cross.as_deref().map_or(0, |c| c.length(row.source)),
+            });
+        }
+        s.forward(&ids, &spans, cache, cross.as_deref_mut())?;
+        let all: Vec<usize> = (0..rows.len()).collect();
+        logits.resize(rows.len() * vocab, 0.0);
+        s.logits(&all, &mut logits)?;
+        each(group * PREFILL_ROWS, &mut logits)?;
+    }
+    Ok(())
+}
+
+/// Chooses the next token of a stream and ends it where it must.
+fn choose(
+    o: &Options,
+    stream: &mut Stream,
+    number: usize,
+    source: &[u32],
+    logits: &mut [f32],
+    custom: Option<Custom<'_>>,
+) -> Result<Event> {
+    let (mut logprob, mut top) = (0.0, Vec::new());
+    let mut normalizer = 0.0;
+    if o.logprobs || o.top_logprobs > 0 {
+        normalizer = sample::log_sum_exp(logits);
+        top = sample::top(logits, o.top_logprobs).into_iter().map(|(id, v)| (id, v - normalizer)).collect();
+    }
+    let plain = (o.logprobs || o.top_logprobs > 0).then(|| logits.to_vec());
+    if process::needed(o, custom.is_some()) {
+        let context =
+            Context { ids: &stream.ids, prompt: stream.prompt, max_length: stream.max_length, source };
+        process::process(o, &context, logits, custom)?;
+        check(logits)?;
+    }
+    let token = if o.temperature == 0.0 {
+        sample::argmax(logits)
+    } else {
+        let u = sample::uniform(o.seed, number, stream.ids.len() - stream.prompt);
+        sample::sample(o, logits, u)
+    };
+    if let Some(plain) = plain {
+        logprob = plain[token as usize] - normalizer;
+        stream.score += logprob;
+    }
+    stream.ids.push(token);
+    if o.ends(token) {
+        stream.reason = Some(STOP.to_owned());
+    } else if stream.ids.len() >= stream.max_length {
+        stream.reason = Some(LENGTH.to_owned());
+    }
+    Ok(Event { sequence: number, token, logprob, top })
+}
+
+/// An error where processing has left nothing to choose from.
+fn check(logits: &[f32]) -> Result<()> {
+    if logits.iter().any(|v| v.is_nan()) {
+        return Err(Error::Numerical("a processed logit is not a number".to_owned()));
+    }
+    if logits.iter().all(|&v| v == f32::NEG_INFINITY) {
+        return Err(Error::Option(
+            "the generation options forbid every token at this step: loosen suppress_tokens, bad_words_ids or the n-gram sizes".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// The best continuations of one beam.
+fn continuations(
+    o: &Options,
+    search: &Search,
+    beam: usize,
+    source: &[u32],
+    logits: &mut [f32],
+    custom: Option<Custom<'_>>,
+) -> Result<Vec<Candidate>> {
+    let running = &search.running[beam];
+    let normalizer = sample::log_sum_exp(logits);
+    let mut shift = normalizer;
+    if process::needed(o, custom.is_some()) {
+        // The reference processes log-probabilities here, not logits.
+        logits.iter_mut().for_each(|v| *v -= normalizer);
+        shift = 0.0;
+        let context =
+            Context { ids: &running.ids, prompt: search.prompt(), max_length: search.max_length(), source };
+        process::process(o, &context, logits, custom)?;
+        check(logits)?;
+    }
+    let best = sample::top(logits, Search::width(o)).into_iter();
+    Ok(best.map(|(token, v)| Candidate { beam, token, score: (v - shift) + running.score }).collect())
+}
+
+/// One step of a search: the beams' cached sequences follow their parents.
+fn advance_beams(
+    o: &Options,
+    search: &mut Search,
+    sequences: &mut Vec<SequenceId>,
+    candidates: &mut Vec<Candidate>,
+    cache: &mut Cache,
+) {
+    candidates
+        .sort_by(|a, b| b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.token.cmp(&b.token)));
+    candidates.truncate(Search::width(o));
+    let parents = search.step(candidates, o);
+    let next = parents.iter().map(|&(beam, _)| cache.fork(sequences[beam])).collect();
+    for &old in sequences.iter() {
+        cache.release(old);
+    }
+    *sequences = next;
+    if search.over {
+        for &id in sequences.iter() {
+            cache.release(id);
+        }
+        sequences.clear();
+    }
+}
+
+/// All ids one after the other, and the borders.
+pub fn concatenate(parts: &[Vec<u32>]) -> (Vec<u32>, Vec<usize>) {
+    let mut starts = vec![0];
+    let mut ids = Vec::new();
+    for part in parts {
+        ids.extend_from_slice(part);
+        starts.push(ids.len());
+    }
+    (ids, starts)
+}

@@ -1,0 +1,232 @@
+//! The options of a generation, as Python sends them; the names are those of the public interface, or of
+//! transformers' `generation_config.json` where they only come from there.
+
+use crate::error::{Error, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// When a beam search may stop before its hypotheses can no longer improve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EarlyStopping {
+    /// As soon as the best running beam, at its present length, is worse than the worst finished one.
+    #[default]
+    Heuristic,
+    /// As soon as there are as many finished hypotheses as beams.
+    WhenFull,
+    /// Only when no running beam could ever become better.
+    Never,
+}
+
+impl<'de> Deserialize<'de> for EarlyStopping {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Raw {
+            Flag(bool),
+            Word(String),
+        }
+        match Raw::deserialize(deserializer)? {
+            Raw::Flag(false) => Ok(EarlyStopping::Heuristic),
+            Raw::Flag(true) => Ok(EarlyStopping::WhenFull),
+            Raw::Word(word) if word == "never" => Ok(EarlyStopping::Never),
+            Raw::Word(word) => Err(serde::de::Error::custom(format!(
+                "early_stopping is {word:?}: expected true, false or \"never\""
+            ))),
+        }
+    }
+}
+
+/// Everything that decides what is generated.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Options {
+    /// New tokens at most; `None`: until the model's longest sequence.
+    pub max_tokens: Option<usize>,
+    /// End tokens are forbidden before this many new tokens.
+    pub min_tokens: usize,
+    /// End tokens are forbidden before this length, the prompt counted.
+    pub min_length: usize,
+    /// 0 takes the likeliest token.
+    pub temperature: f64,
+    /// 0: all.
+    pub top_k: usize,
+    pub top_p: f64,
+    pub min_p: f64,
+    pub typical_p: f64,
+    pub seed: u64,
+    /// Samples per prompt.
+    pub samples: usize,
+    /// Tokens that end a sequence; they are part of the result.
+    pub stop_ids: Vec<u32>,
+    /// Tokens that are forbidden while the sequence must not end; usually the same.
+    pub eos_ids: Vec<u32>,
+    pub ignore_eos: bool,
+    pub repetition_penalty: f64,
+    pub encoder_repetition_penalty: f64,
+    pub presence_penalty: f64,
+    pub frequency_penalty: f64,
+    pub no_repeat_ngram_size: usize,
+    pub encoder_no_repeat_ngram_size: usize,
+    pub logit_bias: BTreeMap<u32, f64>,
+    /// Sequences of tokens with a bias for their last one.
+    pub sequence_bias: Vec<(Vec<u32>, f64)>,
+    pub bad_words_ids: Vec<Vec<u32>>,
+    pub suppress_tokens: Vec<u32>,
+    pub begin_suppress_tokens: Vec<u32>,
+    pub forced_bos_token_id: Option<u32>,
+    pub forced_eos_token_ids: Vec<u32>,
+    /// After this many new tokens the end becomes ever likelier: (start, factor).
+    pub exponential_decay_length_penalty: Option<(usize, f64)>,
+    /// Not-a-number and infinite logits become finite instead of an error.
+    pub remove_invalid_values: bool,
+    /// Whether to return log-probabilities.
+    pub logprobs: bool,
+    /// How many alternatives to return with them.
+    pub top_logprobs: usize,
+    pub beams: usize,
+    /// Hypotheses per prompt that a beam search returns.
+    pub num_hypotheses: usize,
+    pub length_penalty: f64,
+    pub early_stopping: EarlyStopping,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            max_tokens: None,
+            min_tokens: 0,
+            min_length: 0,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            typical_p: 1.0,
+            seed: 0,
+            samples: 1,
+            stop_ids: Vec::new(),
+            eos_ids: Vec::new(),
+            ignore_eos: false,
+            repetition_penalty: 1.0,
+            encoder_repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            no_repeat_ngram_size: 0,
+            encoder_no_repeat_ngram_size: 0,
+            logit_bias: BTreeMap::new(),
+            sequence_bias: Vec::new(),
+            bad_words_ids: Vec::new(),
+            suppress_tokens: Vec::new(),
+            begin_suppress_tokens: Vec::new(),
+            forced_bos_token_id: None,
+            forced_eos_token_ids: Vec::new(),
+            exponential_decay_length_penalty: None,
+            remove_invalid_values: false,
+            logprobs: false,
+            top_logprobs: 0,
+            beams: 1,
+            num_hypotheses: 1,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::Heuristic,
+        }
+    }
+}
+
+fn within(name: &str, value: f64, least: f64, most: f64, expected: &str) -> Result<()> {
+    if !(least..=most).contains(&value) {
+        return Err(Error::Option(format!("{name}={value} is out of range: expected {expected}")));
+    }
+    Ok(())
+}
+
+impl Options {
+    /// Reads and checks options for a vocabulary of `vocab_size`.
+    pub fn from_json(text: &str, vocab_size: usize) -> Result<Options> {
+        let options: Options =
+            serde_json::from_str(text).map_err(|e| Error::Option(format!("bad generation option: {e}")))?;
+        options.validate(vocab_size)?;
+        Ok(options)
+    }
+
+    fn validate(&self, vocab_size: usize) -> Result<()> {
+        within("temperature", self.temperature, 0.0, 1e6, "0 (greedy) to 1e6")?;
+        within("top_p", self.top_p, f64::MIN_POSITIVE, 1.0, "above 0, at most 1")?;
+        within("min_p", self.min_p, 0.0, 1.0, "0 to 1")?;
+        within("typical_p", self.typical_p, f64::MIN_POSITIVE, 1.0, "above 0, at most 1")?;
+        within("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "0.001 to 1000")?;
+        within("encoder_repetition_penalty", self.encoder_repetition_penalty, 1e-3, 1e3, "0.001 to 1000")?;
+        within("presence_penalty", self.presence_penalty, -100.0, 100.0, "-100 to 100")?;
+        within("frequency_penalty", self.frequency_penalty, -100.0, 100.0, "-100 to 100")?;
+        within("length_penalty", self.length_penalty, -100.0, 100.0, "-100 to 100")?;
+        within("beams", self.beams as f64, 1.0, 256.0, "1 to 256")?;
+        within("n", self.samples as f64, 1.0, 1024.0, "1 to 1024")?;
+        within("top_logprobs", self.top_logprobs as f64, 0.0, 1000.0, "0 to 1000")?;
+        let most = self.beams as f64;
+        within("num_hypotheses", self.num_hypotheses as f64, 1.0, most, "1 to the number of beams")?;
+        if self.max_tokens == Some(0) {
+            return Err(Error::Option("max_tokens=0 asks for nothing: expected at least 1".to_owned()));
+        }
+        if self.max_tokens.is_some_and(|most| self.min_tokens > most) {
+            let (least, most) = (self.min_tokens, self.max_tokens.unwrap_or_default());
+            return Err(Error::Option(format!("min_tokens={least} is above max_tokens={most}")));
+        }
+        if self.beams > 1 && self.temperature > 0.0 {
+            return Err(Error::Option(format!(
+                "temperature={} does not go with beams={}: a beam search does not sample; use temperature=0",
+                self.temperature, self.beams
+            )));
+        }
+        if self.beams > 1 && self.samples > 1 {
+            return Err(Error::Option(format!(
+                "n={} does not go with beams={}: ask for num_hypotheses",
+                self.samples, self.beams
+            )));
+        }
+        if self.beams > 1 && (self.logprobs || self.top_logprobs > 0) {
+            return Err(Error::Option(format!(
+                "logprobs does not go with beams={}: hypotheses carry scores",
+                self.beams
+            )));
+        }
+        if self.samples > 1 && self.temperature == 0.0 {
+            return Err(Error::Option(format!(
+                "n={} does not go with temperature=0: all samples would be equal",
+                self.samples
+            )));
+        }
+        let single = [
+            ("stop_ids", &self.stop_ids),
+            ("eos_ids", &self.eos_ids),
+            ("suppress_tokens", &self.suppress_tokens),
+            ("begin_suppress_tokens", &self.begin_suppress_tokens),
+            ("forced_eos_token_ids", &self.forced_eos_token_ids),
+        ];
+        for (name, ids) in single {
+            super::in_vocabulary(name, ids.iter().copied(), vocab_size)?;
+        }
+        super::in_vocabulary("forced_bos_token_id", self.forced_bos_token_id.into_iter(), vocab_size)?;
+        super::in_vocabulary("logit_bias", self.logit_bias.keys().copied(), vocab_size)?;
+        for (name, words) in [
+            ("bad_words_ids", self.bad_words_ids.iter().collect::<Vec<_>>()),
+            ("sequence_bias", self.sequence_bias.iter().map(|(ids, _)| ids).collect()),
+        ] {
+            for ids in words {
+                if ids.is_empty() {
+                    return Err(Error::Option(format!("{name} holds an empty sequence")));
+                }
+                super::in_vocabulary(name, ids.iter().copied(), vocab_size)?;
+            }
+        }
+        for &bias in self.logit_bias.values().chain(self.sequence_bias.iter().map(|(_, b)| b)) {
+            within("logit_bias", bias, -1e9, 1e9, "finite biases")?;
+        }
+        if let Some((_, factor)) = self.exponential_decay_length_penalty {
+            within("exponential_decay_length_penalty", factor, 1e-3, 1e3, "a factor of 0.001 to 1000")?;
+        }
+        Ok(())
+    }
+
+    /// Whether a token ends a sequence.
+    pub fn ends(&self, token: u32) -> bool {
+        self.stop_ids.contains(&token) && !(self.ignore_eos && self.eos_ids.contains(&token))
+    }
+}

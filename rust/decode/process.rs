@@ -1,0 +1,201 @@
+//! Changes to the logits before a token is chosen, in transformers' order and with its meaning.
+
+use super::options::Options;
+use crate::error::Result;
+
+const FORBIDDEN: f32 = f32::NEG_INFINITY;
+
+/// What a processor may look at.
+pub struct Context<'a> {
+    /// The prompt and what was generated.
+    pub ids: &'a [u32],
+    /// Length of the prompt.
+    pub prompt: usize,
+    /// Length at which the sequence ends.
+    pub max_length: usize,
+    /// Ids of the encoder's input.
+    pub source: &'a [u32],
+}
+
+/// A function of the caller that changes logits: (ids so far, logits).
+pub type Custom<'a> = &'a (dyn Fn(&[u32], &mut [f32]) -> Result<()> + Sync);
+
+/// Whether `process` would change anything; if not, it need not be called.
+pub fn needed(o: &Options, custom: bool) -> bool {
+    custom
+        || !o.logit_bias.is_empty()
+        || !o.sequence_bias.is_empty()
+        || o.repetition_penalty != 1.0
+        || o.encoder_repetition_penalty != 1.0
+        || o.presence_penalty != 0.0
+        || o.frequency_penalty != 0.0
+        || o.no_repeat_ngram_size > 0
+        || o.encoder_no_repeat_ngram_size > 0
+        || !o.bad_words_ids.is_empty()
+        || o.min_length > 0
+        || o.min_tokens > 0
+        || o.forced_bos_token_id.is_some()
+        || !o.forced_eos_token_ids.is_empty()
+        || o.exponential_decay_length_penalty.is_some()
+        || o.remove_invalid_values
+        || !o.suppress_tokens.is_empty()
+        || !o.begin_suppress_tokens.is_empty()
+}
+
+/// Changes one row of logits.
+pub fn process(o: &Options, c: &Context<'_>, logits: &mut [f32], custom: Option<Custom<'_>>) -> Result<()> {
+    for (&id, &bias) in &o.logit_bias {
+        logits[id as usize] += bias as f32;
+    }
+    for (words, bias) in &o.sequence_bias {
+        add_after(words, *bias as f32, c.ids, logits);
+    }
+    if o.encoder_repetition_penalty != 1.0 {
+        // Rewards the source's tokens: the inverse penalty.
+        penalize(c.source, 1.0 / o.encoder_repetition_penalty as f32, logits);
+    }
+    if o.repetition_penalty != 1.0 {
+        penalize(c.ids, o.repetition_penalty as f32, logits);
+    }
+    if o.presence_penalty != 0.0 || o.frequency_penalty != 0.0 {
+        let mut ids = c.ids[c.prompt..].to_vec();
+        ids.sort_unstable();
+        for same in ids.chunk_by(|a, b| a == b) {
+            let penalty = o.presence_penalty + o.frequency_penalty * same.len() as f64;
+            logits[same[0] as usize] -= penalty as f32;
+        }
+    }
+    forbid_repeated(o.no_repeat_ngram_size, c.ids, c.ids, logits);
+    forbid_repeated(o.encoder_no_repeat_ngram_size, c.source, c.ids, logits);
+    for words in &o.bad_words_ids {
+        // A sequence that is only an end token stays allowed.
+        if !(words.len() == 1 && o.eos_ids.contains(&words[0])) {
+            add_after(words, FORBIDDEN, c.ids, logits);
+        }
+    }
+    if c.ids.len() < o.min_length || c.ids.len() - c.prompt < o.min_tokens {
+        forbid(&o.eos_ids, logits);
+        forbid(&o.stop_ids, logits);
+    }
+    if let Some(id) = o.forced_bos_token_id.filter(|_| c.ids.len() == 1) {
+        force(&[id], logits);
+    }
+    if !o.forced_eos_token_ids.is_empty() && c.ids.len() + 1 == c.max_length {
+        force(&o.forced_eos_token_ids, logits);
+    }
+    if o.remove_invalid_values {
+        for v in logits.iter_mut() {
+            if v.is_nan() {
+                *v = 0.0;
+            }
+            *v = v.clamp(f32::MIN, f32::MAX);
+        }
+    }
+    if let Some((start, factor)) = o.exponential_decay_length_penalty {
+        let length = c.ids.len() - c.prompt;
+        if length > start {
+            for &id in &o.eos_ids {
+                let v = &mut logits[id as usize];
+                *v += v.abs() * (factor.powi((length - start) as i32) as f32 - 1.0);
+            }
+        }
+    }
+    forbid(&o.suppress_tokens, logits);
+    let begin = if c.prompt == 1 && o.forced_bos_token_id.is_some() { c.prompt + 1 } else { c.prompt };
+    if c.ids.len() == begin {
+        forbid(&o.begin_suppress_tokens, logits);
+    }
+    match custom {
+        Some(custom) => custom(c.ids, logits),
+        None => Ok(()),
+    }
+}
+
+fn forbid(ids: &[u32], logits: &mut [f32]) {
+    for &id in ids {
+        logits[id as usize] = FORBIDDEN;
+    }
+}
+
+fn force(ids: &[u32], logits: &mut [f32]) {
+    logits.fill(FORBIDDEN);
+    for &id in ids {
+        logits[id as usize] = 0.0;
+    }
+}
+
+/// Divides positive and multiplies negative logits of `ids`, each once. Keskar et al. 2019,
+/// <https://arxiv.org/abs/1909.05858>
+fn penalize(ids: &[u32], penalty: f32, logits: &mut [f32]) {
+    let mut ids = ids.to_vec();
+    ids.sort_unstable();
+    ids.dedup();
+    for id in ids {
+        let v = &mut logits[id as usize];
+        *v = if *v < 0.0 { *v * penalty } else { *v / penalty };
+    }
+}
+
+/// Adds `bias` to the last of `words` where the others are what came last.
+fn add_after(words: &[u32], bias: f32, ids: &[u32], logits: &mut [f32]) {
+    if let Some((&last, before)) = words.split_last() {
+        if ids.ends_with(before) {
+            logits[last as usize] += bias;
+        }
+    }
+}
+
+/// Forbids tokens that would complete an n-gram of `text` again.
+fn forbid_repeated(n: usize, text: &[u32], ids: &[u32], logits: &mut [f32]) {
+    if n == 0 || ids.len() + 1 < n || text.len() < n {
+        return;
+    }
+    let recent = &ids[ids.len() + 1 - n..];
+    for gram in text.windows(n) {
+        if &gram[..n - 1] == recent {
+            logits[gram[n - 1] as usize] = FORBIDDEN;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(options: Options, ids: &[u32], prompt: usize, source: &[u32]) -> Vec<f32> {
+        let mut logits: Vec<f32> = (0..10).map(|i| i as f32 - 4.5).collect();
+        let context = Context { ids, prompt, max_length: 8, source };
+        process(&options, &context, &mut logits, None).expect("no custom processor");
+        logits
+    }
+
+    #[test]
+    fn each_option_changes_what_it_names() {
+        let plain = run(Options::default(), &[1, 2], 1, &[]);
+        let changed = |o: Options, ids: &[u32], source: &[u32]| -> Vec<usize> {
+            assert!(needed(&o, false));
+            let got = run(o, ids, 1, source);
+            (0..10).filter(|&i| got[i] != plain[i]).collect()
+        };
+        let d = Options::default;
+        assert_eq!(changed(Options { repetition_penalty: 1.5, ..d() }, &[1, 2, 2], &[]), [1, 2]);
+        assert_eq!(changed(Options { encoder_repetition_penalty: 1.5, ..d() }, &[1], &[7]), [7]);
+        assert_eq!(changed(Options { presence_penalty: 1.0, ..d() }, &[1, 3, 3], &[]), [3]);
+        assert_eq!(changed(Options { frequency_penalty: 1.0, ..d() }, &[1, 3, 3], &[]), [3]);
+        assert_eq!(changed(Options { no_repeat_ngram_size: 2, ..d() }, &[3, 4, 3], &[]), [4]);
+        assert_eq!(changed(Options { encoder_no_repeat_ngram_size: 2, ..d() }, &[9, 5], &[5, 6]), [6]);
+        assert_eq!(
+            changed(Options { bad_words_ids: vec![vec![2, 7], vec![3, 8], vec![9]], ..d() }, &[1, 2], &[]),
+            [7, 9]
+        );
+        assert_eq!(changed(Options { min_tokens: 3, eos_ids: vec![5], ..d() }, &[1, 2], &[]), [5]);
+        assert_eq!(changed(Options { min_length: 3, eos_ids: vec![5], ..d() }, &[1, 2], &[]), [5]);
+        assert_eq!(changed(Options { suppress_tokens: vec![6], ..d() }, &[1, 2], &[]), [6]);
+        assert_eq!(changed(Options { begin_suppress_tokens: vec![6], ..d() }, &[1], &[]), [6]);
+        assert_eq!(changed(Options { logit_bias: [(4, 2.0)].into(), ..d() }, &[1], &[]), [4]);
+        assert_eq!(changed(Options { sequence_bias: vec![(vec![1, 4], 2.0)], ..d() }, &[1], &[]), [4]);
+        assert_eq!(run(Options { forced_bos_token_id: Some(3), ..d() }, &[1], 1, &[])[3], 0.0);
+        assert_eq!(run(Options { forced_eos_token_ids: vec![2], ..d() }, &[0; 7], 1, &[])[2], 0.0);
+        assert_eq!(run(Options { forced_eos_token_ids: vec![2], ..d() }, &[0; 6], 1, &[]), plain);
+    }
+}
