@@ -13,6 +13,9 @@ pub mod error;
 pub mod matmul;
 pub mod model;
 pub mod ops;
+#[cfg(feature = "python")]
+mod python;
 pub mod simd;
+pub mod template;
 pub mod tensor;
 pub mod threads;

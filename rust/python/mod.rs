@@ -1,0 +1,64 @@
+//! The Python face of the core. It converts, releases the interpreter, calls, and does nothing else.
+//!
+//! Every call runs without the interpreter. The calling thread looks for signals now and then (only where
+//! it is the process's main thread, the one that Python handles signals on), so Ctrl-C ends any work soon. A
+//! panic becomes `lapwing.InternalError`.
+
+mod call;
+mod generation;
+mod loader;
+mod model;
+
+use crate::error::Error;
+use pyo3::prelude::*;
+
+/// Number of threads used by default.
+#[pyfunction]
+fn default_threads() -> usize {
+    crate::threads::default_threads()
+}
+
+/// The instruction set in use.
+#[pyfunction]
+fn isa(py: Python<'_>) -> PyResult<&'static str> {
+    crate::simd::level_or_error().map(crate::simd::Level::name).map_err(|e| call::raise(py, &e))
+}
+
+/// Reads a description and writes it back.
+#[pyfunction]
+fn normalize_spec(py: Python<'_>, spec: &str) -> PyResult<String> {
+    let read = crate::model::spec::Model::from_json(spec);
+    read.map(|s| s.to_json()).map_err(|e| call::raise(py, &e))
+}
+
+/// Name and shape of every tensor that a description needs.
+#[pyfunction]
+fn spec_tensors(py: Python<'_>, spec: &str) -> PyResult<Vec<(String, Vec<usize>)>> {
+    let spec = crate::model::spec::Model::from_json(spec).map_err(|e| call::raise(py, &e))?;
+    Ok(crate::model::needed(&spec).into_iter().map(|n| (n.name, n.shape)).collect())
+}
+
+/// Renders a chat template with variables given as JSON.
+#[pyfunction]
+fn render_template(py: Python<'_>, source: &str, variables: &str) -> PyResult<String> {
+    let result = py.detach(|| call::guarded(|| crate::template::render(source, variables)));
+    result.map_err(|e| call::raise(py, &e))
+}
+
+#[pymodule]
+fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<loader::Loader>()?;
+    m.add_class::<model::Model>()?;
+    m.add_class::<generation::Generation>()?;
+    m.add_function(wrap_pyfunction!(default_threads, m)?)?;
+    m.add_function(wrap_pyfunction!(isa, m)?)?;
+    m.add_function(wrap_pyfunction!(normalize_spec, m)?)?;
+    m.add_function(wrap_pyfunction!(spec_tensors, m)?)?;
+    m.add_function(wrap_pyfunction!(render_template, m)?)?;
+    Ok(())
+}
+
+/// The error of a model that has been closed.
+fn closed() -> Error {
+    Error::Option("the model is closed: load it again".to_owned())
+}

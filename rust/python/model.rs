@@ -1,0 +1,272 @@
+//! `_core.Model`.
+
+use super::call::{self, Ragged, compute, matrix, ragged, raise, segments};
+use super::{closed, generation::Generation};
+use crate::decode::options::Options;
+use crate::error::Result;
+use crate::model::{self, Batch, Session};
+use crate::ops::pool::Pooling;
+use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use std::sync::{Arc, Mutex, PoisonError};
+
+type Ids<'py> = PyReadonlyArray1<'py, i32>;
+
+/// A loaded model.
+#[pyclass(frozen, module = "lapwing._core")]
+pub struct Model {
+    model: Mutex<Option<Arc<model::Model>>>,
+}
+
+impl Model {
+    pub fn wrap(model: Arc<model::Model>) -> Self {
+        Model { model: Mutex::new(Some(model)) }
+    }
+
+    fn get(&self, py: Python<'_>) -> PyResult<Arc<model::Model>> {
+        let model = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        model.ok_or_else(|| raise(py, &closed()))
+    }
+
+    /// Reads a batch and computes with it.
+    fn with<R: Send>(
+        &self,
+        py: Python<'_>,
+        ids: &Ids<'_>,
+        starts: &Ids<'_>,
+        kinds: Option<&Ids<'_>>,
+        body: impl FnOnce(&mut Session<'_>, &Batch<'_>) -> Result<R> + Send,
+    ) -> PyResult<R> {
+        let model = self.get(py)?;
+        let read = || {
+            let batch = ragged(ids, starts)?;
+            let kinds = segments(kinds, batch.ids.len())?;
+            Ok((batch, kinds))
+        };
+        let (Ragged { ids, starts }, kinds) = read().map_err(|e| raise(py, &e))?;
+        compute(py, &model, None, |s| {
+            body(s, &Batch { ids: &ids, starts: &starts, segments: kinds.as_deref() })
+        })
+    }
+}
+
+fn width(model: &model::Model) -> usize {
+    let spec = model.spec();
+    spec.encoder.as_ref().or(spec.decoder.as_ref()).map_or(0, model::spec::Stack::output_width)
+}
+
+fn outputs(head: Option<&model::spec::Head>, width: usize) -> usize {
+    head.and_then(|h| h.layers.last()).map_or(width, |d| d.outputs)
+}
+
+/// The states of a stack: the embedding and the layers may have another width than the last.
+fn states(py: Python<'_>, all: Vec<Vec<f32>>, tokens: usize) -> PyResult<Vec<Bound<'_, PyArray2<f32>>>> {
+    all.into_iter()
+        .map(|s| {
+            let columns = s.len() / tokens.max(1);
+            matrix(py, s, columns)
+        })
+        .collect()
+}
+
+fn cube(py: Python<'_>, values: Vec<f32>, queries: usize, keys: usize) -> PyResult<Bound<'_, PyArray3<f32>>> {
+    let heads = values.len() / (queries * keys).max(1);
+    PyArray1::from_vec(py, values).reshape([heads, queries, keys])
+}
+
+#[pymethods]
+impl Model {
+    fn info<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let model = self.get(py)?;
+        let info = PyDict::new(py);
+        let summary = model.summary();
+        let weights = PyDict::new(py);
+        for (name, bytes) in &summary.bytes {
+            weights.set_item(name, bytes)?;
+        }
+        info.set_item("parameters", summary.parameters)?;
+        info.set_item("bytes", summary.bytes.iter().map(|(_, b)| b).sum::<usize>())?;
+        info.set_item("weight_types", weights)?;
+        info.set_item("isa", crate::simd::level().name())?;
+        info.set_item("threads", model.threads())?;
+        Ok(info)
+    }
+
+    fn spec_json(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.get(py)?.spec().to_json())
+    }
+
+    fn close(&self) {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    #[pyo3(signature = (ids, starts, segments = None))]
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+        segments: Option<Ids<'_>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let columns = width(&*self.get(py)?);
+        let out = self.with(py, &ids, &starts, segments.as_ref(), |s, b| s.encode(b))?;
+        matrix(py, out, columns)
+    }
+
+    #[pyo3(signature = (ids, starts, segments = None))]
+    fn hidden_states<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+        segments: Option<Ids<'_>>,
+    ) -> PyResult<Vec<Bound<'py, PyArray2<f32>>>> {
+        let out = self.with(py, &ids, &starts, segments.as_ref(), |s, b| s.hidden_states(b))?;
+        states(py, out, ids.as_array().len())
+    }
+
+    #[pyo3(signature = (ids, layer, segments = None))]
+    fn attentions<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Ids<'_>,
+        layer: usize,
+        segments: Option<Ids<'_>>,
+    ) -> PyResult<Bound<'py, PyArray3<f32>>> {
+        let n = ids.as_array().len();
+        let starts = PyArray1::from_vec(py, vec![0, n as i32]);
+        let out =
+            self.with(py, &ids, &starts.readonly(), segments.as_ref(), |s, b| s.attentions(b, layer))?;
+        cube(py, out, n, n)
+    }
+
+    #[pyo3(signature = (ids, starts, segments = None))]
+    fn pooled<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+        segments: Option<Ids<'_>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let model = self.get(py)?;
+        let columns = outputs(model.spec().pooler.as_ref(), width(&model));
+        let out = self.with(py, &ids, &starts, segments.as_ref(), |s, b| s.pooler(b))?;
+        matrix(py, out, columns)
+    }
+
+    #[pyo3(signature = (ids, starts, segments = None))]
+    fn head<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+        segments: Option<Ids<'_>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let model = self.get(py)?;
+        let columns = outputs(model.spec().head.as_ref(), width(&model));
+        let out = self.with(py, &ids, &starts, segments.as_ref(), |s, b| s.task_head(b))?;
+        matrix(py, out, columns)
+    }
+
+    fn embed<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+        segments: Option<Ids<'_>>,
+        pooling: &str,
+        normalize: bool,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let columns = width(&*self.get(py)?);
+        let pooling = Pooling::parse(pooling).map_err(|e| raise(py, &e))?;
+        let out = self.with(py, &ids, &starts, segments.as_ref(), |s, b| s.embed(b, pooling, normalize))?;
+        matrix(py, out, columns)
+    }
+
+    #[pyo3(signature = (ids, starts, segments = None))]
+    fn logits<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+        segments: Option<Ids<'_>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let columns = self.get(py)?.vocab_size().map_err(|e| raise(py, &e))?;
+        let out = self.with(py, &ids, &starts, segments.as_ref(), |s, b| s.all_logits(b))?;
+        matrix(py, out, columns)
+    }
+
+    fn decoder_logits<'py>(
+        &self,
+        py: Python<'py>,
+        source_ids: Ids<'_>,
+        source_starts: Ids<'_>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let columns = self.get(py)?.vocab_size().map_err(|e| raise(py, &e))?;
+        let source = ragged(&source_ids, &source_starts).map_err(|e| raise(py, &e))?;
+        let out = self.with(py, &ids, &starts, None, |s, b| {
+            s.decoder_logits(&Batch { ids: &source.ids, starts: &source.starts, segments: None }, b)
+        })?;
+        matrix(py, out, columns)
+    }
+
+    fn decoder_hidden_states<'py>(
+        &self,
+        py: Python<'py>,
+        source_ids: Ids<'_>,
+        source_starts: Ids<'_>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+    ) -> PyResult<Vec<Bound<'py, PyArray2<f32>>>> {
+        let source = ragged(&source_ids, &source_starts).map_err(|e| raise(py, &e))?;
+        let out = self.with(py, &ids, &starts, None, |s, b| {
+            s.decoder_hidden_states(&Batch { ids: &source.ids, starts: &source.starts, segments: None }, b)
+        })?;
+        states(py, out, ids.as_array().len())
+    }
+
+    fn decoder_attentions<'py>(
+        &self,
+        py: Python<'py>,
+        source_ids: Ids<'_>,
+        ids: Ids<'_>,
+        layer: usize,
+        cross: bool,
+    ) -> PyResult<Bound<'py, PyArray3<f32>>> {
+        let (n, m) = (ids.as_array().len(), source_ids.as_array().len());
+        let source = call::ids("token id", &source_ids).map_err(|e| raise(py, &e))?;
+        let starts = PyArray1::from_vec(py, vec![0, n as i32]);
+        let out = self.with(py, &ids, &starts.readonly(), None, |s, b| {
+            s.decoder_attentions(&Batch { ids: &source, starts: &[0, m], segments: None }, b, layer, cross)
+        })?;
+        cube(py, out, n, if cross { m } else { n })
+    }
+
+    #[pyo3(signature = (ids, starts, options, source_ids = None, source_starts = None, processor = None))]
+    fn generate(
+        &self,
+        py: Python<'_>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+        options: &str,
+        source_ids: Option<Ids<'_>>,
+        source_starts: Option<Ids<'_>>,
+        processor: Option<Py<PyAny>>,
+    ) -> PyResult<Generation> {
+        let model = self.get(py)?;
+        let make = || {
+            let options = Options::from_json(options, model.vocab_size()?)?;
+            let prompts = ragged(&ids, &starts)?.parts();
+            let sources = match (&source_ids, &source_starts) {
+                (Some(ids), Some(starts)) => ragged(ids, starts)?.parts(),
+                _ => Vec::new(),
+            };
+            crate::decode::Generation::new(model, prompts, sources, options)
+        };
+        let generation = make().map_err(|e| raise(py, &e))?;
+        Ok(Generation::wrap(generation, processor))
+    }
+}
