@@ -1,0 +1,115 @@
+"""Families of models: each file turns a configuration into a description and a checkpoint's names into ours.
+
+A family is a module with ``spec(config, task) -> Model`` and ``tensors(config, checkpoint, task) -> Renamed``.
+It is found by ``model_type``: the file of that name, or the one that `ALIASES` names.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..checkpoint import Checkpoint, Config, Tensor
+from ..errors import CheckpointError
+from ..spec import Model
+
+ALIASES: dict[str, str] = {}
+"""model_type to file, where the names differ."""
+
+TASKS = {
+    "ForCausalLM": "generation",
+    "LMHeadModel": "generation",
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "sequence-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForConditionalGeneration": "text-to-text",
+    "MTModel": "text-to-text",
+    "WithLMHeadModel": "text-to-text",
+    "ForPreTraining": "fill-mask",
+    "EncoderModel": "features",
+    "Model": "features",
+}
+"""Ends of class names in ``architectures`` and what the class is for."""
+
+
+@cache
+def families() -> tuple[str, ...]:
+    """Every supported ``model_type``."""
+    files = (p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
+    return tuple(sorted({*files, *ALIASES}))
+
+
+def family(config: Config) -> ModuleType:
+    """The module of a configuration's family.
+
+    Raises:
+        CheckpointError: the family is not supported; names the nearest that are.
+    """
+    name = config.model_type
+    if name not in families():
+        near = difflib.get_close_matches(name, families(), n=3, cutoff=0.3) or list(families())
+        raise CheckpointError(
+            f"config.json: model_type {name!r} is not supported: the nearest supported ones are {', '.join(near)}"
+        )
+    return import_module(f".{ALIASES.get(name, name)}", __name__)
+
+
+def task_of(config: Config) -> str:
+    """What the checkpoint's class is for, from ``architectures``; "" where that says nothing."""
+    for name in config.words("architectures"):
+        for end, task in TASKS.items():
+            if name.endswith(end):
+                return task
+    return ""
+
+
+def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Mapping[str, Tensor], list[str]]:
+    """The description of a checkpoint's model, its tensors by our names, and names that nothing uses.
+
+    Args:
+        checkpoint: an opened checkpoint.
+        task: one of the values of `TASKS`, instead of what the checkpoint says.
+
+    Raises:
+        CheckpointError: the family is unknown, or the configuration impossible.
+    """
+    module: Any = family(checkpoint.config)
+    task = task if task is not None else task_of(checkpoint.config)
+    tensors = module.tensors(checkpoint.config, checkpoint.tensors, task)
+    model: Model = module.spec(checkpoint.config, task)
+    adjust = getattr(module, "adjust", None)
+    if adjust is not None:
+        model = adjust(model, tensors)
+    return model, tensors, list(tensors.unused)
+
+
+def check(needed: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], unused: list[str], place: str) -> None:
+    """Compares what the description needs with what there is; all offenders in one error.
+
+    Args:
+        needed: names and shapes that the core asks for.
+        tensors: what the family made of the checkpoint.
+        unused: names of the checkpoint that the family does not know.
+        place: the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: something is missing, left over or of another shape.
+    """
+    problems = [f"unknown tensor {name}" for name in unused]
+    problems += [f"tensor {tensors[n].name} ({n}) is not part of this model" for n in tensors if n not in needed]
+    problems += [f"missing tensor {name} {list(shape)}" for name, shape in needed.items() if name not in tensors]
+    for name, shape in needed.items():
+        got = tensors.get(name)
+        if got is not None and tuple(got.shape) != tuple(shape):
+            problems.append(f"tensor {got.name} ({name}) has shape {list(got.shape)}, expected {list(shape)}")
+        elif got is not None and got.dtype not in ("float32", "float16", "bfloat16"):
+            problems.append(f"tensor {got.name} has element type {got.dtype}, expected float32, float16 or bfloat16")
+    if problems:
+        shown = "; ".join(problems[:50]) + (f"; and {len(problems) - 50} more" if len(problems) > 50 else "")
+        raise CheckpointError(f"{place}: the tensors do not fit the configuration: {shown}")

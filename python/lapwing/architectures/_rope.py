@@ -1,0 +1,178 @@
+"""Rotary frequencies: every scaling becomes a list of frequencies here, so that the core knows none.
+
+Configurations of transformers 5 have ``rope_parameters``; those of 4 ``rope_theta`` and ``rope_scaling``.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..checkpoint import Config
+from ..spec import DynamicRotary, LongRotary, Rotary
+
+
+def parameters(config: Config, layer_type: str | None = None) -> Config:
+    """The rope parameters of a configuration of either style, with ``rope_type`` and ``rope_theta``.
+
+    ``layer_type`` picks those of one kind of layer where the configuration has them by kind.
+    """
+    section = config.section("rope_parameters", "rope_scaling")
+    if layer_type is not None and isinstance(section.get(layer_type), dict):
+        section = section.section(layer_type)
+    values = dict(section)
+    if "rope_type" not in values:
+        values["rope_type"] = values.get("type") or "default"
+    for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "max_position_embeddings"):
+        if values.get(key) is None and config.get(key) is not None:
+            values[key] = config[key]
+    return section.with_values(**values)
+
+
+def rotary(
+    config: Config,
+    head_dim: int,
+    *,
+    theta: float = 10000.0,
+    dim: int | None = None,
+    interleaved: bool = False,
+    layer_type: str | None = None,
+    rope: Config | None = None,
+) -> Rotary:
+    """The rotation that a configuration asks for.
+
+    Args:
+        config: the checkpoint's configuration.
+        head_dim: dimensions of a head.
+        theta: base where the configuration names none.
+        dim: rotated dimensions; by default head_dim times ``partial_rotary_factor``.
+        interleaved: whether neighbours are rotated together instead of halves.
+        layer_type: kind of layer, where the configuration differs by kind.
+        rope: parameters to use instead of the configuration's.
+    """
+    p = parameters(config, layer_type) if rope is None else rope
+    base = p.number("rope_theta", default=theta)
+    if base <= 0:
+        raise p.wrong("rope_theta", "a number above zero")
+    if dim is None:
+        dim = int(head_dim * p.number("partial_rotary_factor", default=1.0))
+    if not 2 <= dim <= head_dim:
+        raise p.wrong("partial_rotary_factor", f"2 to {head_dim} rotated dimensions, not {dim}")
+    frequencies = [base ** (-2 * j / dim) for j in range(dim // 2)]
+    kind = p.word("rope_type")
+    build = _KINDS.get(kind)
+    if build is None:
+        raise p.wrong("rope_type", f"one of {', '.join(_KINDS)}")
+    return build(p, config, frequencies, base, dim, interleaved)
+
+
+def _default(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
+    return Rotary(inv_freq=tuple(frequencies), interleaved=interleaved)
+
+
+def _linear(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
+    factor = _factor(p)
+    return Rotary(inv_freq=tuple(f / factor for f in frequencies), interleaved=interleaved)
+
+
+def _dynamic(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
+    alpha = p.optional_number("alpha")
+    if alpha is not None:
+        # HunYuan's static variant: the base grows once and for all.
+        base *= alpha ** (dim / (dim - 2))
+        return Rotary(inv_freq=tuple(base ** (-2 * j / dim) for j in range(dim // 2)), interleaved=interleaved)
+    original = config.size("max_position_embeddings", default=2048)
+    dynamic = DynamicRotary(base=base, factor=_factor(p), original_length=original)
+    return Rotary(inv_freq=tuple(frequencies), interleaved=interleaved, dynamic=dynamic)
+
+
+def _llama3(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
+    factor = _factor(p)
+    low, high = p.number("low_freq_factor", default=1.0), p.number("high_freq_factor", default=4.0)
+    original = p.size("original_max_position_embeddings", default=8192)
+    if not 0 < low < high:
+        raise p.wrong("high_freq_factor", f"more than low_freq_factor, {low}")
+
+    def scale(f: float) -> float:
+        wave = 2 * math.pi / f
+        if wave < original / high:
+            return f
+        if wave > original / low:
+            return f / factor
+        smooth = (original / wave - low) / (high - low)
+        return (1 - smooth) * f / factor + smooth * f
+
+    return Rotary(inv_freq=tuple(map(scale, frequencies)), interleaved=interleaved)
+
+
+def _yarn(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
+    """Peng et al. 2023, https://arxiv.org/abs/2309.00071"""
+    original = p.size("original_max_position_embeddings", "max_position_embeddings", default=2048)
+    factor = p.optional_number("factor")
+    if factor is None:
+        factor = config.size("max_position_embeddings", default=original) / original
+    if factor <= 0:
+        raise p.wrong("factor", "a number above zero")
+    mscale, mscale_all = p.optional_number("mscale"), p.optional_number("mscale_all_dim")
+
+    def magnitude(m: float) -> float:
+        return 0.1 * m * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+    scale = p.optional_number("attention_factor")
+    if scale is None:
+        scale = magnitude(mscale) / magnitude(mscale_all) if mscale and mscale_all else magnitude(1.0)
+    fast, slow = p.number("beta_fast", default=32.0), p.number("beta_slow", default=1.0)
+
+    def dimension(rotations: float) -> float:
+        return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = dimension(fast), dimension(slow)
+    if p.flag("truncate", default=True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001
+    mixed = []
+    for j, f in enumerate(frequencies):
+        ramp = min(max((j - low) / (high - low), 0.0), 1.0)
+        mixed.append(f / factor * ramp + f * (1 - ramp))
+    return Rotary(inv_freq=tuple(mixed), scale=scale, interleaved=interleaved)
+
+
+def _longrope(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
+    """Ding et al. 2024, https://arxiv.org/abs/2402.13753"""
+    longest = config.size("max_position_embeddings", default=2048)
+    original = p.size("original_max_position_embeddings", default=longest)
+    factor = longest / original if config.get("original_max_position_embeddings") else p.optional_number("factor")
+    if factor is None:
+        factor = longest / original
+    scale = p.optional_number("attention_factor")
+    if scale is None:
+        scale = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+
+    def divided(key: str) -> tuple[float, ...]:
+        factors = p.get(key)
+        numbers = isinstance(factors, list) and all(type(v) in (int, float) and v > 0 for v in factors)
+        if not numbers or len(factors) != dim // 2:
+            raise p.wrong(key, f"{dim // 2} numbers above zero")
+        return tuple(f / v for f, v in zip(frequencies, factors, strict=True))
+
+    long = LongRotary(after=original, inv_freq=divided("long_factor"), scale=scale)
+    return Rotary(inv_freq=divided("short_factor"), scale=scale, interleaved=interleaved, long=long)
+
+
+def _factor(p: Config) -> float:
+    factor = p.number("factor")
+    if factor <= 0:
+        raise p.wrong("factor", "a number above zero")
+    return factor
+
+
+_KINDS = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "su": _longrope,
+}

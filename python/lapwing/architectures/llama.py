@@ -1,0 +1,159 @@
+"""Llama, and the frame of all decoders that share its layer: pre-norm, rotary, gated feed-forward.
+
+Touvron et al. 2023, https://arxiv.org/abs/2302.13971
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..checkpoint import Config, Tensor
+from ..spec import Attention, FeedForward, Head, LanguageHead, Layer, Model, Norm, Rotary, Stack
+from ._common import activation, classifier, question_answering
+from ._names import Renamed, rename, tie
+from ._rope import rotary
+
+NAMES = {
+    "decoder.embedding.token": "embed_tokens",
+    "decoder.layers.{i}.attention.input_norm": "layers.{i}.input_layernorm",
+    "decoder.layers.{i}.attention.query": "layers.{i}.self_attn.q_proj",
+    "decoder.layers.{i}.attention.key": "layers.{i}.self_attn.k_proj",
+    "decoder.layers.{i}.attention.value": "layers.{i}.self_attn.v_proj",
+    "decoder.layers.{i}.attention.output": "layers.{i}.self_attn.o_proj",
+    "decoder.layers.{i}.attention.query_norm": "layers.{i}.self_attn.q_norm",
+    "decoder.layers.{i}.attention.key_norm": "layers.{i}.self_attn.k_norm",
+    "decoder.layers.{i}.feed_forward.input_norm": "layers.{i}.post_attention_layernorm",
+    "decoder.layers.{i}.feed_forward.gate": "layers.{i}.mlp.gate_proj",
+    "decoder.layers.{i}.feed_forward.up": "layers.{i}.mlp.up_proj",
+    "decoder.layers.{i}.feed_forward.down": "layers.{i}.mlp.down_proj",
+    "decoder.norm": "norm",
+    "language_head": "lm_head",
+    "head.0": "score",
+}
+PREFIXES = ("model.",)
+IGNORE = (r".*rotary_emb\.inv_freq", r".*\.attention\.(masked_)?bias")
+
+
+def head_dim(config: Config) -> int:
+    """Dimensions of a head: named, or an equal share of the hidden size."""
+    heads = config.size("num_attention_heads")
+    named = config.optional_size("head_dim")
+    if named is not None:
+        return named
+    hidden = config.size("hidden_size")
+    if hidden % heads:
+        raise config.wrong("num_attention_heads", f"a divisor of hidden_size, {hidden}")
+    return hidden // heads
+
+
+def rms(config: Config, eps: float = 1e-6) -> Norm:
+    """The root-mean-square norm of the family."""
+    return Norm(kind="rms", eps=config.number("rms_norm_eps", "layer_norm_eps", "norm_eps", default=eps))
+
+
+def layer_types(config: Config, layers: int, default: list[str] | None = None) -> list[str]:
+    """``layer_types``: "full_attention" or "sliding_attention" for each layer."""
+    types = config.words("layer_types") or default or ["full_attention"] * layers
+    known = {"full_attention", "sliding_attention"}
+    if len(types) < layers or set(types) - known:
+        raise config.wrong("layer_types", f"{layers} of {', '.join(sorted(known))}")
+    return types[:layers]
+
+
+def heads_of(task: str, config: Config) -> tuple[LanguageHead | None, Head | None]:
+    """Language head and task head of a decoder for a task."""
+    if task in ("generation", "causal"):
+        return LanguageHead(vocab_size=config.size("vocab_size")), None
+    if task == "sequence-classification":
+        return None, classifier(config, "last", bias=False)
+    if task == "token-classification":
+        return None, classifier(config, "none")
+    if task == "question-answering":
+        return None, question_answering()
+    return None, None
+
+
+def attention(
+    config: Config,
+    rotation: Rotary | None,
+    norm: Norm | None,
+    *,
+    bias: tuple[bool, bool, bool, bool] = (False, False, False, False),
+    window: int | None = None,
+    head_norm: Norm | None = None,
+) -> Attention:
+    """Causal attention of the family; ``bias`` is for query, key, value and output."""
+    heads, dim = config.size("num_attention_heads"), head_dim(config)
+    return Attention(
+        input_norm=norm,
+        heads=heads,
+        kv_heads=config.size("num_key_value_heads", default=heads),
+        head_dim=dim,
+        scale=dim**-0.5,
+        causal=True,
+        window=window,
+        query_bias=bias[0],
+        key_bias=bias[1],
+        value_bias=bias[2],
+        output_bias=bias[3],
+        query_norm=head_norm,
+        key_norm=head_norm,
+        rotary=rotation,
+    )
+
+
+def feed_forward(config: Config, norm: Norm | None, *, bias: bool = False) -> FeedForward:
+    """Gated feed-forward network of the family."""
+    return FeedForward(
+        input_norm=norm,
+        width=config.size("intermediate_size"),
+        activation=activation(config, "hidden_act", "hidden_activation", default="silu"),
+        gated=True,
+        gate_bias=bias,
+        up_bias=bias,
+        down_bias=bias,
+    )
+
+
+def decoder(config: Config, task: str, layers: list[Layer], norm: Norm) -> Model:
+    """A model of these layers."""
+    language_head, head = heads_of(task, config)
+    stack = Stack(
+        vocab_size=config.size("vocab_size"),
+        hidden_size=config.size("hidden_size"),
+        max_length=config.size("max_position_embeddings", default=2048, most=1 << 30),
+        layers=tuple(layers),
+        final_norm=norm,
+    )
+    return Model(decoder=stack, language_head=language_head, head=head)
+
+
+def spec(config: Config, task: str) -> Model:
+    norm = rms(config)
+    rotation = rotary(config, head_dim(config))
+    bias = config.flag("attention_bias")
+    layer = Layer(
+        attention=attention(config, rotation, norm, bias=(bias,) * 4),
+        feed_forward=feed_forward(config, norm, bias=config.flag("mlp_bias")),
+    )
+    return decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
+
+
+def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str, *, tied: bool = False) -> Renamed:
+    """Renamed tensors; ``tied`` is the family's default for ``tie_word_embeddings``."""
+    out = rename(checkpoint, NAMES, ignore=IGNORE, prefixes=PREFIXES)
+    finish(config, out, task, tied=tied)
+    return out
+
+
+def finish(config: Config, out: Renamed, task: str, *, tied: bool) -> None:
+    """Ties the language head, or drops heads that the task does not use."""
+    if task in ("generation", "causal"):
+        if config.flag("tie_word_embeddings", default=tied):
+            tie(out, "language_head.weight", "decoder.embedding.token.weight")
+    else:
+        out.pop("language_head.weight", None)
+        out.pop("language_head.bias", None)
+    if task not in ("sequence-classification", "token-classification", "question-answering"):
+        for suffix in ("weight", "bias"):
+            out.pop(f"head.0.{suffix}", None)

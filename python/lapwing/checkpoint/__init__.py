@@ -1,0 +1,94 @@
+"""A checkpoint folder as the hub has it: config.json, safetensors in one file or in shards, and small JSON files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+from .config import Config
+from .json_file import parse_json, read_json
+from .safetensors import read_safetensors
+from .tensor import Tensor
+
+__all__ = ["Checkpoint", "Config", "Tensor", "open_checkpoint", "parse_json", "read_json", "read_safetensors"]
+
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "tf_model.h5", "flax_model.msgpack")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: nothing of its weights has been read yet.
+
+    Attributes:
+        path: the folder.
+        config: config.json.
+        tensors: the stored tensors by name.
+        files: the weight files, in order.
+    """
+
+    path: Path
+    config: Config
+    tensors: Mapping[str, Tensor]
+    files: tuple[Path, ...]
+
+    def json(self, name: str, default: Any = None) -> Any:
+        """Another JSON file of the folder, or ``default``."""
+        return read_json(self.path / name, default=default)
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Opens a folder.
+
+    Raises:
+        CheckpointError: something is missing or damaged; the message says what and what to do.
+    """
+    if not path.is_dir():
+        what = "is a file: give the folder that holds it" if path.exists() else "does not exist"
+        raise CheckpointError(f"{path} {what}")
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path / 'config.json'} is not a JSON object")
+    files = _weight_files(path)
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        for name, tensor in read_safetensors(file).items():
+            if name in tensors:
+                raise CheckpointError(f"{file}: tensor {name} is in another shard too")
+            tensors[name] = tensor
+    if len(files) > 1 or (path / _INDEX).exists() and not (path / _SINGLE).exists():
+        listed = read_json(path / _INDEX)["weight_map"]
+        lacking = sorted(set(listed) - set(tensors))
+        if lacking:
+            raise CheckpointError(f"{path / _INDEX} lists tensors that its shards lack: {', '.join(lacking[:20])}")
+    return Checkpoint(path, Config(config), tensors, tuple(files))
+
+
+def _weight_files(path: Path) -> list[Path]:
+    if (path / _SINGLE).exists():
+        return [path / _SINGLE]
+    index = path / _INDEX
+    if not index.exists():
+        found = [name for name in _PICKLES if (path / name).exists()]
+        if found:
+            raise CheckpointError(
+                f"{path} holds {found[0]} and no safetensors: pickled weights are not read because they can run any "
+                "code; convert them with transformers' save_pretrained(safe_serialization=True)"
+            )
+        raise CheckpointError(f"{path} holds no {_SINGLE} and no {_INDEX}")
+    content = read_json(index)
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict) or not shards or not all(isinstance(v, str) for v in shards.values()):
+        raise CheckpointError(f"{index} lacks a weight_map of tensor names to file names")
+    files = []
+    for name in dict.fromkeys(shards.values()):
+        if not name.endswith(".safetensors") or "/" in name or "\\" in name or "\0" in name or name.startswith("."):
+            raise CheckpointError(f"{index} names the shard {name!r}: expected a plain *.safetensors file name")
+        if not (path / name).exists():
+            raise CheckpointError(f"{index} names the shard {name}, which is missing: download it")
+        files.append(path / name)
+    return files
