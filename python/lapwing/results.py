@@ -88,6 +88,7 @@ class Translation:
     score: float
     finish_reason: str
     hypotheses: tuple[Hypothesis, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     def __str__(self) -> str:
         return self.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..errors import OptionError
 from . import template
@@ -34,7 +34,7 @@ class Tokenizer:
         self.specials = special_tokens(folder, self.config)
         marian = (folder / "source.spm").is_file() and not (folder / "tokenizer.json").is_file()
         self._marian = Marian(folder, self.config, self.specials) if marian else None
-        self._backend: Any = None if marian else build(folder, self.config, self.specials)
+        self._backend = cast(Any, None if marian else build(folder, self.config, self.specials))
         self._plain: Any = None
         self.chat_templates = template.find(folder, self.config)
         self._clean_up = False
@@ -73,6 +73,13 @@ class Tokenizer:
         if isinstance(value, int | float) and 0 < value < 1 << 40:
             return int(value)
         return None
+
+    @property
+    def word_pieces(self) -> bool:
+        """Whether a piece that goes on with a word says so in its text (WordPiece)."""
+        return self._backend is not None and bool(
+            getattr(self._backend.model, "continuing_subword_prefix", None)
+        )
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -130,7 +137,12 @@ class Tokenizer:
             lambda: backend.encode(text, pair, add_special_tokens=add_special_tokens),
         )
         return Encoding(
-            found.ids, found.type_ids, found.offsets, found.sequence_ids, found.special_tokens_mask
+            found.ids,
+            found.type_ids,
+            found.offsets,
+            found.sequence_ids,
+            found.special_tokens_mask,
+            found.word_ids,
         )
 
     def encode_batch(
@@ -153,6 +165,12 @@ class Tokenizer:
             lambda: self._backend.decode(values, skip_special_tokens=skip_special_tokens),
         )
         return clean_up(text) if self._clean_up else str(text)
+
+    def language_prefixes(self) -> list[str]:
+        """Tokens such as ``>>fra<<`` that name the target language (Marian)."""
+        marian = self._marian
+        vocab = marian.vocab() if marian is not None else self._backend.get_vocab(True)
+        return [text for text in vocab if text.startswith(">>") and text.endswith("<<")]
 
     def decode_pieces(self, ids: Iterable[int]) -> str:
         """What the target's SentencePiece model alone makes of ids (Marian); elsewhere as `decode`."""

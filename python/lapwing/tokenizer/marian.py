@@ -68,8 +68,8 @@ class Marian:
             ids.append(self._eos_id)
             offsets.append((0, 0))
             special.append(1)
-        sequence = [None if flag else 0 for flag in special]
-        return Encoding(ids, [0] * len(ids), offsets, sequence, special)
+        sequence: list[int | None] = [None if flag else 0 for flag in special]
+        return Encoding(ids, [0] * len(ids), offsets, sequence, special, [None] * len(ids))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
         """Text of target ids."""

@@ -1,0 +1,127 @@
+"""A conversation that goes on: its history, its settings, and answers as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import OptionError
+from .results import Chunk, Generation
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from .models import GenerateOptions, TextGenerator
+
+
+class Chat:
+    """A conversation with a `TextGenerator`.
+
+    Each turn sends the whole history through the checkpoint's template, so what the model sees is what one call
+    with all messages would show it.
+
+    Example:
+        >>> chat = Chat(model, system="Be brief.")
+        >>> print(chat.send("Hello!"))
+
+    Args:
+        model: a decoder whose checkpoint has a chat template.
+        system: the system message.
+        messages: a history to go on with.
+        tools: JSON schemas or functions offered to the model.
+        chat_template: name or text of a template.
+        template_variables: further names that the template knows.
+        options: options of generation for every turn; those of `send` stand above them.
+    """
+
+    def __init__(
+        self,
+        model: TextGenerator,
+        *,
+        system: str | None = None,
+        messages: Sequence[Mapping[str, Any]] = (),
+        tools: Sequence[Any] | None = None,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> None:
+        for name in ("n", "beams"):
+            if options.get(name) not in (None, 1):
+                raise OptionError(
+                    f"{name} is {options.get(name)!r}: a conversation has one answer a turn"
+                )
+        self.model = model
+        self._start: list[dict[str, Any]] = []
+        if system is not None:
+            self._start.append({"role": "system", "content": system})
+        self._start += [dict(message) for message in messages]
+        self._messages = list(self._start)
+        self._settings: dict[str, Any] = {
+            "tools": tools,
+            "chat_template": chat_template,
+            "template_variables": template_variables,
+        }
+        self._options: dict[str, Any] = dict(options)
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The history, as a copy."""
+        return [dict(message) for message in self._messages]
+
+    def send(
+        self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]
+    ) -> Generation:
+        """Says something (or adds a whole message, such as a tool's result) and returns the answer.
+
+        A turn that fails leaves the history as it was.
+        """
+        messages = [*self._messages, _message(content)]
+        answer = self.model.chat(messages, **self._settings, **{**self._options, **options})
+        assert isinstance(answer, Generation)  # one conversation gives one answer
+        self._messages = [*messages, {"role": "assistant", "content": answer.text}]
+        return answer
+
+    def stream(
+        self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]
+    ) -> Iterator[Chunk]:
+        """As `send`, yielding the answer as it comes.
+
+        If the iterator is closed early, what had come is kept as the answer.
+        """
+        messages = [*self._messages, _message(content)]
+        chunks = self.model.stream_chat(messages, **self._settings, **{**self._options, **options})
+        return self._told(messages, chunks)
+
+    def _told(self, messages: list[dict[str, Any]], chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        text = ""
+        began = False
+        try:
+            for chunk in chunks:
+                began = True
+                text += chunk.text
+                yield chunk
+        finally:
+            close = getattr(chunks, "close", None)
+            if close is not None:
+                close()
+            if began:
+                self._messages = [*messages, {"role": "assistant", "content": text}]
+
+    def undo(self) -> None:
+        """Takes back the last turn."""
+        while len(self._messages) > len(self._start):
+            if self._messages.pop()["role"] == "user":
+                return
+
+    def reset(self) -> None:
+        """Begins anew, with the messages the conversation was made with."""
+        self._messages = list(self._start)
+
+
+def _message(content: str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(content, str):
+        return {"role": "user", "content": content}
+    message = dict(content)
+    if not isinstance(message.get("role"), str):
+        raise OptionError("a message has no role: expected an object with role and content")
+    return message

@@ -1,0 +1,209 @@
+"""`load`: from a checkpoint's name to a model that computes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import _core
+from .architectures import check, describe, task_of
+from .checkpoint import Checkpoint, Tensor, open_checkpoint
+from .errors import OptionError
+from .hub import find
+from .models import BaseModel, Seq2Seq, TextEncoder, TextGenerator
+from .models.base import Parts
+from .models.pooling import Recipe
+from .progress import Callback, Progress
+from .tokenizer.files import read_object
+
+if TYPE_CHECKING:
+    from .spec import Model as Spec
+
+Weights = Literal["auto", "stored", "f32", "bf16", "f16", "q8", "q4"]
+
+WEIGHTS = ("auto", "stored", "f32", "bf16", "f16", "q8", "q4")
+AUTO_LIMIT = 100_000_000
+"""Parameters up to which ``weights="auto"`` keeps a model as stored; larger ones become q8."""
+
+TASKS: dict[str, str] = {
+    "generate": "generator",
+    "chat": "generator",
+    "score": "generator",
+    "embed": "encoder",
+    "encode": "encoder",
+    "classify": "encoder",
+    "tag": "encoder",
+    "answer": "encoder",
+    "fill-mask": "encoder",
+    "rank": "encoder",
+    "translate": "seq2seq",
+    "summarize": "seq2seq",
+}
+"""What ``task`` may be, and the shape of model that each asks for."""
+
+_FAMILY_TASKS = {
+    "generate": "generation",
+    "chat": "generation",
+    "score": "generation",
+    "embed": "features",
+    "encode": "features",
+    "classify": "sequence-classification",
+    "rank": "sequence-classification",
+    "tag": "token-classification",
+    "answer": "question-answering",
+    "fill-mask": "fill-mask",
+    "translate": "text-to-text",
+    "summarize": "text-to-text",
+}
+"""The same in the words of `architectures`."""
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    weights: Weights = "auto",
+    threads: int | None = None,
+    task: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    generation_config: Mapping[str, Any] | None = None,
+    progress: bool | Callback | None = None,
+) -> Any:
+    """Loads a model: a `TextGenerator`, a `TextEncoder` or a `Seq2Seq`, as the checkpoint is.
+
+    Args:
+        name: a folder with config.json and safetensors, a hub id, or a built-in id ("lapwing/tiny-en-de",
+            "lapwing/tiny-shakespeare").
+        weights: how matrices are kept: "f32", "bf16", "f16", "q8" (8 bits, near-lossless), "q4" (4 bits), "stored" (as
+            in the file), or "auto": as stored up to 100 million parameters, q8 above.
+        threads: how many threads compute; None takes the cores that this process may use.
+        task: what the model is for, where the checkpoint leaves it open: "generate", "chat", "score", "embed",
+            "encode", "classify", "tag", "answer", "fill-mask", "rank", "translate" or "summarize". A decoder that
+            is published as an embedding model is a `TextEncoder` unless the task is to generate.
+        revision: branch, tag or commit on the hub.
+        local_files_only: looks for a hub id in the local cache alone.
+        generation_config: settings that stand above those of generation_config.json; None for a key drops it.
+        progress: True for a line on standard error, or a function of the bytes done and the whole.
+
+    Raises:
+        CheckpointError: no such checkpoint, or a damaged one.
+        SpecError: an architecture or a configuration that is not supported.
+        OptionError: an option that cannot be honoured.
+    """
+    if weights not in WEIGHTS:
+        raise OptionError(f"weights is {weights!r}: expected {', '.join(WEIGHTS)}")
+    if task is not None and task not in TASKS:
+        raise OptionError(f"task is {task!r}: expected {', '.join(sorted(TASKS))}")
+    if threads is not None and (
+        not isinstance(threads, int) or isinstance(threads, bool) or threads < 1
+    ):
+        raise OptionError(f"threads is {threads!r}: expected a whole number from 1, or None")
+    folder, identity = find(name, revision=revision, local_files_only=local_files_only)
+    options = {
+        "weights": weights,
+        "threads": threads,
+        "task": task,
+        "revision": revision,
+        "local_files_only": local_files_only,
+        "generation_config": dict(generation_config) if generation_config is not None else None,
+    }
+    checkpoint = open_checkpoint(folder)
+    config = checkpoint.config
+    recipe = Recipe.read(folder)
+    core, spec = _build(checkpoint, task, recipe, weights, threads, progress)
+    try:
+        parts = Parts(
+            core=core,
+            folder=folder,
+            config=config,
+            spec=spec,
+            identity=identity,
+            options={key: value for key, value in options.items() if value not in (None, False)},
+            architecture=config.model_type,
+            task=task,
+            generation=_generation(folder, generation_config, config),
+            extra={"recipe": recipe if recipe is not None or task != "embed" else Recipe()},
+        )
+        return _class(spec, recipe, task)(parts)
+    except BaseException:
+        core.close()
+        raise
+
+
+def reload(identity: str, options: Mapping[str, Any]) -> Any:
+    """Loads a pickled handle's model again."""
+    return load(identity, **options)
+
+
+def _generation(
+    folder: Path, override: Mapping[str, Any] | None, config: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    path = folder / "generation_config.json"
+    found: dict[str, Any] | None = read_object(path) if path.is_file() else None
+    if override is None:
+        return found
+    if not isinstance(override, Mapping):
+        raise OptionError(f"generation_config is {type(override).__name__}: expected a mapping")
+    merged = {**(config if found is None else found), **override}
+    return {key: value for key, value in merged.items() if value is not None}
+
+
+def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[BaseModel]:
+    """The class for a spec, checked against the task."""
+    wanted = TASKS.get(task or "")
+    decodes = spec.decoder is not None and spec.head is None and spec.language_head is not None
+    if spec.encoder is not None and spec.decoder is not None:
+        found = "seq2seq"
+    elif decodes and wanted != "encoder" and (recipe is None or wanted == "generator"):
+        found = "generator"
+    else:
+        found = "encoder"
+    if wanted is not None and wanted != found and not (found == "seq2seq" and task == "generate"):
+        names = {
+            "generator": "a decoder with a language head",
+            "encoder": "an encoder",
+            "seq2seq": "an encoder-decoder",
+        }
+        raise OptionError(
+            f"task is {task!r}, which needs {names[wanted]}: this checkpoint is {names[found]}"
+        )
+    return {"seq2seq": Seq2Seq, "encoder": TextEncoder, "generator": TextGenerator}[found]
+
+
+def _family_task(checkpoint: Checkpoint, task: str | None, recipe: Recipe | None) -> str | None:
+    """What the architecture is asked to build, instead of what config.json says; None leaves it to config.json."""
+    if recipe is not None and task in (None, "embed", "rank", "encode"):
+        # Published as an embedding model: a language head would be dead weight.
+        return "features" if task_of(checkpoint.config) == "generation" else None
+    return _FAMILY_TASKS.get(task or "")
+
+
+def _build(
+    checkpoint: Checkpoint,
+    task: str | None,
+    recipe: Recipe | None,
+    weights: str,
+    threads: int | None,
+    progress: bool | Callback | None,
+) -> tuple[_core.Model, Spec]:
+    """The compiled model: each array is read, packed and let go before the next."""
+    spec, tensors, unused = describe(checkpoint, _family_task(checkpoint, task, recipe))
+    owners: dict[int, tuple[Tensor, list[str]]] = {}
+    for name, tensor in tensors.items():
+        owners.setdefault(id(tensor), (tensor, []))[1].append(name)
+    if weights == "auto":
+        parameters = sum(math.prod(tensor.shape) for tensor, _ in owners.values())
+        weights = "stored" if parameters <= AUTO_LIMIT else "q8"
+    loader = _core.Loader(spec.to_json(), weights=weights, threads=threads)
+    needed = {name: tuple(shape) for name, shape in loader.tensors()}
+    check(needed, tensors, unused, str(checkpoint.path))
+    sizes = {"float32": 4, "float16": 2, "bfloat16": 2}
+    total = sum(math.prod(t.shape) * sizes.get(t.dtype, 4) for t, _ in owners.values())
+    with Progress(progress, total, "loading") as bar:
+        for tensor, names in owners.values():
+            loader.add(names, tensor.read(), tensor.dtype)
+            bar.advance(math.prod(tensor.shape) * sizes.get(tensor.dtype, 4))
+    return loader.finish(), spec

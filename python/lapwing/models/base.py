@@ -1,0 +1,247 @@
+"""What all loaded models share: the compiled model, its tokenizer, its life and its handle."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from ..checkpoint import Config
+from ..errors import ContextLengthError, Error, OptionError
+from ..progress import Callback, Progress
+from ..results import ModelInfo
+from ..tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .. import _core
+    from ..spec import Model as Spec
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+IdList = Sequence[int]
+
+DEFAULT_BATCH_TOKENS = 8192
+"""Tokens computed at once: enough rows to keep every core busy, little enough memory for wide models."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a loader hands to a model."""
+
+    core: _core.Model
+    folder: Path
+    config: Config
+    spec: Spec
+    identity: str
+    options: dict[str, Any]
+    architecture: str
+    task: str | None
+    generation: Mapping[str, Any] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class BaseModel:
+    """A loaded model. Use `lapwing.load` to get one; it is a context manager, and pickles as a handle: its id and
+    the options it was loaded with, to be loaded again on arrival.
+
+    One model may be used from several threads; calls on it that compute run one after the other.
+    """
+
+    kind: ClassVar[str] = "model"
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._core: _core.Model | None = parts.core
+        self._tokenizer: Tokenizer | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer, read when first used."""
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = Tokenizer(self._parts.folder)
+            return self._tokenizer
+
+    @property
+    def config(self) -> Config:
+        """The checkpoint's config.json, a mapping."""
+        return self._parts.config
+
+    @property
+    def spec(self) -> Spec:
+        """The description from which the model was built."""
+        return self._parts.spec
+
+    @property
+    def core(self) -> _core.Model:
+        """The compiled model.
+
+        Raises:
+            Error: the model is closed.
+        """
+        if self._core is None:
+            raise Error(f"the model {self._parts.identity} is closed: load it again")
+        return self._core
+
+    @property
+    def max_length(self) -> int | None:
+        """The longest sequence in tokens."""
+        stack = self.spec.decoder or self.spec.encoder
+        return None if stack is None else stack_length(stack)
+
+    def info(self) -> ModelInfo:
+        """Size, weight types, instruction set and threads."""
+        facts = self.core.info()
+        stack = self.spec.decoder or self.spec.encoder
+        return ModelInfo(
+            id=self._parts.identity,
+            kind=self.kind,
+            architecture=self._parts.architecture,
+            task=self._parts.task,
+            parameters=int(facts["parameters"]),
+            bytes=int(facts["bytes"]),
+            weight_types={str(name): int(size) for name, size in facts["weight_types"].items()},
+            isa=str(facts["isa"]),
+            threads=int(facts["threads"]),
+            vocab_size=0 if stack is None else stack.vocab_size,
+            max_length=self.max_length,
+        )
+
+    def close(self) -> None:
+        """Frees the weights. Closing twice is allowed; any other use afterwards raises `Error`."""
+        if self._core is not None:
+            self._core.close()
+            self._core = None
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "" if self._core is not None else ", closed"
+        return f"{type(self).__name__}({self._parts.identity!r}, architecture={self._parts.architecture!r}{state})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from ..loading import reload
+
+        return reload, (self._parts.identity, dict(self._parts.options))
+
+    # -- helpers of the derived classes ------------------------------------------------------------
+
+    def _check_ids(
+        self, ids: Iterable[int], vocab_size: int, limit: int | None, what: str = "ids"
+    ) -> list[int]:
+        """Ids as a list of ints in range and not too many."""
+        array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise OptionError(
+                f"{what} is not a list of ids: expected whole numbers in one dimension"
+            )
+        if array.size == 0:
+            raise OptionError(f"{what} is empty: expected at least one token")
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= vocab_size:
+            raise OptionError(
+                f"{what} holds {low if low < 0 else high}: expected ids from 0 to {vocab_size - 1}"
+            )
+        if limit is not None and array.size > limit:
+            raise ContextLengthError(
+                f"{what} has {array.size} tokens: expected at most {limit}, the length of this model"
+            )
+        return [int(value) for value in array]
+
+    def _map(
+        self,
+        items: Sequence[Item],
+        size: Callable[[Item], int],
+        run: Callable[[list[Item]], list[Result]],
+        *,
+        batch_tokens: int,
+        progress: bool | Callback | None,
+        what: str,
+    ) -> list[Result]:
+        """Runs batches of items of similar size, each within the token budget, and restores their order."""
+        if not isinstance(batch_tokens, int) or batch_tokens < 1:
+            raise OptionError(f"batch_tokens is {batch_tokens!r}: expected a whole number from 1")
+        sizes = [size(item) for item in items]
+        order = sorted(range(len(items)), key=lambda index: -sizes[index])
+        results: list[Any] = [None] * len(items)
+        with Progress(progress, len(items), what) as bar:
+            start = 0
+            while start < len(order):
+                stop, total = start, 0
+                while stop < len(order) and (
+                    stop == start or total + sizes[order[stop]] <= batch_tokens
+                ):
+                    total += sizes[order[stop]]
+                    stop += 1
+                batch = order[start:stop]
+                for index, result in zip(
+                    batch, run([items[index] for index in batch]), strict=True
+                ):
+                    results[index] = result
+                bar.advance(len(batch))
+                start = stop
+        return results
+
+
+def stack_length(stack: Any) -> int | None:
+    """The longest sequence of a stack: its position table's rows, or the bound of the configuration."""
+    if stack.positions:
+        return int(stack.positions)
+    return int(stack.max_length) if stack.max_length else None
+
+
+def ragged(sequences: Sequence[IdList]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """All sequences one after the other, and their borders."""
+    starts = np.zeros(len(sequences) + 1, np.int32)
+    starts[1:] = np.cumsum([len(ids) for ids in sequences])
+    flat = np.empty(int(starts[-1]), np.int32)
+    for index, ids in enumerate(sequences):
+        flat[starts[index] : starts[index + 1]] = ids
+    return flat, starts
+
+
+def one_or_many(value: Any, is_one: Callable[[Any], bool], what: str) -> tuple[list[Any], bool]:
+    """The items as a list, and whether there was a single one."""
+    if is_one(value):
+        return [value], True
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise OptionError(f"{what} is {type(value).__name__}: expected one or a list")
+    items = list(value)
+    for index, item in enumerate(items):
+        if not is_one(item):
+            raise OptionError(
+                f"{what} {index} is {type(item).__name__}: expected the same as for a single one"
+            )
+    return items, False
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is one text."""
+    return isinstance(value, str)
+
+
+def id_lists(value: Any) -> tuple[list[Any], bool]:
+    """Lists of ids, and whether a single list was given."""
+    if isinstance(value, np.ndarray):
+        return ([value], True) if value.ndim == 1 else (list(value), False)
+    items = list(value)
+    if items and all(isinstance(item, int | np.integer) for item in items):
+        return [items], True
+    return items, False

@@ -1,0 +1,541 @@
+"""Encoders: hidden states, embeddings and the tasks of their heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..errors import ContextLengthError, OptionError
+from ..progress import Callback
+from ..results import Answer, Classification, EncoderOutput, Fill, Ranked, Tag
+from ..tokenizer import Encoding
+from . import tasks
+from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, id_lists, is_text, one_or_many, ragged
+from .generator import check_layer
+from .pooling import Embedder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+
+TextOrPair = str | tuple[str, str]
+
+
+class TextEncoder(BaseModel):
+    """An encoder, or a decoder that serves as one: embeddings, classification, tags, answers, ranks, masks.
+
+    Which tasks a checkpoint serves depends on its head; the others raise OptionError. Each method takes one item or
+    a list and returns the same shape.
+    """
+
+    kind: ClassVar[str] = "encoder"
+
+    @property
+    def _stack(self) -> Any:
+        return self.spec.decoder or self.spec.encoder
+
+    # -- text level ----------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        text: TextOrPair | Sequence[TextOrPair],
+        *,
+        hidden_states: bool = False,
+        attentions: bool = False,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> EncoderOutput | list[EncoderOutput]:
+        """Hidden states of a text or a pair of texts, with the special tokens around them.
+
+        ``hidden_states`` and ``attentions`` add those of every layer.
+        """
+        items, single = one_or_many(text, _is_text_or_pair, "text")
+        encodings = [self._encode(item) for item in items]
+
+        def run(batch: list[Encoding]) -> list[EncoderOutput]:
+            flat, starts, segments = self._arrays(batch)
+            core = self.core
+            layers = core.hidden_states(flat, starts, segments) if hidden_states else None
+            last = core.encode(flat, starts, segments) if layers is None else layers[-1]
+            pooled = core.pooled(flat, starts, segments) if self.spec.pooler is not None else None
+            found = []
+            for index, encoding in enumerate(batch):
+                rows = slice(int(starts[index]), int(starts[index + 1]))
+                maps = None
+                if attentions:
+                    part = None if segments is None else segments[rows]
+                    maps = tuple(
+                        core.attentions(flat[rows], layer, part)
+                        for layer in range(len(self._stack.layers))
+                    )
+                found.append(
+                    EncoderOutput(
+                        ids=tuple(encoding.ids),
+                        last_hidden_state=last[rows],
+                        pooler_output=None if pooled is None else pooled[index],
+                        hidden_states=None
+                        if layers is None
+                        else tuple(layer[rows] for layer in layers),
+                        attentions=maps,
+                    )
+                )
+            return found
+
+        results = self._map(
+            encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="encoding"
+        )
+        return results[0] if single else results
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        max_tokens: int | None = None,
+        truncate_dim: int | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Floats:
+        """Vectors of texts as the checkpoint's sentence-transformers files say: float32 [n, dim], or [dim] for one.
+
+        Args:
+            normalize: unit length; None leaves it to the checkpoint.
+            prompt: put before each text; ``prompt_name`` takes one of the checkpoint's own.
+            truncate: True cuts texts that are too long, False raises ContextLengthError; None cuts them only where
+                the checkpoint itself sets a bound (``max_seq_length`` of sentence-transformers).
+            max_tokens: longest text in tokens, instead of the checkpoint's bound.
+            truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka).
+        """
+        return Embedder.of(self).embed(
+            texts,
+            normalize=normalize,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            truncate_dim=truncate_dim,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
+
+    def classify(
+        self,
+        text: TextOrPair | Sequence[TextOrPair],
+        *,
+        scores: str = "auto",
+        truncate: bool = False,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Classification | list[Classification]:
+        """The labels of a text or pair.
+
+        Args:
+            scores: "softmax" (one label of several), "sigmoid" (each label alone), "none" (raw logits), or "auto":
+                as config.json's ``problem_type`` says.
+            truncate: cuts texts that are too long.
+        """
+        self._require_head("classify", per_token=False)
+        items, single = one_or_many(text, _is_text_or_pair, "text")
+        encodings = [self._encode(item, truncate=truncate) for item in items]
+        labels = tasks.labels(self.config, self._outputs)
+        how = tasks.score_function(self.config, scores, len(labels))
+
+        def run(batch: list[Encoding]) -> list[Classification]:
+            return [tasks.classification(row, labels, how) for row in self._head(batch)]
+
+        results = self._map(
+            encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="classifying"
+        )
+        return results[0] if single else results
+
+    def tag(
+        self,
+        text: str | Sequence[str],
+        *,
+        aggregation: str = "simple",
+        ignore_labels: Sequence[str] = ("O",),
+        stride: int | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Tag] | list[list[Tag]]:
+        """Labelled stretches of a text, such as names, with their characters.
+
+        Args:
+            aggregation: "none" (each token), "simple" (adjacent tokens of one label), or of the tokens of a word
+                "first", "average" or "max", then adjacent words.
+            ignore_labels: labels that are left out.
+            stride: reads a long text in windows that share so many tokens.
+        """
+        self._require_head("tag", per_token=True)
+        tasks.check_aggregation(aggregation)
+        items, single = one_or_many(text, is_text, "text")
+        limit = self.max_length
+        labels = tasks.labels(self.config, self._outputs)
+        windows: list[tuple[int, Encoding]] = []
+        for index, item in enumerate(items):
+            encoding = self.tokenizer.encoding(item)
+            windows += [(index, part) for part in tasks.windows(encoding, limit, stride)]
+
+        def run(batch: list[tuple[int, Encoding]]) -> list[Floats]:
+            return self._head([encoding for _, encoding in batch])
+
+        rows = self._map(
+            windows,
+            lambda window: len(window[1]),
+            run,
+            batch_tokens=batch_tokens,
+            progress=progress,
+            what="tagging",
+        )
+        results: list[list[Tag]] = []
+        for index, item in enumerate(items):
+            parts = [
+                (encoding, logits)
+                for (owner, encoding), logits in zip(windows, rows, strict=True)
+                if owner == index
+            ]
+            tokens = tasks.tokens(self.tokenizer, item, parts)
+            results.append(tasks.tags(item, tokens, labels, aggregation, frozenset(ignore_labels)))
+        return results[0] if single else results
+
+    def answer(
+        self,
+        question: str | Sequence[str],
+        context: str | Sequence[str],
+        *,
+        top_k: int = 1,
+        allow_no_answer: bool = False,
+        max_answer_tokens: int = 15,
+        window: int = 384,
+        stride: int = 128,
+        align_to_words: bool = True,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Answer | list[Answer]:
+        """The span of a context that answers a question.
+
+        Args:
+            question: one question, or a list as long as that of contexts (one context serves all).
+            top_k: how many further answers to put into ``alternatives``, less one.
+            allow_no_answer: lets "no answer" win, as an empty text.
+            window: tokens read at once; a longer context is read in windows that share ``stride`` tokens.
+            align_to_words: extends a span to whole words.
+        """
+        self._require_head("answer", per_token=True)
+        if self._outputs != 2:
+            raise OptionError(
+                f"answer needs a head with 2 outputs, this checkpoint's has {self._outputs}"
+            )
+        questions, single_question = one_or_many(question, is_text, "question")
+        contexts, single_context = one_or_many(context, is_text, "context")
+        single = single_question and single_context
+        if single_context and not single_question:
+            contexts = contexts * len(questions)
+        if single_question and not single_context:
+            questions = questions * len(contexts)
+        if len(questions) != len(contexts):
+            raise OptionError(
+                f"there are {len(questions)} questions and {len(contexts)} contexts: expected as many"
+            )
+        if not isinstance(top_k, int) or top_k < 1:
+            raise OptionError(f"top_k is {top_k!r}: expected a whole number from 1")
+        reader = tasks.Reader(self.tokenizer, self.max_length, window, stride)
+        pieces: list[tuple[int, Encoding]] = []
+        for index, (ask, text) in enumerate(zip(questions, contexts, strict=True)):
+            pieces += [(index, part) for part in reader.windows(ask, text)]
+
+        def run(batch: list[tuple[int, Encoding]]) -> list[Floats]:
+            return self._head([encoding for _, encoding in batch])
+
+        rows = self._map(
+            pieces,
+            lambda piece: len(piece[1]),
+            run,
+            batch_tokens=batch_tokens,
+            progress=progress,
+            what="answering",
+        )
+        results = []
+        for index, text in enumerate(contexts):
+            parts = [
+                (encoding, logits)
+                for (owner, encoding), logits in zip(pieces, rows, strict=True)
+                if owner == index
+            ]
+            results.append(
+                reader.answer(
+                    text,
+                    parts,
+                    top_k=top_k,
+                    allow_no_answer=allow_no_answer,
+                    max_answer_tokens=max_answer_tokens,
+                    align_to_words=align_to_words,
+                )
+            )
+        return results[0] if single else results
+
+    def fill_mask(
+        self,
+        text: str | Sequence[str],
+        *,
+        top_k: int = 5,
+        targets: Sequence[str] | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Any:
+        """Candidates for each mask token in a text, best first: a list for one mask, a list of lists for several.
+
+        ``targets`` limits the candidates to these tokens.
+        """
+        if self.spec.language_head is None:
+            raise OptionError(
+                f"{self._parts.identity} has no language head: fill_mask needs a masked language model"
+            )
+        mask = self.tokenizer.mask_token
+        mask_id = self.tokenizer.mask_token_id
+        if mask is None or mask_id is None:
+            raise OptionError(
+                f"{self._parts.identity} names no mask token: fill_mask needs one in its tokenizer files"
+            )
+        if not isinstance(top_k, int) or top_k < 1:
+            raise OptionError(f"top_k is {top_k!r}: expected a whole number from 1")
+        items, single = one_or_many(text, is_text, "text")
+        for index, item in enumerate(items):
+            if mask not in item:
+                raise OptionError(f"text {index} has no mask: expected {mask} in it")
+        encodings = [self._encode(item) for item in items]
+        limited = (
+            None
+            if targets is None
+            else [tasks.target_id(self.tokenizer, target) for target in targets]
+        )
+
+        def run(batch: list[Encoding]) -> list[Any]:
+            flat, starts, segments = self._arrays(batch)
+            logits = self.core.logits(flat, starts, segments)
+            return [
+                tasks.fills(
+                    self.tokenizer,
+                    batch[index].ids,
+                    logits[starts[index] : starts[index + 1]],
+                    mask_id,
+                    top_k,
+                    limited,
+                )
+                for index in range(len(batch))
+            ]
+
+        results: list[list[Fill] | list[list[Fill]]] = self._map(
+            encodings,
+            len,
+            run,
+            batch_tokens=min(batch_tokens, 2048),
+            progress=progress,
+            what="filling",
+        )
+        return results[0] if single else results
+
+    def rank(
+        self,
+        query: str,
+        documents: Sequence[str],
+        *,
+        top_k: int | None = None,
+        scores: str = "auto",
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        truncate: bool | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Ranked]:
+        """The documents by relevance for a query, best first.
+
+        A checkpoint with a head of one output reads each pair (a cross-encoder); an embedding model compares
+        vectors, with its prompts "query" and "document" where it has them.
+
+        Args:
+            top_k: how many to return.
+            scores: of a cross-encoder, "sigmoid" or "none" (raw logits); "auto" takes the checkpoint's choice, else
+                the sigmoid.
+        """
+        if not is_text(query):
+            raise OptionError(f"query is {type(query).__name__}: expected one text")
+        texts, single = one_or_many(documents, is_text, "documents")
+        if single:
+            raise OptionError("documents is one text: expected a list")
+        if self.spec.head is not None:
+            values = self._cross_scores(query, texts, scores, truncate, batch_tokens, progress)
+        else:
+            if scores != "auto":
+                raise OptionError(
+                    f"scores is {scores!r}: an embedding model ranks by its own similarity"
+                )
+            values = tasks.bi_scores(
+                Embedder.of(self),
+                query,
+                texts,
+                query_prompt,
+                document_prompt,
+                truncate=truncate,
+                batch_tokens=batch_tokens,
+                progress=progress,
+            )
+        order = sorted(range(len(texts)), key=lambda index: (-values[index], index))
+        return [
+            Ranked(index=index, score=values[index], text=texts[index]) for index in order[:top_k]
+        ]
+
+    def _cross_scores(
+        self,
+        query: str,
+        texts: list[str],
+        scores: str,
+        truncate: bool | None,
+        batch_tokens: int,
+        progress: bool | Callback | None,
+    ) -> list[float]:
+        self._require_head("rank", per_token=False)
+        if self._outputs != 1:
+            raise OptionError(
+                f"rank needs a head with one output, this checkpoint's has {self._outputs}: use classify"
+            )
+        how = tasks.rank_function(self._parts.folder, self.config, scores)
+        encodings = [self._encode((query, text), truncate=bool(truncate)) for text in texts]
+
+        def run(batch: list[Encoding]) -> list[float]:
+            return [float(tasks.apply(row, how)[0]) for row in self._head(batch)]
+
+        return self._map(
+            encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="ranking"
+        )
+
+    # -- token level ---------------------------------------------------------------------------------
+
+    def hidden_states(
+        self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None
+    ) -> list[Floats]:
+        """Final hidden states of each sequence, float32 [tokens, hidden]."""
+        flat, starts, segments, _ = self._lists(ids, segment_ids)
+        return _split(self.core.encode(flat, starts, segments), starts)
+
+    def all_hidden_states(self, ids: IdList, segment_ids: IdList | None = None) -> list[Floats]:
+        """Of one sequence the embedding, then each layer's output, float32 [tokens, hidden] each."""
+        flat, starts, segments, _ = self._lists(
+            [ids], None if segment_ids is None else [segment_ids]
+        )
+        return self.core.hidden_states(flat, starts, segments)
+
+    def pooled(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> Floats:
+        """The pooler's output, float32 [n, hidden]."""
+        if self.spec.pooler is None:
+            raise OptionError(f"{self._parts.identity} has no pooler: use hidden_states or embed")
+        flat, starts, segments, _ = self._lists(ids, segment_ids)
+        return self.core.pooled(flat, starts, segments)
+
+    def head_logits(
+        self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None
+    ) -> list[Floats]:
+        """The head's output of each sequence: [outputs], or [tokens, outputs] for a head that keeps every token.
+
+        For a masked language model they are the logits over the vocabulary, [tokens, vocab].
+        """
+        flat, starts, segments, _ = self._lists(ids, segment_ids)
+        if self.spec.head is None:
+            if self.spec.language_head is None:
+                raise OptionError(f"{self._parts.identity} has no head: use hidden_states")
+            return _split(self.core.logits(flat, starts, segments), starts)
+        found = self.core.head(flat, starts, segments)
+        return _split(found, starts) if self.spec.head.pool == "none" else list(found)
+
+    def attentions(self, ids: IdList, layer: int, segment_ids: IdList | None = None) -> Floats:
+        """Attention probabilities of one layer for one sequence, float32 [heads, tokens, tokens]."""
+        flat, _, segments, _ = self._lists([ids], None if segment_ids is None else [segment_ids])
+        return self.core.attentions(flat, check_layer(layer, self._stack), segments)
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    @property
+    def _outputs(self) -> int:
+        head = self.spec.head
+        return 0 if head is None or not head.layers else head.layers[-1].outputs
+
+    def _require_head(self, where: str, *, per_token: bool) -> None:
+        head = self.spec.head
+        if head is None:
+            raise OptionError(
+                f"{self._parts.identity} ({self._parts.architecture}) has no task head: {where} needs one"
+            )
+        if (head.pool == "none") != per_token:
+            kind = "each token" if head.pool == "none" else "whole texts"
+            raise OptionError(
+                f"the head of {self._parts.identity} is for {kind}: it cannot serve {where}"
+            )
+
+    def _encode(self, item: TextOrPair, truncate: bool = False) -> Encoding:
+        text, pair = (item, None) if isinstance(item, str) else item
+        encoding = self.tokenizer.encoding(text, pair)
+        limit = self.max_length
+        if not encoding.ids:
+            raise OptionError(
+                "a text is empty and the checkpoint adds no tokens to it: expected some text"
+            )
+        if limit is not None and len(encoding) > limit:
+            if not truncate:
+                raise ContextLengthError(
+                    f"a text has {len(encoding)} tokens: expected at most {limit}, the length of this model; "
+                    "truncate=True cuts it there where the method has that option"
+                )
+            encoding = tasks.truncated(encoding, limit)
+        return encoding
+
+    def _arrays(self, batch: Sequence[Encoding]) -> tuple[Any, Any, Any]:
+        flat, starts = ragged([encoding.ids for encoding in batch])
+        stack = self._stack
+        segments = None
+        if stack is not None and stack.segments > 1:
+            segments = ragged([encoding.type_ids for encoding in batch])[0]
+        return flat, starts, segments
+
+    def _head(self, batch: Sequence[Encoding]) -> list[Floats]:
+        flat, starts, segments = self._arrays(batch)
+        found = self.core.head(flat, starts, segments)
+        head = self.spec.head
+        return _split(found, starts) if head is not None and head.pool == "none" else list(found)
+
+    def _lists(self, ids: Any, segment_ids: Any) -> tuple[Any, Any, Any, bool]:
+        lists, single = id_lists(ids)
+        limit = self.max_length
+        vocab = self._stack.vocab_size
+        checked = [self._check_ids(sequence, vocab, limit) for sequence in lists]
+        flat, starts = ragged(checked)
+        segments = None
+        if segment_ids is not None:
+            kinds = [
+                self._check_ids(part, max(self._stack.segments, 1), None, "segment_ids")
+                for part in segment_ids
+            ]
+            if [len(part) for part in kinds] != [len(part) for part in checked]:
+                raise OptionError(
+                    "segment_ids has other lengths than ids: expected one for each token"
+                )
+            if self._stack.segments:
+                segments = ragged(kinds)[0]
+        return flat, starts, segments, single
+
+
+def _is_text_or_pair(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and all(isinstance(part, str) for part in value)
+    )
+
+
+def _split(rows: Floats, starts: Any) -> list[Floats]:
+    return [rows[starts[index] : starts[index + 1]] for index in range(len(starts) - 1)]

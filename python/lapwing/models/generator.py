@@ -1,0 +1,394 @@
+"""Decoders: text from text, chat, scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, overload
+
+import numpy as np
+
+from ..errors import OptionError
+from ..progress import Callback, Progress
+from ..results import Chunk, Generation, Hypothesis, Score
+from . import engine
+from .base import (
+    DEFAULT_BATCH_TOKENS,
+    BaseModel,
+    IdList,
+    Parts,
+    id_lists,
+    is_text,
+    one_or_many,
+    ragged,
+)
+from .options import Defaults, Request, resolve
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
+
+    from .options import GenerateOptions
+
+    Floats = NDArray[np.float32]
+
+Messages = Sequence[Mapping[str, Any]]
+
+
+class TextGenerator(BaseModel):
+    """A decoder with a language head.
+
+    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the options
+    of the generating methods. Each takes one prompt or a list and returns the same shape; a list is decoded
+    together, and each text comes out as it would alone.
+    """
+
+    kind: ClassVar[str] = "decoder"
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._defaults = Defaults.read(parts.generation, parts.config, encoder_decoder=False)
+
+    @property
+    def _vocab_size(self) -> int:
+        stack = self.spec.decoder
+        return 0 if stack is None else stack.vocab_size
+
+    # -- text level ----------------------------------------------------------------------------------
+
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        prompt: str,
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation: ...
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[str],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Generation]: ...
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation | list[Generation]:
+        """Continues a prompt, or each of several.
+
+        Raises:
+            OptionError: an option that cannot be honoured.
+            ContextLengthError: the prompt and ``max_tokens`` do not fit into the model.
+        """
+        prompts, single = one_or_many(prompt, is_text, "prompt")
+        request = self._resolve(options, "generate")
+        results = self._generate([self._prompt(text) for text in prompts], request, progress)
+        return results[0] if single else results
+
+    def stream(
+        self, prompt: str | Sequence[str], **options: Unpack[GenerateOptions]
+    ) -> Iterator[Chunk]:
+        """Continues a prompt and yields the text as it comes. The chunks of several prompts carry their ``index``.
+
+        Closing the iterator stops the work at once.
+        """
+        prompts, _ = one_or_many(prompt, is_text, "prompt")
+        request = self._resolve(options, "stream", streaming=True)
+        return engine.stream(self._job([self._prompt(text) for text in prompts], request))
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        *,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
+        allow_control_tokens: bool = False,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation | list[Generation]:
+        """The assistant's answer to a conversation, or to each of several.
+
+        Args:
+            messages: objects with ``role`` and ``content``, or a list of such lists.
+            tools: JSON schemas or functions, for templates that offer tools.
+            documents: objects with ``title`` and ``text``, for templates of retrieval.
+            chat_template: name or text of a template.
+            template_variables: further names that the template knows, such as ``enable_thinking``.
+            continue_final_message: goes on with the last message instead of beginning one.
+            allow_control_tokens: lets control tokens in messages act as such.
+        """
+        many = (
+            bool(messages)
+            and not isinstance(messages[0], Mapping)
+            and isinstance(messages[0], Sequence)
+        )
+        conversations: Any = messages if many else [messages]
+        request = self._resolve(options, "chat")
+        prompts = [
+            self._conversation(
+                conversation,
+                tools=tools,
+                documents=documents,
+                chat_template=chat_template,
+                variables=template_variables,
+                continue_final_message=continue_final_message,
+                allow_control_tokens=allow_control_tokens,
+            )
+            for conversation in conversations
+        ]
+        results = self._generate(prompts, request, progress)
+        return results if many else results[0]
+
+    def stream_chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
+        allow_control_tokens: bool = False,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Chunk]:
+        """As `chat` for one conversation, yielding the answer as it comes."""
+        request = self._resolve(options, "stream_chat", streaming=True)
+        prompt = self._conversation(
+            messages,
+            tools=tools,
+            documents=documents,
+            chat_template=chat_template,
+            variables=template_variables,
+            continue_final_message=continue_final_message,
+            allow_control_tokens=allow_control_tokens,
+        )
+        return engine.stream(self._job([prompt], request))
+
+    def score(
+        self,
+        text: str | Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        batch_tokens: int = 2048,
+        progress: bool | Callback | None = None,
+    ) -> Score | list[Score]:
+        """The log-probability of each token of a text given all before it.
+
+        Raises:
+            ContextLengthError: a text is longer than the model.
+        """
+        texts, single = one_or_many(text, is_text, "text")
+        items = [
+            self._check_ids(
+                self.tokenizer.encode(item, add_special_tokens=add_special_tokens),
+                self._vocab_size,
+                self.max_length,
+                "text",
+            )
+            for item in texts
+        ]
+        results = self._map(
+            items, len, self._score, batch_tokens=batch_tokens, progress=progress, what="scoring"
+        )
+        return results[0] if single else results
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        max_tokens: int | None = None,
+        truncate_dim: int | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Floats:
+        """Vectors of texts, for checkpoints with the files of sentence-transformers; see `TextEncoder.embed`."""
+        from .pooling import Embedder
+
+        embedder = Embedder.of(self)
+        return embedder.embed(
+            texts,
+            normalize=normalize,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            truncate_dim=truncate_dim,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
+
+    # -- token level ---------------------------------------------------------------------------------
+
+    def generate_ids(
+        self,
+        ids: Any,
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Any:
+        """New ids for each list of prompt ids: a list of lists; for a single list of ids, one list.
+
+        With ``num_hypotheses`` or ``n``, each is a list of `Hypothesis`.
+        """
+        prompts, single = id_lists(ids)
+        request = self._resolve(options, "generate_ids")
+        limit = self.max_length
+        checked = [self._check_ids(prompt, self._vocab_size, limit) for prompt in prompts]
+        several = options.get("num_hypotheses") is not None or options.get("n") is not None
+        with Progress(progress, len(checked), "generating") as bar:
+            results = engine.run(self._job(checked, request), bar.advance)
+        found: list[Any] = []
+        for hypotheses in results:
+            if several:
+                found.append(
+                    [
+                        Hypothesis(ids=tuple(h.ids), score=h.score, finish_reason=h.reason)
+                        for h in hypotheses
+                    ]
+                )
+            else:
+                found.append(list(hypotheses[0].ids))
+        return found[0] if single else found
+
+    def logits(self, ids: IdList) -> Floats:
+        """Logits at every position of one sequence, float32 [tokens, vocab]."""
+        checked = self._check_ids(ids, self._vocab_size, self.max_length)
+        return self.core.logits(*ragged([checked]))
+
+    def hidden_states(self, ids: IdList) -> list[Floats]:
+        """The embedding, then each layer's output, the last after the final norm: float32 [tokens, hidden] each."""
+        checked = self._check_ids(ids, self._vocab_size, self.max_length)
+        return self.core.hidden_states(*ragged([checked]))
+
+    def attentions(self, ids: IdList, layer: int) -> Floats:
+        """Attention probabilities of one layer, float32 [heads, tokens, tokens]."""
+        checked = self._check_ids(ids, self._vocab_size, self.max_length)
+        return self.core.attentions(ragged([checked])[0], check_layer(layer, self.spec.decoder))
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _resolve(self, options: Mapping[str, Any], where: str, streaming: bool = False) -> Request:
+        def forbidden(text: str) -> list[list[int]]:
+            tokenizer = self.tokenizer
+            ways = [tokenizer.encode(form, add_special_tokens=False) for form in (text, f" {text}")]
+            return [list(way) for way in dict.fromkeys(map(tuple, ways))]
+
+        request = resolve(self._defaults, options, encode=forbidden, where=where)
+        if streaming and (request.beams > 1 or request.samples > 1):
+            name = "beams" if request.beams > 1 else "n"
+            raise OptionError(
+                f"{name} is set for {where}, which shows one text as it comes: use generate, or set it to 1"
+            )
+        return request
+
+    def _prompt(self, text: str) -> list[int]:
+        ids = self.tokenizer.encode(text)
+        if not ids:
+            start = self._defaults.get("bos_token_id")
+            if not isinstance(start, int):
+                raise OptionError(
+                    "prompt is empty, and the checkpoint names no start token: expected some text"
+                )
+            ids = [start]
+        return self._check_ids(ids, self._vocab_size, self.max_length, "prompt")
+
+    def _conversation(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Any] | None,
+        documents: Sequence[Any] | None,
+        chat_template: str | None,
+        variables: Mapping[str, Any] | None,
+        continue_final_message: bool,
+        allow_control_tokens: bool,
+    ) -> list[int]:
+        ids = self.tokenizer.encode_chat(
+            messages,
+            add_generation_prompt=not continue_final_message,
+            tools=tools,
+            documents=documents,
+            continue_final_message=continue_final_message,
+            chat_template=chat_template,
+            allow_control_tokens=allow_control_tokens,
+            **(variables or {}),
+        )
+        return self._check_ids(ids, self._vocab_size, self.max_length, "conversation")
+
+    def _job(self, prompts: Sequence[IdList], request: Request) -> engine.Job:
+        return engine.Job(self.core, lambda: self.tokenizer, prompts, request, self.max_length)
+
+    def _generate(
+        self, prompts: list[list[int]], request: Request, progress: bool | Callback | None
+    ) -> list[Generation]:
+        with Progress(progress, len(prompts), "generating") as bar:
+            results = engine.run(self._job(prompts, request), bar.advance)
+        tokenizer = self.tokenizer
+        found = []
+        for prompt, hypotheses in zip(prompts, results, strict=True):
+            texts = [
+                h.text if h.text is not None else tokenizer.decode(h.ids, skip_special_tokens=True)
+                for h in hypotheses
+            ]
+            best = hypotheses[0]
+            found.append(
+                Generation(
+                    text=texts[0],
+                    ids=tuple(best.ids),
+                    finish_reason=best.reason,
+                    prompt_tokens=len(prompt),
+                    logprobs=tuple(best.logprobs) if request.logprobs is not None else None,
+                    alternatives=tuple(
+                        Hypothesis(
+                            ids=tuple(h.ids), score=h.score, text=text, finish_reason=h.reason
+                        )
+                        for h, text in zip(hypotheses[1:], texts[1:], strict=True)
+                    ),
+                )
+            )
+        return found
+
+    def _score(self, batch: list[list[int]]) -> list[Score]:
+        flat, starts = ragged(batch)
+        logits = self.core.logits(flat, starts)
+        results = []
+        for index, ids in enumerate(batch):
+            rows = logits[starts[index] : starts[index + 1] - 1]
+            values: list[float] = []
+            if len(rows):
+                # In float64, row by row, so that a text's score does not depend on its neighbours.
+                wide = rows.astype(np.float64)
+                top = wide.max(axis=1)
+                total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
+                values = [float(v) for v in wide[np.arange(len(rows)), ids[1:]] - total]
+            results.append(
+                Score(
+                    ids=tuple(ids),
+                    logprobs=tuple(values),
+                    total=math.fsum(values),
+                    perplexity=math.exp(min(-math.fsum(values) / len(values), 700.0))
+                    if values
+                    else float("nan"),
+                )
+            )
+        return results
+
+
+def check_layer(layer: int, stack: Any) -> int:
+    """A layer's number; negative ones count from the last."""
+    count = 0 if stack is None else len(stack.layers)
+    if not isinstance(layer, int) or not -count <= layer < count:
+        raise OptionError(f"layer is {layer!r}: expected 0 to {count - 1}")
+    return layer % count

@@ -1,0 +1,532 @@
+"""Options of generation: what a call may ask, what generation_config.json sets, and what crosses to Rust.
+
+The checkpoint's generation_config.json gives the defaults, read as transformers reads it; where there is none,
+config.json does. Each key of it is honoured (`HONOURED`), refused by name once it asks for something
+(`REFUSED`), or without effect on the text (`WITHOUT_EFFECT`, and any key that transformers does not know).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ..errors import CheckpointError, OptionError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Processor = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32]]
+
+DEFAULT_MAX_TOKENS = 256
+"""New tokens where neither the call nor the checkpoint sets a bound."""
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Options of every generating method, all optional.
+
+    Length: ``max_tokens`` and ``min_tokens`` count new tokens; ``ignore_eos`` goes on past end tokens;
+    ``stop`` is a text or several at which generation ends (the text itself is left out); ``stop_ids`` are further
+    end tokens.
+
+    Choice: ``temperature`` 0 is greedy; above 0, tokens are drawn after ``top_k``, ``top_p`` (Holtzman et al. 2019),
+    ``min_p`` (Nguyen et al. 2024) and ``typical_p`` (Meister et al. 2022); ``seed`` makes draws repeatable; ``n`` asks
+    for several texts, drawn independently.
+
+    Search: ``beams``, ``length_penalty``, ``early_stopping`` (False, True or "never") as in transformers;
+    ``num_hypotheses`` asks for the best ones.
+
+    Changes of the logits: ``repetition_penalty`` (Keskar et al. 2019), ``encoder_repetition_penalty``,
+    ``presence_penalty``, ``frequency_penalty``, ``no_repeat_ngram_size``, ``encoder_no_repeat_ngram_size``,
+    ``logit_bias`` (id to added value), ``bad_words`` (texts or lists of ids), ``suppress_tokens`` (ids),
+    ``begin_suppress_tokens`` (ids, at the first new token), ``forced_bos`` and ``forced_eos`` (ids), ``processor`` (a
+    function of the ids so far and the logits [vocab] that returns new logits; called at each step of each sequence,
+    which is slow).
+
+    Results: ``logprobs`` True or the number of alternatives to report beside each token.
+    """
+
+    max_tokens: int | None
+    min_tokens: int | None
+    ignore_eos: bool
+    stop: str | Sequence[str] | None
+    stop_ids: Sequence[int] | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    seed: int | None
+    n: int | None
+    beams: int | None
+    num_hypotheses: int | None
+    length_penalty: float | None
+    early_stopping: bool | str | None
+    repetition_penalty: float | None
+    encoder_repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    no_repeat_ngram_size: int | None
+    encoder_no_repeat_ngram_size: int | None
+    logit_bias: Mapping[int, float] | None
+    bad_words: Sequence[str | Sequence[int]] | None
+    suppress_tokens: Sequence[int] | None
+    begin_suppress_tokens: Sequence[int] | None
+    forced_bos: int | None
+    forced_eos: int | Sequence[int] | None
+    processor: Processor | None
+    logprobs: bool | int | None
+
+
+HONOURED = {
+    "max_length": "max_tokens (less the prompt, or the start token of a decoder)",
+    "max_new_tokens": "max_tokens",
+    "min_length": "min_tokens (less the prompt, or the start token of a decoder)",
+    "min_new_tokens": "min_tokens",
+    "do_sample": "temperature: 0 where it is false",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "num_beams": "beams",
+    "num_return_sequences": "num_hypotheses, or n without beams",
+    "length_penalty": "length_penalty",
+    "early_stopping": "early_stopping",
+    "repetition_penalty": "repetition_penalty",
+    "encoder_repetition_penalty": "encoder_repetition_penalty",
+    "no_repeat_ngram_size": "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size": "encoder_no_repeat_ngram_size",
+    "bad_words_ids": "bad_words",
+    "suppress_tokens": "suppress_tokens",
+    "begin_suppress_tokens": "begin_suppress_tokens",
+    "forced_bos_token_id": "forced_bos",
+    "forced_eos_token_id": "forced_eos",
+    "sequence_bias": "as it is",
+    "exponential_decay_length_penalty": "as it is",
+    "remove_invalid_values": "as it is",
+    "eos_token_id": "the end tokens",
+    "bos_token_id": "the start of an empty prompt",
+    "decoder_start_token_id": "the decoder's first token",
+    "stop_strings": "stop",
+}
+"""Keys of generation_config.json and the option that each sets."""
+
+REFUSED: dict[str, tuple[Any, ...]] = {
+    "assistant_early_exit": (None, 0),
+    "constraints": (None,),
+    "diversity_penalty": (None, 0, 0.0),
+    "dola_layers": (None,),
+    "epsilon_cutoff": (None, 0, 0.0),
+    "eta_cutoff": (None, 0, 0.0),
+    "force_words_ids": (None,),
+    "guidance_scale": (None, 1, 1.0),
+    "max_time": (None,),
+    "num_beam_groups": (None, 1),
+    "penalty_alpha": (None, 0, 0.0),
+    "token_healing": (None, False),
+    "top_h": (None, 1, 1.0),
+    "watermarking_config": (None,),
+}
+"""Keys that would change the text and are not supported, with the values at which they do not."""
+
+WITHOUT_EFFECT = frozenset(
+    [
+        "assistant_confidence_threshold",
+        "assistant_ensemble_weight",
+        "assistant_lookbehind",
+        "cache_config",
+        "cache_implementation",
+        "compile_config",
+        "continuous_batching_config",
+        "disable_compile",
+        "is_assistant",
+        "low_memory",
+        "max_cache_len",
+        "max_matching_ngram_size",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
+        "output_attentions",
+        "output_hidden_states",
+        "output_logits",
+        "output_scores",
+        "pad_token_id",
+        "prefill_chunk_size",
+        "prompt_lookup_num_tokens",
+        "renormalize_logits",
+        "return_dict_in_generate",
+        "speculation_type",
+        "target_lookbehind",
+        "transformers_version",
+        "use_cache",
+        "use_mtp",
+        "_from_model_config",
+    ]
+)
+"""Keys about caches, drafts, compilation, padding and the form of transformers' results; ``renormalize_logits``,
+since scores are normalized anyway."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """The checkpoint's own settings, under their names in generation_config.json."""
+
+    values: Mapping[str, Any]
+    source: str
+    encoder_decoder: bool
+    end_ids: tuple[int, ...] = ()
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    @staticmethod
+    def read(
+        generation: Mapping[str, Any] | None, config: Mapping[str, Any], encoder_decoder: bool
+    ) -> Defaults:
+        """From generation_config.json, or from config.json where there is none."""
+        keys = {*HONOURED, *REFUSED}
+        source = "config.json" if generation is None else "generation_config.json"
+        values = (
+            dict(generation)
+            if generation is not None
+            else {k: config[k] for k in keys if k in config}
+        )
+        for key in ("eos_token_id", "bos_token_id", "decoder_start_token_id"):
+            if values.get(key) is None and config.get(key) is not None:
+                values[key] = config[key]
+        ends = id_list(values.get("eos_token_id"), f"eos_token_id of {source}")
+        return Defaults(values, source, encoder_decoder, tuple(ends))
+
+
+def id_list(value: Any, what: str) -> list[int]:
+    """One id, several or none."""
+    if value is None:
+        return []
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise CheckpointError(f"{what} is {value!r}: expected an id or a list of ids")
+    for index in value:
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
+            raise CheckpointError(f"{what} holds {index!r}: expected ids from 0")
+    return list(value)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call's options, checked and complete, apart from what depends on a prompt's length."""
+
+    core: dict[str, Any]
+    """Fields of the JSON that crosses to Rust."""
+    max_tokens: int | None
+    """New tokens, if set as such."""
+    max_length: int | None
+    """New tokens and the prompt (or the decoder's start), if set as such."""
+    explicit_length: bool
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    processor: Processor | None = field(default=None, compare=False)
+
+    @property
+    def beams(self) -> int:
+        return int(self.core["beams"])
+
+    @property
+    def samples(self) -> int:
+        return int(self.core["samples"])
+
+
+_NEUTRAL = {"top_k": (0,), "top_p": (1,), "min_p": (0,), "typical_p": (1,)}
+
+
+def _number(
+    name: str, value: Any, low: float, high: float, *, whole: bool = False, open_low: bool = False
+) -> Any:
+    kinds = (int,) if whole else (int, float)
+    if hasattr(value, "item"):
+        value = value.item()
+    good = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+    if not good or (open_low and value == low):
+        what = "a whole number" if whole else "a number"
+        above = "above" if open_low else "from"
+        bound = "" if high == float("inf") or high >= 1 << 53 else f" to {high:g}"
+        raise OptionError(f"{name} is {value!r}: expected {what} {above} {low:g}{bound}")
+    return value if whole else float(value)
+
+
+_BIG = (1 << 53) - 1
+_RANGES: dict[str, tuple[str, float, float, bool, bool, Any]] = {
+    # option: (generation_config.json's key, low, high, whole number, low itself excluded, neutral value)
+    "top_k": ("top_k", 0, _BIG, True, False, 0),
+    "top_p": ("top_p", 0, 1, False, True, 1.0),
+    "min_p": ("min_p", 0, 1, False, False, 0.0),
+    "typical_p": ("typical_p", 0, 1, False, True, 1.0),
+    "repetition_penalty": ("repetition_penalty", 1e-3, 1e3, False, False, 1.0),
+    "encoder_repetition_penalty": ("encoder_repetition_penalty", 1e-3, 1e3, False, False, 1.0),
+    "presence_penalty": ("", -100, 100, False, False, 0.0),
+    "frequency_penalty": ("", -100, 100, False, False, 0.0),
+    "no_repeat_ngram_size": ("no_repeat_ngram_size", 0, _BIG, True, False, 0),
+    "encoder_no_repeat_ngram_size": ("encoder_no_repeat_ngram_size", 0, _BIG, True, False, 0),
+    "length_penalty": ("length_penalty", -100, 100, False, False, 1.0),
+}
+
+
+def resolve(
+    defaults: Defaults,
+    options: Mapping[str, Any],
+    *,
+    encode: Callable[[str], list[list[int]]],
+    where: str,
+) -> Request:
+    """Checks a call's options, fills in the checkpoint's, and puts them in the form that Rust reads.
+
+    ``encode`` gives the ids of a forbidden text, in each way that it may be cut; ``where`` names the method.
+
+    Raises:
+        OptionError: an unknown option, a value outside its range, or options that exclude each other.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    unknown = sorted(set(options) - set(GenerateOptions.__annotations__))
+    if unknown:
+        known = ", ".join(sorted(GenerateOptions.__annotations__))
+        raise OptionError(f"{where} has no option {', '.join(unknown)}: expected {known}")
+    _refuse(defaults)
+    core: dict[str, Any] = {}
+    for name, (key, low, high, whole, open_low, neutral) in _RANGES.items():
+        value = given.get(name)
+        what = name
+        if value is None and key and defaults.get(key) is not None:
+            value, what = defaults.get(key), f"{key} of {defaults.source}"
+        if value is None:
+            value = neutral
+        core[name] = _number(what, value, low, high, whole=whole, open_low=open_low)
+    _choice(core, given, defaults)
+    early = given.get("early_stopping", defaults.get("early_stopping"))
+    if early not in (None, False, True, "never"):
+        raise OptionError(f"early_stopping is {early!r}: expected False, True or 'never'")
+    core["early_stopping"] = early or False
+    _tokens(core, given, defaults, encode)
+    logprobs = given.get("logprobs")
+    if isinstance(logprobs, bool):
+        logprobs = 0 if logprobs else None
+    if logprobs is not None:
+        logprobs = _number("logprobs", logprobs, 0, 1000, whole=True)
+        if core["beams"] > 1:
+            raise OptionError(
+                "logprobs is set with beams: a beam search reports the score of each hypothesis"
+            )
+    core["logprobs"], core["top_logprobs"] = logprobs is not None, logprobs or 0
+    max_tokens, max_length = _lengths(core, given, defaults)
+    processor = given.get("processor")
+    if processor is not None and not callable(processor):
+        raise OptionError(f"processor is {type(processor).__name__}: expected a function")
+    return Request(
+        core=core,
+        max_tokens=max_tokens,
+        max_length=max_length,
+        explicit_length="max_tokens" in given,
+        stop=_stops(given.get("stop", defaults.get("stop_strings"))),
+        logprobs=logprobs,
+        processor=processor,
+    )
+
+
+def _refuse(defaults: Defaults) -> None:
+    for key, neutral in REFUSED.items():
+        value = defaults.get(key)
+        if value not in neutral:
+            raise OptionError(
+                f"{defaults.source} sets {key} to {value!r}, which is not supported: "
+                f"load the model with generation_config={{{key!r}: None}} to go without it"
+            )
+
+
+def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) -> None:
+    """Settles how tokens are chosen: greedily, by drawing, or by beam search."""
+    beams = given.get("beams", defaults.get("num_beams") or 1)
+    core["beams"] = _number("beams", beams, 1, 256, whole=True)
+    if "temperature" in given:
+        core["temperature"] = _number("temperature", given["temperature"], 0, 1e6)
+        if core["temperature"] > 0 and core["beams"] > 1:
+            if "beams" in given:
+                raise OptionError(
+                    f"temperature is {core['temperature']:g} with beams {core['beams']}: a beam search does not draw; "
+                    "set temperature to 0, or beams to 1"
+                )
+            core["beams"] = 1
+    elif defaults.get("do_sample") and core["beams"] == 1:
+        value = defaults.get("temperature")
+        what = f"temperature of {defaults.source}"
+        core["temperature"] = 1.0 if value is None else _number(what, value, 0, 1e6)
+        if "top_k" not in given and defaults.get("top_k") is None:
+            core["top_k"] = 50  # transformers' own default, for checkpoints that ask to sample
+    elif defaults.get("do_sample") and "beams" not in given:
+        raise OptionError(
+            f"{defaults.source} asks for a beam search that draws, which is not supported: set temperature or beams"
+        )
+    else:
+        core["temperature"] = 0.0
+        asked = [
+            name for name, neutral in _NEUTRAL.items() if given.get(name, neutral[0]) not in neutral
+        ]
+        if asked and core["beams"] == 1:
+            raise OptionError(
+                f"{', '.join(asked)} chooses among drawn tokens, but decoding is greedy: set temperature above 0"
+            )
+    if core["temperature"] == 0:
+        core.update({name: _RANGES[name][5] for name in _NEUTRAL})
+    several = defaults.get("num_return_sequences") or 1
+    beam_search = core["beams"] > 1
+    hypotheses = given.get("num_hypotheses", several if beam_search else 1)
+    samples = given.get("n", 1 if beam_search or core["temperature"] == 0 else several)
+    core["num_hypotheses"] = _number("num_hypotheses", hypotheses, 1, 256, whole=True)
+    core["samples"] = _number("n", samples, 1, 1024, whole=True)
+    if core["num_hypotheses"] > core["beams"]:
+        raise OptionError(
+            f"num_hypotheses is {core['num_hypotheses']} with beams {core['beams']}: expected at most one a beam"
+        )
+    if core["samples"] > 1 and core["temperature"] == 0:
+        way = "set num_hypotheses" if beam_search else "set temperature above 0"
+        raise OptionError(
+            f"n is {core['samples']}, but nothing is drawn, so all texts would be equal: {way}"
+        )
+    seed = given.get("seed")
+    # Without a seed each call draws anew.
+    core["seed"] = (
+        secrets.randbits(64)
+        if seed is None
+        else _number("seed", seed, 0, (1 << 64) - 1, whole=True)
+    )
+
+
+def _tokens(
+    core: dict[str, Any],
+    given: Mapping[str, Any],
+    defaults: Defaults,
+    encode: Callable[[str], list[list[int]]],
+) -> None:
+    core["ignore_eos"] = bool(given.get("ignore_eos", False))
+    core["eos_ids"] = list(dict.fromkeys(defaults.end_ids))
+    core["stop_ids"] = list(
+        dict.fromkeys([*defaults.end_ids, *_ids("stop_ids", given.get("stop_ids"))])
+    )
+    bias = given.get("logit_bias", {})
+    if not isinstance(bias, Mapping):
+        raise OptionError(
+            f"logit_bias is {type(bias).__name__}: expected a mapping of ids to numbers"
+        )
+    core["logit_bias"] = {
+        str(_ids("logit_bias", [index])[0]): _number("logit_bias", value, -1e9, 1e9)
+        for index, value in bias.items()
+    }
+    core["sequence_bias"] = _sequence_bias(defaults)
+    words: list[list[int]] = []
+    for word in given.get("bad_words", defaults.get("bad_words_ids")) or []:
+        found = encode(word) if isinstance(word, str) else [_ids("bad_words", word)]
+        if not all(found):
+            raise OptionError("bad_words holds an empty text: expected at least one token")
+        words += found
+    # As in transformers: forbidding the end token is what min_tokens is for.
+    ends = [[index] for index in core["eos_ids"]]
+    core["bad_words_ids"] = [word for word in words if word not in ends]
+    for name in ("suppress_tokens", "begin_suppress_tokens"):
+        core[name] = _ids(name, given.get(name, defaults.get(name)))
+    first = _ids("forced_bos", given.get("forced_bos", defaults.get("forced_bos_token_id")))
+    if len(first) > 1:
+        raise OptionError(f"forced_bos is {first}: expected one id")
+    core["forced_bos_token_id"] = first[0] if first else None
+    core["forced_eos_token_ids"] = _ids(
+        "forced_eos", given.get("forced_eos", defaults.get("forced_eos_token_id"))
+    )
+    core["exponential_decay_length_penalty"] = _decay(defaults)
+    core["remove_invalid_values"] = bool(defaults.get("remove_invalid_values"))
+
+
+def _ids(name: str, value: Any) -> list[int]:
+    if value is None:
+        return []
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = [value]
+    try:
+        items = [item.item() if hasattr(item, "item") else item for item in value]
+    except TypeError:
+        items = [value]
+    for index in items:
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
+            raise OptionError(f"{name} holds {index!r}: expected ids from 0")
+    return items
+
+
+def _sequence_bias(defaults: Defaults) -> list[list[Any]]:
+    """As transformers writes it: a list of [ids, bias], or an object whose keys are ids or tuples of them."""
+    value = defaults.get("sequence_bias")
+    if not value:
+        return []
+    pairs = list(value.items()) if isinstance(value, Mapping) else list(value)
+    found = []
+    for pair in pairs:
+        if not isinstance(pair, Sequence) or len(pair) != 2:
+            raise OptionError(
+                f"sequence_bias of {defaults.source} holds {pair!r}: expected [ids, bias]"
+            )
+        ids, bias = pair
+        if isinstance(ids, str):
+            ids = [
+                int(text) for text in ids.strip("()[] ").replace(",", " ").split() if text.isdigit()
+            ]
+        name = f"sequence_bias of {defaults.source}"
+        found.append([_ids(name, ids), _number(name, bias, -1e9, 1e9)])
+    return found
+
+
+def _decay(defaults: Defaults) -> list[Any] | None:
+    value = defaults.get("exponential_decay_length_penalty")
+    if value is None:
+        return None
+    name = f"exponential_decay_length_penalty of {defaults.source}"
+    if not isinstance(value, Sequence) or len(value) != 2:
+        raise OptionError(f"{name} is {value!r}: expected a start and a factor")
+    return [_number(name, value[0], 0, _BIG, whole=True), _number(name, value[1], 1e-3, 1e3)]
+
+
+def _lengths(
+    core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults
+) -> tuple[int | None, int | None]:
+    core["min_tokens"] = core["min_length"] = 0
+    if "min_tokens" in given:
+        core["min_tokens"] = _number("min_tokens", given["min_tokens"], 0, _BIG, whole=True)
+    elif defaults.get("min_new_tokens") is not None:
+        what = f"min_new_tokens of {defaults.source}"
+        core["min_tokens"] = _number(what, defaults.get("min_new_tokens"), 0, _BIG, whole=True)
+    elif defaults.get("min_length"):
+        what = f"min_length of {defaults.source}"
+        core["min_length"] = _number(what, defaults.get("min_length"), 0, _BIG, whole=True)
+    if "max_tokens" in given:
+        value = _number("max_tokens", given["max_tokens"], 1, _BIG, whole=True)
+        if core["min_tokens"] > value:
+            if "min_tokens" in given:
+                raise OptionError(
+                    f"min_tokens is {core['min_tokens']} with max_tokens {value}: expected no more"
+                )
+            core["min_tokens"] = value
+        return value, None
+    for key in ("max_new_tokens", "max_length"):
+        found = defaults.get(key)
+        if found is not None:
+            found = _number(f"{key} of {defaults.source}", found, 1, _BIG, whole=True)
+            return (found, None) if key == "max_new_tokens" else (None, found)
+    return max(DEFAULT_MAX_TOKENS, core["min_tokens"]), None
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    texts = [value] if isinstance(value, str) else list(value)
+    for text in texts:
+        if not isinstance(text, str) or not text:
+            raise OptionError(f"stop holds {text!r}: expected texts of at least one character")
+    return tuple(texts)

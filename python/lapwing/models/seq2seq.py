@@ -1,0 +1,556 @@
+"""Encoder-decoders: translation, summarization, text to text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, overload
+
+import numpy as np
+
+from ..errors import CheckpointError, OptionError
+from ..progress import Callback, Progress
+from ..results import Chunk, Hypothesis, Translation
+from . import engine, languages, sentences
+from .base import BaseModel, IdList, Parts, id_lists, is_text, one_or_many, ragged, stack_length
+from .generator import check_layer
+from .options import Defaults, Request, id_list, resolve
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
+
+    from .options import GenerateOptions
+
+    Floats = NDArray[np.float32]
+
+_START_TOKENS = {
+    "bart": 2,
+    "t5": 0,
+    "mt5": 0,
+    "umt5": 0,
+    "pegasus": 0,
+    "m2m_100": 2,
+    "blenderbot": 1,
+    "mbart": 2,
+}
+"""The decoder's first token where neither file names it: the families' own defaults."""
+
+BATCH_SOURCES = 32
+"""Texts decoded together."""
+
+
+class Seq2Seq(BaseModel):
+    """An encoder-decoder.
+
+    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the options
+    of the generating methods. Each takes one text or a list and returns the same shape.
+    """
+
+    kind: ClassVar[str] = "encoder-decoder"
+
+    def __init__(self, parts: Parts) -> None:
+        super().__init__(parts)
+        self._defaults = Defaults.read(parts.generation, parts.config, encoder_decoder=True)
+
+    @property
+    def max_source_length(self) -> int | None:
+        """The longest source in tokens."""
+        stack = self.spec.encoder
+        return None if stack is None else stack_length(stack)
+
+    # -- text level ----------------------------------------------------------------------------------
+
+    @overload
+    def translate(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        texts: str,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        split_sentences: bool = False,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Translation: ...
+    @overload
+    def translate(
+        self,
+        texts: Sequence[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        split_sentences: bool = False,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Translation]: ...
+    def translate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        split_sentences: bool = False,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Translation | list[Translation]:
+        """Translates.
+
+        Args:
+            source_lang: the language of the texts, for models of many: as the checkpoint writes it, by its code, or
+                in English.
+            target_lang: the language to translate into.
+            split_sentences: translates each sentence alone and joins the results; the ids and scores are then those
+                of all sentences together.
+
+        Raises:
+            OptionError: an option or a language that the checkpoint does not have.
+            ContextLengthError: a text longer than the model.
+        """
+        items, single = one_or_many(texts, is_text, "text")
+        task = self._task_defaults("translation", source_lang, target_lang)
+        source, extra = self._languages(source_lang, target_lang, task)
+        request = self._resolve({**options, **extra.options(options)}, "translate", task)
+        results = self._texts(
+            items, source, extra, request, progress, "translating", split_sentences
+        )
+        return results[0] if single else results
+
+    def summarize(
+        self,
+        texts: str | Sequence[str],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Translation | list[Translation]:
+        """Summarizes. T5's prefix and the checkpoint's settings for summaries are used where it has them."""
+        items, single = one_or_many(texts, is_text, "text")
+        task = self._task_defaults("summarization", None, None)
+        prefix = task.get("prefix")
+        if prefix is None and self._is_t5():
+            prefix = "summarize: "
+
+        def source(text: str) -> list[int]:
+            return self._source((prefix or "") + text)
+
+        request = self._resolve(options, "summarize", task)
+        results = self._texts(items, source, _Target(), request, progress, "summarizing", False)
+        return results[0] if single else results
+
+    def generate(
+        self,
+        texts: str | Sequence[str],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Translation | list[Translation]:
+        """Text to text, with nothing put before the texts."""
+        items, single = one_or_many(texts, is_text, "text")
+        request = self._resolve(options, "generate", {})
+        results = self._texts(
+            items, self._source, _Target(), request, progress, "generating", False
+        )
+        return results[0] if single else results
+
+    def stream(
+        self,
+        texts: str | Sequence[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[Chunk]:
+        """As `translate` where languages are given, else as `generate`, yielding the text as it comes.
+
+        A stream shows one text a source, so it is greedy or drawn: the checkpoint's own beams are set to 1, and
+        ``beams`` is refused.
+        """
+        items, _ = one_or_many(texts, is_text, "text")
+        if options.get("beams") is None:
+            options["beams"] = 1
+        task: Mapping[str, Any] = {}
+        source: Callable[[str], list[int]] = self._source
+        extra = _Target()
+        if source_lang is not None or target_lang is not None:
+            task = self._task_defaults("translation", source_lang, target_lang)
+            source, extra = self._languages(source_lang, target_lang, task)
+        request = self._resolve({**options, **extra.options(options)}, "stream", task)
+        if request.beams > 1 or request.samples > 1:
+            name = "beams" if request.beams > 1 else "n"
+            raise OptionError(
+                f"{name} is set for stream, which shows one text as it comes: use generate, or set it to 1"
+            )
+        return engine.stream(self._job([source(text) for text in items], request, extra))
+
+    # -- token level ---------------------------------------------------------------------------------
+
+    def generate_ids(
+        self,
+        ids: Any,
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[list[Hypothesis]] | list[Hypothesis]:
+        """For each list of source ids its hypotheses, best first; for a single list of ids, its hypotheses.
+
+        Their ids are new tokens: the decoder's start token is not among them.
+        """
+        lists, single = id_lists(ids)
+        sources = [self._check_source(source) for source in lists]
+        request = self._resolve(options, "generate_ids", {})
+        results: list[list[Hypothesis]] = []
+        with Progress(progress, len(sources), "generating") as bar:
+            for found in self._run(sources, request, _Target(), bar):
+                results.append(
+                    [
+                        Hypothesis(ids=tuple(h.ids), score=h.score, finish_reason=h.reason)
+                        for h in found
+                    ]
+                )
+        return results[0] if single else results
+
+    def encode(self, ids: Sequence[IdList]) -> list[Floats]:
+        """The encoder's final hidden states of each source, float32 [tokens, hidden]."""
+        lists, _ = id_lists(ids)
+        flat, starts = ragged([self._check_source(source) for source in lists])
+        rows = self.core.encode(flat, starts)
+        return [rows[starts[index] : starts[index + 1]] for index in range(len(starts) - 1)]
+
+    def encoder_hidden_states(self, ids: IdList) -> list[Floats]:
+        """Of one source the embedding, then each encoder layer's output, float32 [tokens, hidden] each."""
+        return self.core.hidden_states(*ragged([self._check_source(ids)]))
+
+    def decoder_logits(self, source_ids: IdList, target_ids: IdList) -> Floats:
+        """Logits at every position of the decoder's input, which begins with its start token: float32 [tokens, vocab]."""
+        source, target = self._pair(source_ids, target_ids)
+        return self.core.decoder_logits(*ragged([source]), *ragged([target]))
+
+    def decoder_hidden_states(self, source_ids: IdList, target_ids: IdList) -> list[Floats]:
+        """The decoder's embedding, then each layer's output, float32 [tokens, hidden] each."""
+        source, target = self._pair(source_ids, target_ids)
+        return self.core.decoder_hidden_states(*ragged([source]), *ragged([target]))
+
+    def attentions(
+        self,
+        source_ids: IdList,
+        layer: int,
+        target_ids: IdList | None = None,
+        *,
+        cross: bool = False,
+    ) -> Floats:
+        """Attention probabilities of one layer: of the encoder [heads, source, source]; with ``target_ids`` of the
+        decoder [heads, target, target], or with ``cross`` [heads, target, source]."""
+        if target_ids is None:
+            if cross:
+                raise OptionError("cross is set without target_ids: expected the decoder's input")
+            source = self._check_source(source_ids)
+            return self.core.attentions(ragged([source])[0], check_layer(layer, self.spec.encoder))
+        source, target = self._pair(source_ids, target_ids)
+        number = check_layer(layer, self.spec.decoder)
+        return self.core.decoder_attentions(ragged([source])[0], ragged([target])[0], number, cross)
+
+    # -- inside --------------------------------------------------------------------------------------
+
+    def _vocab(self, stack: Any) -> int:
+        return 0 if stack is None else int(stack.vocab_size)
+
+    def _check_source(self, ids: IdList) -> list[int]:
+        return self._check_ids(
+            ids, self._vocab(self.spec.encoder), self.max_source_length, "source"
+        )
+
+    def _pair(self, source_ids: IdList, target_ids: IdList) -> tuple[list[int], list[int]]:
+        target = self._check_ids(
+            target_ids, self._vocab(self.spec.decoder), self.max_length, "target_ids"
+        )
+        return self._check_source(source_ids), target
+
+    def _source(self, text: str) -> list[int]:
+        ids = self.tokenizer.encode(text)
+        if not ids:
+            raise OptionError(
+                "a text is empty and the checkpoint adds no tokens to it: expected some text"
+            )
+        return self._check_source(ids)
+
+    def _start_ids(self) -> list[int]:
+        for value in (
+            self._defaults.get("decoder_start_token_id"),
+            self._defaults.get("bos_token_id"),
+        ):
+            ids = id_list(value, "decoder_start_token_id")
+            if ids:
+                return ids[:1]
+        default = _START_TOKENS.get(self._parts.architecture)
+        if default is None:
+            default = self.config.get("pad_token_id")
+        if not isinstance(default, int):
+            raise CheckpointError(
+                f"{self._parts.identity} names no decoder_start_token_id in generation_config.json or config.json"
+            )
+        return [default]
+
+    def _resolve(self, options: Mapping[str, Any], where: str, task: Mapping[str, Any]) -> Request:
+        def forbidden(text: str) -> list[list[int]]:
+            return [self.tokenizer.encoding(text, add_special_tokens=False, target=True).ids]
+
+        values = {
+            **self._defaults.values,
+            **{key: value for key, value in task.items() if key != "prefix"},
+        }
+        request = resolve(
+            replace(self._defaults, values=values), options, encode=forbidden, where=where
+        )
+        return request
+
+    def _is_t5(self) -> bool:
+        return self._parts.architecture in ("t5", "mt5", "umt5")
+
+    def _task_defaults(
+        self, task: str, source: str | None, target: str | None
+    ) -> Mapping[str, Any]:
+        """The settings that old checkpoints keep in config.json under a task's name."""
+        params = self.config.get("task_specific_params")
+        if not isinstance(params, Mapping):
+            return {}
+        if task == "translation" and (source is not None or target is not None):
+            for name, value in params.items():
+                parts = str(name).split("_")
+                if len(parts) != 4 or parts[0] != task or not isinstance(value, Mapping):
+                    continue
+                asked = ((parts[1], source), (parts[3], target))
+                if all(text is None or languages.same(own, text) for own, text in asked):
+                    return value
+            return {}
+        value = params.get(task)
+        return value if isinstance(value, Mapping) else {}
+
+    def _languages(
+        self, source: str | None, target: str | None, task: Mapping[str, Any]
+    ) -> tuple[Callable[[str], list[int]], _Target]:
+        """How a source is written in one language, and how the decoder is told the other."""
+        tokenizer = self.tokenizer
+        kind = (
+            str(tokenizer.config.get("tokenizer_class", ""))
+            .removesuffix("Fast")
+            .removesuffix("Tokenizer")
+        )
+        own_source = tokenizer.config.get("src_lang") or tokenizer.config.get("source_lang")
+        own_target = tokenizer.config.get("tgt_lang") or tokenizer.config.get("target_lang")
+        if kind in ("M2M100", "Nllb", "MBart", "MBart50"):
+            return self._coded(kind, source, target, own_source, own_target)
+        if self._is_t5():
+            return self._prefixed(source, target, task)
+        codes = _marian_codes(tokenizer)
+        if codes and (target is not None or own_target is None):
+            if target is None:
+                raise OptionError(
+                    f"target_lang is needed: this checkpoint translates into {_some(codes)}"
+                )
+            forms = {text[2:-2]: text for text in codes}
+            found = languages.code(target, forms.__contains__, "target_lang", _some(sorted(forms)))
+            return (lambda text: self._source(f"{forms[found]} {text}")), _Target()
+        for name, asked, own in (
+            ("source_lang", source, own_source),
+            ("target_lang", target, own_target),
+        ):
+            if asked is None:
+                continue
+            if own is None:
+                raise OptionError(
+                    f"{name} is {asked!r}, but this checkpoint names no languages: leave it out"
+                )
+            if not languages.same(str(asked), str(own)):
+                raise OptionError(
+                    f"{name} is {asked!r}: this checkpoint translates from {own_source} to {own_target}"
+                )
+        return self._source, _Target()
+
+    def _coded(
+        self, kind: str, source: str | None, target: str | None, own_source: Any, own_target: Any
+    ) -> tuple[Callable[[str], list[int]], _Target]:
+        """Languages as tokens of their own."""
+        tokenizer = self.tokenizer
+        special = tokenizer.special_ids
+
+        def known(text: str) -> bool:
+            index = tokenizer.token_to_id(text)
+            return index is not None and (index in special or text.startswith("__"))
+
+        examples = {"M2M100": "'de' or '__de__'", "Nllb": "'German' or 'deu_Latn'"}.get(
+            kind, "'de' or 'de_DE'"
+        )
+        source_text = languages.code(source or own_source or "en", known, "source_lang", examples)
+        wanted = target or own_target
+        if wanted is None:
+            raise OptionError(
+                f"target_lang is needed: this checkpoint translates into many languages, such as {examples}"
+            )
+        target_text = languages.code(wanted, known, "target_lang", examples)
+        source_id = tokenizer.token_to_id(source_text)
+        target_id = tokenizer.token_to_id(target_text)
+        assert source_id is not None and target_id is not None  # `known` has seen both
+
+        def encode(text: str) -> list[int]:
+            encoding = tokenizer.encoding(text)
+            is_code = [
+                bool(flag)
+                and known(tokenizer.id_to_token(index) or "")
+                and index not in self._ends(tokenizer)
+                for index, flag in zip(encoding.ids, encoding.special, strict=True)
+            ]
+            if sum(is_code) != 1:
+                raise CheckpointError(
+                    f"the tokenizer of {self._parts.identity} puts {sum(is_code)} language tokens around a text: expected one"
+                )
+            ids = [
+                source_id if flag else index
+                for index, flag in zip(encoding.ids, is_code, strict=True)
+            ]
+            return self._check_source(ids)
+
+        # mBART-25 starts its decoder with the language; the others start as usual and force it next.
+        start = target_id if kind == "MBart" else None
+        return encode, _Target(forced=None if start is not None else target_id, start=start)
+
+    @staticmethod
+    def _ends(tokenizer: Any) -> set[int]:
+        names = (
+            "bos_token_id",
+            "eos_token_id",
+            "pad_token_id",
+            "unk_token_id",
+            "sep_token_id",
+            "cls_token_id",
+        )
+        return {index for name in names if (index := getattr(tokenizer, name)) is not None}
+
+    def _prefixed(
+        self, source: str | None, target: str | None, task: Mapping[str, Any]
+    ) -> tuple[Callable[[str], list[int]], _Target]:
+        """T5: the task is said in English before the text."""
+        prefix = task.get("prefix")
+        if prefix is None and (source is not None or target is not None):
+            if source is None or target is None:
+                raise OptionError(
+                    "source_lang and target_lang go together: this model is told both in words"
+                )
+            names = []
+            for what, text in (("source_lang", source), ("target_lang", target)):
+                language = languages.find(text)
+                if language is None:
+                    raise OptionError(
+                        f"{what} is {text!r}: expected a language such as 'de' or 'German'"
+                    )
+                names.append(language.name)
+            prefix = f"translate {names[0]} to {names[1]}: "
+        if prefix is None:
+            raise OptionError(
+                "source_lang and target_lang are needed: this model is told them in words; or use generate"
+            )
+        return (lambda text: self._source(f"{prefix}{text}")), _Target()
+
+    def _job(self, sources: Sequence[IdList], request: Request, target: _Target) -> engine.Job:
+        start = self._start_ids() if target.start is None else [target.start]
+        prompts = [start for _ in sources]
+        return engine.Job(
+            self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources
+        )
+
+    def _run(
+        self, sources: Sequence[IdList], request: Request, target: _Target, bar: Progress
+    ) -> list[list[engine.Finished]]:
+        order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
+        results: list[list[engine.Finished]] = [[] for _ in sources]
+        for start in range(0, len(order), BATCH_SOURCES):
+            batch = order[start : start + BATCH_SOURCES]
+            found = engine.run(
+                self._job([sources[index] for index in batch], request, target), bar.advance
+            )
+            for index, hypotheses in zip(batch, found, strict=True):
+                results[index] = hypotheses
+        return results
+
+    def _texts(
+        self,
+        texts: Sequence[str],
+        source: Callable[[str], list[int]],
+        target: _Target,
+        request: Request,
+        progress: bool | Callback | None,
+        what: str,
+        split: bool,
+    ) -> list[Translation]:
+        parts = [sentences.split(text) if split else [(text, "")] for text in texts]
+        flat = [source(body) for pieces in parts for body, _ in pieces]
+        with Progress(progress, len(flat), what) as bar:
+            found = iter(
+                [self._translation(h, request) for h in self._run(flat, request, target, bar)]
+            )
+        results = []
+        for pieces in parts:
+            translated = [(next(found), space) for _, space in pieces]
+            results.append(_joined(translated) if split else translated[0][0])
+        return results
+
+    def _translation(self, hypotheses: Sequence[engine.Finished], request: Request) -> Translation:
+        found = [
+            Hypothesis(
+                ids=tuple(h.ids),
+                score=h.score,
+                text=h.text
+                if h.text is not None
+                else self.tokenizer.decode(h.ids, skip_special_tokens=True),
+                finish_reason=h.reason,
+            )
+            for h in hypotheses
+        ]
+        best = found[0]
+        return Translation(
+            text=best.text or "",
+            ids=best.ids,
+            score=best.score,
+            finish_reason=best.finish_reason,
+            hypotheses=tuple(found),
+            logprobs=tuple(hypotheses[0].logprobs) if request.logprobs is not None else None,
+        )
+
+
+class _Target:
+    """How the decoder is told its language: a forced first token, or a start token of its own."""
+
+    def __init__(self, forced: int | None = None, start: int | None = None) -> None:
+        self.forced = forced
+        self.start = start
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The option that a language sets."""
+        if self.forced is None and self.start is None:
+            return {}
+        if given.get("forced_bos") is not None:
+            raise OptionError(
+                "forced_bos and target_lang both say how the text begins: leave one out"
+            )
+        return {} if self.forced is None else {"forced_bos": self.forced}
+
+
+def _marian_codes(tokenizer: Any) -> list[str]:
+    marian = tokenizer.language_prefixes()
+    return sorted(marian)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+
+
+def _joined(parts: Sequence[tuple[Translation, str]]) -> Translation:
+    if not parts:
+        return Translation(text="", ids=(), score=0.0, finish_reason="stop", hypotheses=())
+    text = "".join(part.text + (space or "") for part, space in parts).strip()
+    reasons = {part.finish_reason for part, _ in parts}
+    return Translation(
+        text=text,
+        ids=tuple(index for part, _ in parts for index in part.ids),
+        score=float(np.mean([part.score for part, _ in parts])),
+        finish_reason="length" if "length" in reasons else "stop",
+        hypotheses=(),
+    )
