@@ -284,6 +284,9 @@ def resolve(
 ) -> Request:
     """Checks a call's options, fills in the checkpoint's, and puts them in the form that Rust reads.
 
+    Where the checkpoint samples by default and the call sets temperature to 0, the checkpoint's penalties do not
+    apply either, unless the call names them.
+
     ``encode`` gives the ids of a forbidden text, in each way that it may be cut; ``where`` names the method.
 
     Raises:
@@ -296,10 +299,12 @@ def resolve(
         raise OptionError(f"{where} has no option {', '.join(unknown)}: expected {known}")
     _refuse(defaults)
     core: dict[str, Any] = {}
+    # A checkpoint that samples tunes its penalties for that: a call that asks for the likeliest tokens gets them.
+    bare = bool(defaults.get("do_sample")) and given.get("temperature") == 0
     for name, (key, low, high, whole, open_low, neutral) in _RANGES.items():
         value = given.get(name)
         what = name
-        if value is None and key and defaults.get(key) is not None:
+        if value is None and key and not bare and defaults.get(key) is not None:
             value, what = defaults.get(key), f"{key} of {defaults.source}"
         if value is None:
             value = neutral

@@ -1,0 +1,53 @@
+"""The command line: one command a task, text from arguments, files or standard input, text or JSON lines out.
+
+Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ..errors import Error
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs one command."""
+    if argv and argv[0] == "bench" and "-h" not in argv[1:2]:
+        argv = ["bench", "--", *argv[1:]]
+    from .parser import build
+
+    parser = build()
+    try:
+        arguments, rest = parser.parse_known_args(argv)
+        if rest and (not hasattr(arguments, "text") or any(word.startswith("-") for word in rest)):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:  # texts behind options
+            arguments.text += rest
+    except SystemExit as stop:
+        return int(stop.code or 0) if not isinstance(stop.code, str) else 2
+    if arguments.run is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return int(code or 0)
+    except KeyboardInterrupt:
+        print("\nlapwing: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader is gone; what is still buffered must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (Error, OSError, UnicodeError) as error:
+        text = " ".join(str(error).split())
+        print(f"lapwing: error: {text or type(error).__name__}", file=sys.stderr)
+        return 1
+    except MemoryError:
+        print(
+            "lapwing: error: not enough memory: smaller weights (--weights q8 or q4) may fit",
+            file=sys.stderr,
+        )
+        return 1

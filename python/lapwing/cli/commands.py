@@ -1,0 +1,251 @@
+"""The commands that read texts and print results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from .text import generation, load, need, progress, texts, write_json
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """Continues prompts, showing a single one as it comes."""
+    items = texts(arguments)
+    with load(arguments) as model:
+        run = need(model, "generate", "generate")
+        options = generation(arguments)
+        several = options.get("n", 1) > 1 or options.get("beams", 1) > 1
+        if len(items) == 1 and not several and not arguments.no_stream and not arguments.json:
+            for chunk in model.stream(items[0], **options):
+                print(chunk.text, end="", flush=True)
+            print()
+            return
+        for index, result in enumerate(run(items, progress=progress(arguments), **options)):
+            if arguments.json:
+                write_json(result, prompt=items[index])
+            else:
+                print(result.text)
+                for other in getattr(result, "alternatives", ()):
+                    print(other.text)
+
+
+def translate(arguments: argparse.Namespace) -> None:
+    """One translation a line."""
+    items = texts(arguments)
+    with load(arguments, "translate") as model:
+        results = model.translate(
+            items,
+            source_lang=arguments.source_lang,
+            target_lang=arguments.target_lang,
+            split_sentences=arguments.split_sentences,
+            progress=progress(arguments),
+            **generation(arguments),
+        )
+        _rewritten(arguments, items, results)
+
+
+def summarize(arguments: argparse.Namespace) -> None:
+    """One summary a line."""
+    items = texts(arguments)
+    with load(arguments, "summarize") as model:
+        results = model.summarize(items, progress=progress(arguments), **generation(arguments))
+        _rewritten(arguments, items, results)
+
+
+def _rewritten(arguments: argparse.Namespace, items: list[str], results: list[Any]) -> None:
+    for item, result in zip(items, results, strict=True):
+        if arguments.json:
+            write_json(result, source=item)
+        elif arguments.num_hypotheses:
+            for hypothesis in result.hypotheses:
+                print(f"{hypothesis.score:.4f}\t{hypothesis.text}")
+        else:
+            print(result.text)
+
+
+def embed(arguments: argparse.Namespace) -> None:
+    """Vectors."""
+    items = texts(arguments)
+    with load(arguments) as model:
+        vectors = need(model, "embed", "embed")(
+            items,
+            normalize=arguments.normalize,
+            prompt=arguments.prompt,
+            prompt_name=arguments.prompt_name,
+            truncate=arguments.truncate,
+            truncate_dim=arguments.dim,
+            progress=progress(arguments),
+        )
+    if arguments.output:
+        import numpy as np
+
+        with open(arguments.output, "wb") as file:  # noqa: PTH123  # np.save adds a suffix to paths
+            np.save(file, vectors)
+        print(
+            f"{arguments.output}: {vectors.shape[0]} vectors of {vectors.shape[1]}", file=sys.stderr
+        )
+        return
+    for item, vector in zip(items, vectors, strict=True):
+        if arguments.json:
+            write_json({"text": item, "embedding": vector})
+        else:
+            print(" ".join(f"{value:.6g}" for value in vector))
+
+
+def classify(arguments: argparse.Namespace) -> None:
+    """Label and score of each text."""
+    items = texts(arguments)
+    with load(arguments, "classify") as model:
+        results = model.classify(
+            items,
+            scores=arguments.scores,
+            truncate=arguments.truncate,
+            progress=progress(arguments),
+        )
+    for item, result in zip(items, results, strict=True):
+        if arguments.json:
+            write_json(result, text=item)
+        else:
+            print(f"{result.label}\t{result.score:.4f}\t{item}")
+
+
+def tag(arguments: argparse.Namespace) -> None:
+    """Labelled stretches, one a line; texts are set apart by an empty line."""
+    items = texts(arguments)
+    with load(arguments, "tag") as model:
+        results = model.tag(
+            items,
+            aggregation=arguments.aggregation,
+            stride=arguments.stride,
+            progress=progress(arguments),
+        )
+    for index, (item, found) in enumerate(zip(items, results, strict=True)):
+        if arguments.json:
+            write_json({"text": item, "tags": found})
+            continue
+        if index:
+            print()
+        for part in found:
+            print(f"{part.label}\t{part.score:.4f}\t{part.start}-{part.end}\t{part.text}")
+
+
+def answer(arguments: argparse.Namespace) -> None:
+    """The answer that each context gives."""
+    items = texts(arguments)
+    with load(arguments, "answer") as model:
+        results = model.answer(
+            [arguments.question] * len(items),
+            items,
+            top_k=arguments.top_k,
+            allow_no_answer=arguments.allow_no_answer,
+            progress=progress(arguments),
+        )
+    for result in results:
+        if arguments.json:
+            write_json(result, question=arguments.question)
+            continue
+        for found in (result, *result.alternatives):
+            print(f"{found.text}\t{found.score:.4f}\t{found.start}-{found.end}")
+
+
+def rank(arguments: argparse.Namespace) -> None:
+    """Documents, best first."""
+    items = texts(arguments)
+    with load(arguments) as model:
+        results = need(model, "rank", "rank")(
+            arguments.query,
+            items,
+            top_k=arguments.top_k,
+            truncate=arguments.truncate,
+            progress=progress(arguments),
+        )
+    for result in results:
+        if arguments.json:
+            write_json(result)
+        else:
+            print(f"{result.score:.4f}\t{result.index}\t{result.text}")
+
+
+def fill_mask(arguments: argparse.Namespace) -> None:
+    """Candidates, best first."""
+    items = texts(arguments)
+    with load(arguments, "fill-mask") as model:
+        results = model.fill_mask(items, top_k=arguments.top_k, progress=progress(arguments))
+    for item, result in zip(items, results, strict=True):
+        masks = result if result and isinstance(result[0], list) else [result]
+        if arguments.json:
+            write_json({"text": item, "masks": masks})
+            continue
+        for candidates in masks:
+            for found in candidates:
+                print(f"{found.score:.4f}\t{found.token}\t{found.text}")
+
+
+def score(arguments: argparse.Namespace) -> None:
+    """Sum of log-probabilities, tokens and perplexity of each text."""
+    items = texts(arguments)
+    with load(arguments) as model:
+        results = need(model, "score", "score")(items, progress=progress(arguments))
+    for item, result in zip(items, results, strict=True):
+        if arguments.json:
+            write_json(result, text=item)
+        else:
+            print(f"{result.total:.4f}\t{len(result.logprobs)}\t{result.perplexity:.4f}")
+
+
+def info(arguments: argparse.Namespace) -> None:
+    """Facts, one a line."""
+    facts = _installation() if arguments.model is None else _facts(arguments)
+    if arguments.json:
+        write_json(facts)
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_size(size)}" for key, size in value.items())
+        elif name == "bytes":
+            value = _size(value)
+        elif isinstance(value, int) and name != "threads":
+            value = f"{value:,}"
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        print(f"{name:<{width}}  {'-' if value is None else value}")
+
+
+def _facts(arguments: argparse.Namespace) -> dict[str, Any]:
+    from .text import plain
+
+    with load(arguments) as model:
+        found: dict[str, Any] = plain(model.info())
+        return found
+
+
+def _installation() -> dict[str, Any]:
+    import platform
+
+    import numpy
+
+    from .. import __version__, _core
+    from ..architectures import families
+    from ..hub import builtin_ids
+
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "machine": platform.machine(),
+        "isa": _core.isa(),
+        "threads": _core.default_threads(),
+        "built-in models": builtin_ids(),
+        "model types": list(families()),
+    }
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("bytes", "KB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"

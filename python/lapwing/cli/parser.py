@@ -1,0 +1,250 @@
+"""Commands and their options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from .. import __version__
+
+Run = Callable[[argparse.Namespace], int | None]
+
+
+def _lazy(module: str, name: str) -> Run:
+    """The function of a command, imported when it runs, so that the help is there at once."""
+
+    def run(arguments: argparse.Namespace) -> int | None:
+        function: Run = getattr(import_module(f".{module}", __package__), name)
+        return function(arguments)
+
+    return run
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1")
+    return value
+
+
+_GENERATION: tuple[tuple[str, Any, str], ...] = (
+    ("max-tokens", int, "new tokens at most"),
+    ("min-tokens", int, "new tokens at least"),
+    ("temperature", float, "0 takes the likeliest token; above 0 draws"),
+    ("top-k", int, "draw from the k likeliest tokens"),
+    ("top-p", float, "draw from the likeliest tokens that make up this probability"),
+    ("min-p", float, "draw from tokens at least so likely, relative to the likeliest"),
+    ("typical-p", float, "draw from typical tokens that make up this probability"),
+    ("seed", int, "makes draws repeatable"),
+    ("beams", int, "width of the beam search"),
+    ("num-hypotheses", int, "how many hypotheses of a beam search to show"),
+    ("n", int, "how many texts to draw"),
+    ("length-penalty", float, "above 0 favours longer texts in a beam search"),
+    ("repetition-penalty", float, "above 1 makes tokens that were there unlikelier"),
+    ("presence-penalty", float, "subtracted from tokens that were there"),
+    ("frequency-penalty", float, "subtracted from tokens each time they were there"),
+    ("no-repeat-ngram-size", int, "no sequence of so many tokens comes twice"),
+    ("logprobs", int, "report log-probabilities, with so many alternatives (with --json)"),
+)
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        help="folder, hub id, or built-in id (lapwing/tiny-en-de, lapwing/tiny-shakespeare)",
+    )
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "-w",
+        "--weights",
+        default="auto",
+        choices=("auto", "stored", "f32", "bf16", "f16", "q8", "q4"),
+        help="how matrices are kept (default: auto)",
+    )
+    group.add_argument("-t", "--threads", type=_positive, help="threads that compute")
+    group.add_argument("--revision", help="branch, tag or commit on the hub")
+    group.add_argument(
+        "--offline", action="store_true", help="use the local cache of the hub alone"
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+
+
+def _input(parser: argparse.ArgumentParser, *, lines: bool) -> None:
+    group = parser.add_argument_group("input and output")
+    group.add_argument(
+        "-f",
+        "--file",
+        action="append",
+        metavar="FILE",
+        help="read texts from a file (- is standard input)",
+    )
+    unit = group.add_mutually_exclusive_group()
+    default = "lines" if lines else "whole"
+    unit.add_argument(
+        "--lines",
+        dest="unit",
+        action="store_const",
+        const="lines",
+        help="each line of the input is a text",
+    )
+    unit.add_argument(
+        "--whole", dest="unit", action="store_const", const="whole", help="each input is one text"
+    )
+    parser.set_defaults(unit=default)
+    _json(group)
+
+
+def _json(group: Any) -> None:
+    group.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _generation(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("generation")
+    for name, kind, text in _GENERATION:
+        group.add_argument(f"--{name}", type=kind, help=text)
+    group.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end at this text (may be repeated)"
+    )
+    group.add_argument(
+        "--ignore-eos", action="store_true", default=None, help="go on past end tokens"
+    )
+
+
+def build() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="lapwing",
+        description="Transformer language models on CPUs, from plain Hugging Face checkpoints.",
+    )
+    parser.add_argument("--version", action="version", version=f"lapwing {__version__}")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(
+        name: str, text: str, module: str = "commands", function: str = ""
+    ) -> argparse.ArgumentParser:
+        found: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+        found.set_defaults(run=_lazy(module, function or name.replace("-", "_")))
+        return found
+
+    generate = command("generate", "continue a text (or rewrite it, with an encoder-decoder)")
+    _model(generate)
+    generate.add_argument("text", nargs="*", help="prompts")
+    _input(generate, lines=False)
+    generate.add_argument(
+        "--no-stream", action="store_true", help="print a text when it is complete"
+    )
+    _generation(generate)
+
+    chat = command("chat", "talk with a model", "talk", "chat")
+    _model(chat)
+    chat.add_argument("--system", help="system message")
+    chat.add_argument("--template", help="name of one of the checkpoint's chat templates")
+    _json(chat)
+    _generation(chat)
+
+    translate = command("translate", "translate texts")
+    _model(translate)
+    translate.add_argument("text", nargs="*", help="texts")
+    translate.add_argument(
+        "--from", dest="source_lang", metavar="LANGUAGE", help="language of the texts"
+    )
+    translate.add_argument(
+        "--to", dest="target_lang", metavar="LANGUAGE", help="language to translate into"
+    )
+    translate.add_argument(
+        "--split-sentences", action="store_true", help="translate each sentence alone"
+    )
+    _input(translate, lines=True)
+    _generation(translate)
+
+    summarize = command("summarize", "summarize texts")
+    _model(summarize)
+    summarize.add_argument("text", nargs="*", help="texts")
+    _input(summarize, lines=False)
+    _generation(summarize)
+
+    embed = command("embed", "vectors of texts: numbers a line, or JSON, or a .npy file")
+    _model(embed)
+    embed.add_argument("text", nargs="*", help="texts")
+    embed.add_argument(
+        "--output", metavar="FILE", help="write a float32 array [texts, dim] as .npy"
+    )
+    embed.add_argument("--prompt-name", help="one of the checkpoint's prompts, such as query")
+    embed.add_argument("--prompt", help="text to put before each text")
+    embed.add_argument(
+        "--truncate", action="store_true", default=None, help="cut texts that are too long"
+    )
+    embed.add_argument("--dim", type=_positive, help="keep the first dimensions only")
+    embed.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit length")
+    _input(embed, lines=True)
+
+    classify = command("classify", "labels of texts")
+    _model(classify)
+    classify.add_argument("text", nargs="*", help="texts")
+    classify.add_argument(
+        "--scores", default="auto", choices=("auto", "softmax", "sigmoid", "none")
+    )
+    classify.add_argument("--truncate", action="store_true", help="cut texts that are too long")
+    _input(classify, lines=True)
+
+    tag = command("tag", "labelled stretches of texts, such as names")
+    _model(tag)
+    tag.add_argument("text", nargs="*", help="texts")
+    tag.add_argument(
+        "--aggregation", default="simple", choices=("none", "simple", "first", "average", "max")
+    )
+    tag.add_argument(
+        "--stride", type=int, help="read long texts in windows that share so many tokens"
+    )
+    _input(tag, lines=True)
+
+    answer = command("answer", "answer a question from texts")
+    _model(answer)
+    answer.add_argument("question", help="the question")
+    answer.add_argument("text", nargs="*", help="contexts")
+    answer.add_argument("--top-k", type=_positive, default=1, help="how many answers to show")
+    answer.add_argument(
+        "--allow-no-answer", action="store_true", help="let 'no answer' win, as an empty line"
+    )
+    _input(answer, lines=False)
+
+    rank = command("rank", "texts by relevance for a query")
+    _model(rank)
+    rank.add_argument("query", help="the query")
+    rank.add_argument("text", nargs="*", help="documents")
+    rank.add_argument("--top-k", type=_positive, help="how many to show")
+    rank.add_argument(
+        "--truncate", action="store_true", default=None, help="cut documents that are too long"
+    )
+    _input(rank, lines=True)
+
+    fill = command("fill-mask", "candidates for a mask token in texts")
+    _model(fill)
+    fill.add_argument("text", nargs="*", help="texts with a mask token")
+    fill.add_argument("--top-k", type=_positive, default=5, help="how many to show")
+    _input(fill, lines=True)
+
+    score = command("score", "log-probability and perplexity of texts")
+    _model(score)
+    score.add_argument("text", nargs="*", help="texts")
+    _input(score, lines=False)
+
+    info = command("info", "facts about a model, or about this installation without one")
+    _model(info)
+    for action in info._actions:
+        if action.dest == "model":
+            action.nargs = "?"
+    _json(info)
+
+    demo = command(
+        "demo", "translations, text and similarities from the built-in models", "demo", "demo"
+    )
+    demo.add_argument("-t", "--threads", type=_positive, help="threads that compute")
+
+    # The benchmark reads its own options, so help for them is its own too.
+    bench = command("bench", "measure speed on this machine", "bench", "bench")
+    bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the benchmark")
+    return parser

@@ -1,0 +1,91 @@
+"""Reading texts and writing results."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..errors import OptionError
+from ..progress import Callback
+
+
+def texts(arguments: argparse.Namespace) -> list[str]:
+    """The texts of a command: its arguments, its files, else standard input."""
+    found = list(arguments.text)
+    files = arguments.file or []
+    if not found and not files:
+        if sys.stdin.isatty():
+            raise OptionError("no text: give it as an argument, with --file, or on standard input")
+        files = ["-"]
+    for name in files:
+        content = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        if arguments.unit == "lines":
+            found += [line for line in content.splitlines() if line.strip()]
+        elif content.strip():
+            found.append(content.removesuffix("\n"))
+    if not found:
+        raise OptionError("no text: the input is empty")
+    return found
+
+
+def plain(value: Any) -> Any:
+    """A result in JSON's types."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return value
+
+
+def write_json(value: Any, **more: Any) -> None:
+    """One line of JSON."""
+    content = plain(value)
+    if more:
+        content = {**more, **content} if isinstance(content, dict) else {**more, "result": content}
+    print(json.dumps(content, ensure_ascii=False), flush=True)
+
+
+def progress(arguments: argparse.Namespace) -> bool | Callback | None:
+    """Progress on a terminal, unless it is to be quiet."""
+    return True if sys.stderr.isatty() and not arguments.quiet else None
+
+
+def load(arguments: argparse.Namespace, task: str | None = None) -> Any:
+    """The model of a command."""
+    from ..loading import load as load_model
+
+    return load_model(
+        arguments.model,
+        weights=arguments.weights,
+        threads=arguments.threads,
+        task=task,
+        revision=arguments.revision,
+        local_files_only=arguments.offline,
+        progress=progress(arguments),
+    )
+
+
+def need(model: Any, method: str, command: str) -> Any:
+    """The model's method for a command; OptionError if this shape of model has none."""
+    found = getattr(model, method, None)
+    if found is None:
+        raise OptionError(f"{command} needs another model: {model!r} does not {method}")
+    return found
+
+
+def generation(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of generation that were given."""
+    from ..models.options import GenerateOptions
+
+    names = GenerateOptions.__annotations__
+    return {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
