@@ -98,7 +98,7 @@ class Translation:
 class Score:
     """Log-probabilities of a given text: each token given all before it; the first has none.
 
-    ``total`` is their sum and ``perplexity`` exp(-total / number of scored tokens).
+    ``total`` is their sum and ``perplexity`` exp(-total / number of scored tokens), 1 where none is scored.
     """
 
     ids: tuple[int, ...]

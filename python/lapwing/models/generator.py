@@ -378,12 +378,15 @@ class TextGenerator(BaseModel):
                     ids=tuple(ids),
                     logprobs=tuple(values),
                     total=math.fsum(values),
-                    perplexity=math.exp(min(-math.fsum(values) / len(values), 700.0))
-                    if values
-                    else float("nan"),
+                    perplexity=_perplexity(values),
                 )
             )
         return results
+
+
+def _perplexity(values: Sequence[float]) -> float:
+    # The bound is where float64 ends; without scored tokens nothing was uncertain.
+    return math.exp(min(-math.fsum(values) / len(values), 700.0)) if values else 1.0
 
 
 def check_layer(layer: int, stack: Any) -> int:

@@ -43,7 +43,7 @@ class GenerateOptions(TypedDict, total=False):
     Changes of the logits: ``repetition_penalty`` (Keskar et al. 2019), ``encoder_repetition_penalty``,
     ``presence_penalty``, ``frequency_penalty``, ``no_repeat_ngram_size``, ``encoder_no_repeat_ngram_size``,
     ``logit_bias`` (id to added value), ``bad_words`` (texts or lists of ids), ``suppress_tokens`` (ids),
-    ``begin_suppress_tokens`` (ids, at the first new token), ``forced_bos`` and ``forced_eos`` (ids), ``processor`` (a
+    ``begin_suppress_tokens`` (ids, at the first new token), ``forced_bos`` (id, encoder-decoders only) and ``forced_eos`` (ids), ``processor`` (a
     function of the ids so far and the logits [vocab] that returns new logits; called at each step of each sequence,
     which is slow).
 
@@ -440,6 +440,10 @@ def _tokens(
     core["bad_words_ids"] = [word for word in words if word not in ends]
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         core[name] = _ids(name, given.get(name, defaults.get(name)))
+    if "forced_bos" in given and not defaults.encoder_decoder:
+        raise OptionError(
+            "forced_bos sets the first token of an encoder-decoder's text: add it to the prompt instead"
+        )
     first = _ids("forced_bos", given.get("forced_bos", defaults.get("forced_bos_token_id")))
     if len(first) > 1:
         raise OptionError(f"forced_bos is {first}: expected one id")

@@ -1,0 +1,378 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lapwing
+
+GOLDEN = Path(__file__).parent / "golden"
+EN_DE = "lapwing/tiny-en-de"
+SHAKESPEARE = "lapwing/tiny-shakespeare"
+
+
+def run(
+    *words: str, text: str = "", code: int = 0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [sys.executable, "-m", "lapwing", *words],
+        input=text,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=240,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+    )
+    assert result.returncode == code, result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def lines(result: subprocess.CompletedProcess[str]) -> list[Any]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_translate_reads_arguments_files_and_standard_input(tmp_path: Path) -> None:
+    texts = ["A dog runs.", "A man is riding a bicycle down the street."]
+    wanted = [r.text for r in lapwing.load(EN_DE).translate(texts)]
+    assert run("translate", EN_DE, *texts).stdout.splitlines() == wanted
+    path = tmp_path / "texts"
+    path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+    assert run("translate", EN_DE, "--file", str(path)).stdout.splitlines() == wanted
+    found = lines(run("translate", EN_DE, "--json", "--to", "de", text="\n".join(texts)))
+    assert [entry["text"] for entry in found] == wanted
+    assert [entry["source"] for entry in found] == texts
+    several = run("translate", EN_DE, "--beams", "4", "--num-hypotheses", "2", texts[0]).stdout
+    assert len(several.splitlines()) == 2
+
+
+def test_generate_streams_or_writes_json() -> None:
+    own = lapwing.load(SHAKESPEARE)
+    wanted = own.generate("ROMEO:\n", max_tokens=12, temperature=0)
+    options = ["--max-tokens", "12", "--temperature", "0"]
+    assert run("generate", SHAKESPEARE, *options, "ROMEO:\n").stdout == wanted.text + "\n"
+    assert (
+        run("generate", SHAKESPEARE, "--no-stream", *options, text="ROMEO:\n\n").stdout
+        == wanted.text + "\n"
+    )
+    entry = lines(run("generate", SHAKESPEARE, "--json", *options, "ROMEO:\n", "JULIET:\n"))[0]
+    assert (entry["prompt"], entry["text"], entry["ids"]) == (
+        "ROMEO:\n",
+        wanted.text,
+        list(wanted.ids),
+    )
+    stopped = run("generate", SHAKESPEARE, *options, "--stop", "man", "ROMEO:\n").stdout
+    assert stopped == wanted.text[: wanted.text.index("man")] + "\n"
+
+
+def test_embed_writes_numbers_json_and_arrays(tmp_path: Path) -> None:
+    folder = str(GOLDEN / "bert-sentence")
+    texts = ["Hello, world!", "The dog sleeps."]
+    wanted = lapwing.load(folder).embed(texts)
+    rows = [
+        [float(v) for v in line.split()]
+        for line in run("embed", folder, *texts).stdout.splitlines()
+    ]
+    np.testing.assert_allclose(rows, wanted, rtol=1e-5, atol=1e-7)
+    found = lines(run("embed", folder, "--json", *texts))
+    assert np.array_equal(np.float32([entry["embedding"] for entry in found]), wanted)
+    path = tmp_path / "vectors.npy"
+    run("embed", folder, "--output", str(path), text="\n".join(texts))
+    assert np.array_equal(np.load(path), wanted)
+
+
+def test_tasks_of_encoders() -> None:
+    text = "The quick brown fox isn't over the lazy dog."
+    label, score, shown = (
+        run("classify", str(GOLDEN / "bert-seqcls"), text).stdout.strip().split("\t")
+    )
+    found = lapwing.load(GOLDEN / "bert-seqcls").classify(text)
+    assert (label, shown) == (found.label, text)
+    assert float(score) == pytest.approx(found.score, abs=1e-4)
+    tags = lines(run("tag", str(GOLDEN / "bert-tokcls"), "--json", text))[0]["tags"]
+    assert all(tag["text"] == text[tag["start"] : tag["end"]] for tag in tags)
+    assert run("tag", str(GOLDEN / "bert-tokcls"), text).stdout.count("\n") == len(tags)
+    answer = lines(
+        run("answer", str(GOLDEN / "bert-qa"), "What is it?", text, "--json", "--top-k", "2")
+    )[0]
+    assert answer["text"] == text[answer["start"] : answer["end"]]
+    assert len(answer["alternatives"]) == 1
+    fills = run("fill-mask", str(GOLDEN / "bert-mlm"), "--top-k", "3", "A [MASK] fox.").stdout
+    assert len(fills.splitlines()) == 3
+    ranked = lines(
+        run("rank", str(GOLDEN / "bert-sentence"), "a dog", "--json", text="one\ntwo\nthree\n")
+    )
+    assert [r["score"] for r in ranked] == sorted((r["score"] for r in ranked), reverse=True)
+    assert {r["text"] for r in ranked} == {"one", "two", "three"}
+
+
+def test_score_info_and_version() -> None:
+    total, tokens, perplexity = run("score", SHAKESPEARE, "ROMEO:\nI am a man").stdout.split()
+    found = lapwing.load(SHAKESPEARE).score("ROMEO:\nI am a man")
+    assert int(tokens) == len(found.logprobs)
+    assert float(total) == pytest.approx(found.total, abs=1e-3)
+    assert float(perplexity) == pytest.approx(found.perplexity, abs=1e-3)
+    facts = lines(run("info", EN_DE, "--json"))[0]
+    assert facts["parameters"] == lapwing.load(EN_DE).info().parameters
+    assert "tiny-en-de" in run("info").stdout
+    assert lapwing.__version__ in run("--version").stdout
+
+
+def test_chat_answers_each_line_of_a_pipe() -> None:
+    folder = str(GOLDEN / "qwen3")
+    chat = lapwing.Chat(lapwing.load(folder), system="Be brief.", max_tokens=8, temperature=0)
+    wanted = [chat.send("Hello").text, chat.send("What is it?").text]
+    words = [
+        "chat",
+        folder,
+        "--system",
+        "Be brief.",
+        "--max-tokens",
+        "8",
+        "--temperature",
+        "0",
+        "--json",
+    ]
+    found = lines(run(*words, text="Hello\nWhat is it?\n"))
+    assert [entry["text"] for entry in found] == wanted
+
+
+def test_errors_are_one_line_and_have_codes(tmp_path: Path) -> None:
+    for words, code, what in (
+        (["translate", "./nowhere", "x"], 1, "nowhere"),
+        (["translate", SHAKESPEARE, "x"], 1, "translate"),
+        (["generate", SHAKESPEARE, "x", "--top-p", "7"], 1, "top_p"),
+        (["translate", EN_DE, "--to", "fr", "x"], 1, "target_lang"),
+        (["embed", EN_DE, "x"], 1, "embed"),
+        (["translate", EN_DE, "--file", str(tmp_path / "none")], 1, "none"),
+        (["translate", EN_DE], 1, "empty"),
+        (["nonsense"], 2, "invalid choice"),
+        (["translate", EN_DE, "x", "--nonsense"], 2, "--nonsense"),
+        (["translate", EN_DE, "x", "--threads", "0"], 2, "threads"),
+        ([], 2, "translate"),
+    ):
+        result = run(*words, code=code)
+        assert what in result.stderr
+        if code == 1:
+            assert result.stderr.count("\n") == 1
+            assert result.stderr.startswith("lapwing: error: ")
+
+
+def test_reader_that_goes_away_is_no_error() -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "lapwing",
+            "generate",
+            SHAKESPEARE,
+            "ROMEO:\n",
+            "--max-tokens",
+            "300",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(1)
+    process.stdout.close()
+    assert process.wait(timeout=120) in (0, 141)
+    assert b"Traceback" not in process.stderr.read()
+    process.stderr.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_stops_with_130() -> None:
+    words = [
+        "generate",
+        SHAKESPEARE,
+        "ROMEO:\n",
+        "--max-tokens",
+        "450",
+        "--ignore-eos",
+        "--temperature",
+        "0",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lapwing", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, err)
+    assert b"Traceback" not in err
+
+
+def test_import_is_light() -> None:
+    code = "import sys, lapwing; print(sorted({'numpy', 'tokenizers', 'huggingface_hub'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_demo_runs() -> None:
+    shown = run("demo").stdout
+    assert "Ein Mann fährt auf einem Fahrrad" in shown
+    assert "Similarity of sentences" in shown
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((Path(__file__).parent.parent / "examples").glob("*.py")),
+    ids=lambda path: path.stem,
+)
+def test_examples_run(path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, str(path)], capture_output=True, text=True, encoding="utf-8", timeout=240
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+
+
+# -- the hub -------------------------------------------------------------------------------------------
+
+
+def cache_of(root: Path, folder: Path, repository: str, revision: str) -> Path:
+    """A hub cache that holds a folder, in the layout of huggingface_hub."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    base = root / f"models--{repository.replace('/', '--')}"
+    snapshot = base / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (base / "refs").mkdir()
+    (base / "refs" / revision).write_text(commit, encoding="utf-8")
+    for path in folder.iterdir():
+        if path.is_file():
+            (snapshot / path.name).write_bytes(path.read_bytes())
+    return snapshot
+
+
+def test_hub_id_is_found_in_the_local_cache(tmp_path: Path) -> None:
+    cache_of(tmp_path, GOLDEN / "bert-model", "someone/some-model", "main")
+    environment = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    facts = lines(run("info", "someone/some-model", "--json", "--offline", **environment))[0]
+    assert facts["id"] == "someone/some-model"
+    result = run(
+        "info", "someone/some-model", "--revision", "v2", "--offline", code=1, **environment
+    )
+    assert "v2" in result.stderr
+    result = run("info", "someone/other", code=1, **environment)
+    assert "someone/other" in result.stderr
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a download needs."""
+
+    folder = GOLDEN / "bert-model"
+    commit = "89abcdef0123456789abcdef0123456789abcdef"
+
+    def log_message(self, format: str, *values: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(False)
+
+    def do_GET(self) -> None:
+        self._answer(True)
+
+    def _send(self, code: int, body: bytes, kind: str, head: dict[str, str], show: bool) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in head.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if show:
+            self.wfile.write(body)
+
+    def _answer(self, show: bool) -> None:
+        path = self.path.split("?")[0]
+        parts = path.strip("/").split("/")
+        names = sorted(p.name for p in self.folder.iterdir() if p.is_file())
+        if path.startswith("/api/models/someone/hosted"):
+            info = {
+                "id": "someone/hosted",
+                "modelId": "someone/hosted",
+                "sha": self.commit,
+                "private": False,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+                "siblings": [{"rfilename": name} for name in [*names, "pytorch_model.bin"]],
+            }
+            if "/tree/" in path:
+                tree = [
+                    {
+                        "type": "file",
+                        "path": n,
+                        "size": (self.folder / n).stat().st_size,
+                        "oid": "0" * 40,
+                    }
+                    for n in names
+                ]
+                self._send(200, json.dumps(tree).encode(), "application/json", {}, show)
+            else:
+                self._send(200, json.dumps(info).encode(), "application/json", {}, show)
+        elif parts[:3] == ["someone", "hosted", "resolve"] and parts[-1] in names:
+            body = (self.folder / parts[-1]).read_bytes()
+            head = {
+                "X-Repo-Commit": self.commit,
+                "ETag": f'"{parts[-1]}"',
+                "X-Linked-Size": str(len(body)),
+            }
+            self._send(200, body, "application/octet-stream", head, show)
+        else:
+            head = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
+            self._send(404, b'{"error":"Repository not found"}', "application/json", head, show)
+
+
+def test_hub_id_is_downloaded_once(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        "HF_HUB_CACHE": str(tmp_path),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_OFFLINE": "0",
+        "NO_PROXY": "127.0.0.1",
+    }
+    try:
+        facts = lines(run("info", "someone/hosted", "--json", **environment))[0]
+        assert facts["architecture"] == "bert"
+        result = run("info", "someone/missing", code=1, **environment)
+        assert "no such repository" in result.stderr
+    finally:
+        server.shutdown()
+        server.server_close()
+    snapshot = tmp_path / "models--someone--hosted" / "snapshots" / Hub.commit
+    assert (snapshot / "model.safetensors").is_file()
+    assert not (snapshot / "pytorch_model.bin").exists()
+    offline = lines(run("info", "someone/hosted", "--json", "--offline", **environment))[0]
+    assert offline == facts
+
+
+def test_ctrl_c_in_python_leaves_the_model_usable() -> None:
+    if threading.current_thread() is not threading.main_thread() or sys.platform == "win32":
+        pytest.skip("signals reach the main thread only")
+    own = lapwing.load(SHAKESPEARE)
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        while time.monotonic() - start < 60:
+            own.generate(["ROMEO:\n"] * 8, max_tokens=400, temperature=0, ignore_eos=True)
+    timer.join()
+    assert time.monotonic() - start < 10
+    assert own.generate("ROMEO:\n", max_tokens=2, temperature=0).finish_reason == "length"
