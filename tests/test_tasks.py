@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import lapwing
-from lapwing.models import engine, sentences, tasks
+from lapwing.models import engine, languages, sentences, tasks
 from lapwing.models.options import HONOURED, REFUSED, WITHOUT_EFFECT
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -445,6 +445,115 @@ def test_folder_of_sentence_transformers() -> None:
     )
 
 
+def sentence_folder(tmp_path: Path, modules: list[str], **files: Any) -> Any:
+    """The tiny BERT as a folder of sentence-transformers with these modules."""
+    for path in (GOLDEN / "bert-model").iterdir():
+        if path.is_file() and not path.name.startswith("expected"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    listed = []
+    for index, kind in enumerate(modules):
+        place = "" if kind == "Transformer" else f"{index}_{kind}"
+        listed.append(
+            {
+                "idx": index,
+                "name": str(index),
+                "path": place,
+                "type": f"sentence_transformers.models.{kind}",
+            }
+        )
+        (tmp_path / place).mkdir(exist_ok=True)
+        if kind in files and kind != "Transformer":
+            (tmp_path / place / "config.json").write_text(json.dumps(files[kind]), encoding="utf-8")
+    (tmp_path / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+    extra = files.get("extra")
+    if extra is not None:
+        (tmp_path / "config_sentence_transformers.json").write_text(
+            json.dumps(extra), encoding="utf-8"
+        )
+    return tmp_path
+
+
+def test_all_poolings_are_joined_in_order(tmp_path: Path) -> None:
+    flags = [
+        "pooling_mode_cls_token",
+        "pooling_mode_max_tokens",
+        "pooling_mode_mean_tokens",
+        "pooling_mode_mean_sqrt_len_tokens",
+        "pooling_mode_weightedmean_tokens",
+        "pooling_mode_lasttoken",
+    ]
+    folder = sentence_folder(
+        tmp_path, ["Transformer", "Pooling"], Pooling=dict.fromkeys(flags, True)
+    )
+    with lapwing.load(folder) as own:
+        text = "The quick brown fox"
+        states = own.hidden_states([own.tokenizer.encode(text)])[0].astype(np.float64)
+        weights = np.arange(1, len(states) + 1)[:, None]
+        parts = [
+            states[0],
+            states.max(axis=0),
+            states.mean(axis=0),
+            states.sum(axis=0) / math.sqrt(len(states)),
+            (states * weights).sum(axis=0) / weights.sum(),
+            states[-1],
+        ]
+        np.testing.assert_allclose(own.embed(text), np.concatenate(parts), atol=2e-6)
+
+
+def test_dense_layer_and_prompts(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    width = model("bert-model").config["hidden_size"]
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((7, width), dtype=np.float32)
+    bias = rng.standard_normal(7, dtype=np.float32)
+    folder = sentence_folder(
+        tmp_path,
+        ["Transformer", "Pooling", "Dense", "Normalize"],
+        Pooling={"pooling_mode_mean_tokens": True, "include_prompt": False},
+        Dense={
+            "in_features": width,
+            "out_features": 7,
+            "bias": True,
+            "activation_function": "torch.nn.Tanh",
+        },
+        extra={"prompts": {"query": "quick brown "}, "default_prompt_name": None},
+    )
+    save_file(
+        {"linear.weight": weight, "linear.bias": bias}, folder / "2_Dense" / "model.safetensors"
+    )
+    with lapwing.load(folder) as own:
+        ids = own.tokenizer.encode("quick brown fox")
+        count = len(own.tokenizer.encode("quick brown ")) - 1
+        states = own.hidden_states([ids])[0].astype(np.float64)
+        for vector, rows in (
+            (own.embed("quick brown fox"), states),
+            (own.embed("fox", prompt_name="query"), states[count:]),
+        ):
+            wanted = np.tanh(weight @ rows.mean(axis=0) + bias)
+            np.testing.assert_allclose(vector, wanted / np.linalg.norm(wanted), atol=1e-5)
+        assert np.array_equal(own.embed(["fox", "a b c"])[0], own.embed("fox"))
+
+
+def test_damaged_sentence_folders_raise(tmp_path: Path) -> None:
+    folder = sentence_folder(
+        tmp_path, ["Transformer", "Pooling"], Pooling={"pooling_mode": "median"}
+    )
+    with pytest.raises(lapwing.CheckpointError, match="median"):
+        lapwing.load(folder)
+    (folder / "modules.json").write_text(
+        '[{"type": "x.Pooling", "path": "../.."}]', encoding="utf-8"
+    )
+    with pytest.raises(lapwing.CheckpointError, match="leads out"):
+        lapwing.load(folder)
+    (folder / "modules.json").write_text('[{"type": "x.LSTM", "path": ""}]', encoding="utf-8")
+    with pytest.raises(lapwing.CheckpointError, match="LSTM"):
+        lapwing.load(folder)
+    (folder / "modules.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(lapwing.CheckpointError, match="list"):
+        lapwing.load(folder)
+
+
 def test_encoder_call_returns_states() -> None:
     own = model("bert-model")
     result = own("Hello, world!", hidden_states=True, attentions=True)
@@ -579,6 +688,25 @@ def test_masks_are_filled() -> None:
     }
     with pytest.raises(lapwing.OptionError, match="no mask"):
         own.fill_mask("nothing here")
+
+
+# -- languages -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["de", "deu", "German", "german", "deu_Latn", "de_DE", "__de__"])
+def test_languages_are_found_in_any_form(text: str) -> None:
+    found = languages.find(text)
+    assert found is not None
+    assert found.name == "German"
+    for known in (["deu_Latn", "eng_Latn"], ["de_DE"], ["__de__"]):
+        assert languages.code(text, known.__contains__, "target_lang", "x") == known[0]
+    with pytest.raises(lapwing.OptionError, match="target_lang"):
+        languages.code(text, ["fr_XX"].__contains__, "target_lang", "'fr'")
+
+
+def test_language_table_has_no_doubles() -> None:
+    forms = [form.lower() for language in languages.LANGUAGES for form in set(language.forms())]
+    assert len(forms) == len(set(forms))
 
 
 # -- models --------------------------------------------------------------------------------------------

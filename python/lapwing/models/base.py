@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .. import _core
     from ..spec import Model as Spec
 
+LOGIT_BYTES = 256 << 20
+"""Bound of the logits held at once where every position's are needed."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 IdList = Sequence[int]
@@ -164,6 +167,12 @@ class BaseModel:
                 f"{what} has {array.size} tokens: expected at most {limit}, the length of this model"
             )
         return [int(value) for value in array]
+
+    def _logit_tokens(self, batch_tokens: int) -> int:
+        """``batch_tokens``, less where the vocabulary is large."""
+        stack = self.spec.decoder or self.spec.encoder
+        width = 1 if stack is None else stack.vocab_size
+        return min(batch_tokens, max(1, LOGIT_BYTES // (4 * width)))
 
     def _map(
         self,

@@ -335,7 +335,7 @@ class TextEncoder(BaseModel):
             encodings,
             len,
             run,
-            batch_tokens=min(batch_tokens, 2048),
+            batch_tokens=self._logit_tokens(batch_tokens),
             progress=progress,
             what="filling",
         )

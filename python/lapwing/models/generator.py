@@ -177,7 +177,7 @@ class TextGenerator(BaseModel):
         text: str | Sequence[str],
         *,
         add_special_tokens: bool = True,
-        batch_tokens: int = 2048,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Score | list[Score]:
         """The log-probability of each token of a text given all before it.
@@ -196,7 +196,12 @@ class TextGenerator(BaseModel):
             for item in texts
         ]
         results = self._map(
-            items, len, self._score, batch_tokens=batch_tokens, progress=progress, what="scoring"
+            items,
+            len,
+            self._score,
+            batch_tokens=self._logit_tokens(batch_tokens),
+            progress=progress,
+            what="scoring",
         )
         return results[0] if single else results
 

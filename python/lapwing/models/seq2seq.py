@@ -381,14 +381,17 @@ class Seq2Seq(BaseModel):
         )
         source_text = languages.code(source or own_source or "en", known, "source_lang", examples)
         wanted = target or own_target
-        if wanted is None:
+        if wanted is None and not (kind == "MBart" or self._defaults.get("forced_bos_token_id")):
             raise OptionError(
                 f"target_lang is needed: this checkpoint translates into many languages, such as {examples}"
             )
-        target_text = languages.code(wanted, known, "target_lang", examples)
         source_id = tokenizer.token_to_id(source_text)
-        target_id = tokenizer.token_to_id(target_text)
-        assert source_id is not None and target_id is not None  # `known` has seen both
+        assert source_id is not None  # `known` has seen it
+        target_id = None
+        if wanted is not None:
+            target_id = tokenizer.token_to_id(
+                languages.code(wanted, known, "target_lang", examples)
+            )
 
         def encode(text: str) -> list[int]:
             encoding = tokenizer.encoding(text)
