@@ -17,7 +17,14 @@ from safetensors.numpy import load_file
 
 import lapwing
 from lapwing.models import engine, languages, sentences, tasks
-from lapwing.models.options import HONOURED, REFUSED, WITHOUT_EFFECT
+from lapwing.models.options import (
+    HONOURED,
+    REFUSED,
+    WITHOUT_EFFECT,
+    Defaults,
+    GenerateOptions,
+    resolve,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -259,6 +266,8 @@ def test_options_are_honoured_or_refused_by_name() -> None:
         ({"early_stopping": "soon"}, "early_stopping"),
         ({"logit_bias": [1]}, "logit_bias"),
         ({"bad_words": [""]}, "bad_words"),
+        ({"bad_words": 3}, "bad_words"),
+        ({"stop": 3}, "stop"),
         ({"seed": -1}, "seed"),
         ({"processor": 3}, "processor"),
         ({"min_tokens": 9, "max_tokens": 3}, "min_tokens"),
@@ -278,6 +287,32 @@ def test_first_token_can_be_forced() -> None:
     plain = own.translate("A dog runs.", beams=1)
     other = own.translate("A dog runs.", beams=1, forced_bos=39)
     assert (plain.ids[0], other.ids[0]) == (9, 39)
+
+
+ODD: list[Any] = [
+    *(True, False, 0, -1, 1, 3, 10**30, 1.5, 1e308, "", "x", [], [1], [[1]], [[]], [None], ["a"]),
+    *({}, {"a": 1}, {"content": 5}, [{}], [["a", "b"]], None),
+]
+
+
+@pytest.mark.parametrize("name", ["lapwing/tiny-en-de", "lapwing/tiny-shakespeare"])
+def test_odd_values_are_honoured_or_refused(name: str) -> None:
+    own = model(name)
+    run = own.translate if name == "lapwing/tiny-en-de" else own.generate
+    for value in ODD:
+        for option in GenerateOptions.__annotations__:
+            try:
+                run("A.", **{"max_tokens": 2, option: value})
+            except lapwing.Error as error:
+                assert str(error)
+        for key in (*HONOURED, *REFUSED):
+            try:
+                changed = Defaults.read(
+                    {key: value}, own.config, encoder_decoder=name == "lapwing/tiny-en-de"
+                )
+                resolve(changed, {"max_tokens": 2}, encode=lambda text: [[1]], where="test")
+            except lapwing.Error as error:
+                assert str(error)
 
 
 def test_sampling_option_with_greedy_decoding_is_refused() -> None:
@@ -359,6 +394,12 @@ def test_generation_config_keys_are_honoured_or_refused() -> None:
             own.generate_ids(list(range(1, 10)))
     with lapwing.load(name, generation_config={"stop_strings": ["man"]}) as own:
         assert own.generate("ROMEO:\n", temperature=0, max_tokens=30).finish_reason == "stop"
+
+
+def test_every_option_and_key_is_documented() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "generation.md").read_text(encoding="utf-8")
+    names = [*GenerateOptions.__annotations__, *HONOURED, *REFUSED, *WITHOUT_EFFECT]
+    assert [name for name in names if f"`{name}`" not in text] == []
 
 
 def test_penalties_of_a_sampling_recipe_do_not_bend_greedy_decoding() -> None:

@@ -8,7 +8,7 @@ config.json does. Each key of it is honoured (`HONOURED`), refused by name once 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -430,7 +430,7 @@ def _tokens(
     }
     core["sequence_bias"] = _sequence_bias(defaults)
     words: list[list[int]] = []
-    for word in given.get("bad_words", defaults.get("bad_words_ids")) or []:
+    for word in _items("bad_words", given.get("bad_words", defaults.get("bad_words_ids"))):
         found = encode(word) if isinstance(word, str) else [_ids("bad_words", word)]
         if not all(found):
             raise OptionError("bad_words holds an empty text: expected at least one token")
@@ -470,12 +470,20 @@ def _ids(name: str, value: Any) -> list[int]:
     return items
 
 
+def _items(name: str, value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
+        raise OptionError(f"{name} is {value!r}: expected a list")
+    return list(value)
+
+
 def _sequence_bias(defaults: Defaults) -> list[list[Any]]:
     """As transformers writes it: a list of [ids, bias], or an object whose keys are ids or tuples of them."""
     value = defaults.get("sequence_bias")
     if not value:
         return []
-    pairs = list(value.items()) if isinstance(value, Mapping) else list(value)
+    pairs = list(value.items()) if isinstance(value, Mapping) else _items("sequence_bias", value)
     found = []
     for pair in pairs:
         if not isinstance(pair, Sequence) or len(pair) != 2:
@@ -534,7 +542,7 @@ def _lengths(
 def _stops(value: Any) -> tuple[str, ...]:
     if value is None:
         return ()
-    texts = [value] if isinstance(value, str) else list(value)
+    texts = [value] if isinstance(value, str) else _items("stop", value)
     for text in texts:
         if not isinstance(text, str) or not text:
             raise OptionError(f"stop holds {text!r}: expected texts of at least one character")
