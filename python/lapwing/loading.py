@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 Weights = Literal["auto", "stored", "f32", "bf16", "f16", "q8", "q4"]
 
 WEIGHTS = ("auto", "stored", "f32", "bf16", "f16", "q8", "q4")
-AUTO_LIMIT = 100_000_000
-"""Parameters up to which ``weights="auto"`` keeps a model as stored; larger ones become q8."""
-
 TASKS: dict[str, str] = {
     "generate": "generator",
     "chat": "generator",
@@ -77,8 +74,8 @@ def load(
     Args:
         name: a folder with config.json and safetensors, a hub id, or a built-in id ("lapwing/tiny-en-de",
             "lapwing/tiny-shakespeare").
-        weights: how matrices are kept: "f32", "bf16", "f16", "q8" (8 bits, near-lossless), "q4" (4 bits), "stored" (as
-            in the file), or "auto": as stored up to 100 million parameters, q8 above.
+        weights: how matrices are kept: "f32", "bf16", "f16", or "stored" and "auto": as in the file. "q8" and "q4" are
+            not supported yet and raise.
         threads: how many threads compute; None takes the cores that this process may use.
         task: what the model is for, where the checkpoint leaves it open: "generate", "chat", "score", "embed",
             "encode", "classify", "tag", "answer", "fill-mask", "rank", "translate" or "summarize". A decoder that
@@ -195,8 +192,7 @@ def _build(
     for name, tensor in tensors.items():
         owners.setdefault(id(tensor), (tensor, []))[1].append(name)
     if weights == "auto":
-        parameters = sum(math.prod(tensor.shape) for tensor, _ in owners.values())
-        weights = "stored" if parameters <= AUTO_LIMIT else "q8"
+        weights = "stored"
     loader = _core.Loader(spec.to_json(), weights=weights, threads=threads)
     needed = {name: tuple(shape) for name, shape in loader.tensors()}
     check(needed, tensors, unused, str(checkpoint.path))

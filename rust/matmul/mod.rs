@@ -1,63 +1,49 @@
-//! Matrix products `y = x @ weight.T` with packed weights (first version: plain loops).
+//! Matrix products `y = x @ weight.T` with packed weights.
+//!
+//! Weights are packed once, in panels of 16 outputs that lie in memory as the kernels read them; one layout
+//! per weight type serves every number of rows and every instruction set. Each output is one chain of
+//! operations in a fixed order, so it has the same bits whatever is computed beside it:
+//!
+//! * `f32`, `bf16`, `f16` (`float`): one fused multiply-add after the other over the inputs.
+//!
+//! A call (`linear`) prepares its activations once ("strips": tiles of some rows, interleaved) and shares
+//! them among all its products, whose panels are one list of chunks for the threads.
 
+mod float;
+mod matrix;
 pub mod micro;
+mod strips;
 
-use crate::error::Result;
-use crate::simd::{Activation, activate};
-use crate::tensor::{Buffer, Source, WeightType};
+pub use matrix::{LAYOUT_VERSION, Matrix, Storage, unsupported};
+
+use crate::simd::{Activation, Level, activate, level};
+use crate::tensor::Disjoint;
 use crate::threads::Team;
+use std::sync::{Mutex, PoisonError};
+use strips::Strips;
 
-/// A weight matrix `[outputs, inputs]`, packed for the kernels.
-pub struct Matrix {
-    outputs: usize,
-    inputs: usize,
-    weight_type: WeightType,
-    data: Buffer<f32>,
-}
+/// Outputs in a panel.
+pub const PANEL: usize = 16;
 
-impl Matrix {
-    /// Packs `source` as `to`, quantizing where that type asks for it.
-    pub fn pack(source: &Source<'_>, to: WeightType, _team: &Team) -> Result<Matrix> {
-        let (outputs, inputs) = (source.rows(), source.columns());
-        let mut data = Buffer::zeroed(outputs * inputs)?;
-        for (row, out) in data.chunks_mut(inputs.max(1)).enumerate() {
-            source.row_into(row, out);
-        }
-        Ok(Matrix { outputs, inputs, weight_type: to, data })
-    }
+/// Rows that are computed together: more are cut, so that activations and results stay in the cache.
+const MOST_ROWS: usize = 512;
 
-    /// A matrix of nothing.
-    pub fn empty() -> Matrix {
-        let data = Buffer::zeroed(0).expect("one byte");
-        Matrix { outputs: 0, inputs: 0, weight_type: WeightType::F32, data }
-    }
-
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
-    pub fn weight_type(&self) -> WeightType {
-        self.weight_type
-    }
-
-    /// Bytes in memory.
-    pub fn bytes(&self) -> usize {
-        self.data.len() * 4
-    }
-
-    /// One row as f32 (the embedding of a token); `out` holds `inputs` values.
-    pub fn row_into(&self, row: usize, out: &mut [f32]) {
-        out.copy_from_slice(&self.data[row * self.inputs..][..self.inputs]);
-    }
-}
-
-/// Memory that products reuse between calls: strips of prepared activations.
+/// Memory that calls reuse.
 #[derive(Default)]
-pub struct Scratch {}
+pub struct Scratch {
+    strips: Strips,
+    threads: Vec<Mutex<ThreadScratch>>,
+}
+
+/// Memory of one thread.
+#[derive(Default)]
+struct ThreadScratch {
+    /// Results of a chunk, `[panel][row][16]`.
+    result: Vec<f32>,
+    gate: Vec<f32>,
+    /// A panel's piece of weights as f32.
+    widened: Vec<f32>,
+}
 
 /// One product of a region and where it goes: with `y = weight x + bias` and `g = gate x + gate bias`,
 /// `z = activation(g) * y` where there is a gate, else `activation(y)`; then `out = z`, or
@@ -75,36 +61,139 @@ pub struct Target<'a> {
 
 /// Computes all `targets` from the same activations `x: [rows, inputs]`, in one parallel region.
 ///
-/// Each output is one chain of sums in a fixed order, so it does not depend on the number of rows, the
-/// other targets, the threads or the instruction set.
-pub fn linear(_team: &Team, _scratch: &mut Scratch, x: &[f32], rows: usize, targets: &mut [Target<'_>]) {
-    for t in targets {
-        let (n, k) = (t.weight.outputs, t.weight.inputs);
-        let product = |w: &Matrix, bias: Option<&[f32]>, r: usize, j: usize| {
-            let sum = (0..k).fold(0.0f32, |s, i| w.data[j * k + i].mul_add(x[r * k + i], s));
-            sum + bias.map_or(0.0, |b| b[j])
-        };
-        for r in 0..rows {
-            for j in 0..n {
-                let y = product(t.weight, t.bias, r, j);
-                let z = match &t.gate {
-                    Some((gate, bias)) => {
-                        let mut g = [product(gate, *bias, r, j)];
-                        activate(t.activation, &mut g);
-                        g[0] * y
-                    }
-                    None => {
-                        let mut v = [y];
-                        activate(t.activation, &mut v);
-                        v[0]
-                    }
-                };
-                let o = &mut t.out[r * t.stride + j];
-                *o = match t.add {
-                    Some(scale) => scale.mul_add(z, *o),
-                    None => z,
-                };
+/// # Panics
+/// If sizes do not fit: weights of other inputs than `x` has, outputs too short.
+pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: &[f32], rows: usize, targets: &mut [Target<'_>]) {
+    let Some(first) = targets.first() else { return };
+    let inputs = first.weight.inputs();
+    assert!(x.len() == rows * inputs, "activations have {} values: expected {rows} x {inputs}", x.len());
+    for t in targets.iter() {
+        let n = t.weight.outputs();
+        let gate = t.gate.as_ref().is_none_or(|(g, bias)| {
+            g.outputs() == n && g.inputs() == inputs && bias.is_none_or(|b| b.len() == n)
+        });
+        assert!(
+            t.weight.inputs() == inputs && gate && t.bias.is_none_or(|b| b.len() == n),
+            "all weights of a region have the same inputs, gates and biases the same outputs"
+        );
+        assert!(
+            rows == 0 || (t.stride >= n && t.out.len() >= (rows - 1) * t.stride + n),
+            "room for the results"
+        );
+    }
+    let mut from = 0;
+    while from < rows {
+        let n = (rows - from).min(MOST_ROWS);
+        block(team, scratch, &x[from * inputs..(from + n) * inputs], n, from, targets);
+        from += n;
+    }
+}
+
+fn block(
+    team: &Team<'_>,
+    scratch: &mut Scratch,
+    x: &[f32],
+    rows: usize,
+    from: usize,
+    targets: &mut [Target<'_>],
+) {
+    let level = level();
+    let inputs = targets[0].weight.inputs();
+    scratch.strips.pack_float(team, x, rows, inputs, float::height(rows));
+    scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
+    let (strips, threads) = (&scratch.strips, &scratch.threads);
+
+    // Chunks: some panels of one target, and, where there are few panels, some of the tiles of rows.
+    let panels: usize = targets.iter().map(|t| t.weight.panels()).sum();
+    let wanted = if team.threads() == 1 { 1 } else { 16 * team.threads() };
+    let per_chunk = match rows {
+        1..=4 => (panels / wanted).clamp(1, 16).next_multiple_of(float::SIDE_BY_SIDE),
+        _ => 4,
+    };
+    let groups: usize = targets.iter().map(|t| t.weight.panels().div_ceil(per_chunk)).sum();
+    let tiles = strips.tiles.len();
+    let cuts = if rows > 16 && groups < 4 * team.threads() {
+        (4 * team.threads()).div_ceil(groups).min(tiles)
+    } else {
+        1
+    };
+    let mut jobs: Vec<(&Target<'_>, Disjoint<'_, f32>)> = Vec::with_capacity(targets.len());
+    for t in targets.iter_mut() {
+        // SAFETY: the target's results are only written through this, in parts that do not overlap.
+        let out: &mut [f32] = unsafe { std::slice::from_raw_parts_mut(t.out.as_mut_ptr(), t.out.len()) };
+        jobs.push((&*t, Disjoint::new(out)));
+    }
+    team.run(groups * cuts, &|chunk, thread| {
+        let (mut group, cut) = (chunk / cuts, chunk % cuts);
+        for (t, out) in &jobs {
+            let count = t.weight.panels().div_ceil(per_chunk);
+            if group < count {
+                let first = group * per_chunk;
+                let panels = first..(first + per_chunk).min(t.weight.panels());
+                let tiles = tiles * cut / cuts..tiles * (cut + 1) / cuts;
+                let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
+                compute(level, t, out, panels, tiles, strips, work, from);
+                return;
             }
+            group -= count;
+        }
+    });
+}
+
+/// Results of some panels for some tiles of rows, finished and written.
+fn compute(
+    level: Level,
+    t: &Target<'_>,
+    out: &Disjoint<'_, f32>,
+    panels: std::ops::Range<usize>,
+    tiles: std::ops::Range<usize>,
+    s: &Strips,
+    work: &mut ThreadScratch,
+    from: usize,
+) {
+    let (first_row, rows) = s.rows_of(&tiles);
+    let size = panels.len() * rows * PANEL;
+    let ThreadScratch { result, gate, widened } = work;
+    for (buffer, wanted) in [(&mut *result, true), (&mut *gate, t.gate.is_some())] {
+        if wanted && buffer.len() < size {
+            buffer.resize(size, 0.0);
+        }
+    }
+    float::product(level, t.weight, panels.clone(), s, tiles.clone(), widened, &mut result[..size]);
+    add_bias(t.bias, &panels, rows, &mut result[..size]);
+    let z = &mut result[..size];
+    if let Some((matrix, bias)) = &t.gate {
+        let g = &mut gate[..size];
+        float::product(level, matrix, panels.clone(), s, tiles, widened, g);
+        add_bias(*bias, &panels, rows, g);
+        activate(t.activation, g);
+        for (z, g) in z.iter_mut().zip(g) {
+            *z *= *g;
+        }
+    } else {
+        activate(t.activation, z);
+    }
+    for (i, panel) in panels.enumerate() {
+        let n = PANEL.min(t.weight.outputs() - panel * PANEL);
+        for row in 0..rows {
+            let z = &z[(i * rows + row) * PANEL..][..n];
+            let at = (from + first_row + row) * t.stride + panel * PANEL;
+            // SAFETY: each panel of each row belongs to one chunk.
+            let to = unsafe { out.slice(at, n) };
+            match t.add {
+                Some(scale) => to.iter_mut().zip(z).for_each(|(o, &z)| *o = scale.mul_add(z, *o)),
+                None => to.copy_from_slice(z),
+            }
+        }
+    }
+}
+
+fn add_bias(bias: Option<&[f32]>, panels: &std::ops::Range<usize>, rows: usize, z: &mut [f32]) {
+    let Some(bias) = bias else { return };
+    for (panel, z) in panels.clone().zip(z.chunks_exact_mut(rows * PANEL)) {
+        let part = &bias[panel * PANEL..bias.len().min((panel + 1) * PANEL)];
+        for row in z.chunks_exact_mut(PANEL) {
+            row.iter_mut().zip(part).for_each(|(z, b)| *z += b);
         }
     }
 }

@@ -59,6 +59,21 @@ impl<'a> Source<'a> {
         assert!(row < self.rows && out.len() == self.columns, "row within the tensor");
         let size = self.dtype.bytes();
         let start = row * self.row_stride;
+        if self.column_stride == 1 || self.columns == 1 {
+            let bytes = &self.data[start * size..(start + self.columns) * size];
+            match self.dtype {
+                DType::F32 => {
+                    read(out, bytes.chunks_exact(4), |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                }
+                DType::F16 => {
+                    read(out, bytes.chunks_exact(2), |b| half::f16::from_le_bytes([b[0], b[1]]).to_f32());
+                }
+                DType::Bf16 => read(out, bytes.chunks_exact(2), |b| {
+                    f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16)
+                }),
+            }
+            return;
+        }
         for (j, o) in out.iter_mut().enumerate() {
             let at = (start + j * self.column_stride) * size;
             let b = &self.data[at..at + size];
@@ -68,5 +83,12 @@ impl<'a> Source<'a> {
                 DType::Bf16 => half::bf16::from_le_bytes([b[0], b[1]]).to_f32(),
             };
         }
+    }
+}
+
+/// Converts one element after the other.
+fn read<'b>(out: &mut [f32], bytes: impl Iterator<Item = &'b [u8]>, value: impl Fn(&[u8]) -> f32) {
+    for (o, b) in out.iter_mut().zip(bytes) {
+        *o = value(b);
     }
 }

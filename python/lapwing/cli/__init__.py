@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
         return 1
     except MemoryError:
         print(
-            "lapwing: error: not enough memory: smaller weights (--weights q8 or q4) may fit",
+            "lapwing: error: not enough memory: smaller weights (--weights bf16) may fit",
             file=sys.stderr,
         )
         return 1

@@ -1,0 +1,50 @@
+# `make` or `make help` tells what there is. Everything is installed into .venv.
+.DEFAULT_GOAL := help
+.PHONY: help demo test build lint wheel clean check-tools
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SOURCES := $(shell find rust python -name '*.rs' -o -name '*.py' -o -name '*.pyi' 2>/dev/null) Cargo.toml Cargo.lock pyproject.toml
+
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+check-tools:
+	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: install Python 3.10 or newer, or run make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$$($(PYTHON) --version) is too old: Python 3.10 or newer is needed; run make PYTHON=/path/to/python3"; exit 1; }
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust 1.89 or newer from your system or rustup"; exit 1; }
+
+$(VENV)/.created: | check-tools
+	@$(PYTHON) -m venv $(VENV) || { echo "the venv module is missing: install python3-venv"; exit 1; }
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.created $(SOURCES)
+	@echo "building and installing lapwing into $(VENV)"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[test]'
+	@touch $@
+
+build: $(VENV)/.built ## Build and install lapwing and its test tools into .venv
+
+demo: $(VENV)/.built ## Install, then translate, generate and compare with the built-in models
+	@cd $(VENV) && bin/python -m lapwing demo
+
+test: $(VENV)/.built ## Install, then run the Rust and the Python tests
+	cargo test --lib
+	$(BIN)/python -m pytest -q
+
+$(VENV)/.lint: $(VENV)/.created
+	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[lint]'
+	@touch $@
+
+lint: $(VENV)/.built $(VENV)/.lint ## Check formatting, lints and types
+	cargo fmt --check
+	cargo clippy --all-targets --all-features -- -D warnings
+	$(BIN)/ruff check python tests
+	$(BIN)/mypy python/lapwing
+
+wheel: $(VENV)/.created ## Build the wheel that is published, into dist/
+	@$(BIN)/python -m pip install -q --disable-pip-version-check maturin
+	$(BIN)/maturin build --profile dist --out dist
+
+clean: ## Remove everything that was built
+	rm -rf $(VENV) target dist

@@ -1,0 +1,187 @@
+//! Packed weight matrices.
+
+use super::{PANEL, float};
+use crate::error::{Error, Result};
+use crate::tensor::{Buffer, Source, WeightType};
+use crate::threads::Team;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Number of the packed layouts: changes whenever the bytes of any of them do.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Where packed weights lie.
+pub enum Storage {
+    Owned(Buffer<u8>),
+    /// A part of a mapped file, from a byte that is a multiple of 64.
+    Mapped {
+        map: Arc<memmap2::Mmap>,
+        offset: usize,
+        length: usize,
+    },
+}
+
+impl Storage {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Storage::Owned(buffer) => buffer,
+            Storage::Mapped { map, offset, length } => &map[*offset..*offset + *length],
+        }
+    }
+}
+
+/// A weight matrix `[outputs, inputs]`, packed for the kernels in panels of 16 outputs.
+pub struct Matrix {
+    outputs: usize,
+    inputs: usize,
+    weight_type: WeightType,
+    data: Storage,
+}
+
+/// Bytes of one panel.
+fn panel_bytes(weight_type: WeightType, inputs: usize) -> Option<usize> {
+    match weight_type {
+        WeightType::F32 => inputs.checked_mul(4 * PANEL),
+        WeightType::Bf16 | WeightType::F16 => inputs.checked_mul(2 * PANEL),
+        WeightType::Q8 | WeightType::Q4 => None,
+    }
+}
+
+impl Matrix {
+    /// A matrix of nothing.
+    pub fn empty() -> Matrix {
+        let data = Storage::Owned(Buffer::zeroed(0).expect("one byte"));
+        Matrix { outputs: 0, inputs: 0, weight_type: WeightType::F32, data }
+    }
+
+    fn size(outputs: usize, inputs: usize, weight_type: WeightType) -> Result<usize> {
+        panel_bytes(weight_type, inputs)
+            .and_then(|b| b.checked_mul(outputs.div_ceil(PANEL)))
+            .ok_or_else(|| Error::Memory(format!("a matrix of {outputs} x {inputs} is too large")))
+    }
+
+    /// Packs `source` as `to`, quantizing where that type asks for it.
+    ///
+    /// # Errors
+    /// A weight is not finite, or does not fit the type; memory cannot be had.
+    pub fn pack(source: &Source<'_>, to: WeightType, team: &Team<'_>) -> Result<Matrix> {
+        let (outputs, inputs) = (source.rows(), source.columns());
+        if matches!(to, WeightType::Q8 | WeightType::Q4) {
+            return Err(unsupported(to));
+        }
+        let mut data = Buffer::<u8>::zeroed(Self::size(outputs, inputs, to)?)?;
+        let bytes = panel_bytes(to, inputs).unwrap_or_default();
+        let bad = AtomicBool::new(false);
+        if bytes > 0 {
+            team.run_mut(&mut data, bytes, &|panel, out, _| {
+                let mut rows = vec![0.0f32; PANEL * inputs];
+                let n = PANEL.min(outputs - panel * PANEL);
+                for (i, row) in rows.chunks_exact_mut(inputs).take(n).enumerate() {
+                    source.row_into(panel * PANEL + i, row);
+                }
+                let fits = all_finite(&rows) && float::pack(to, &rows, inputs, out);
+                if !fits {
+                    bad.store(true, Ordering::Relaxed);
+                }
+            });
+        }
+        if bad.load(Ordering::Relaxed) {
+            return Err(Self::explain(source, to));
+        }
+        Ok(Matrix { outputs, inputs, weight_type: to, data: Storage::Owned(data) })
+    }
+
+    /// Finds the value that could not be packed.
+    fn explain(source: &Source<'_>, to: WeightType) -> Error {
+        let mut row = vec![0.0; source.columns()];
+        let mut largest = 0.0f32;
+        for r in 0..source.rows() {
+            source.row_into(r, &mut row);
+            if let Some(c) = row.iter().position(|v| !v.is_finite()) {
+                return Error::Checkpoint(format!(
+                    "the weight at [{r}, {c}] is {}: expected a finite number",
+                    row[c]
+                ));
+            }
+            largest = row.iter().fold(largest, |m, v| m.max(v.abs()));
+        }
+        Error::Checkpoint(format!(
+            "weights up to {largest} do not fit weights={:?}: load with weights=\"bf16\" or \"f32\"",
+            to.name()
+        ))
+    }
+
+    /// A matrix from packed bytes, as `as_bytes` gave them.
+    ///
+    /// # Errors
+    /// The bytes are not as many as the shape asks for, or not aligned.
+    pub fn from_parts(
+        outputs: usize,
+        inputs: usize,
+        weight_type: WeightType,
+        data: Storage,
+    ) -> Result<Matrix> {
+        let expected = Self::size(outputs, inputs, weight_type)?;
+        let got = data.bytes();
+        if got.len() != expected || got.as_ptr() as usize % 64 != 0 {
+            return Err(Error::Checkpoint(format!(
+                "packed weights of {outputs} x {inputs} have {} bytes: expected {expected}, aligned",
+                got.len()
+            )));
+        }
+        Ok(Matrix { outputs, inputs, weight_type, data })
+    }
+
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub fn weight_type(&self) -> WeightType {
+        self.weight_type
+    }
+
+    /// The packed bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.data.bytes()
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.as_bytes().len()
+    }
+
+    /// Number of panels.
+    pub(super) fn panels(&self) -> usize {
+        self.outputs.div_ceil(PANEL)
+    }
+
+    /// Bytes of a panel.
+    pub(super) fn panel(&self, panel: usize) -> &[u8] {
+        let bytes = self.bytes() / self.panels();
+        &self.as_bytes()[panel * bytes..(panel + 1) * bytes]
+    }
+
+    /// One row as f32 (the embedding of a token); `out` holds `inputs` values.
+    pub fn row_into(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.outputs && out.len() == self.inputs, "a row of the matrix");
+        let (panel, row) = (self.panel(row / PANEL), row % PANEL);
+        float::unpack(self.weight_type, panel, row, out);
+    }
+}
+
+fn all_finite(x: &[f32]) -> bool {
+    const EXPONENT: u32 = 0x7f80_0000;
+    x.iter().fold(true, |ok, v| ok & (v.to_bits() & EXPONENT != EXPONENT))
+}
+
+/// The error for weight types without kernels.
+pub fn unsupported(weight_type: WeightType) -> Error {
+    Error::Option(format!(
+        "weights={:?} is not supported yet: expected \"auto\", \"f32\", \"bf16\" or \"f16\"",
+        weight_type.name()
+    ))
+}
