@@ -38,6 +38,7 @@ def test_hidden_states_of_a_batch_equal_those_of_singles() -> None:
 
 
 PROGRAM = """
+import hashlib, lapwing
 model = lapwing.load("lapwing/tiny-shakespeare", weights="bf16")
 logits = model.logits(model.tokenizer.encode("Enter the King and his train. " * 12))
 print(model.info()["isa"] if isinstance(model.info(), dict) else model.info().isa, hashlib.sha256(logits.tobytes()).hexdigest())
