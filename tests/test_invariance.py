@@ -60,3 +60,13 @@ def test_logits_do_not_depend_on_the_instruction_set() -> None:
             assert "is not available on this machine" in result.stderr
     assert "scalar" in digests
     assert len(set(digests.values())) == 1
+
+
+@pytest.mark.parametrize("weights", ["f32", "bf16"])
+def test_cached_log_probabilities_equal_those_of_the_whole_sequence(weights: str) -> None:
+    with lapwing.load("lapwing/tiny-shakespeare", weights=weights) as model:
+        prompt = model.tokenizer.encode("ROMEO:")
+        new = model.generate_ids([prompt], max_tokens=40, temperature=0, ignore_eos=True)[0]
+        logits = model.logits([*prompt, *new])
+        best = logits[len(prompt) - 1 : -1].argmax(axis=1)
+        assert best.tolist() == list(new)

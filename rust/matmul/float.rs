@@ -379,7 +379,8 @@ mod tests {
                 let w = pool.run_alone(|team| Matrix::pack(&source, to, team)).expect("finite");
                 let mut alone: Vec<Vec<u32>> = Vec::new();
                 for rows in 1..=19 {
-                    let x: Vec<f32> = (0..rows * inputs).map(|i| ((i * 31) % 97) as f32 / 13.0 - 3.0).collect();
+                    let x: Vec<f32> =
+                        (0..rows * inputs).map(|i| ((i * 31) % 97) as f32 / 13.0 - 3.0).collect();
                     let mut strips = Strips::default();
                     pool.run_alone(|team| strips.pack_float(team, &x, rows, inputs, height(rows)));
                     let tiles = 0..strips.tiles.len();
@@ -393,7 +394,8 @@ mod tests {
                         assert!(want == run(level), "{level:?} {to:?} {outputs}x{inputs} rows {rows}");
                     }
                     // The first rows are the same inputs each time, and so must be their results.
-                    let first: Vec<u32> = want.chunks(rows * PANEL).flat_map(|p| p[..PANEL].to_vec()).collect();
+                    let first: Vec<u32> =
+                        want.chunks(rows * PANEL).flat_map(|p| p[..PANEL].to_vec()).collect();
                     alone.push(first);
                 }
                 assert!(alone.windows(2).all(|a| a[0] == a[1]), "{to:?}: rows beside it change nothing");

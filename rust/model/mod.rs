@@ -84,9 +84,9 @@ impl Model {
         self.pool.threads()
     }
 
-    /// Keys and values: f32 where all weights are, else f16.
+    /// Keys and values are kept in f32, so that cached and whole-sequence calls give the same bits.
     pub fn kv_type(&self) -> KvType {
-        if self.summary.half { KvType::F16 } else { KvType::F32 }
+        KvType::F32
     }
 
     /// Waits for this caller's turn and runs `body`; `hook` is asked now and then whether to stop.

@@ -435,9 +435,7 @@ impl Loader {
         debug_assert!(walk.needed.is_empty());
         let mut bytes: Vec<(&'static str, usize)> = self.bytes.into_iter().collect();
         bytes.sort_unstable();
-        let half = self.weights.is_some_and(|w| w != WeightType::F32)
-            || self.weights.is_none() && bytes.iter().any(|(name, _)| *name != "f32");
-        Ok((self.spec, weights, Summary { parameters: self.parameters, bytes, half }))
+        Ok((self.spec, weights, Summary { parameters: self.parameters, bytes }))
     }
 }
 
@@ -447,6 +445,4 @@ pub struct Summary {
     pub parameters: usize,
     /// Bytes by weight type.
     pub bytes: Vec<(&'static str, usize)>,
-    /// Whether any weights have fewer than 32 bits.
-    pub half: bool,
 }
