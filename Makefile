@@ -41,8 +41,10 @@ $(VENV)/.lint: $(VENV)/.created
 lint: $(VENV)/.built $(VENV)/.lint ## Check formatting, lints and types
 	cargo fmt --check
 	cargo clippy --all-targets --all-features -- -D warnings
-	$(BIN)/ruff check python tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy python/lapwing
+	$(BIN)/python -m mypy.stubtest lapwing._core
 
 wheel: $(VENV)/.created ## Build the wheel that is published, into dist/
 	@$(BIN)/python -m pip install -q --disable-pip-version-check maturin

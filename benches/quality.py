@@ -35,10 +35,7 @@ def bleu(folder: Path, weights: str, beams: int, threads: int | None) -> float:
     sources = lines(folder / "multi30k" / "test2016.en")
     references = lines(folder / "multi30k" / "test2016.de")
     with lapwing.load("lapwing/tiny-en-de", weights=weights, threads=threads) as model:
-        found = [
-            translation.text
-            for translation in model.translate(sources, beams=beams, max_tokens=MAX_TOKENS)
-        ]
+        found = [translation.text for translation in model.translate(sources, beams=beams, max_tokens=MAX_TOKENS)]
     return sacrebleu.corpus_bleu(found, [references]).score
 
 
@@ -62,9 +59,7 @@ def perplexity(folder: Path, weights: str, threads: int | None) -> float:
 def greedy(weights: str, threads: int | None) -> list[list[int]]:
     with lapwing.load("lapwing/tiny-shakespeare", weights=weights, threads=threads) as model:
         prompts = [model.tokenizer.encode(prompt) for prompt in AGREEMENT_PROMPTS]
-        return model.generate_ids(
-            prompts, max_tokens=AGREEMENT_TOKENS, temperature=0, ignore_eos=True
-        )
+        return model.generate_ids(prompts, max_tokens=AGREEMENT_TOKENS, temperature=0, ignore_eos=True)
 
 
 def agreement(found: list[list[int]], expected: list[list[int]]) -> float:

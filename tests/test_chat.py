@@ -76,9 +76,7 @@ def test_failed_turn_leaves_the_history() -> None:
 def test_assistant_prefill_is_continued() -> None:
     own = model()
     messages = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Well, "}]
-    text = own.tokenizer.apply_chat_template(
-        messages, add_generation_prompt=False, continue_final_message=True
-    )
+    text = own.tokenizer.apply_chat_template(messages, add_generation_prompt=False, continue_final_message=True)
     assert text.endswith(("Well, ", "Well,"))
     answer = own.chat(messages, continue_final_message=True, **SHORT)
     assert answer == own.generate(text, **SHORT)
@@ -144,9 +142,7 @@ def test_without_template_the_error_says_what_to_do(tmp_path: Path) -> None:
         own.apply_chat_template(MESSAGES)
 
 
-@pytest.mark.parametrize(
-    "messages", [[], "hi", [{"content": "x"}], [3], {"role": "user"}, [{"role": 3}]]
-)
+@pytest.mark.parametrize("messages", [[], "hi", [{"content": "x"}], [3], {"role": "user"}, [{"role": 3}]])
 def test_bad_messages_raise(messages: Any) -> None:
     with pytest.raises(lapwing.OptionError, match=r"message|chat template"):
         model().tokenizer.apply_chat_template(messages)
@@ -242,9 +238,7 @@ def oracle(source: str, **variables: Any) -> str:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
 
-    def tojson(
-        value: Any, ensure_ascii: bool = False, indent: int | None = None, **rest: Any
-    ) -> str:
+    def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **rest: Any) -> str:
         return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **rest)
 
     def fail(text: str) -> None:
@@ -268,9 +262,7 @@ def test_constructs_of_templates_render_as_jinja2_does(name: str) -> None:
             add_generation_prompt=prompt,
             **own.specials,
         )
-        found = own.apply_chat_template(
-            TALK, add_generation_prompt=prompt, chat_template=source + "{# #}"
-        )
+        found = own.apply_chat_template(TALK, add_generation_prompt=prompt, chat_template=source + "{# #}")
         assert found == wanted
 
 

@@ -23,9 +23,7 @@ EN_DE = "lapwing/tiny-en-de"
 SHAKESPEARE = "lapwing/tiny-shakespeare"
 
 
-def run(
-    *words: str, text: str = "", code: int = 0, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run(*words: str, text: str = "", code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
         [sys.executable, "-m", "lapwing", *words],
         input=text,
@@ -63,10 +61,7 @@ def test_generate_streams_or_writes_json() -> None:
     wanted = own.generate("ROMEO:\n", max_tokens=12, temperature=0)
     options = ["--max-tokens", "12", "--temperature", "0"]
     assert run("generate", SHAKESPEARE, *options, "ROMEO:\n").stdout == wanted.text + "\n"
-    assert (
-        run("generate", SHAKESPEARE, "--no-stream", *options, text="ROMEO:\n\n").stdout
-        == wanted.text + "\n"
-    )
+    assert run("generate", SHAKESPEARE, "--no-stream", *options, text="ROMEO:\n\n").stdout == wanted.text + "\n"
     entry = lines(run("generate", SHAKESPEARE, "--json", *options, "ROMEO:\n", "JULIET:\n"))[0]
     assert (entry["prompt"], entry["text"], entry["ids"]) == (
         "ROMEO:\n",
@@ -81,10 +76,7 @@ def test_embed_writes_numbers_json_and_arrays(tmp_path: Path) -> None:
     folder = str(GOLDEN / "bert-sentence")
     texts = ["Hello, world!", "The dog sleeps."]
     wanted = lapwing.load(folder).embed(texts)
-    rows = [
-        [float(v) for v in line.split()]
-        for line in run("embed", folder, *texts).stdout.splitlines()
-    ]
+    rows = [[float(v) for v in line.split()] for line in run("embed", folder, *texts).stdout.splitlines()]
     np.testing.assert_allclose(rows, wanted, rtol=1e-5, atol=1e-7)
     found = lines(run("embed", folder, "--json", *texts))
     assert np.array_equal(np.float32([entry["embedding"] for entry in found]), wanted)
@@ -95,25 +87,19 @@ def test_embed_writes_numbers_json_and_arrays(tmp_path: Path) -> None:
 
 def test_tasks_of_encoders() -> None:
     text = "The quick brown fox isn't over the lazy dog."
-    label, score, shown = (
-        run("classify", str(GOLDEN / "bert-seqcls"), text).stdout.strip().split("\t")
-    )
+    label, score, shown = run("classify", str(GOLDEN / "bert-seqcls"), text).stdout.strip().split("\t")
     found = lapwing.load(GOLDEN / "bert-seqcls").classify(text)
     assert (label, shown) == (found.label, text)
     assert float(score) == pytest.approx(found.score, abs=1e-4)
     tags = lines(run("tag", str(GOLDEN / "bert-tokcls"), "--json", text))[0]["tags"]
     assert all(tag["text"] == text[tag["start"] : tag["end"]] for tag in tags)
     assert run("tag", str(GOLDEN / "bert-tokcls"), text).stdout.count("\n") == len(tags)
-    answer = lines(
-        run("answer", str(GOLDEN / "bert-qa"), "What is it?", text, "--json", "--top-k", "2")
-    )[0]
+    answer = lines(run("answer", str(GOLDEN / "bert-qa"), "What is it?", text, "--json", "--top-k", "2"))[0]
     assert answer["text"] == text[answer["start"] : answer["end"]]
     assert len(answer["alternatives"]) == 1
     fills = run("fill-mask", str(GOLDEN / "bert-mlm"), "--top-k", "3", "A [MASK] fox.").stdout
     assert len(fills.splitlines()) == 3
-    ranked = lines(
-        run("rank", str(GOLDEN / "bert-sentence"), "a dog", "--json", text="one\ntwo\nthree\n")
-    )
+    ranked = lines(run("rank", str(GOLDEN / "bert-sentence"), "a dog", "--json", text="one\ntwo\nthree\n"))
     assert [r["score"] for r in ranked] == sorted((r["score"] for r in ranked), reverse=True)
     assert {r["text"] for r in ranked} == {"one", "two", "three"}
 
@@ -234,9 +220,7 @@ def test_demo_runs() -> None:
     ids=lambda path: path.stem,
 )
 def test_examples_run(path: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, str(path)], capture_output=True, text=True, encoding="utf-8", timeout=240
-    )
+    result = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, encoding="utf-8", timeout=240)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip()
 
@@ -263,9 +247,7 @@ def test_hub_id_is_found_in_the_local_cache(tmp_path: Path) -> None:
     environment = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     facts = lines(run("info", "someone/some-model", "--json", "--offline", **environment))[0]
     assert facts["id"] == "someone/some-model"
-    result = run(
-        "info", "someone/some-model", "--revision", "v2", "--offline", code=1, **environment
-    )
+    result = run("info", "someone/some-model", "--revision", "v2", "--offline", code=1, **environment)
     assert "v2" in result.stderr
     result = run("info", "someone/other", code=1, **environment)
     assert "someone/other" in result.stderr

@@ -31,9 +31,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 @cache
 def expected(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
-        (GOLDEN / name / "expected.json").read_text(encoding="utf-8")
-    )
+    found: dict[str, Any] = json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -62,9 +60,7 @@ def _minilm(path: str) -> Any:
 
 def test_translations_equal_transformers_greedy() -> None:
     entries = expected("tiny-en-de")["sentences"]
-    results = model("lapwing/tiny-en-de").translate(
-        [e["text"] for e in entries], beams=1, max_tokens=80
-    )
+    results = model("lapwing/tiny-en-de").translate([e["text"] for e in entries], beams=1, max_tokens=80)
     assert [r.text for r in results] == [e["greedy"]["text"] for e in entries]
     assert [list(r.ids) for r in results] == [e["greedy"]["ids"] for e in entries]
     assert {r.finish_reason for r in results} == {"stop"}
@@ -109,9 +105,7 @@ def test_sentences_are_split_only_on_request() -> None:
     own = model("lapwing/tiny-en-de")
     text = "A man rides a bicycle. Two dogs play in the snow."
     split = own.translate(text, split_sentences=True)
-    parts = [
-        own.translate(part) for part in ("A man rides a bicycle.", "Two dogs play in the snow.")
-    ]
+    parts = [own.translate(part) for part in ("A man rides a bicycle.", "Two dogs play in the snow.")]
     assert split.text == " ".join(part.text for part in parts)
     assert own.translate(text).text != ""
 
@@ -147,9 +141,7 @@ def test_text_equals_transformers_greedy() -> None:
         assert result.prompt_tokens == len(entry["ids"])
         logits = own.logits(entry["ids"])
         tolerance = expected("tiny-shakespeare")["tolerance"]
-        np.testing.assert_allclose(
-            logits, tensors("tiny-shakespeare")[f"p{index}.logits"], atol=tolerance
-        )
+        np.testing.assert_allclose(logits, tensors("tiny-shakespeare")[f"p{index}.logits"], atol=tolerance)
 
 
 def test_stream_joins_to_the_text() -> None:
@@ -184,9 +176,7 @@ def test_closed_stream_leaves_the_model_usable() -> None:
 def test_stop_strings_match_across_tokens(stop: Any) -> None:
     own = model("lapwing/tiny-shakespeare")
     whole = own.generate("ROMEO:\n", max_tokens=64, temperature=0).text
-    wanted = whole[
-        : min(whole.index(s) for s in ([stop] if isinstance(stop, str) else stop) if s in whole)
-    ]
+    wanted = whole[: min(whole.index(s) for s in ([stop] if isinstance(stop, str) else stop) if s in whole)]
     result = own.generate("ROMEO:\n", max_tokens=64, temperature=0, stop=stop)
     assert result.text == wanted
     assert result.finish_reason == "stop"
@@ -307,9 +297,7 @@ def test_odd_values_are_honoured_or_refused(name: str) -> None:
                 assert str(error)
         for key in (*HONOURED, *REFUSED):
             try:
-                changed = Defaults.read(
-                    {key: value}, own.config, encoder_decoder=name == "lapwing/tiny-en-de"
-                )
+                changed = Defaults.read({key: value}, own.config, encoder_decoder=name == "lapwing/tiny-en-de")
                 resolve(changed, {"max_tokens": 2}, encode=lambda text: [[1]], where="test")
             except lapwing.Error as error:
                 assert str(error)
@@ -337,10 +325,7 @@ def test_generation_options_change_the_text() -> None:
     pairs = list(itertools.pairwise(grams))
     assert len(set(pairs)) == len(pairs)
     assert own.generate("ROMEO:\n", repetition_penalty=1.5, **options).ids != plain.ids
-    assert (
-        own.generate("ROMEO:\n", presence_penalty=50, frequency_penalty=50, **options).ids
-        != plain.ids
-    )
+    assert own.generate("ROMEO:\n", presence_penalty=50, frequency_penalty=50, **options).ids != plain.ids
 
 
 def test_processor_sees_ids_and_changes_logits() -> None:
@@ -508,9 +493,7 @@ def sentence_folder(tmp_path: Path, modules: list[str], **files: Any) -> Any:
     (tmp_path / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
     extra = files.get("extra")
     if extra is not None:
-        (tmp_path / "config_sentence_transformers.json").write_text(
-            json.dumps(extra), encoding="utf-8"
-        )
+        (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(extra), encoding="utf-8")
     return tmp_path
 
 
@@ -523,9 +506,7 @@ def test_all_poolings_are_joined_in_order(tmp_path: Path) -> None:
         "pooling_mode_weightedmean_tokens",
         "pooling_mode_lasttoken",
     ]
-    folder = sentence_folder(
-        tmp_path, ["Transformer", "Pooling"], Pooling=dict.fromkeys(flags, True)
-    )
+    folder = sentence_folder(tmp_path, ["Transformer", "Pooling"], Pooling=dict.fromkeys(flags, True))
     with lapwing.load(folder) as own:
         text = "The quick brown fox"
         states = own.hidden_states([own.tokenizer.encode(text)])[0].astype(np.float64)
@@ -560,9 +541,7 @@ def test_dense_layer_and_prompts(tmp_path: Path) -> None:
         },
         extra={"prompts": {"query": "quick brown "}, "default_prompt_name": None},
     )
-    save_file(
-        {"linear.weight": weight, "linear.bias": bias}, folder / "2_Dense" / "model.safetensors"
-    )
+    save_file({"linear.weight": weight, "linear.bias": bias}, folder / "2_Dense" / "model.safetensors")
     with lapwing.load(folder) as own:
         ids = own.tokenizer.encode("quick brown fox")
         count = len(own.tokenizer.encode("quick brown ")) - 1
@@ -577,14 +556,10 @@ def test_dense_layer_and_prompts(tmp_path: Path) -> None:
 
 
 def test_damaged_sentence_folders_raise(tmp_path: Path) -> None:
-    folder = sentence_folder(
-        tmp_path, ["Transformer", "Pooling"], Pooling={"pooling_mode": "median"}
-    )
+    folder = sentence_folder(tmp_path, ["Transformer", "Pooling"], Pooling={"pooling_mode": "median"})
     with pytest.raises(lapwing.CheckpointError, match="median"):
         lapwing.load(folder)
-    (folder / "modules.json").write_text(
-        '[{"type": "x.Pooling", "path": "../.."}]', encoding="utf-8"
-    )
+    (folder / "modules.json").write_text('[{"type": "x.Pooling", "path": "../.."}]', encoding="utf-8")
     with pytest.raises(lapwing.CheckpointError, match="leads out"):
         lapwing.load(folder)
     (folder / "modules.json").write_text('[{"type": "x.LSTM", "path": ""}]', encoding="utf-8")
@@ -605,9 +580,7 @@ def test_encoder_call_returns_states() -> None:
         np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
     assert np.array_equal(result.pooler_output, own.pooled([result.ids])[0])
     pair = own(("Hello", "world"))
-    assert np.array_equal(
-        own([("Hello", "world"), "x"])[0].last_hidden_state, pair.last_hidden_state
-    )
+    assert np.array_equal(own([("Hello", "world"), "x"])[0].last_hidden_state, pair.last_hidden_state)
 
 
 def test_classify_gives_all_labels() -> None:
@@ -701,15 +674,8 @@ def test_windows_cover_the_text() -> None:
     own = model("bert-qa")
     encoding = own.tokenizer.encode_pair("What?", "word " * 100)
     parts = tasks.windows(encoding, 40, 10, part=1)
-    covered = {
-        offset
-        for part in parts
-        for offset, s in zip(part.offsets, part.sequences, strict=True)
-        if s == 1
-    }
-    assert covered == {
-        o for o, s in zip(encoding.offsets, encoding.sequences, strict=True) if s == 1
-    }
+    covered = {offset for part in parts for offset, s in zip(part.offsets, part.sequences, strict=True) if s == 1}
+    assert covered == {o for o, s in zip(encoding.offsets, encoding.sequences, strict=True) if s == 1}
     assert all(len(part) <= 40 for part in parts)
     with pytest.raises(lapwing.OptionError, match="stride"):
         tasks.windows(encoding, 40, 40, part=1)
@@ -814,9 +780,7 @@ def test_load_refuses_by_name(tmp_path: Path) -> None:
 
 def test_progress_counts_to_the_whole() -> None:
     seen: list[tuple[int, int]] = []
-    with lapwing.load(
-        "lapwing/tiny-shakespeare", progress=lambda done, whole: seen.append((done, whole))
-    ) as own:
+    with lapwing.load("lapwing/tiny-shakespeare", progress=lambda done, whole: seen.append((done, whole))) as own:
         assert seen[-1][0] == seen[-1][1] > 0
         assert [done for done, _ in seen] == sorted(done for done, _ in seen)
         seen.clear()

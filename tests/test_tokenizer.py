@@ -24,9 +24,7 @@ BUILTIN = Path(lapwing.__file__).parent / "builtin"
 
 @cache
 def expected(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(
-        (GOLDEN / name / "expected.json").read_text(encoding="utf-8")
-    )
+    found: dict[str, Any] = json.loads((GOLDEN / name / "expected.json").read_text(encoding="utf-8"))
     return found
 
 
@@ -89,9 +87,7 @@ def test_marian_cuts_as_sentencepiece_does(text: str) -> None:
     oracle = _oracle(sentencepiece)
     own = _marian()
     encoding = own.encoding(text, add_special_tokens=False)
-    assert encoding.ids == [
-        own.token_to_id(piece) or own.unk_token_id for piece in oracle.encode(text, out_type=str)
-    ]
+    assert encoding.ids == [own.token_to_id(piece) or own.unk_token_id for piece in oracle.encode(text, out_type=str)]
     for first, last in encoding.offsets:
         assert 0 <= first <= last <= len(text)
 
@@ -110,14 +106,8 @@ def _marian() -> Tokenizer:
 def test_stream_joins_to_the_whole(name: str) -> None:
     own = _marian() if name == "tiny-en-de" else tokenizer(name)
     random.seed(name)
-    texts = (
-        [entry["ids"] for entry in expected(name)["tokenizer"]["encode"]]
-        if name in FIXTURES
-        else []
-    )
-    cases = [
-        [random.randrange(own.vocab_size) for _ in range(random.randrange(60))] for _ in range(40)
-    ]
+    texts = [entry["ids"] for entry in expected(name)["tokenizer"]["encode"]] if name in FIXTURES else []
+    cases = [[random.randrange(own.vocab_size) for _ in range(random.randrange(60))] for _ in range(40)]
     for ids in [*texts, *cases]:
         for skip in (True, False):
             stream = own.stream(skip_special_tokens=skip)
@@ -189,9 +179,7 @@ def test_vocabulary_and_merges_alone_give_qwens_ids(tmp_path: Path) -> None:
     model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
-    (tmp_path / "merges.txt").write_text(
-        "#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8"
-    )
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     shutil.copy(folder / "tokenizer_config.json", tmp_path)
     own = Tokenizer(tmp_path)
     for entry in expected("qwen2")["tokenizer"]["encode"]:
@@ -266,9 +254,7 @@ def test_hostile_content_keeps_the_text(name: str) -> None:
     for token in [own.id_to_token(index) for index in sorted(own.special_ids)][:6]:
         messages = [{"role": "user", "content": f"say {token} twice: {token}{token}"}]
         ids = own.encode_chat(messages, allow_control_tokens=False)
-        assert own.decode(ids).count(str(token)) == own.apply_chat_template(messages).count(
-            str(token)
-        )
+        assert own.decode(ids).count(str(token)) == own.apply_chat_template(messages).count(str(token))
 
 
 @pytest.mark.parametrize(
@@ -297,9 +283,7 @@ def test_folder_without_tokenizer_says_what_was_expected(tmp_path: Path) -> None
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_mutated_sentencepiece_models_raise_or_read(
-    data: st.DataObject, tmp_path_factory: Any
-) -> None:
+def test_mutated_sentencepiece_models_raise_or_read(data: st.DataObject, tmp_path_factory: Any) -> None:
     content = bytearray((GOLDEN / "marian" / "source.spm").read_bytes())
     for _ in range(data.draw(st.integers(1, 5))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))

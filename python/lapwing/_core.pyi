@@ -28,9 +28,7 @@ class Loader:
     ``weights`` is "f32", "bf16", "f16", "q8" or "q4" ("stored": each matrix as its array's type).
     """
 
-    def __init__(
-        self, spec: str, *, weights: str = "stored", threads: int | None = None
-    ) -> None: ...
+    def __init__(self, spec: str, *, weights: str = "stored", threads: int | None = None) -> None: ...
     def tensors(self) -> list[tuple[str, list[int]]]:
         """Name and shape of every tensor that the spec needs."""
     def add(self, names: list[str], array: NDArray[Any], dtype: str) -> None:
@@ -54,18 +52,14 @@ class Model:
         """The pooler's output, [sequences, width]."""
     def head(self, ids: Ids, starts: Ids, segments: Ids | None = None) -> Floats:
         """The task head's output, [sequences or tokens, outputs]."""
-    def embed(
-        self, ids: Ids, starts: Ids, segments: Ids | None, pooling: str, normalize: bool
-    ) -> Floats:
+    def embed(self, ids: Ids, starts: Ids, segments: Ids | None, pooling: str, normalize: bool) -> Floats:
         """Pooled hidden states, [sequences, hidden]: "mean", "first", "last", "max" or
         "mean_sqrt_len"; then unit length if ``normalize``."""
     def logits(self, ids: Ids, starts: Ids, segments: Ids | None = None) -> Floats:
         """Language-head logits at every position, [tokens, vocab]."""
     def decoder_logits(self, source_ids: Ids, source_starts: Ids, ids: Ids, starts: Ids) -> Floats:
         """Teacher-forced logits of an encoder-decoder, [tokens, vocab]."""
-    def decoder_hidden_states(
-        self, source_ids: Ids, source_starts: Ids, ids: Ids, starts: Ids
-    ) -> list[Floats]: ...
+    def decoder_hidden_states(self, source_ids: Ids, source_starts: Ids, ids: Ids, starts: Ids) -> list[Floats]: ...
     def decoder_attentions(self, source_ids: Ids, ids: Ids, layer: int, cross: bool) -> Floats:
         """[heads, target tokens, source or target tokens] for one pair."""
     def generate(

@@ -47,9 +47,7 @@ class Chat:
     ) -> None:
         for name in ("n", "beams"):
             if options.get(name) not in (None, 1):
-                raise OptionError(
-                    f"{name} is {options.get(name)!r}: a conversation has one answer a turn"
-                )
+                raise OptionError(f"{name} is {options.get(name)!r}: a conversation has one answer a turn")
         self.model = model
         self._start: list[dict[str, Any]] = []
         if system is not None:
@@ -68,9 +66,7 @@ class Chat:
         """The history, as a copy."""
         return [dict(message) for message in self._messages]
 
-    def send(
-        self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]
-    ) -> Generation:
+    def send(self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]) -> Generation:
         """Says something (or adds a whole message, such as a tool's result) and returns the answer.
 
         A turn that fails leaves the history as it was.
@@ -81,9 +77,7 @@ class Chat:
         self._messages = [*messages, {"role": "assistant", "content": answer.text}]
         return answer
 
-    def stream(
-        self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]
-    ) -> Iterator[Chunk]:
+    def stream(self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
         """As `send`, yielding the answer as it comes.
 
         If the iterator is closed early, what had come is kept as the answer.

@@ -38,11 +38,7 @@ _UNWANTED = (
 
 def builtin_ids() -> list[str]:
     """Ids of the models that are in the package."""
-    return [
-        f"lapwing/{path.name}"
-        for path in sorted(BUILTIN.iterdir())
-        if (path / "config.json").is_file()
-    ]
+    return [f"lapwing/{path.name}" for path in sorted(BUILTIN.iterdir()) if (path / "config.json").is_file()]
 
 
 def find(
@@ -55,9 +51,7 @@ def find(
     """
     text = os.fspath(name)
     if not text:
-        raise CheckpointError(
-            "the model's name is empty: expected a folder, a hub id or a built-in id"
-        )
+        raise CheckpointError("the model's name is empty: expected a folder, a hub id or a built-in id")
     if text.startswith("lapwing/") and not Path(text).exists():
         return _builtin(text, revision)
     path = Path(text).expanduser()
@@ -66,9 +60,7 @@ def find(
             raise OptionError(f"revision is {revision!r}, but {path} is a folder: expected None")
         return path, str(path.resolve())
     if path.is_file():
-        raise CheckpointError(
-            f"{path} is a file: expected the folder of a checkpoint, with config.json in it"
-        )
+        raise CheckpointError(f"{path} is a file: expected the folder of a checkpoint, with config.json in it")
     if not isinstance(name, str) or not _ID.fullmatch(text) or text.startswith(".") or ".." in text:
         raise CheckpointError(
             f"there is no folder {text!r}, and it is not a hub id: expected a folder, owner/name, or "
@@ -80,9 +72,7 @@ def find(
 def _builtin(text: str, revision: str | None) -> tuple[Path, str]:
     folder = BUILTIN / text.removeprefix("lapwing/")
     if text not in builtin_ids():
-        raise CheckpointError(
-            f"there is no built-in model {text!r}: expected {' or '.join(builtin_ids())}"
-        )
+        raise CheckpointError(f"there is no built-in model {text!r}: expected {' or '.join(builtin_ids())}")
     if revision is not None:
         raise OptionError(f"revision is {revision!r}, but {text} is built in: expected None")
     return folder, text
@@ -117,20 +107,12 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
             f"there is no folder {repository!r}, and the hub has no such repository (or only with a token, HF_TOKEN)"
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        way = (
-            "load it once with local_files_only=False"
-            if local_files_only
-            else "check the connection"
-        )
-        raise CheckpointError(
-            f"{where} is not in the local cache, and was not downloaded: {way}"
-        ) from error
+        way = "load it once with local_files_only=False" if local_files_only else "check the connection"
+        raise CheckpointError(f"{where} is not in the local cache, and was not downloaded: {way}") from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{where} cannot be downloaded from the hub: {lines[0]}") from error
     path = Path(folder)
     if not (path / "config.json").is_file():
-        raise CheckpointError(
-            f"{where} holds no config.json: expected a checkpoint in the form of transformers"
-        )
+        raise CheckpointError(f"{where} holds no config.json: expected a checkpoint in the form of transformers")
     return path

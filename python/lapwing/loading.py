@@ -94,9 +94,7 @@ def load(
         raise OptionError(f"weights is {weights!r}: expected {', '.join(WEIGHTS)}")
     if task is not None and task not in TASKS:
         raise OptionError(f"task is {task!r}: expected {', '.join(sorted(TASKS))}")
-    if threads is not None and (
-        not isinstance(threads, int) or isinstance(threads, bool) or threads < 1
-    ):
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise OptionError(f"threads is {threads!r}: expected a whole number from 1, or None")
     folder, identity = find(name, revision=revision, local_files_only=local_files_only)
     options = {
@@ -135,9 +133,7 @@ def reload(identity: str, options: Mapping[str, Any]) -> Any:
     return load(identity, **options)
 
 
-def _generation(
-    folder: Path, override: Mapping[str, Any] | None, config: Mapping[str, Any]
-) -> dict[str, Any] | None:
+def _generation(folder: Path, override: Mapping[str, Any] | None, config: Mapping[str, Any]) -> dict[str, Any] | None:
     path = folder / "generation_config.json"
     found: dict[str, Any] | None = read_object(path) if path.is_file() else None
     if override is None:
@@ -164,9 +160,7 @@ def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[BaseMode
             "encoder": "an encoder",
             "seq2seq": "an encoder-decoder",
         }
-        raise OptionError(
-            f"task is {task!r}, which needs {names[wanted]}: this checkpoint is {names[found]}"
-        )
+        raise OptionError(f"task is {task!r}, which needs {names[wanted]}: this checkpoint is {names[found]}")
     return {"seq2seq": Seq2Seq, "encoder": TextEncoder, "generator": TextGenerator}[found]
 
 

@@ -20,9 +20,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Activation = Literal[
-    "identity", "relu", "relu2", "gelu", "gelu_tanh", "quick_gelu", "silu", "tanh", "sigmoid"
-]
+Activation = Literal["identity", "relu", "relu2", "gelu", "gelu_tanh", "quick_gelu", "silu", "tanh", "sigmoid"]
 """Names of activations: ``gelu`` is exact (erf), ``relu2`` is relu squared, ``quick_gelu`` is
 ``x * sigmoid(1.702 * x)``."""
 

@@ -138,10 +138,10 @@ fn penalize(ids: &[u32], penalty: f32, logits: &mut [f32]) {
 
 /// Adds `bias` to the last of `words` where the others are what came last.
 fn add_after(words: &[u32], bias: f32, ids: &[u32], logits: &mut [f32]) {
-    if let Some((&last, before)) = words.split_last() {
-        if ids.ends_with(before) {
-            logits[last as usize] += bias;
-        }
+    if let Some((&last, before)) = words.split_last()
+        && ids.ends_with(before)
+    {
+        logits[last as usize] += bias;
     }
 }
 

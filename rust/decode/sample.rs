@@ -53,7 +53,7 @@ pub fn top(values: &[f32], n: usize) -> Vec<(u32, f32)> {
         return best;
     }
     for (i, &v) in values.iter().enumerate() {
-        if best.len() == n && !(v > best[n - 1].1) {
+        if best.len() == n && best[n - 1].1 >= v {
             continue;
         }
         let at = best.partition_point(|&(_, b)| b >= v);
@@ -81,7 +81,7 @@ pub fn sample(o: &Options, logits: &[f32], u: f64) -> u32 {
     // The filters do not need normalized probabilities, only ratios to the likeliest.
     let mut weights: Vec<f32> = logits.iter().map(|&l| l / o.temperature as f32).collect();
     let peak = maximum(&weights);
-    if peak == f32::INFINITY || peak == f32::NEG_INFINITY {
+    if peak.is_infinite() {
         return argmax(logits);
     }
     exp_in_place(&mut weights, peak);

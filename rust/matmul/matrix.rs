@@ -123,7 +123,7 @@ impl Matrix {
     ) -> Result<Matrix> {
         let expected = Self::size(outputs, inputs, weight_type)?;
         let got = data.bytes();
-        if got.len() != expected || got.as_ptr() as usize % 64 != 0 {
+        if got.len() != expected || !(got.as_ptr() as usize).is_multiple_of(64) {
             return Err(Error::Checkpoint(format!(
                 "packed weights of {outputs} x {inputs} have {} bytes: expected {expected}, aligned",
                 got.len()

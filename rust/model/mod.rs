@@ -551,12 +551,12 @@ fn check_layer(layer: usize, s: &spec::Stack) -> Result<()> {
 
 /// Refuses infinite values and not-a-number: any makes the sum of squares so.
 fn finite(x: &[f32], what: &str) -> Result<()> {
-    if !crate::simd::sum_of_squares(x).is_finite() {
-        if let Some(v) = x.iter().find(|v| !v.is_finite()) {
-            return Err(Error::Numerical(format!(
-                "{what} is {v}: the weights or the input lead to values that f32 cannot hold"
-            )));
-        }
+    if !crate::simd::sum_of_squares(x).is_finite()
+        && let Some(v) = x.iter().find(|v| !v.is_finite())
+    {
+        return Err(Error::Numerical(format!(
+            "{what} is {v}: the weights or the input lead to values that f32 cannot hold"
+        )));
     }
     Ok(())
 }

@@ -262,7 +262,7 @@ impl Attention {
         size(place, "kv_heads", self.kv_heads)?;
         size(place, "head_dim", self.head_dim)?;
         size(place, "heads * head_dim", self.query_size())?;
-        if self.heads % self.kv_heads != 0 {
+        if !self.heads.is_multiple_of(self.kv_heads) {
             return refuse(place, "heads", self.heads, &format!("a multiple of kv_heads, {}", self.kv_heads));
         }
         finite(place, "scale", self.scale)?;
@@ -442,7 +442,7 @@ impl Stack {
             if let Some(c) = &layer.convolution {
                 size(&place, "convolution.kernel", c.kernel)?;
                 size(&place, "convolution.groups", c.groups)?;
-                if c.kernel % 2 == 0 || self.hidden_size % c.groups != 0 || decoder {
+                if c.kernel % 2 == 0 || !self.hidden_size.is_multiple_of(c.groups) || decoder {
                     return refuse(
                         &place,
                         "convolution",

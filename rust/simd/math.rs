@@ -17,7 +17,7 @@ pub fn exp(x: Lanes) -> Lanes {
     let x = Lanes::splat(89.0).min(x);
     let shifted = x.mul_add(Lanes::splat(std::f32::consts::LOG2_E), Lanes::splat(ROUND));
     let n = shifted - Lanes::splat(ROUND);
-    let r = n.mul_add(Lanes::splat(-0.693_359_375), x);
+    let r = n.mul_add(Lanes::splat(-0.693_359_4), x);
     let r = n.mul_add(Lanes::splat(2.121_944_4e-4), r);
     let mut p = Lanes::splat(1.987_569_1e-4);
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
@@ -49,7 +49,7 @@ pub fn tanh(x: Lanes) -> Lanes {
     let a = x.abs();
     let s = x * x;
     let mut p = Lanes::splat(-5.704_988_7e-3);
-    for c in [2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1] {
+    for c in [2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
         p = p.mul_add(s, Lanes::splat(c));
     }
     let small = (p * s).mul_add(x, x);

@@ -28,7 +28,9 @@ def activation(config: Config, *keys: str, default: str) -> Activation:
     """The activation that the first of ``keys`` names."""
     name = config.word(*keys, default=default)
     if name not in _ACTIVATIONS:
-        raise config.wrong(next((k for k in keys if config.get(k) is not None), keys[0]), f"one of {', '.join(_ACTIVATIONS)}")
+        raise config.wrong(
+            next((k for k in keys if config.get(k) is not None), keys[0]), f"one of {', '.join(_ACTIVATIONS)}"
+        )
     return _ACTIVATIONS[name]
 
 

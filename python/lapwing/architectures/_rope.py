@@ -151,8 +151,11 @@ def _longrope(p: Config, config: Config, frequencies: list[float], base: float, 
 
     def divided(key: str) -> tuple[float, ...]:
         factors = p.get(key)
-        numbers = isinstance(factors, list) and all(type(v) in (int, float) and v > 0 for v in factors)
-        if not numbers or len(factors) != dim // 2:
+        if (
+            not isinstance(factors, list)
+            or len(factors) != dim // 2
+            or not all(type(v) in (int, float) and v > 0 for v in factors)
+        ):
             raise p.wrong(key, f"{dim // 2} numbers above zero")
         return tuple(f / v for f, v in zip(frequencies, factors, strict=True))
 

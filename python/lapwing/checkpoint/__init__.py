@@ -60,7 +60,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             if name in tensors:
                 raise CheckpointError(f"{file}: tensor {name} is in another shard too")
             tensors[name] = tensor
-    if len(files) > 1 or (path / _INDEX).exists() and not (path / _SINGLE).exists():
+    if len(files) > 1 or not (path / _SINGLE).exists():
         listed = read_json(path / _INDEX)["weight_map"]
         lacking = sorted(set(listed) - set(tensors))
         if lacking:

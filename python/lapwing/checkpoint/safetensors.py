@@ -23,7 +23,7 @@ from .tensor import DTYPES, Array, Tensor
 _MOST_HEADER = 100 << 20
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
           "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}  # fmt: skip
-_NUMPY = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_NUMPY: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -63,7 +63,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     for name, entry in header.items():
         code, shape, start, stop = _entry(path, name, entry, data)
         extents.append((start, stop, name))
-        tensors[name] = Tensor(name, DTYPES.get(code, code), shape, _reader(path, mapped, name, code, shape, 8 + length + start))
+        tensors[name] = Tensor(
+            name, DTYPES.get(code, code), shape, _reader(path, mapped, name, code, shape, 8 + length + start)
+        )
     _check_extents(path, extents, data)
     return tensors
 
@@ -85,7 +87,9 @@ def _entry(path: Path, name: str, entry: Any, data: int) -> tuple[str, tuple[int
     start, stop = offsets
     expected = math.prod(shape) * _SIZES[code]
     if start > stop or stop > data:
-        raise wrong(f"data_offsets {offsets} do not lie inside of the {data} bytes of data: the file is truncated or damaged")
+        raise wrong(
+            f"data_offsets {offsets} do not lie inside of the {data} bytes of data: the file is truncated or damaged"
+        )
     if stop - start != expected:
         raise wrong(f"{code} {shape} takes {expected} bytes, data_offsets {offsets} give {stop - start}")
     return code, tuple(shape), start, stop

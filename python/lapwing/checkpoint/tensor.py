@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Tensor:
     def split(self, *sizes: int) -> tuple[Tensor, ...]:
         """Cuts the first dimension into pieces of these sizes."""
         borders = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-        return tuple(self.rows(a, b) for a, b in zip(borders, borders[1:], strict=False))
+        return tuple(self.rows(a, b) for a, b in pairwise(borders))
 
     def transpose(self) -> Tensor:
         """A matrix with rows and columns exchanged."""

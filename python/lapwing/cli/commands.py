@@ -82,9 +82,7 @@ def embed(arguments: argparse.Namespace) -> None:
 
         with open(arguments.output, "wb") as file:  # noqa: PTH123  # np.save adds a suffix to paths
             np.save(file, vectors)
-        print(
-            f"{arguments.output}: {vectors.shape[0]} vectors of {vectors.shape[1]}", file=sys.stderr
-        )
+        print(f"{arguments.output}: {vectors.shape[0]} vectors of {vectors.shape[1]}", file=sys.stderr)
         return
     for item, vector in zip(items, vectors, strict=True):
         if arguments.json:

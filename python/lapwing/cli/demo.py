@@ -32,9 +32,7 @@ def demo(arguments: argparse.Namespace) -> None:
         start = time.perf_counter()
         for text, found in zip(CAPTIONS, model.translate(list(CAPTIONS)), strict=True):
             print(f"  {text}\n    {found.text}")
-        print(
-            f"  ({time.perf_counter() - start:.2f} s, beam search over {model.config['num_beams']} beams)\n"
-        )
+        print(f"  ({time.perf_counter() - start:.2f} s, beam search over {model.config['num_beams']} beams)\n")
         similarity = None if minilm() else _mean_vectors(model)
     with load("lapwing/tiny-shakespeare", threads=arguments.threads) as model:
         _title("Text after a prompt", model.info())

@@ -65,9 +65,7 @@ def _model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("-t", "--threads", type=_positive, help="threads that compute")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
-    group.add_argument(
-        "--offline", action="store_true", help="use the local cache of the hub alone"
-    )
+    group.add_argument("--offline", action="store_true", help="use the local cache of the hub alone")
     group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
@@ -89,9 +87,7 @@ def _input(parser: argparse.ArgumentParser, *, lines: bool) -> None:
         const="lines",
         help="each line of the input is a text",
     )
-    unit.add_argument(
-        "--whole", dest="unit", action="store_const", const="whole", help="each input is one text"
-    )
+    unit.add_argument("--whole", dest="unit", action="store_const", const="whole", help="each input is one text")
     parser.set_defaults(unit=default)
     _json(group)
 
@@ -104,12 +100,8 @@ def _generation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("generation")
     for name, kind, text in _GENERATION:
         group.add_argument(f"--{name}", type=kind, help=text)
-    group.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end at this text (may be repeated)"
-    )
-    group.add_argument(
-        "--ignore-eos", action="store_true", default=None, help="go on past end tokens"
-    )
+    group.add_argument("--stop", action="append", metavar="TEXT", help="end at this text (may be repeated)")
+    group.add_argument("--ignore-eos", action="store_true", default=None, help="go on past end tokens")
 
 
 def build() -> argparse.ArgumentParser:
@@ -122,9 +114,7 @@ def build() -> argparse.ArgumentParser:
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def command(
-        name: str, text: str, module: str = "commands", function: str = ""
-    ) -> argparse.ArgumentParser:
+    def command(name: str, text: str, module: str = "commands", function: str = "") -> argparse.ArgumentParser:
         found: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
         found.set_defaults(run=_lazy(module, function or name.replace("-", "_")))
         return found
@@ -133,9 +123,7 @@ def build() -> argparse.ArgumentParser:
     _model(generate)
     generate.add_argument("text", nargs="*", help="prompts")
     _input(generate, lines=False)
-    generate.add_argument(
-        "--no-stream", action="store_true", help="print a text when it is complete"
-    )
+    generate.add_argument("--no-stream", action="store_true", help="print a text when it is complete")
     _generation(generate)
 
     chat = command("chat", "talk with a model", "talk", "chat")
@@ -148,15 +136,9 @@ def build() -> argparse.ArgumentParser:
     translate = command("translate", "translate texts")
     _model(translate)
     translate.add_argument("text", nargs="*", help="texts")
-    translate.add_argument(
-        "--from", dest="source_lang", metavar="LANGUAGE", help="language of the texts"
-    )
-    translate.add_argument(
-        "--to", dest="target_lang", metavar="LANGUAGE", help="language to translate into"
-    )
-    translate.add_argument(
-        "--split-sentences", action="store_true", help="translate each sentence alone"
-    )
+    translate.add_argument("--from", dest="source_lang", metavar="LANGUAGE", help="language of the texts")
+    translate.add_argument("--to", dest="target_lang", metavar="LANGUAGE", help="language to translate into")
+    translate.add_argument("--split-sentences", action="store_true", help="translate each sentence alone")
     _input(translate, lines=True)
     _generation(translate)
 
@@ -169,14 +151,10 @@ def build() -> argparse.ArgumentParser:
     embed = command("embed", "vectors of texts: numbers a line, or JSON, or a .npy file")
     _model(embed)
     embed.add_argument("text", nargs="*", help="texts")
-    embed.add_argument(
-        "--output", metavar="FILE", help="write a float32 array [texts, dim] as .npy"
-    )
+    embed.add_argument("--output", metavar="FILE", help="write a float32 array [texts, dim] as .npy")
     embed.add_argument("--prompt-name", help="one of the checkpoint's prompts, such as query")
     embed.add_argument("--prompt", help="text to put before each text")
-    embed.add_argument(
-        "--truncate", action="store_true", default=None, help="cut texts that are too long"
-    )
+    embed.add_argument("--truncate", action="store_true", default=None, help="cut texts that are too long")
     embed.add_argument("--dim", type=_positive, help="keep the first dimensions only")
     embed.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit length")
     _input(embed, lines=True)
@@ -184,21 +162,15 @@ def build() -> argparse.ArgumentParser:
     classify = command("classify", "labels of texts")
     _model(classify)
     classify.add_argument("text", nargs="*", help="texts")
-    classify.add_argument(
-        "--scores", default="auto", choices=("auto", "softmax", "sigmoid", "none")
-    )
+    classify.add_argument("--scores", default="auto", choices=("auto", "softmax", "sigmoid", "none"))
     classify.add_argument("--truncate", action="store_true", help="cut texts that are too long")
     _input(classify, lines=True)
 
     tag = command("tag", "labelled stretches of texts, such as names")
     _model(tag)
     tag.add_argument("text", nargs="*", help="texts")
-    tag.add_argument(
-        "--aggregation", default="simple", choices=("none", "simple", "first", "average", "max")
-    )
-    tag.add_argument(
-        "--stride", type=int, help="read long texts in windows that share so many tokens"
-    )
+    tag.add_argument("--aggregation", default="simple", choices=("none", "simple", "first", "average", "max"))
+    tag.add_argument("--stride", type=int, help="read long texts in windows that share so many tokens")
     _input(tag, lines=True)
 
     answer = command("answer", "answer a question from texts")
@@ -206,9 +178,7 @@ def build() -> argparse.ArgumentParser:
     answer.add_argument("question", help="the question")
     answer.add_argument("text", nargs="*", help="contexts")
     answer.add_argument("--top-k", type=_positive, default=1, help="how many answers to show")
-    answer.add_argument(
-        "--allow-no-answer", action="store_true", help="let 'no answer' win, as an empty line"
-    )
+    answer.add_argument("--allow-no-answer", action="store_true", help="let 'no answer' win, as an empty line")
     _input(answer, lines=False)
 
     rank = command("rank", "texts by relevance for a query")
@@ -216,9 +186,7 @@ def build() -> argparse.ArgumentParser:
     rank.add_argument("query", help="the query")
     rank.add_argument("text", nargs="*", help="documents")
     rank.add_argument("--top-k", type=_positive, help="how many to show")
-    rank.add_argument(
-        "--truncate", action="store_true", default=None, help="cut documents that are too long"
-    )
+    rank.add_argument("--truncate", action="store_true", default=None, help="cut documents that are too long")
     _input(rank, lines=True)
 
     fill = command("fill-mask", "candidates for a mask token in texts")
@@ -239,9 +207,7 @@ def build() -> argparse.ArgumentParser:
             action.nargs = "?"
     _json(info)
 
-    demo = command(
-        "demo", "translations, text and similarities from the built-in models", "demo", "demo"
-    )
+    demo = command("demo", "translations, text and similarities from the built-in models", "demo", "demo")
     demo.add_argument("-t", "--threads", type=_positive, help="threads that compute")
 
     # The benchmark reads its own options, so help for them is its own too.

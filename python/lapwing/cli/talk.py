@@ -68,9 +68,7 @@ def _terminal(talk: Chat, arguments: argparse.Namespace) -> int:
             break
         if command == "/system":
             system = rest.strip() or None
-            talk = type(talk)(
-                talk.model, system=system, chat_template=arguments.template, **generation(arguments)
-            )
+            talk = type(talk)(talk.model, system=system, chat_template=arguments.template, **generation(arguments))
             continue
         try:
             if not _command(talk, command, rest.strip(), arguments):

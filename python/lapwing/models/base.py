@@ -146,22 +146,16 @@ class BaseModel:
 
     # -- helpers of the derived classes ------------------------------------------------------------
 
-    def _check_ids(
-        self, ids: Iterable[int], vocab_size: int, limit: int | None, what: str = "ids"
-    ) -> list[int]:
+    def _check_ids(self, ids: Iterable[int], vocab_size: int, limit: int | None, what: str = "ids") -> list[int]:
         """Ids as a list of ints in range and not too many."""
         array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise OptionError(
-                f"{what} is not a list of ids: expected whole numbers in one dimension"
-            )
+            raise OptionError(f"{what} is not a list of ids: expected whole numbers in one dimension")
         if array.size == 0:
             raise OptionError(f"{what} is empty: expected at least one token")
         low, high = int(array.min()), int(array.max())
         if low < 0 or high >= vocab_size:
-            raise OptionError(
-                f"{what} holds {low if low < 0 else high}: expected ids from 0 to {vocab_size - 1}"
-            )
+            raise OptionError(f"{what} holds {low if low < 0 else high}: expected ids from 0 to {vocab_size - 1}")
         if limit is not None and array.size > limit:
             raise ContextLengthError(
                 f"{what} has {array.size} tokens: expected at most {limit}, the length of this model"
@@ -194,15 +188,11 @@ class BaseModel:
             start = 0
             while start < len(order):
                 stop, total = start, 0
-                while stop < len(order) and (
-                    stop == start or total + sizes[order[stop]] <= batch_tokens
-                ):
+                while stop < len(order) and (stop == start or total + sizes[order[stop]] <= batch_tokens):
                     total += sizes[order[stop]]
                     stop += 1
                 batch = order[start:stop]
-                for index, result in zip(
-                    batch, run([items[index] for index in batch]), strict=True
-                ):
+                for index, result in zip(batch, run([items[index] for index in batch]), strict=True):
                     results[index] = result
                 bar.advance(len(batch))
                 start = stop
@@ -235,9 +225,7 @@ def one_or_many(value: Any, is_one: Callable[[Any], bool], what: str) -> tuple[l
     items = list(value)
     for index, item in enumerate(items):
         if not is_one(item):
-            raise OptionError(
-                f"{what} {index} is {type(item).__name__}: expected the same as for a single one"
-            )
+            raise OptionError(f"{what} {index} is {type(item).__name__}: expected the same as for a single one")
     return items, False
 
 

@@ -67,26 +67,19 @@ class TextEncoder(BaseModel):
                 maps = None
                 if attentions:
                     part = None if segments is None else segments[rows]
-                    maps = tuple(
-                        core.attentions(flat[rows], layer, part)
-                        for layer in range(len(self._stack.layers))
-                    )
+                    maps = tuple(core.attentions(flat[rows], layer, part) for layer in range(len(self._stack.layers)))
                 found.append(
                     EncoderOutput(
                         ids=tuple(encoding.ids),
                         last_hidden_state=last[rows],
                         pooler_output=None if pooled is None else pooled[index],
-                        hidden_states=None
-                        if layers is None
-                        else tuple(layer[rows] for layer in layers),
+                        hidden_states=None if layers is None else tuple(layer[rows] for layer in layers),
                         attentions=maps,
                     )
                 )
             return found
 
-        results = self._map(
-            encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="encoding"
-        )
+        results = self._map(encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="encoding")
         return results[0] if single else results
 
     def embed(
@@ -149,9 +142,7 @@ class TextEncoder(BaseModel):
         def run(batch: list[Encoding]) -> list[Classification]:
             return [tasks.classification(row, labels, how) for row in self._head(batch)]
 
-        results = self._map(
-            encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="classifying"
-        )
+        results = self._map(encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="classifying")
         return results[0] if single else results
 
     def tag(
@@ -196,9 +187,7 @@ class TextEncoder(BaseModel):
         results: list[list[Tag]] = []
         for index, item in enumerate(items):
             parts = [
-                (encoding, logits)
-                for (owner, encoding), logits in zip(windows, rows, strict=True)
-                if owner == index
+                (encoding, logits) for (owner, encoding), logits in zip(windows, rows, strict=True) if owner == index
             ]
             tokens = tasks.tokens(self.tokenizer, item, parts)
             results.append(tasks.tags(item, tokens, labels, aggregation, frozenset(ignore_labels)))
@@ -229,9 +218,7 @@ class TextEncoder(BaseModel):
         """
         self._require_head("answer", per_token=True)
         if self._outputs != 2:
-            raise OptionError(
-                f"answer needs a head with 2 outputs, this checkpoint's has {self._outputs}"
-            )
+            raise OptionError(f"answer needs a head with 2 outputs, this checkpoint's has {self._outputs}")
         questions, single_question = one_or_many(question, is_text, "question")
         contexts, single_context = one_or_many(context, is_text, "context")
         single = single_question and single_context
@@ -240,9 +227,7 @@ class TextEncoder(BaseModel):
         if single_question and not single_context:
             questions = questions * len(contexts)
         if len(questions) != len(contexts):
-            raise OptionError(
-                f"there are {len(questions)} questions and {len(contexts)} contexts: expected as many"
-            )
+            raise OptionError(f"there are {len(questions)} questions and {len(contexts)} contexts: expected as many")
         if not isinstance(top_k, int) or top_k < 1:
             raise OptionError(f"top_k is {top_k!r}: expected a whole number from 1")
         reader = tasks.Reader(self.tokenizer, self.max_length, window, stride)
@@ -264,9 +249,7 @@ class TextEncoder(BaseModel):
         results = []
         for index, text in enumerate(contexts):
             parts = [
-                (encoding, logits)
-                for (owner, encoding), logits in zip(pieces, rows, strict=True)
-                if owner == index
+                (encoding, logits) for (owner, encoding), logits in zip(pieces, rows, strict=True) if owner == index
             ]
             results.append(
                 reader.answer(
@@ -294,15 +277,11 @@ class TextEncoder(BaseModel):
         ``targets`` limits the candidates to these tokens.
         """
         if self.spec.language_head is None:
-            raise OptionError(
-                f"{self._parts.identity} has no language head: fill_mask needs a masked language model"
-            )
+            raise OptionError(f"{self._parts.identity} has no language head: fill_mask needs a masked language model")
         mask = self.tokenizer.mask_token
         mask_id = self.tokenizer.mask_token_id
         if mask is None or mask_id is None:
-            raise OptionError(
-                f"{self._parts.identity} names no mask token: fill_mask needs one in its tokenizer files"
-            )
+            raise OptionError(f"{self._parts.identity} names no mask token: fill_mask needs one in its tokenizer files")
         if not isinstance(top_k, int) or top_k < 1:
             raise OptionError(f"top_k is {top_k!r}: expected a whole number from 1")
         items, single = one_or_many(text, is_text, "text")
@@ -310,11 +289,7 @@ class TextEncoder(BaseModel):
             if mask not in item:
                 raise OptionError(f"text {index} has no mask: expected {mask} in it")
         encodings = [self._encode(item) for item in items]
-        limited = (
-            None
-            if targets is None
-            else [tasks.target_id(self.tokenizer, target) for target in targets]
-        )
+        limited = None if targets is None else [tasks.target_id(self.tokenizer, target) for target in targets]
 
         def run(batch: list[Encoding]) -> list[Any]:
             flat, starts, segments = self._arrays(batch)
@@ -373,9 +348,7 @@ class TextEncoder(BaseModel):
             values = self._cross_scores(query, texts, scores, truncate, batch_tokens, progress)
         else:
             if scores != "auto":
-                raise OptionError(
-                    f"scores is {scores!r}: an embedding model ranks by its own similarity"
-                )
+                raise OptionError(f"scores is {scores!r}: an embedding model ranks by its own similarity")
             values = tasks.bi_scores(
                 Embedder.of(self),
                 query,
@@ -387,9 +360,7 @@ class TextEncoder(BaseModel):
                 progress=progress,
             )
         order = sorted(range(len(texts)), key=lambda index: (-values[index], index))
-        return [
-            Ranked(index=index, score=values[index], text=texts[index]) for index in order[:top_k]
-        ]
+        return [Ranked(index=index, score=values[index], text=texts[index]) for index in order[:top_k]]
 
     def _cross_scores(
         self,
@@ -402,33 +373,25 @@ class TextEncoder(BaseModel):
     ) -> list[float]:
         self._require_head("rank", per_token=False)
         if self._outputs != 1:
-            raise OptionError(
-                f"rank needs a head with one output, this checkpoint's has {self._outputs}: use classify"
-            )
+            raise OptionError(f"rank needs a head with one output, this checkpoint's has {self._outputs}: use classify")
         how = tasks.rank_function(self._parts.folder, self.config, scores)
         encodings = [self._encode((query, text), truncate=bool(truncate)) for text in texts]
 
         def run(batch: list[Encoding]) -> list[float]:
             return [float(tasks.apply(row, how)[0]) for row in self._head(batch)]
 
-        return self._map(
-            encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="ranking"
-        )
+        return self._map(encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="ranking")
 
     # -- token level ---------------------------------------------------------------------------------
 
-    def hidden_states(
-        self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None
-    ) -> list[Floats]:
+    def hidden_states(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> list[Floats]:
         """Final hidden states of each sequence, float32 [tokens, hidden]."""
         flat, starts, segments, _ = self._lists(ids, segment_ids)
         return _split(self.core.encode(flat, starts, segments), starts)
 
     def all_hidden_states(self, ids: IdList, segment_ids: IdList | None = None) -> list[Floats]:
         """Of one sequence the embedding, then each layer's output, float32 [tokens, hidden] each."""
-        flat, starts, segments, _ = self._lists(
-            [ids], None if segment_ids is None else [segment_ids]
-        )
+        flat, starts, segments, _ = self._lists([ids], None if segment_ids is None else [segment_ids])
         return self.core.hidden_states(flat, starts, segments)
 
     def pooled(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> Floats:
@@ -438,9 +401,7 @@ class TextEncoder(BaseModel):
         flat, starts, segments, _ = self._lists(ids, segment_ids)
         return self.core.pooled(flat, starts, segments)
 
-    def head_logits(
-        self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None
-    ) -> list[Floats]:
+    def head_logits(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> list[Floats]:
         """The head's output of each sequence: [outputs], or [tokens, outputs] for a head that keeps every token.
 
         For a masked language model they are the logits over the vocabulary, [tokens, vocab].
@@ -473,18 +434,14 @@ class TextEncoder(BaseModel):
             )
         if (head.pool == "none") != per_token:
             kind = "each token" if head.pool == "none" else "whole texts"
-            raise OptionError(
-                f"the head of {self._parts.identity} is for {kind}: it cannot serve {where}"
-            )
+            raise OptionError(f"the head of {self._parts.identity} is for {kind}: it cannot serve {where}")
 
     def _encode(self, item: TextOrPair, truncate: bool = False) -> Encoding:
         text, pair = (item, None) if isinstance(item, str) else item
         encoding = self.tokenizer.encoding(text, pair)
         limit = self.max_length
         if not encoding.ids:
-            raise OptionError(
-                "a text is empty and the checkpoint adds no tokens to it: expected some text"
-            )
+            raise OptionError("a text is empty and the checkpoint adds no tokens to it: expected some text")
         if limit is not None and len(encoding) > limit:
             if not truncate:
                 raise ContextLengthError(
@@ -516,14 +473,9 @@ class TextEncoder(BaseModel):
         flat, starts = ragged(checked)
         segments = None
         if segment_ids is not None:
-            kinds = [
-                self._check_ids(part, max(self._stack.segments, 1), None, "segment_ids")
-                for part in segment_ids
-            ]
+            kinds = [self._check_ids(part, max(self._stack.segments, 1), None, "segment_ids") for part in segment_ids]
             if [len(part) for part in kinds] != [len(part) for part in checked]:
-                raise OptionError(
-                    "segment_ids has other lengths than ids: expected one for each token"
-                )
+                raise OptionError("segment_ids has other lengths than ids: expected one for each token")
             if self._stack.segments:
                 segments = ragged(kinds)[0]
         return flat, starts, segments, single
@@ -531,9 +483,7 @@ class TextEncoder(BaseModel):
 
 def _is_text_or_pair(value: Any) -> bool:
     return isinstance(value, str) or (
-        isinstance(value, tuple)
-        and len(value) == 2
-        and all(isinstance(part, str) for part in value)
+        isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
     )
 
 

@@ -90,9 +90,7 @@ class Job:
         sources: tuple[Any, Any] = (None, None)
         if self.sources is not None:
             sources = ragged([self.sources[index] for index in indices])
-        return self.core.generate(
-            ids, starts, json.dumps(options), *sources, self.request.processor
-        )
+        return self.core.generate(ids, starts, json.dumps(options), *sources, self.request.processor)
 
 
 def run(job: Job, done: Callable[[int], None] | None = None) -> list[list[Finished]]:
@@ -120,9 +118,7 @@ def run(job: Job, done: Callable[[int], None] | None = None) -> list[list[Finish
     return results
 
 
-def _finished(
-    ids: list[int], score: float, reason: str, watcher: _Watcher | None, job: Job
-) -> Finished:
+def _finished(ids: list[int], score: float, reason: str, watcher: _Watcher | None, job: Job) -> Finished:
     if watcher is None:
         if job.request.stop:  # hypotheses of a beam search are cut afterwards
             text = job.tokenizer().decode(ids, skip_special_tokens=True)
@@ -134,9 +130,7 @@ def _finished(
                 None if cut is None else text[:cut],
             )
         return Finished(ids, score, reason)
-    return Finished(
-        watcher.ids, score, watcher.reason or reason, watcher.cut_text(), watcher.logprobs
-    )
+    return Finished(watcher.ids, score, watcher.reason or reason, watcher.cut_text(), watcher.logprobs)
 
 
 def _step(job: Job, generation: _core.Generation, prompts: int) -> list[_Watcher]:
@@ -189,9 +183,7 @@ class _Watcher:
         return None if self._cut is None else self._text[: self._cut]
 
 
-def token_logprob(
-    tokenizer: Tokenizer, token: int, logprob: float, top: list[tuple[int, float]]
-) -> TokenLogprob:
+def token_logprob(tokenizer: Tokenizer, token: int, logprob: float, top: list[tuple[int, float]]) -> TokenLogprob:
     """A token's log-probability with its text and its rivals' texts."""
     rivals = tuple((index, tokenizer.decode([index]), value) for index, value in top)
     return TokenLogprob(id=token, text=tokenizer.decode([token]), logprob=logprob, top=rivals)

@@ -90,9 +90,7 @@ class TextGenerator(BaseModel):
         results = self._generate([self._prompt(text) for text in prompts], request, progress)
         return results[0] if single else results
 
-    def stream(
-        self, prompt: str | Sequence[str], **options: Unpack[GenerateOptions]
-    ) -> Iterator[Chunk]:
+    def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
         """Continues a prompt and yields the text as it comes. The chunks of several prompts carry their ``index``.
 
         Closing the iterator stops the work at once.
@@ -125,11 +123,7 @@ class TextGenerator(BaseModel):
             continue_final_message: goes on with the last message instead of beginning one.
             allow_control_tokens: lets control tokens in messages act as such.
         """
-        many = (
-            bool(messages)
-            and not isinstance(messages[0], Mapping)
-            and isinstance(messages[0], Sequence)
-        )
+        many = bool(messages) and not isinstance(messages[0], Mapping) and isinstance(messages[0], Sequence)
         conversations: Any = messages if many else [messages]
         request = self._resolve(options, "chat")
         prompts = [
@@ -257,12 +251,7 @@ class TextGenerator(BaseModel):
         found: list[Any] = []
         for hypotheses in results:
             if several:
-                found.append(
-                    [
-                        Hypothesis(ids=tuple(h.ids), score=h.score, finish_reason=h.reason)
-                        for h in hypotheses
-                    ]
-                )
+                found.append([Hypothesis(ids=tuple(h.ids), score=h.score, finish_reason=h.reason) for h in hypotheses])
             else:
                 found.append(list(hypotheses[0].ids))
         return found[0] if single else found
@@ -303,9 +292,7 @@ class TextGenerator(BaseModel):
         if not ids:
             start = self._defaults.get("bos_token_id")
             if not isinstance(start, int):
-                raise OptionError(
-                    "prompt is empty, and the checkpoint names no start token: expected some text"
-                )
+                raise OptionError("prompt is empty, and the checkpoint names no start token: expected some text")
             ids = [start]
         return self._check_ids(ids, self._vocab_size, self.max_length, "prompt")
 
@@ -344,8 +331,7 @@ class TextGenerator(BaseModel):
         found = []
         for prompt, hypotheses in zip(prompts, results, strict=True):
             texts = [
-                h.text if h.text is not None else tokenizer.decode(h.ids, skip_special_tokens=True)
-                for h in hypotheses
+                h.text if h.text is not None else tokenizer.decode(h.ids, skip_special_tokens=True) for h in hypotheses
             ]
             best = hypotheses[0]
             found.append(
@@ -356,9 +342,7 @@ class TextGenerator(BaseModel):
                     prompt_tokens=len(prompt),
                     logprobs=tuple(best.logprobs) if request.logprobs is not None else None,
                     alternatives=tuple(
-                        Hypothesis(
-                            ids=tuple(h.ids), score=h.score, text=text, finish_reason=h.reason
-                        )
+                        Hypothesis(ids=tuple(h.ids), score=h.score, text=text, finish_reason=h.reason)
                         for h, text in zip(hypotheses[1:], texts[1:], strict=True)
                     ),
                 )

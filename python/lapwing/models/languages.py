@@ -123,9 +123,7 @@ def find(text: str) -> Language | None:
 def code(text: str, known: Callable[[str], bool], what: str, examples: str) -> str:
     """How a checkpoint writes the language that ``text`` names; ``known`` says which codes it has."""
     if not isinstance(text, str):
-        raise OptionError(
-            f"{what} is {type(text).__name__}: expected a language such as {examples}"
-        )
+        raise OptionError(f"{what} is {type(text).__name__}: expected a language such as {examples}")
     if known(text):
         return text
     language = find(text)

@@ -184,17 +184,11 @@ class Defaults:
         return self.values.get(key)
 
     @staticmethod
-    def read(
-        generation: Mapping[str, Any] | None, config: Mapping[str, Any], encoder_decoder: bool
-    ) -> Defaults:
+    def read(generation: Mapping[str, Any] | None, config: Mapping[str, Any], encoder_decoder: bool) -> Defaults:
         """From generation_config.json, or from config.json where there is none."""
         keys = {*HONOURED, *REFUSED}
         source = "config.json" if generation is None else "generation_config.json"
-        values = (
-            dict(generation)
-            if generation is not None
-            else {k: config[k] for k in keys if k in config}
-        )
+        values = dict(generation) if generation is not None else {k: config[k] for k in keys if k in config}
         for key in ("eos_token_id", "bos_token_id", "decoder_start_token_id"):
             if values.get(key) is None and config.get(key) is not None:
                 values[key] = config[key]
@@ -243,9 +237,7 @@ class Request:
 _NEUTRAL = {"top_k": (0,), "top_p": (1,), "min_p": (0,), "typical_p": (1,)}
 
 
-def _number(
-    name: str, value: Any, low: float, high: float, *, whole: bool = False, open_low: bool = False
-) -> Any:
+def _number(name: str, value: Any, low: float, high: float, *, whole: bool = False, open_low: bool = False) -> Any:
     kinds = (int,) if whole else (int, float)
     if hasattr(value, "item"):
         value = value.item()
@@ -321,9 +313,7 @@ def resolve(
     if logprobs is not None:
         logprobs = _number("logprobs", logprobs, 0, 1000, whole=True)
         if core["beams"] > 1:
-            raise OptionError(
-                "logprobs is set with beams: a beam search reports the score of each hypothesis"
-            )
+            raise OptionError("logprobs is set with beams: a beam search reports the score of each hypothesis")
     core["logprobs"], core["top_logprobs"] = logprobs is not None, logprobs or 0
     max_tokens, max_length = _lengths(core, given, defaults)
     processor = given.get("processor")
@@ -375,9 +365,7 @@ def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) 
         )
     else:
         core["temperature"] = 0.0
-        asked = [
-            name for name, neutral in _NEUTRAL.items() if given.get(name, neutral[0]) not in neutral
-        ]
+        asked = [name for name, neutral in _NEUTRAL.items() if given.get(name, neutral[0]) not in neutral]
         if asked and core["beams"] == 1:
             raise OptionError(
                 f"{', '.join(asked)} chooses among drawn tokens, but decoding is greedy: set temperature above 0"
@@ -396,16 +384,10 @@ def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) 
         )
     if core["samples"] > 1 and core["temperature"] == 0:
         way = "set num_hypotheses" if beam_search else "set temperature above 0"
-        raise OptionError(
-            f"n is {core['samples']}, but nothing is drawn, so all texts would be equal: {way}"
-        )
+        raise OptionError(f"n is {core['samples']}, but nothing is drawn, so all texts would be equal: {way}")
     seed = given.get("seed")
     # Without a seed each call draws anew.
-    core["seed"] = (
-        secrets.randbits(64)
-        if seed is None
-        else _number("seed", seed, 0, (1 << 64) - 1, whole=True)
-    )
+    core["seed"] = secrets.randbits(64) if seed is None else _number("seed", seed, 0, (1 << 64) - 1, whole=True)
 
 
 def _tokens(
@@ -416,17 +398,12 @@ def _tokens(
 ) -> None:
     core["ignore_eos"] = bool(given.get("ignore_eos", False))
     core["eos_ids"] = list(dict.fromkeys(defaults.end_ids))
-    core["stop_ids"] = list(
-        dict.fromkeys([*defaults.end_ids, *_ids("stop_ids", given.get("stop_ids"))])
-    )
+    core["stop_ids"] = list(dict.fromkeys([*defaults.end_ids, *_ids("stop_ids", given.get("stop_ids"))]))
     bias = given.get("logit_bias", {})
     if not isinstance(bias, Mapping):
-        raise OptionError(
-            f"logit_bias is {type(bias).__name__}: expected a mapping of ids to numbers"
-        )
+        raise OptionError(f"logit_bias is {type(bias).__name__}: expected a mapping of ids to numbers")
     core["logit_bias"] = {
-        str(_ids("logit_bias", [index])[0]): _number("logit_bias", value, -1e9, 1e9)
-        for index, value in bias.items()
+        str(_ids("logit_bias", [index])[0]): _number("logit_bias", value, -1e9, 1e9) for index, value in bias.items()
     }
     core["sequence_bias"] = _sequence_bias(defaults)
     words: list[list[int]] = []
@@ -441,16 +418,12 @@ def _tokens(
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         core[name] = _ids(name, given.get(name, defaults.get(name)))
     if "forced_bos" in given and not defaults.encoder_decoder:
-        raise OptionError(
-            "forced_bos sets the first token of an encoder-decoder's text: add it to the prompt instead"
-        )
+        raise OptionError("forced_bos sets the first token of an encoder-decoder's text: add it to the prompt instead")
     first = _ids("forced_bos", given.get("forced_bos", defaults.get("forced_bos_token_id")))
     if len(first) > 1:
         raise OptionError(f"forced_bos is {first}: expected one id")
     core["forced_bos_token_id"] = first[0] if first else None
-    core["forced_eos_token_ids"] = _ids(
-        "forced_eos", given.get("forced_eos", defaults.get("forced_eos_token_id"))
-    )
+    core["forced_eos_token_ids"] = _ids("forced_eos", given.get("forced_eos", defaults.get("forced_eos_token_id")))
     core["exponential_decay_length_penalty"] = _decay(defaults)
     core["remove_invalid_values"] = bool(defaults.get("remove_invalid_values"))
 
@@ -487,14 +460,10 @@ def _sequence_bias(defaults: Defaults) -> list[list[Any]]:
     found = []
     for pair in pairs:
         if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise OptionError(
-                f"sequence_bias of {defaults.source} holds {pair!r}: expected [ids, bias]"
-            )
+            raise OptionError(f"sequence_bias of {defaults.source} holds {pair!r}: expected [ids, bias]")
         ids, bias = pair
         if isinstance(ids, str):
-            ids = [
-                int(text) for text in ids.strip("()[] ").replace(",", " ").split() if text.isdigit()
-            ]
+            ids = [int(text) for text in ids.strip("()[] ").replace(",", " ").split() if text.isdigit()]
         name = f"sequence_bias of {defaults.source}"
         found.append([_ids(name, ids), _number(name, bias, -1e9, 1e9)])
     return found
@@ -510,9 +479,7 @@ def _decay(defaults: Defaults) -> list[Any] | None:
     return [_number(name, value[0], 0, _BIG, whole=True), _number(name, value[1], 1e-3, 1e3)]
 
 
-def _lengths(
-    core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults
-) -> tuple[int | None, int | None]:
+def _lengths(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) -> tuple[int | None, int | None]:
     core["min_tokens"] = core["min_length"] = 0
     if "min_tokens" in given:
         core["min_tokens"] = _number("min_tokens", given["min_tokens"], 0, _BIG, whole=True)
@@ -526,9 +493,7 @@ def _lengths(
         value = _number("max_tokens", given["max_tokens"], 1, _BIG, whole=True)
         if core["min_tokens"] > value:
             if "min_tokens" in given:
-                raise OptionError(
-                    f"min_tokens is {core['min_tokens']} with max_tokens {value}: expected no more"
-                )
+                raise OptionError(f"min_tokens is {core['min_tokens']} with max_tokens {value}: expected no more")
             core["min_tokens"] = value
         return value, None
     for key in ("max_new_tokens", "max_length"):

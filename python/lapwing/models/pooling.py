@@ -55,11 +55,7 @@ class Dense:
     def apply(self, x: Floats) -> Floats:
         # Row by row: a product's sums must not depend on how many texts come together.
         rows = [self.weight @ row for row in x]
-        out = (
-            np.stack(rows).astype(np.float32)
-            if rows
-            else np.zeros((0, len(self.weight)), np.float32)
-        )
+        out = np.stack(rows).astype(np.float32) if rows else np.zeros((0, len(self.weight)), np.float32)
         if self.bias is not None:
             out = out + self.bias
         return _ACTIVATIONS[self.activation](out)
@@ -111,12 +107,8 @@ class Recipe:
         extra = read_object(folder / "config_sentence_transformers.json")
         limit = text.get("max_seq_length")
         prompts = extra.get("prompts") or {}
-        if not isinstance(prompts, dict) or not all(
-            isinstance(value, str) for value in prompts.values()
-        ):
-            raise CheckpointError(
-                f"{folder / 'config_sentence_transformers.json'} has prompts that are not texts"
-            )
+        if not isinstance(prompts, dict) or not all(isinstance(value, str) for value in prompts.values()):
+            raise CheckpointError(f"{folder / 'config_sentence_transformers.json'} has prompts that are not texts")
         return Recipe(
             modes=modes or ("mean",),
             normalize=normalize,
@@ -160,9 +152,7 @@ def _dense(place: Path) -> Dense:
     config = read_object(place / "config.json")
     path = place / "model.safetensors"
     if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing: expected the weights of a dense layer as safetensors"
-        )
+        raise CheckpointError(f"{path} is missing: expected the weights of a dense layer as safetensors")
     try:
         tensors = load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
@@ -175,9 +165,7 @@ def _dense(place: Path) -> Dense:
         raise CheckpointError(f"{path} has linear.weight {found}: expected {shape}")
     name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1].lower()
     if name not in _ACTIVATIONS:
-        raise CheckpointError(
-            f"{place / 'config.json'} has the activation {name}: expected {', '.join(_ACTIVATIONS)}"
-        )
+        raise CheckpointError(f"{place / 'config.json'} has the activation {name}: expected {', '.join(_ACTIVATIONS)}")
     return Dense(weight.astype(np.float32), None if bias is None else bias.astype(np.float32), name)
 
 
@@ -271,15 +259,9 @@ class Embedder:
                 rows.append(np.concatenate([pool(part, mode) for mode in self.recipe.modes]))
             return rows
 
-        rows = self._model._map(
-            sequences, len, run, batch_tokens=batch_tokens, progress=progress, what="embedding"
-        )
+        rows = self._model._map(sequences, len, run, batch_tokens=batch_tokens, progress=progress, what="embedding")
         width = self._width()
-        vectors = (
-            np.stack(rows).astype(np.float32, copy=False)
-            if rows
-            else np.zeros((0, width), np.float32)
-        )
+        vectors = np.stack(rows).astype(np.float32, copy=False) if rows else np.zeros((0, width), np.float32)
         if not simple:
             for dense in self.recipe.dense:
                 vectors = dense.apply(vectors)
@@ -305,11 +287,7 @@ class Embedder:
     def _limit(self, max_tokens: int | None) -> int | None:
         longest = self._model.max_length
         if max_tokens is not None:
-            if (
-                not isinstance(max_tokens, int)
-                or max_tokens < 1
-                or (longest and max_tokens > longest)
-            ):
+            if not isinstance(max_tokens, int) or max_tokens < 1 or (longest and max_tokens > longest):
                 raise OptionError(f"max_tokens is {max_tokens!r}: expected 1 to {longest}")
             return max_tokens
         bounds = [bound for bound in (longest, self.recipe.max_tokens) if bound is not None]
@@ -325,9 +303,7 @@ class Embedder:
         encoding = tokenizer.encoding(text.lower() if self.recipe.lower else text)
         ids = encoding.ids
         if not ids:
-            raise OptionError(
-                "a text is empty and the checkpoint adds no tokens to it: expected some text"
-            )
+            raise OptionError("a text is empty and the checkpoint adds no tokens to it: expected some text")
         if limit is not None and len(ids) > limit:
             # A bound in the checkpoint's own files is its instruction to cut; the model's length alone is not.
             cut = self.recipe.max_tokens is not None if truncate is None else truncate
@@ -361,7 +337,5 @@ def similarity(left: Floats, right: Floats, how: str) -> Floats:
         norms = np.sqrt((wide_right**2).sum(axis=1)) * np.sqrt((wide_left**2).sum())
         scores = (wide_right * wide_left).sum(axis=1) / np.maximum(norms, 1e-12)
     else:
-        raise CheckpointError(
-            f"the similarity {how} is not known: expected cosine, dot, euclidean or manhattan"
-        )
+        raise CheckpointError(f"the similarity {how} is not known: expected cosine, dot, euclidean or manhattan")
     return np.asarray(scores, np.float32)

@@ -110,9 +110,7 @@ class Seq2Seq(BaseModel):
         task = self._task_defaults("translation", source_lang, target_lang)
         source, extra = self._languages(source_lang, target_lang, task)
         request = self._resolve({**options, **extra.options(options)}, "translate", task)
-        results = self._texts(
-            items, source, extra, request, progress, "translating", split_sentences
-        )
+        results = self._texts(items, source, extra, request, progress, "translating", split_sentences)
         return results[0] if single else results
 
     def summarize(
@@ -146,9 +144,7 @@ class Seq2Seq(BaseModel):
         """Text to text, with nothing put before the texts."""
         items, single = one_or_many(texts, is_text, "text")
         request = self._resolve(options, "generate", {})
-        results = self._texts(
-            items, self._source, _Target(), request, progress, "generating", False
-        )
+        results = self._texts(items, self._source, _Target(), request, progress, "generating", False)
         return results[0] if single else results
 
     def stream(
@@ -200,12 +196,7 @@ class Seq2Seq(BaseModel):
         results: list[list[Hypothesis]] = []
         with Progress(progress, len(sources), "generating") as bar:
             for found in self._run(sources, request, _Target(), bar):
-                results.append(
-                    [
-                        Hypothesis(ids=tuple(h.ids), score=h.score, finish_reason=h.reason)
-                        for h in found
-                    ]
-                )
+                results.append([Hypothesis(ids=tuple(h.ids), score=h.score, finish_reason=h.reason) for h in found])
         return results[0] if single else results
 
     def encode(self, ids: Sequence[IdList]) -> list[Floats]:
@@ -254,22 +245,16 @@ class Seq2Seq(BaseModel):
         return 0 if stack is None else int(stack.vocab_size)
 
     def _check_source(self, ids: IdList) -> list[int]:
-        return self._check_ids(
-            ids, self._vocab(self.spec.encoder), self.max_source_length, "source"
-        )
+        return self._check_ids(ids, self._vocab(self.spec.encoder), self.max_source_length, "source")
 
     def _pair(self, source_ids: IdList, target_ids: IdList) -> tuple[list[int], list[int]]:
-        target = self._check_ids(
-            target_ids, self._vocab(self.spec.decoder), self.max_length, "target_ids"
-        )
+        target = self._check_ids(target_ids, self._vocab(self.spec.decoder), self.max_length, "target_ids")
         return self._check_source(source_ids), target
 
     def _source(self, text: str) -> list[int]:
         ids = self.tokenizer.encode(text)
         if not ids:
-            raise OptionError(
-                "a text is empty and the checkpoint adds no tokens to it: expected some text"
-            )
+            raise OptionError("a text is empty and the checkpoint adds no tokens to it: expected some text")
         return self._check_source(ids)
 
     def _start_ids(self) -> list[int]:
@@ -297,17 +282,13 @@ class Seq2Seq(BaseModel):
             **self._defaults.values,
             **{key: value for key, value in task.items() if key != "prefix"},
         }
-        request = resolve(
-            replace(self._defaults, values=values), options, encode=forbidden, where=where
-        )
+        request = resolve(replace(self._defaults, values=values), options, encode=forbidden, where=where)
         return request
 
     def _is_t5(self) -> bool:
         return self._parts.architecture in ("t5", "mt5", "umt5")
 
-    def _task_defaults(
-        self, task: str, source: str | None, target: str | None
-    ) -> Mapping[str, Any]:
+    def _task_defaults(self, task: str, source: str | None, target: str | None) -> Mapping[str, Any]:
         """The settings that old checkpoints keep in config.json under a task's name."""
         params = self.config.get("task_specific_params")
         if not isinstance(params, Mapping):
@@ -329,11 +310,7 @@ class Seq2Seq(BaseModel):
     ) -> tuple[Callable[[str], list[int]], _Target]:
         """How a source is written in one language, and how the decoder is told the other."""
         tokenizer = self.tokenizer
-        kind = (
-            str(tokenizer.config.get("tokenizer_class", ""))
-            .removesuffix("Fast")
-            .removesuffix("Tokenizer")
-        )
+        kind = str(tokenizer.config.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
         own_source = tokenizer.config.get("src_lang") or tokenizer.config.get("source_lang")
         own_target = tokenizer.config.get("tgt_lang") or tokenizer.config.get("target_lang")
         if kind in ("M2M100", "Nllb", "MBart", "MBart50"):
@@ -343,9 +320,7 @@ class Seq2Seq(BaseModel):
         codes = _marian_codes(tokenizer)
         if codes and (target is not None or own_target is None):
             if target is None:
-                raise OptionError(
-                    f"target_lang is needed: this checkpoint translates into {_some(codes)}"
-                )
+                raise OptionError(f"target_lang is needed: this checkpoint translates into {_some(codes)}")
             forms = {text[2:-2]: text for text in codes}
             found = languages.code(target, forms.__contains__, "target_lang", _some(sorted(forms)))
             return (lambda text: self._source(f"{forms[found]} {text}")), _Target()
@@ -356,13 +331,9 @@ class Seq2Seq(BaseModel):
             if asked is None:
                 continue
             if own is None:
-                raise OptionError(
-                    f"{name} is {asked!r}, but this checkpoint names no languages: leave it out"
-                )
+                raise OptionError(f"{name} is {asked!r}, but this checkpoint names no languages: leave it out")
             if not languages.same(str(asked), str(own)):
-                raise OptionError(
-                    f"{name} is {asked!r}: this checkpoint translates from {own_source} to {own_target}"
-                )
+                raise OptionError(f"{name} is {asked!r}: this checkpoint translates from {own_source} to {own_target}")
         return self._source, _Target()
 
     def _coded(
@@ -376,9 +347,7 @@ class Seq2Seq(BaseModel):
             index = tokenizer.token_to_id(text)
             return index is not None and (index in special or text.startswith("__"))
 
-        examples = {"M2M100": "'de' or '__de__'", "Nllb": "'German' or 'deu_Latn'"}.get(
-            kind, "'de' or 'de_DE'"
-        )
+        examples = {"M2M100": "'de' or '__de__'", "Nllb": "'German' or 'deu_Latn'"}.get(kind, "'de' or 'de_DE'")
         source_text = languages.code(source or own_source or "en", known, "source_lang", examples)
         wanted = target or own_target
         if wanted is None and not (kind == "MBart" or self._defaults.get("forced_bos_token_id")):
@@ -389,26 +358,19 @@ class Seq2Seq(BaseModel):
         assert source_id is not None  # `known` has seen it
         target_id = None
         if wanted is not None:
-            target_id = tokenizer.token_to_id(
-                languages.code(wanted, known, "target_lang", examples)
-            )
+            target_id = tokenizer.token_to_id(languages.code(wanted, known, "target_lang", examples))
 
         def encode(text: str) -> list[int]:
             encoding = tokenizer.encoding(text)
             is_code = [
-                bool(flag)
-                and known(tokenizer.id_to_token(index) or "")
-                and index not in self._ends(tokenizer)
+                bool(flag) and known(tokenizer.id_to_token(index) or "") and index not in self._ends(tokenizer)
                 for index, flag in zip(encoding.ids, encoding.special, strict=True)
             ]
             if sum(is_code) != 1:
                 raise CheckpointError(
                     f"the tokenizer of {self._parts.identity} puts {sum(is_code)} language tokens around a text: expected one"
                 )
-            ids = [
-                source_id if flag else index
-                for index, flag in zip(encoding.ids, is_code, strict=True)
-            ]
+            ids = [source_id if flag else index for index, flag in zip(encoding.ids, is_code, strict=True)]
             return self._check_source(ids)
 
         # mBART-25 starts its decoder with the language; the others start as usual and force it next.
@@ -434,16 +396,12 @@ class Seq2Seq(BaseModel):
         prefix = task.get("prefix")
         if prefix is None and (source is not None or target is not None):
             if source is None or target is None:
-                raise OptionError(
-                    "source_lang and target_lang go together: this model is told both in words"
-                )
+                raise OptionError("source_lang and target_lang go together: this model is told both in words")
             names = []
             for what, text in (("source_lang", source), ("target_lang", target)):
                 language = languages.find(text)
                 if language is None:
-                    raise OptionError(
-                        f"{what} is {text!r}: expected a language such as 'de' or 'German'"
-                    )
+                    raise OptionError(f"{what} is {text!r}: expected a language such as 'de' or 'German'")
                 names.append(language.name)
             prefix = f"translate {names[0]} to {names[1]}: "
         if prefix is None:
@@ -455,9 +413,7 @@ class Seq2Seq(BaseModel):
     def _job(self, sources: Sequence[IdList], request: Request, target: _Target) -> engine.Job:
         start = self._start_ids() if target.start is None else [target.start]
         prompts = [start for _ in sources]
-        return engine.Job(
-            self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources
-        )
+        return engine.Job(self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources)
 
     def _run(
         self, sources: Sequence[IdList], request: Request, target: _Target, bar: Progress
@@ -466,9 +422,7 @@ class Seq2Seq(BaseModel):
         results: list[list[engine.Finished]] = [[] for _ in sources]
         for start in range(0, len(order), BATCH_SOURCES):
             batch = order[start : start + BATCH_SOURCES]
-            found = engine.run(
-                self._job([sources[index] for index in batch], request, target), bar.advance
-            )
+            found = engine.run(self._job([sources[index] for index in batch], request, target), bar.advance)
             for index, hypotheses in zip(batch, found, strict=True):
                 results[index] = hypotheses
         return results
@@ -486,9 +440,7 @@ class Seq2Seq(BaseModel):
         parts = [sentences.split(text) if split else [(text, "")] for text in texts]
         flat = [source(body) for pieces in parts for body, _ in pieces]
         with Progress(progress, len(flat), what) as bar:
-            found = iter(
-                [self._translation(h, request) for h in self._run(flat, request, target, bar)]
-            )
+            found = iter([self._translation(h, request) for h in self._run(flat, request, target, bar)])
         results = []
         for pieces in parts:
             translated = [(next(found), space) for _, space in pieces]
@@ -500,9 +452,7 @@ class Seq2Seq(BaseModel):
             Hypothesis(
                 ids=tuple(h.ids),
                 score=h.score,
-                text=h.text
-                if h.text is not None
-                else self.tokenizer.decode(h.ids, skip_special_tokens=True),
+                text=h.text if h.text is not None else self.tokenizer.decode(h.ids, skip_special_tokens=True),
                 finish_reason=h.reason,
             )
             for h in hypotheses
@@ -530,9 +480,7 @@ class _Target:
         if self.forced is None and self.start is None:
             return {}
         if given.get("forced_bos") is not None:
-            raise OptionError(
-                "forced_bos and target_lang both say how the text begins: leave one out"
-            )
+            raise OptionError("forced_bos and target_lang both say how the text begins: leave one out")
         return {} if self.forced is None else {"forced_bos": self.forced}
 
 

@@ -71,13 +71,7 @@ def score_function(config: Mapping[str, Any], asked: str, count: int) -> str:
 
 def apply(row: Floats, how: str) -> Any:
     """Scores of one row of logits."""
-    return (
-        softmax(row)
-        if how == "softmax"
-        else sigmoid(row)
-        if how == "sigmoid"
-        else np.asarray(row, np.float64)
-    )
+    return softmax(row) if how == "softmax" else sigmoid(row) if how == "sigmoid" else np.asarray(row, np.float64)
 
 
 def classification(row: Floats, names: Sequence[str], how: str) -> Classification:
@@ -100,9 +94,7 @@ def rank_function(folder: Path, config: Mapping[str, Any], asked: str) -> str:
     named = named or config.get("sbert_ce_default_activation_function")
     name = str(named or "Sigmoid").rsplit(".", 1)[-1].removesuffix("()").lower()
     if name not in ("sigmoid", "identity"):
-        raise OptionError(
-            f"the checkpoint names the activation {named!r}: set scores to sigmoid or none"
-        )
+        raise OptionError(f"the checkpoint names the activation {named!r}: set scores to sigmoid or none")
     return "none" if name == "identity" else "sigmoid"
 
 
@@ -129,9 +121,7 @@ def bi_scores(
 
     rest: dict[str, Any] = {"normalize": None, "max_tokens": None, "truncate_dim": None, **options}
     left = embedder.embed(query, **prompt(query_prompt, "query"), **{**rest, "progress": None})
-    right = embedder.embed(
-        documents, **prompt(document_prompt, "document", "passage", "corpus"), **rest
-    )
+    right = embedder.embed(documents, **prompt(document_prompt, "document", "passage", "corpus"), **rest)
     return [float(score) for score in similarity(left, right, embedder.recipe.similarity)]
 
 
@@ -167,9 +157,7 @@ def _select(encoding: Encoding, places: Sequence[int]) -> Encoding:
     )
 
 
-def windows(
-    encoding: Encoding, limit: int | None, stride: int | None, part: int = 0
-) -> list[Encoding]:
+def windows(encoding: Encoding, limit: int | None, stride: int | None, part: int = 0) -> list[Encoding]:
     """The encoding in stretches of at most ``limit`` tokens, which share ``stride`` tokens of the text ``part``;
     special tokens and the other text stand in each."""
     if limit is None or len(encoding) <= limit:
@@ -190,11 +178,7 @@ def windows(
     start = 0
     while True:
         inside = set(places[start : start + room])
-        found.append(
-            _select(
-                encoding, [i for i, s in enumerate(encoding.sequences) if s != part or i in inside]
-            )
-        )
+        found.append(_select(encoding, [i for i, s in enumerate(encoding.sequences) if s != part or i in inside]))
         if start + room >= len(places):
             return found
         start += room - stride
@@ -225,9 +209,7 @@ def check_aggregation(name: str) -> None:
         raise OptionError(f"aggregation is {name!r}: expected {', '.join(AGGREGATIONS)}")
 
 
-def tokens(
-    tokenizer: Tokenizer, text: str, parts: Sequence[tuple[Encoding, Floats]]
-) -> list[_Token]:
+def tokens(tokenizer: Tokenizer, text: str, parts: Sequence[tuple[Encoding, Floats]]) -> list[_Token]:
     """The tokens of a text with their probabilities; where windows overlap, the surer reading stands."""
     best: dict[tuple[int, int], tuple[int, Any, Encoding]] = {}
     for encoding, logits in parts:
@@ -352,11 +334,7 @@ class Reader:
             raise ContextLengthError(
                 f"the question has {asked} tokens with special tokens: expected fewer than the window of {self._window}"
             )
-        stride = (
-            min(self._stride, (self._window - asked) // 2)
-            if len(encoding) > self._window
-            else self._stride
-        )
+        stride = min(self._stride, (self._window - asked) // 2) if len(encoding) > self._window else self._stride
         return windows(encoding, self._window, stride, part=1)
 
     def answer(
@@ -371,9 +349,7 @@ class Reader:
     ) -> Answer:
         """The best span of all windows."""
         if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
-            raise OptionError(
-                f"max_answer_tokens is {max_answer_tokens!r}: expected a whole number from 1"
-            )
+            raise OptionError(f"max_answer_tokens is {max_answer_tokens!r}: expected a whole number from 1")
         spans: dict[str, _Span] = {}
         none_score = 1.0
         for encoding, logits in parts:
@@ -423,11 +399,7 @@ class Reader:
         found: list[tuple[int, int, float]] = []
         for offset in range(min(longest, len(start))):
             scores = start[: len(start) - offset] * end[offset:]
-            found += [
-                (first, first + offset, float(score))
-                for first, score in enumerate(scores)
-                if score > 0
-            ]
+            found += [(first, first + offset, float(score)) for first, score in enumerate(scores) if score > 0]
         found.sort(key=lambda span: (-span[2], span[0], span[1]))
         return found[:count], null
 

@@ -77,9 +77,7 @@ class Tokenizer:
     @property
     def word_pieces(self) -> bool:
         """Whether a piece that goes on with a word says so in its text (WordPiece)."""
-        return self._backend is not None and bool(
-            getattr(self._backend.model, "continuing_subword_prefix", None)
-        )
+        return self._backend is not None and bool(getattr(self._backend.model, "continuing_subword_prefix", None))
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -129,9 +127,7 @@ class Tokenizer:
             return self._marian.encode(text, pair, add_special_tokens, target)
         return self._encode(self._backend, text, pair, add_special_tokens)
 
-    def _encode(
-        self, backend: Any, text: str, pair: str | None, add_special_tokens: bool
-    ) -> Encoding:
+    def _encode(self, backend: Any, text: str, pair: str | None, add_special_tokens: bool) -> Encoding:
         found = guarded(
             "the text cannot be encoded",
             lambda: backend.encode(text, pair, add_special_tokens=add_special_tokens),
@@ -145,9 +141,7 @@ class Tokenizer:
             found.word_ids,
         )
 
-    def encode_batch(
-        self, texts: Sequence[str], *, add_special_tokens: bool = True
-    ) -> list[list[int]]:
+    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         """The ids of many texts."""
         return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
 
@@ -209,9 +203,7 @@ class Tokenizer:
             chat_template: name of one of ``chat_templates``, or the text of a template.
             variables: further names for the template, such as ``enable_thinking``.
         """
-        request = self._request(
-            messages, add_generation_prompt, tools, documents, continue_final_message, variables
-        )
+        request = self._request(messages, add_generation_prompt, tools, documents, continue_final_message, variables)
         return template.render(self._template(chat_template, tools), request, self.specials)
 
     def encode_chat(
@@ -232,9 +224,7 @@ class Tokenizer:
         template itself writes controls.
         """
         source = self._template(chat_template, tools)
-        request = self._request(
-            messages, add_generation_prompt, tools, documents, continue_final_message, variables
-        )
+        request = self._request(messages, add_generation_prompt, tools, documents, continue_final_message, variables)
         tokens = [] if allow_control_tokens or self._marian is not None else self._control
         inputs = (request.messages, request.tools, request.documents, request.variables)
         if not tokens or not template.spelled(inputs, tokens):
@@ -252,9 +242,7 @@ class Tokenizer:
         text, spelled = template.split_marked(template.render(source, marked, self.specials))
         return self._encode_spelled(text, spelled, tokens)
 
-    def _encode_spelled(
-        self, text: str, spelled: Sequence[int], tokens: Sequence[str]
-    ) -> list[int]:
+    def _encode_spelled(self, text: str, spelled: Sequence[int], tokens: Sequence[str]) -> list[int]:
         """Encodes ``text``, where the control tokens that begin at ``spelled`` are to stay text.
 
         The stretches between the template's own control tokens that hold a spelled-out one are encoded by a twin
@@ -282,9 +270,7 @@ class Tokenizer:
         for first, last, plain in stretches:
             if plain:
                 ids += self.encode(text[clean_from:first], add_special_tokens=False)
-                ids += self._encode(
-                    self._plain_backend(first == 0), text[first:last], None, False
-                ).ids
+                ids += self._encode(self._plain_backend(first == 0), text[first:last], None, False).ids
                 clean_from = last
         ids += self.encode(text[clean_from:], add_special_tokens=False)
         return ids
@@ -297,9 +283,7 @@ class Tokenizer:
             tokens = description.get("added_tokens", [])
             description["added_tokens"] = [token for token in tokens if not token["special"]]
             description["post_processor"] = None
-            later = json.dumps(description).replace(
-                '"prepend_scheme": "first"', '"prepend_scheme": "never"'
-            )
+            later = json.dumps(description).replace('"prepend_scheme": "first"', '"prepend_scheme": "never"')
             self._plain = (Backend.from_str(json.dumps(description)), Backend.from_str(later))
         return self._plain[0 if first else 1]
 
@@ -320,9 +304,7 @@ class Tokenizer:
         return template.Request(
             messages=template.check_messages(messages),
             tools=None if tools is None else [template.plain(describe(tool)) for tool in tools],
-            documents=None
-            if documents is None
-            else [template.plain(document) for document in documents],
+            documents=None if documents is None else [template.plain(document) for document in documents],
             add_generation_prompt=bool(add_generation_prompt),
             continue_final_message=bool(continue_final_message),
             variables={key: template.plain(value) for key, value in variables.items()},

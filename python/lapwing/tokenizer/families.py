@@ -59,17 +59,13 @@ def _template(single: str, pair: str, ids: Mapping[str, int]) -> Json:
         "type": "TemplateProcessing",
         "single": parts[0],
         "pair": parts[1],
-        "special_tokens": {
-            text: {"id": text, "ids": [ids[text]], "tokens": [text]} for text in used
-        },
+        "special_tokens": {text: {"id": text, "ids": [ids[text]], "tokens": [text]} for text in used},
     }
 
 
 def _added(texts: Mapping[str, int], special: bool) -> list[Json]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return [
-        {"id": index, "content": text, **flags, "special": special} for text, index in texts.items()
-    ]
+    return [{"id": index, "content": text, **flags, "special": special} for text, index in texts.items()]
 
 
 def _description(**parts: Any) -> Json:
@@ -175,9 +171,7 @@ def _llama(model: SentencePieceModel, config: Json, specials: dict[str, str]) ->
 
 def _unigram(model: SentencePieceModel, who: str) -> None:
     if model.algorithm != UNIGRAM:
-        raise CheckpointError(
-            f"the SentencePiece model of {who} is a BPE model: expected a unigram model"
-        )
+        raise CheckpointError(f"the SentencePiece model of {who} is a BPE model: expected a unigram model")
 
 
 def _ids(pieces: list[Piece]) -> dict[str, int]:
@@ -190,9 +184,7 @@ def _ids(pieces: list[Piece]) -> dict[str, int]:
 def _require(ids: Mapping[str, int], *texts: str) -> None:
     missing = [text for text in texts if text not in ids]
     if missing:
-        raise CheckpointError(
-            f"the SentencePiece model lacks the tokens {', '.join(map(repr, missing))}"
-        )
+        raise CheckpointError(f"the SentencePiece model lacks the tokens {', '.join(map(repr, missing))}")
 
 
 def _t5(model: SentencePieceModel, config: Json, specials: dict[str, str]) -> Json:
@@ -235,14 +227,10 @@ def _camembert(model: SentencePieceModel, config: Json, specials: dict[str, str]
         Piece("<unk>", 0.0, UNKNOWN),
         Piece("<unk>NOTUSED", -100.0, NORMAL),
     ]
-    return _roberta_like(
-        model, [*head, *model.pieces[1:], Piece("<mask>", 0.0, CONTROL)], 3, specials
-    )
+    return _roberta_like(model, [*head, *model.pieces[1:], Piece("<mask>", 0.0, CONTROL)], 3, specials)
 
 
-def _roberta_like(
-    model: SentencePieceModel, pieces: list[Piece], unk_id: int, specials: dict[str, str]
-) -> Json:
+def _roberta_like(model: SentencePieceModel, pieces: list[Piece], unk_id: int, specials: dict[str, str]) -> Json:
     ids = _ids(pieces)
     _require(ids, "<s>", "</s>", "<pad>", "<mask>")
     defaults = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
@@ -311,9 +299,7 @@ def _deberta_v2(model: SentencePieceModel, config: Json, specials: dict[str, str
         "prepend_scheme": "always",
         "split": True,
     }
-    cut: list[Json] = (
-        [{"type": "Punctuation", "behavior": "Isolated"}] if config.get("split_by_punct") else []
-    )
+    cut: list[Json] = [{"type": "Punctuation", "behavior": "Isolated"}] if config.get("split_by_punct") else []
     ids = _ids(pieces)
     _require(ids, "[CLS]", "[SEP]")
     _cls_sep(specials)
@@ -337,9 +323,7 @@ def _pegasus(model: SentencePieceModel, config: Json, specials: dict[str, str]) 
     pieces = [*head[:offset], *model.pieces[2:]]
     unk_id = len(head[:offset]) + model.unk_id - 2
     if not 0 <= unk_id < len(pieces):
-        raise CheckpointError(
-            f"the SentencePiece model of Pegasus names piece {model.unk_id} as the unknown one"
-        )
+        raise CheckpointError(f"the SentencePiece model of Pegasus names piece {model.unk_id} as the unknown one")
     ids = _ids(pieces)
     for name, text in {"pad_token": "<pad>", "eos_token": "</s>", "mask_token": "<mask_2>"}.items():
         specials.setdefault(name, text)
@@ -379,11 +363,7 @@ def _m2m_100(
         raise CheckpointError(
             f"{path} is the model of an M2M100Tokenizer: expected the vocab.json of its ids beside it"
         )
-    ids = {
-        text: index
-        for text, index in vocab.items()
-        if isinstance(index, int) and 0 <= index < len(vocab)
-    }
+    ids = {text: index for text, index in vocab.items() if isinstance(index, int) and 0 <= index < len(vocab)}
     _require(ids, "<s>", "<pad>", "</s>", "<unk>")
     by_id = {index: text for text, index in ids.items()}
     known = {piece.text: piece for piece in model.pieces}
@@ -394,9 +374,7 @@ def _m2m_100(
         found = known.get(text, empty)
         special = text in ("<s>", "<pad>", "</s>", "<unk>") or found is empty
         pieces.append(Piece(text, found.score, CONTROL if special else found.kind))
-    languages = {
-        f"__{code}__": len(pieces) + index for index, code in enumerate(M2M_100_LANGUAGES.split())
-    }
+    languages = {f"__{code}__": len(pieces) + index for index, code in enumerate(M2M_100_LANGUAGES.split())}
     source = f"__{config.get('src_lang') or 'en'}__"
     _require(languages, source)
     names = {
@@ -412,9 +390,7 @@ def _m2m_100(
     return _description(
         added_tokens=_added({**control, **languages}, True),
         normalizer=normalizer_json(model, prefix=True),
-        post_processor=_template(
-            f"{source}:0 A:0 </s>:0", f"{source}:0 A:0 B:0 </s>:0", {**ids, **languages}
-        ),
+        post_processor=_template(f"{source}:0 A:0 </s>:0", f"{source}:0 A:0 B:0 </s>:0", {**ids, **languages}),
         decoder=decoder_json(model),
         model=model_json(model, pieces, ids["<unk>"]),
     )
@@ -469,12 +445,12 @@ _GPT2_LIKE = (
     "OPT",
     "",
 )
-_QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
-def from_byte_level(
-    folder: Path, vocab: Json, merges: str, config: Json, specials: dict[str, str]
-) -> Json:
+def from_byte_level(folder: Path, vocab: Json, merges: str, config: Json, specials: dict[str, str]) -> Json:
     """Byte-level BPE from ``vocab.json`` and ``merges.txt`` (GPT-2, RoBERTa, BART, Qwen2)."""
     name = str(config.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
     if name not in _GPT2_LIKE:
@@ -488,9 +464,7 @@ def from_byte_level(
     pairs = [line.rstrip("\r").split(" ") for line in lines]
     bad = next((pair for pair in pairs if len(pair) != 2), None)
     if bad is not None:
-        raise CheckpointError(
-            f"{folder / 'merges.txt'} has the line {' '.join(bad)!r}: expected two pieces"
-        )
+        raise CheckpointError(f"{folder / 'merges.txt'} has the line {' '.join(bad)!r}: expected two pieces")
     roberta = name in ("Roberta", "Bart", "Longformer")
     default = "<s> </s>" if roberta else "<|endoftext|> <|endoftext|>"
     if name != "Qwen2":

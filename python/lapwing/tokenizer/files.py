@@ -141,13 +141,9 @@ def _describe(folder: Path, config: dict[str, Any], specials: dict[str, str]) ->
         if path.is_file():
             ids = folder / "vocab.json"
             vocab = read_object(ids) if ids.is_file() else None
-            return families.from_sentencepiece(
-                path, sentencepiece.read(path), config, specials, vocab
-            )
+            return families.from_sentencepiece(path, sentencepiece.read(path), config, specials, vocab)
     if (folder / "vocab.txt").is_file():
-        return families.from_wordpiece(
-            folder / "vocab.txt", read_text(folder / "vocab.txt"), config, specials
-        )
+        return families.from_wordpiece(folder / "vocab.txt", read_text(folder / "vocab.txt"), config, specials)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return families.from_byte_level(
             folder,
@@ -162,9 +158,7 @@ def _describe(folder: Path, config: dict[str, Any], specials: dict[str, str]) ->
     )
 
 
-def _add_tokens(
-    backend: Backend, folder: Path, config: dict[str, Any], specials: dict[str, str]
-) -> None:
+def _add_tokens(backend: Backend, folder: Path, config: dict[str, Any], specials: dict[str, str]) -> None:
     """Adds the tokens that tokenizer_config.json, added_tokens.json and the special tokens name and the backend
     lacks, at the ids they name."""
     from tokenizers import AddedToken
@@ -176,10 +170,7 @@ def _add_tokens(
         text = content(entry)
         if text is None or not str(key).isdigit() or text in have:
             continue
-        flags = {
-            name: bool(entry.get(name, False))
-            for name in ("lstrip", "rstrip", "single_word", "special")
-        }
+        flags = {name: bool(entry.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
         normalized = bool(entry.get("normalized", not flags["special"]))
         wanted[int(key)] = AddedToken(text, normalized=normalized, **flags)
     for text, index in read_object(folder / "added_tokens.json").items():
@@ -197,9 +188,7 @@ def _add_tokens(
     have |= {token.content for token in wanted.values()}
     extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
     texts = list(specials.values())
-    texts += [
-        text for entry in (extra if isinstance(extra, list) else []) if (text := content(entry))
-    ]
+    texts += [text for entry in (extra if isinstance(extra, list) else []) if (text := content(entry))]
     missing = [
         AddedToken(text, special=True, normalized=False)
         for text in dict.fromkeys(texts)
@@ -212,9 +201,7 @@ def _add_tokens(
 _BOS_CLASSES = ("Llama", "CodeLlama", "Gemma", "Cohere", "GPTNeoX")
 
 
-def _update_post_processor(
-    backend: Backend, config: dict[str, Any], specials: dict[str, str]
-) -> None:
+def _update_post_processor(backend: Backend, config: dict[str, Any], specials: dict[str, str]) -> None:
     """Where the configuration says which of the start and end tokens are added, its word stands above
     the post-processor of tokenizer.json."""
     add_bos, add_eos = config.get("add_bos_token"), config.get("add_eos_token")
@@ -224,9 +211,7 @@ def _update_post_processor(
     known = name.removesuffix("Fast").removesuffix("Tokenizer") in _BOS_CLASSES
     if not (add_bos or add_eos or known):
         return
-    template = families.bos_eos_template(
-        specials, bool(add_bos), bool(add_eos), lambda text: backend.token_to_id(text)
-    )
+    template = families.bos_eos_template(specials, bool(add_bos), bool(add_eos), lambda text: backend.token_to_id(text))
     from tokenizers.processors import TemplateProcessing
 
     backend.post_processor = TemplateProcessing(**template)

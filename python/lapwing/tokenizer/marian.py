@@ -32,23 +32,15 @@ class Marian:
         self._specials = specials
         for name in ("unk_token", "eos_token"):
             if specials[name] not in self._ids:
-                raise CheckpointError(
-                    f"{folder / 'vocab.json'} lacks the {name} {specials[name]!r}"
-                )
+                raise CheckpointError(f"{folder / 'vocab.json'} lacks the {name} {specials[name]!r}")
         self._unk_id = self._ids[specials["unk_token"]]
         self._eos_id = self._ids[specials["eos_token"]]
-        self.special_ids = frozenset(
-            self._target_ids[text] for text in specials.values() if text in self._target_ids
-        )
+        self.special_ids = frozenset(self._target_ids[text] for text in specials.values() if text in self._target_ids)
 
-    def encode(
-        self, text: str, pair: str | None, add_special_tokens: bool, target: bool = False
-    ) -> Encoding:
+    def encode(self, text: str, pair: str | None, add_special_tokens: bool, target: bool = False) -> Encoding:
         """Ids of the source text (of the target with ``target``), the end token last."""
         if pair is not None:
-            raise CheckpointError(
-                "this tokenizer translates single texts: it has no form for pairs"
-            )
+            raise CheckpointError("this tokenizer translates single texts: it has no form for pairs")
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         vocab = self._target_ids if target else self._ids
@@ -77,9 +69,7 @@ class Marian:
         run: list[str] = []
         for index in ids:
             text = self._texts.get(index, self._specials["unk_token"])
-            if text not in self._specials.values() or (
-                text == self._specials["unk_token"] and not skip_special_tokens
-            ):
+            if text not in self._specials.values() or (text == self._specials["unk_token"] and not skip_special_tokens):
                 run.append(text)
                 continue
             parts.append(self._target.join(run))
@@ -108,15 +98,11 @@ class Marian:
 
 def _vocabulary(path: Path) -> dict[str, int]:
     if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing: expected the ids of the pieces beside source.spm"
-        )
+        raise CheckpointError(f"{path} is missing: expected the ids of the pieces beside source.spm")
     vocab = read_object(path)
     for text, index in vocab.items():
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
-            raise CheckpointError(
-                f"{path} gives {text!r} the id {index!r}: expected a number from 0"
-            )
+            raise CheckpointError(f"{path} gives {text!r} the id {index!r}: expected a number from 0")
     return vocab
 
 
@@ -198,11 +184,7 @@ def _squeeze(text: str, origins: list[int]) -> tuple[str, list[int]]:
     """Without spaces at the ends, and with one for many between words."""
     if text == text.strip(" ") and "  " not in text:
         return text, origins
-    keep = [
-        index
-        for index, char in enumerate(text)
-        if char != " " or (index > 0 and text[index - 1] != " ")
-    ]
+    keep = [index for index, char in enumerate(text) if char != " " or (index > 0 and text[index - 1] != " ")]
     while keep and text[keep[-1]] == " ":
         keep.pop()
     return "".join(text[index] for index in keep), [

@@ -69,9 +69,7 @@ def _type(hint: Any) -> dict[str, Any]:
             names = sorted({_TYPES[argument] for argument in plain})
             found: dict[str, Any] = {"type": names[0] if len(names) == 1 else names}
         else:
-            found = (
-                _type(plain[0]) if len(plain) == 1 else {"anyOf": [_type(item) for item in plain]}
-            )
+            found = _type(plain[0]) if len(plain) == 1 else {"anyOf": [_type(item) for item in plain]}
         if type(None) in arguments:
             found["nullable"] = True
         return found

@@ -165,9 +165,7 @@ class CharacterMap:
         if self._ascii_is_plain and text.isascii() and text.isprintable():
             return text, list(range(len(text) + 1))
         data = text.encode("utf-8")
-        places = [
-            index for index, char in enumerate(text) for _ in range(len(char.encode("utf-8")))
-        ]
+        places = [index for index, char in enumerate(text) for _ in range(len(char.encode("utf-8")))]
         out: list[str] = []
         origins: list[int] = []
         at = 0
@@ -282,9 +280,7 @@ def model_json(
     """
     hidden = {UNUSED} | ({CONTROL, UNKNOWN} if hide_special else set())
     names = [
-        f"\ufdd0{piece.text}\ufdd0{index}"
-        if piece.kind in hidden and index != unk_id
-        else piece.text
+        f"\ufdd0{piece.text}\ufdd0{index}" if piece.kind in hidden and index != unk_id else piece.text
         for index, piece in enumerate(pieces)
     ]
     if hide_special:

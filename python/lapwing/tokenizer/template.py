@@ -37,16 +37,12 @@ def find(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
                     and isinstance(entry.get("name"), str)
                     and isinstance(entry.get("template"), str)
                 ):
-                    raise CheckpointError(
-                        f"{folder} names a chat template without a name or a text: {entry!r}"
-                    )
+                    raise CheckpointError(f"{folder} names a chat template without a name or a text: {entry!r}")
                 found[entry["name"]] = entry["template"]
         elif isinstance(value, dict):
             found.update({str(key): str(text) for key, text in value.items()})
         elif value is not None:
-            raise CheckpointError(
-                f"the chat_template of {folder} is {type(value).__name__}: expected a text or a list"
-            )
+            raise CheckpointError(f"the chat_template of {folder} is {type(value).__name__}: expected a text or a list")
     path = folder / "chat_template.jinja"
     if path.is_file():
         found["default"] = read_text(path)
@@ -96,26 +92,20 @@ def plain(value: Any) -> Any:
     item = getattr(value, "item", None)
     if callable(item):
         return plain(item())
-    raise OptionError(
-        f"a chat template takes text, numbers, lists and objects: got {type(value).__name__}"
-    )
+    raise OptionError(f"a chat template takes text, numbers, lists and objects: got {type(value).__name__}")
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The messages as plain objects without empty keys."""
     if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
-        raise OptionError(
-            f"messages is {type(messages).__name__}: expected a list of objects with role and content"
-        )
+        raise OptionError(f"messages is {type(messages).__name__}: expected a list of objects with role and content")
     if not messages:
         raise OptionError("messages is empty: expected at least one")
     checked = []
     for index, message in enumerate(messages):
         value = plain(message)
         if not isinstance(value, dict) or not isinstance(value.get("role"), str):
-            raise OptionError(
-                f"message {index} has no role: expected an object with role and content"
-            )
+            raise OptionError(f"message {index} has no role: expected an object with role and content")
         value = {key: item for key, item in value.items() if item is not None}
         reasoning = next((value[key] for key in _REASONING if key in value), None)
         if reasoning is not None:
@@ -175,11 +165,7 @@ def _tag_final(messages: list[dict[str, Any]], source: str) -> tuple[list[dict[s
         last["content"] = content + _CONTINUE
     elif isinstance(content, list):
         blocks = [dict(block) if isinstance(block, dict) else block for block in content]
-        texts = [
-            block
-            for block in blocks
-            if isinstance(block, dict) and isinstance(block.get("text"), str)
-        ]
+        texts = [block for block in blocks if isinstance(block, dict) and isinstance(block.get("text"), str)]
         if not texts:
             raise OptionError("continue_final_message: the last message has no text to continue")
         final = texts[-1]["text"]
@@ -193,9 +179,7 @@ def _tag_final(messages: list[dict[str, Any]], source: str) -> tuple[list[dict[s
 def _cut_final(text: str, final: str) -> str:
     at = text.rfind(_CONTINUE.strip())
     if at < 0 or final.strip() not in text:
-        raise OptionError(
-            "continue_final_message: the chat template leaves out or changes the last message"
-        )
+        raise OptionError("continue_final_message: the chat template leaves out or changes the last message")
     if text[at : at + len(_CONTINUE)] == _CONTINUE:
         return text[:at]
     return text[:at].rstrip()  # the template trims its messages
