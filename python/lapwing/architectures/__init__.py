@@ -18,7 +18,14 @@ from ..checkpoint import Checkpoint, Config, Tensor
 from ..errors import CheckpointError
 from ..spec import Model
 
-ALIASES: dict[str, str] = {}
+ALIASES: dict[str, str] = {
+    "camembert": "roberta",
+    "data2vec-text": "roberta",
+    "deberta-v2": "deberta_v2",
+    "new": "gte",
+    "xlm-roberta": "roberta",
+    "xlm-roberta-xl": "xlm_roberta_xl",
+}
 """model_type to file, where the names differ."""
 
 TASKS = {

@@ -1,0 +1,55 @@
+"""MPNet: RoBERTa with a bias by relative position that all layers share.
+
+Song et al. 2020, https://arxiv.org/abs/2004.09297
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..checkpoint import Config, Tensor
+from ..spec import Model, RelativeBias
+from . import _encoder, bert, roberta
+from ._encoder import adjust as adjust
+from ._names import Renamed
+
+_ATTENTION = "encoder.layer.{i}.attention."
+_BIAS = "encoder.relative_attention_bias.weight"
+_BUCKETS = 32
+NAMES = {
+    **bert.NAMES,
+    "encoder.layers.{i}.attention.query": _ATTENTION + "attn.q",
+    "encoder.layers.{i}.attention.key": _ATTENTION + "attn.k",
+    "encoder.layers.{i}.attention.value": _ATTENTION + "attn.v",
+    "encoder.layers.{i}.attention.output": _ATTENTION + "attn.o",
+    "encoder.layers.{i}.attention.residual_norm": _ATTENTION + "LayerNorm",
+    _BIAS: _BIAS,
+}
+
+
+def _config(config: Config) -> Config:
+    """The family has no segments, and its padding id is 1 whatever the configuration says."""
+    return config.with_values(type_vocab_size=0, pad_token_id=1, vocab_size=config.size("vocab_size", default=30527))
+
+
+def spec(config: Config, task: str) -> Model:
+    config = _config(config)
+    if config.size("relative_attention_num_buckets", default=_BUCKETS) < _BUCKETS:
+        raise config.wrong("relative_attention_num_buckets", f"{_BUCKETS}")
+    layer = bert.layer(config)
+    bias = RelativeBias(buckets=_BUCKETS, max_distance=128, bidirectional=True)
+    layer = replace(layer, attention=replace(layer.attention, relative_bias=bias))
+    positions = config.size("max_position_embeddings", default=512) - roberta.first_position(config)
+    return roberta.heads(config, task, bert.encoder(config, layer, positions=positions))
+
+
+def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
+    out = _encoder.tensors(checkpoint, task, NAMES, roberta.HEADS, prefixes=("mpnet.",))
+    _encoder.shift(out, roberta.first_position(_config(config)))
+    bias = out.pop(_BIAS, None)
+    if bias is not None and bias.shape:
+        shared = bias.rows(0, _BUCKETS)
+        for i in range(config.size("num_hidden_layers", default=12)):
+            out[f"encoder.layers.{i}.attention.relative_bias.weight"] = shared
+    return out
