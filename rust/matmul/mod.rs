@@ -4,7 +4,8 @@
 //! per weight type serves every number of rows and every instruction set. Each output is one chain of
 //! operations in a fixed order, so it has the same bits whatever is computed beside it:
 //!
-//! * `f32`, `bf16`, `f16` (`float`): one fused multiply-add after the other over the inputs.
+//! * `f32`, `bf16`, `f16` (`float`): one fused multiply-add after the other over the inputs;
+//! * `q8`, `q4`: exact integers inside groups of inputs, then a few fused multiply-adds in the order of the groups.
 //!
 //! A call (`linear`) prepares its activations once ("strips": tiles of some rows, interleaved) and shares
 //! them among all its products, whose panels are one list of chunks for the threads.
@@ -12,15 +13,21 @@
 mod float;
 mod matrix;
 pub mod micro;
+mod q4;
+mod q8;
+mod quantized;
 mod strips;
+#[cfg(test)]
+mod tests;
 
-pub use matrix::{LAYOUT_VERSION, Matrix, Storage, unsupported};
+pub use matrix::{Activations, LAYOUT_VERSION, Matrix, Storage};
 
 use crate::simd::{Activation, Level, activate, level};
-use crate::tensor::Disjoint;
+use crate::tensor::{Disjoint, WeightType};
 use crate::threads::Team;
+use quantized::Kernels;
 use std::sync::{Mutex, PoisonError};
-use strips::Strips;
+use strips::{Kind, Strips};
 
 /// Outputs in a panel.
 pub const PANEL: usize = 16;
@@ -81,11 +88,57 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: &[f32], rows: usize, ta
             "room for the results"
         );
     }
+    let kernels = |t: &Target<'_>| Products::of(t.weight, level());
+    let first = kernels(&targets[0]);
+    if targets.iter().any(|t| {
+        kernels(t).kind() != first.kind()
+            || t.gate.as_ref().is_some_and(|(g, _)| Products::of(g, level()).kind() != first.kind())
+    }) {
+        assert!(targets.len() > 1, "a matrix and its gate have types that take the same activations");
+        for t in targets {
+            linear(team, scratch, x, rows, std::slice::from_mut(t));
+        }
+        return;
+    }
     let mut from = 0;
     while from < rows {
         let n = (rows - from).min(MOST_ROWS);
         block(team, scratch, &x[from * inputs..(from + n) * inputs], n, from, targets);
         from += n;
+    }
+}
+
+/// The kernels of a matrix.
+#[derive(Clone, Copy)]
+enum Products {
+    Float,
+    Q8(&'static Kernels),
+    Q4(&'static Kernels),
+}
+
+impl Products {
+    fn of(w: &Matrix, level: Level) -> Products {
+        match w.weight_type() {
+            WeightType::Q8 => Products::Q8(q8::kernels(level, w.activations())),
+            WeightType::Q4 => Products::Q4(q4::kernels(level)),
+            _ => Products::Float,
+        }
+    }
+
+    /// What they take as activations.
+    fn kind(self) -> Kind {
+        match self {
+            Products::Float => Kind::Float,
+            Products::Q8(kernels) | Products::Q4(kernels) => kernels.kind,
+        }
+    }
+
+    /// Rows in a tile.
+    fn height(self, rows: usize) -> usize {
+        match self {
+            Products::Float => float::height(rows),
+            Products::Q8(kernels) | Products::Q4(kernels) => kernels.height(),
+        }
     }
 }
 
@@ -99,7 +152,8 @@ fn block(
 ) {
     let level = level();
     let inputs = targets[0].weight.inputs();
-    scratch.strips.pack_float(team, x, rows, inputs, float::height(rows));
+    let products = Products::of(targets[0].weight, level);
+    scratch.strips.pack(team, level, products.kind(), x, rows, inputs, products.height(rows));
     scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
     let (strips, threads) = (&scratch.strips, &scratch.threads);
 
@@ -159,12 +213,12 @@ fn compute(
             buffer.resize(size, 0.0);
         }
     }
-    float::product(level, t.weight, panels.clone(), s, tiles.clone(), widened, &mut result[..size]);
+    product(level, t.weight, panels.clone(), s, tiles.clone(), widened, &mut result[..size]);
     add_bias(t.bias, &panels, rows, &mut result[..size]);
     let z = &mut result[..size];
     if let Some((matrix, bias)) = &t.gate {
         let g = &mut gate[..size];
-        float::product(level, matrix, panels.clone(), s, tiles, widened, g);
+        product(level, matrix, panels.clone(), s, tiles, widened, g);
         add_bias(*bias, &panels, rows, g);
         activate(t.activation, g);
         for (z, g) in z.iter_mut().zip(g) {
@@ -185,6 +239,23 @@ fn compute(
                 None => to.copy_from_slice(z),
             }
         }
+    }
+}
+
+/// Results of some panels for some tiles, `[panel][row][16]`.
+fn product(
+    level: Level,
+    w: &Matrix,
+    panels: std::ops::Range<usize>,
+    s: &Strips,
+    tiles: std::ops::Range<usize>,
+    widened: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    match Products::of(w, level) {
+        Products::Float => float::product(level, w, panels, s, tiles, widened, out),
+        Products::Q8(kernels) => q8::product(kernels, w, panels, s, tiles, out),
+        Products::Q4(kernels) => q4::product(kernels, w, panels, s, tiles, out),
     }
 }
 

@@ -3,7 +3,6 @@
 use super::call::{raise, work};
 use super::model::Model;
 use crate::error::Error;
-use crate::matmul::unsupported;
 use crate::model;
 use crate::simd::level_or_error;
 use crate::tensor::{DType, Source, WeightType};
@@ -30,9 +29,6 @@ impl Loader {
         let make = || {
             level_or_error()?;
             let weights = if weights == "stored" { None } else { Some(WeightType::parse(weights)?) };
-            if let Some(to @ (WeightType::Q8 | WeightType::Q4)) = weights {
-                return Err(unsupported(to));
-            }
             if threads.is_some_and(|n| n == 0 || n > 256) {
                 let n = threads.unwrap_or_default();
                 return Err(Error::Option(format!("threads={n} is out of range: expected 1 to 256")));

@@ -103,6 +103,7 @@ macro_rules! multiversion {
     ($(#[$doc:meta])* $vis:vis fn $name:ident / $at:ident ( $($arg:ident : $type:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
         #[inline]
+        #[allow(dead_code, reason = "some callers only use the version that takes a level")]
         $vis fn $name($($arg: $type),*) $(-> $ret)? {
             $at($crate::simd::level(), $($arg),*)
         }

@@ -1,0 +1,217 @@
+//! 4-bit weights with AVX2: unsigned codes times signed activations by vpmaddubsw, whose 16-bit sums of a group
+//! (at most 15 * 127 * 2 * 8 = 30,480) are multiplied by the group's 8-bit scale and widened in one vpmaddwd.
+//!
+//! In assembly: the compiler keeps the sums of four rows in memory and loses a quarter of the speed.
+
+use super::offsets;
+use crate::matmul::PANEL;
+use crate::matmul::quantized::{Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::strips::{BLOCK, GROUPS, Kind};
+use std::arch::x86_64::*;
+
+/// One row: four activations broadcast, two products, two sums (none for the first four).
+macro_rules! quad {
+    (first $a:literal $b:literal $row:literal $quad:literal $m:literal) => {
+        concat!(
+            "vpbroadcastd ymm14, [{x}+4*(",
+            $row,
+            "+",
+            $quad,
+            "*",
+            $m,
+            ")]\n",
+            "vpmaddubsw ",
+            $a,
+            ", ymm12, ymm14\n",
+            "vpmaddubsw ",
+            $b,
+            ", ymm13, ymm14\n"
+        )
+    };
+    (next $a:literal $b:literal $row:literal $quad:literal $m:literal) => {
+        concat!(
+            "vpbroadcastd ymm14, [{x}+4*(",
+            $row,
+            "+",
+            $quad,
+            "*",
+            $m,
+            ")]\n",
+            "vpmaddubsw ymm15, ymm12, ymm14\n",
+            "vpmaddubsw ymm14, ymm13, ymm14\n",
+            "vpaddw ",
+            $a,
+            ", ",
+            $a,
+            ", ymm15\n",
+            "vpaddw ",
+            $b,
+            ", ",
+            $b,
+            ", ymm14\n"
+        )
+    };
+}
+
+/// The low nibbles of vector `$j`, against its quad.
+macro_rules! low {
+    ($kind:ident $j:literal $m:literal $(($row:literal $a:literal $b:literal))*) => {
+        concat!(
+            "vpand ymm12, ymm11, [{w}+64*", $j, "]\n",
+            "vpand ymm13, ymm11, [{w}+64*", $j, "+32]\n",
+            $(quad!($kind $a $b $row $j $m)),*
+        )
+    };
+}
+
+/// The high nibbles of vector `$j`, against quad `$quad`.
+macro_rules! high {
+    ($quad:literal $j:literal $m:literal $(($row:literal $a:literal $b:literal))*) => {
+        concat!(
+            "vmovdqu ymm12, [{w}+64*", $j, "]\n",
+            "vmovdqu ymm13, [{w}+64*", $j, "+32]\n",
+            "vpsrlw ymm12, ymm12, 4\n",
+            "vpsrlw ymm13, ymm13, 4\n",
+            "vpand ymm12, ymm12, ymm11\n",
+            "vpand ymm13, ymm13, ymm11\n",
+            $(quad!(next $a $b $row $quad $m)),*
+        )
+    };
+}
+
+/// Sums of a group times its scales, added to those of the block in memory.
+macro_rules! flush {
+    ($(($row:literal $a:literal $b:literal))*) => {
+        concat!($(
+            "vpmaddwd ", $a, ", ", $a, ", ymm12\n",
+            "vpmaddwd ", $b, ", ", $b, ", ymm13\n",
+            "vpaddd ", $a, ", ", $a, ", [{sums}+64*", $row, "]\n",
+            "vpaddd ", $b, ", ", $b, ", [{sums}+64*", $row, "+32]\n",
+            "vmovdqu [{sums}+64*", $row, "], ", $a, "\n",
+            "vmovdqu [{sums}+64*", $row, "+32], ", $b, "\n"
+        ),*)
+    };
+}
+
+/// Byte order that doubles eight bytes into sixteen words.
+#[repr(align(32))]
+struct Bytes([i8; 32]);
+static TWICE: Bytes = Bytes([
+    0, -1, 0, -1, 1, -1, 1, -1, 2, -1, 2, -1, 3, -1, 3, -1, 4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1,
+    7, -1,
+]);
+
+/// Scales of 8 outputs as f32, from f16 at `at`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn steps(at: *const u8) -> __m256 {
+    // SAFETY: the caller points at 16 bytes.
+    let stored = unsafe { _mm_loadu_si128(at.cast()) };
+    _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
+}
+
+macro_rules! tile {
+    ($name:ident $m:literal $($rows:tt)*) => {
+        /// See [`super::scalar`].
+        ///
+        /// # Safety
+        /// See [`Kernel`]; AVX2, FMA and F16C.
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn $name(
+            blocks: usize,
+            groups: usize,
+            mut w: *const u8,
+            mut x: *const i32,
+            x_stride: usize,
+            c: *mut f32,
+            mut ahead: *const u8,
+            lines: usize,
+            first: bool,
+        ) {
+            let [scales_at, minimums_at, d_at, dmin_at, size] = offsets(groups);
+            for block in 0..blocks {
+                let mut sums = [[_mm256_setzero_si256(); 2]; $m];
+                // SAFETY: reads `groups` groups of codes, scales and activations and touches `sums` only.
+                unsafe {
+                    std::arch::asm!(
+                        // Fifteens in every byte.
+                        "vpcmpeqw ymm11, ymm11, ymm11",
+                        "vpsrlw ymm11, ymm11, 12",
+                        "vpackuswb ymm11, ymm11, ymm11",
+                        "2:",
+                        low!(first 0 $m $($rows)*),
+                        low!(next 1 $m $($rows)*),
+                        low!(next 2 $m $($rows)*),
+                        low!(next 3 $m $($rows)*),
+                        high!(4 0 $m $($rows)*),
+                        high!(5 1 $m $($rows)*),
+                        high!(6 2 $m $($rows)*),
+                        high!(7 3 $m $($rows)*),
+                        "vpbroadcastq ymm12, [{s}]",
+                        "vpbroadcastq ymm13, [{s}+8]",
+                        "vpshufb ymm12, ymm12, [{twice}]",
+                        "vpshufb ymm13, ymm13, [{twice}]",
+                        flush!($($rows)*),
+                        concat!("add {x}, 32*", $m),
+                        "add {w}, 256",
+                        "add {s}, 16",
+                        "dec {n}",
+                        "jnz 2b",
+                        x = inout(reg) x => _,
+                        w = inout(reg) w => _,
+                        s = inout(reg) w.add(scales_at) => _,
+                        n = inout(reg) groups => _,
+                        sums = in(reg) sums.as_mut_ptr(),
+                        twice = in(reg) TWICE.0.as_ptr(),
+                        out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+                        out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _,
+                        out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+                        out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
+                        options(nostack)
+                    );
+                }
+                // SAFETY: as promised by the caller; prefetches touch no memory.
+                unsafe {
+                    for h in 0..2 {
+                        let (d, dmin) = (steps(w.add(d_at + 16 * h)), steps(w.add(dmin_at + 16 * h)));
+                        for i in 0..$m {
+                            let mut j = _mm256_setzero_si256();
+                            for p in 0..groups.div_ceil(2) {
+                                let at = w.add(minimums_at + 2 * PANEL * p + PANEL * h);
+                                let minimums = _mm256_cvtepu8_epi16(_mm_loadu_si128(at.cast()));
+                                let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * $m + i));
+                                j = _mm256_add_epi32(j, _mm256_madd_epi16(minimums, y));
+                            }
+                            let t = _mm256_fmsub_ps(
+                                _mm256_cvtepi32_ps(sums[i][h]),
+                                d,
+                                _mm256_mul_ps(_mm256_cvtepi32_ps(j), dmin),
+                            );
+                            let scale = *x.add((BLOCK / 4 + GROUPS / 2) * $m + i);
+                            let scale = _mm256_castsi256_ps(_mm256_set1_epi32(scale));
+                            let at = c.add(i * PANEL + 8 * h);
+                            let fresh = first && block == 0;
+                            let old = if fresh { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
+                            _mm256_storeu_ps(at, _mm256_fmadd_ps(t, scale, old));
+                        }
+                    }
+                    for i in 0..lines {
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
+                    }
+                    ahead = ahead.wrapping_add(64 * lines);
+                    w = w.add(size);
+                }
+                x = x.wrapping_add(x_stride);
+            }
+        }
+    };
+}
+
+tile!(tile1 1 (0 "ymm0" "ymm1"));
+tile!(tile2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
+tile!(tile3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
+tile!(tile4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
+
+static TILES: [Kernel; 4] = [tile1, tile2, tile3, tile4];
+pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &TILES, many: &TILES };

@@ -1,0 +1,113 @@
+//! 4-bit weights with AVX-512 and VNNI: nibbles taken apart on the fly, 16 outputs in a register.
+
+use super::{CODES, offsets};
+use crate::matmul::PANEL;
+use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
+use std::arch::x86_64::*;
+
+/// See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
+///
+/// # Safety
+/// See [`Kernel`]; AVX-512 F, BW, VL and VNNI.
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
+unsafe fn tile<const M: usize, const SPREAD: bool>(
+    blocks: usize,
+    groups: usize,
+    mut w: *const u8,
+    mut x: *const i32,
+    x_stride: usize,
+    c: *mut f32,
+    mut ahead: *const u8,
+    lines: usize,
+    first: bool,
+) {
+    let low = _mm512_set1_epi8(15);
+    let unbias = _mm512_set1_ps(1.0 / SCALE_BIAS);
+    let [scales_at, minimums_at, d_at, dmin_at, size] = offsets(groups);
+    // SAFETY: as promised by the caller; prefetches touch no memory.
+    unsafe {
+        for block in 0..blocks {
+            let mut sums = [_mm512_setzero_si512(); M];
+            // Hidden, so that the compiler does not unroll the groups.
+            let (mut wg, mut sg, mut xg) = (w, w.add(scales_at), x);
+            let end = std::hint::black_box(w.add(scales_at));
+            while wg != end {
+                let mut s = [_mm512_setzero_si512(); M];
+                for j in 0..4 {
+                    let v = _mm512_loadu_si512(wg.add(j * 64).cast());
+                    let (a, b) = (_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16::<4>(v), low));
+                    for i in 0..M {
+                        s[i] = _mm512_dpbusd_epi32(s[i], a, _mm512_set1_epi32(*xg.add(j * M + i)));
+                    }
+                    for i in 0..M {
+                        s[i] = _mm512_dpbusd_epi32(s[i], b, _mm512_set1_epi32(*xg.add((j + 4) * M + i)));
+                    }
+                }
+                let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(sg.cast()));
+                for i in 0..M {
+                    sums[i] = _mm512_add_epi32(sums[i], _mm512_mullo_epi32(s[i], scale));
+                }
+                if SPREAD {
+                    for i in 0..5 {
+                        _mm_prefetch::<_MM_HINT_T1>(wg.wrapping_add(AHEAD + 64 * i).cast());
+                    }
+                }
+                wg = wg.add(CODES);
+                sg = sg.add(PANEL);
+                xg = xg.add(GROUP / 4 * M);
+            }
+            let half =
+                |at: usize| _mm512_mul_ps(_mm512_cvtph_ps(_mm256_loadu_si256(w.add(at).cast())), unbias);
+            let (d, dmin) = (half(d_at), half(dmin_at));
+            let mut minimums = [_mm512_setzero_si512(); M];
+            for p in 0..groups.div_ceil(2) {
+                let v = _mm512_cvtepu8_epi16(_mm256_loadu_si256(w.add(minimums_at + 32 * p).cast()));
+                for i in 0..M {
+                    let y = _mm512_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
+                    minimums[i] = _mm512_dpwssd_epi32(minimums[i], v, y);
+                }
+            }
+            for i in 0..M {
+                let at = c.add(i * PANEL);
+                let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
+                let t = _mm512_fmsub_ps(
+                    _mm512_cvtepi32_ps(sums[i]),
+                    d,
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(minimums[i]), dmin),
+                );
+                let scale = _mm512_castsi512_ps(_mm512_set1_epi32(*x.add((BLOCK / 4 + GROUPS / 2) * M + i)));
+                _mm512_storeu_ps(at, _mm512_fmadd_ps(t, scale, old));
+            }
+            for i in 0..lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
+            }
+            ahead = ahead.wrapping_add(64 * lines);
+            w = w.add(size);
+            x = x.wrapping_add(x_stride);
+        }
+    }
+}
+
+static FEW: [Kernel; 8] = [
+    tile::<1, false>,
+    tile::<2, false>,
+    tile::<3, true>,
+    tile::<4, true>,
+    tile::<5, true>,
+    tile::<6, true>,
+    tile::<7, true>,
+    tile::<8, true>,
+];
+static MANY: [Kernel; 8] = [
+    tile::<1, false>,
+    tile::<2, false>,
+    tile::<3, false>,
+    tile::<4, false>,
+    tile::<5, false>,
+    tile::<6, false>,
+    tile::<7, false>,
+    tile::<8, false>,
+];
+pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &FEW, many: &MANY };

@@ -1,0 +1,84 @@
+//! Finds scales and minimums of 4-bit groups, for the 16 rows of a panel at once.
+
+use super::{GROUP, PANEL};
+use crate::simd::{Lanes, multiversion};
+
+/// Largest code.
+const MOST: f32 = 15.0;
+/// Ranges that are tried: the span of the values divided by 13.6 to 16 steps.
+const STEPS: [f32; 13] = [13.6, 13.8, 14.0, 14.2, 14.4, 14.6, 14.8, 15.0, 15.2, 15.4, 15.6, 15.8, 16.0];
+/// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer.
+const ROUND: f32 = 12_582_912.0;
+
+#[inline(always)]
+fn round(x: Lanes) -> Lanes {
+    x + Lanes::splat(ROUND) - Lanes::splat(ROUND)
+}
+
+multiversion! {
+    /// Scale and minimum (both at least 0) of a group that leave the smallest squared error of
+    /// `scale * code - minimum`: for each tried range the codes are rounded and the line through them is
+    /// fitted by least squares, as llama.cpp's `make_qkx2_quants` does.
+    pub fn group / group_at (x: &[[f32; PANEL]]) -> ([f32; PANEL], [f32; PANEL]) {
+        let zero = Lanes::splat(0.0);
+        let (mut low, mut high, mut sum_x) = (zero, zero, zero);
+        for v in x {
+            let v = Lanes(*v);
+            low = low.min(v);
+            high = high.max(v);
+            sum_x = sum_x + v;
+        }
+        let span = high - low;
+        let n = Lanes::splat(x.len() as f32);
+        // A group of zeros has no range: its codes, scale and minimum stay zero.
+        let tiny = Lanes::splat(1e-30);
+        let mut best = zero;
+        let (mut scale, mut minimum) = (span * Lanes::splat(1.0 / MOST), zero - low);
+        for steps in STEPS {
+            let inverse = Lanes::splat(steps) / span.max(tiny);
+            let (mut sum_l, mut sum_ll, mut sum_xl) = (zero, zero, zero);
+            for v in x {
+                let v = Lanes(*v);
+                let l = round((v - low) * inverse).min(Lanes::splat(MOST)).max(zero);
+                sum_l = sum_l + l;
+                sum_ll = l.mul_add(l, sum_ll);
+                sum_xl = v.mul_add(l, sum_xl);
+            }
+            let determinant = (n * sum_ll - sum_l * sum_l).max(tiny);
+            let s = (n * sum_xl - sum_x * sum_l) / determinant;
+            let m = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
+            let alone = sum_xl / sum_ll.max(tiny);
+            for i in 0..PANEL {
+                // A line that would start above zero starts at zero.
+                let (s, m) = if m.0[i] > 0.0 { (alone.0[i], 0.0) } else { (s.0[i], m.0[i]) };
+                // What the fit takes from the sum of squares: the more, the smaller the error.
+                let gain = s * sum_xl.0[i] + m * sum_x.0[i];
+                if gain > best.0[i] && s > 0.0 {
+                    best.0[i] = gain;
+                    scale.0[i] = s;
+                    minimum.0[i] = -m;
+                }
+            }
+        }
+        (scale.0, minimum.0)
+    }
+}
+
+multiversion! {
+    /// The nearest codes for given scales and minimums.
+    pub fn codes / codes_at (x: &[[f32; PANEL]], scale: &[f32; PANEL], minimum: &[f32; PANEL]) -> [[u8; PANEL]; GROUP] {
+        let mut inverse = [0.0f32; PANEL];
+        for i in 0..PANEL {
+            inverse[i] = if scale[i] > 0.0 { 1.0 / scale[i] } else { 0.0 };
+        }
+        let mut out = [[0; PANEL]; GROUP];
+        for (out, v) in out.iter_mut().zip(x) {
+            let l = round((Lanes(*v) + Lanes(*minimum)) * Lanes(inverse));
+            let l = l.min(Lanes::splat(MOST)).max(Lanes::splat(0.0));
+            for i in 0..PANEL {
+                out[i] = l.0[i] as u8;
+            }
+        }
+        out
+    }
+}

@@ -1,0 +1,102 @@
+//! 8-bit weights with AVX2: codes widened by the load, vpmaddwd and vpaddd on 8 outputs at a time.
+
+use super::{BYTES, CODES, GROUP};
+use crate::matmul::PANEL;
+use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::strips::{GROUPS, Kind};
+use std::arch::x86_64::*;
+
+/// Scales of 8 outputs.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn scales(group: *const u8, half: usize) -> __m256 {
+    // SAFETY: the caller points at a whole group.
+    let stored = unsafe { _mm_loadu_si128(group.add(CODES + 16 * half).cast()) };
+    _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
+}
+
+/// See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
+///
+/// # Safety
+/// See [`Kernel`]; AVX2, FMA and F16C.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
+    blocks: usize,
+    groups: usize,
+    mut w: *const u8,
+    mut x: *const i32,
+    x_stride: usize,
+    c: *mut f32,
+    mut ahead: *const u8,
+    lines: usize,
+    first: bool,
+) {
+    let words = if NARROW { GROUP / 2 + 1 } else { GROUP / 2 };
+    // SAFETY: as promised by the caller; prefetches touch no memory.
+    unsafe {
+        for block in 0..blocks {
+            let mut t = [[_mm256_setzero_ps(); 2]; M];
+            let mut xg = x;
+            for _ in 0..groups {
+                let mut s = [[_mm256_setzero_si256(); 2]; M];
+                for p in 0..GROUP / 2 {
+                    let w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(32 * p).cast()));
+                    let w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(32 * p + 16).cast()));
+                    for i in 0..M {
+                        let y = _mm256_set1_epi32(*xg.add(p * M + i));
+                        s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(w0, y));
+                        s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(w1, y));
+                    }
+                }
+                for h in 0..2 {
+                    let d = scales(w, h);
+                    for i in 0..M {
+                        let sum = _mm256_cvtepi32_ps(s[i][h]);
+                        t[i][h] = if NARROW {
+                            let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*xg.add(GROUP / 2 * M + i)));
+                            _mm256_fmadd_ps(_mm256_mul_ps(sum, d), dx, t[i][h])
+                        } else {
+                            _mm256_fmadd_ps(sum, d, t[i][h])
+                        };
+                    }
+                }
+                if SPREAD {
+                    for i in 0..BYTES.div_ceil(64) {
+                        _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(AHEAD + 64 * i).cast());
+                    }
+                }
+                w = w.add(BYTES);
+                xg = xg.add(words * M);
+            }
+            for i in 0..M {
+                let dx = if NARROW {
+                    _mm256_setzero_ps()
+                } else {
+                    _mm256_castsi256_ps(_mm256_set1_epi32(*x.add(GROUPS * GROUP / 2 * M + i)))
+                };
+                for h in 0..2 {
+                    let at = c.add(i * PANEL + 8 * h);
+                    let old = if first && block == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
+                    let new =
+                        if NARROW { _mm256_add_ps(old, t[i][h]) } else { _mm256_fmadd_ps(t[i][h], dx, old) };
+                    _mm256_storeu_ps(at, new);
+                }
+            }
+            for i in 0..lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
+            }
+            ahead = ahead.wrapping_add(64 * lines);
+            x = x.wrapping_add(x_stride);
+        }
+    }
+}
+
+const fn few<const NARROW: bool>() -> [Kernel; 4] {
+    [tile::<1, NARROW, false>, tile::<2, NARROW, false>, tile::<3, NARROW, true>, tile::<4, NARROW, true>]
+}
+const fn many<const NARROW: bool>() -> [Kernel; 4] {
+    [tile::<1, NARROW, false>, tile::<2, NARROW, false>, tile::<3, NARROW, false>, tile::<4, NARROW, false>]
+}
+pub static WIDE: Kernels = Kernels { kind: Kind::Pairs, few: &few::<false>(), many: &many::<false>() };
+pub static NARROW: Kernels = Kernels { kind: Kind::GroupPairs, few: &few::<true>(), many: &many::<true>() };

@@ -1,0 +1,198 @@
+//! Every kernel equals portable code to the bit, for any number of rows, and portable code the definition.
+
+use super::*;
+use crate::tensor::{DType, Source};
+use crate::threads::Pool;
+
+/// Deterministic numbers in (-1, 1), some of them large, some zero.
+fn numbers(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_769) | 1;
+    (0..count)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            let unit = (state >> 8) as f32 / 8_388_608.0 - 1.0;
+            match state % 61 {
+                0 => 0.0,
+                1 => unit * 20.0,
+                _ => unit,
+            }
+        })
+        .collect()
+}
+
+fn packed(values: &[f32], outputs: usize, inputs: usize, to: WeightType) -> Matrix {
+    let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let source = Source::new(&bytes, DType::F32, [outputs, inputs], [inputs, 1]).expect("fits");
+    Pool::new(2).run_alone(|team| Matrix::pack(&source, to, team)).expect("finite")
+}
+
+fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
+    let products = Products::of(w, level);
+    let mut strips = Strips::default();
+    Pool::new(2).run_alone(|team| {
+        strips.pack(team, level, products.kind(), x, rows, w.inputs(), products.height(rows));
+    });
+    let mut out = vec![f32::NAN; w.panels() * rows * PANEL];
+    let tiles = 0..strips.tiles.len();
+    product(level, w, 0..w.panels(), &strips, tiles, &mut Vec::new(), &mut out);
+    out
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+const ALL: [(WeightType, Activations); 6] = [
+    (WeightType::F32, Activations::Int16),
+    (WeightType::Bf16, Activations::Int16),
+    (WeightType::F16, Activations::Int16),
+    (WeightType::Q8, Activations::Int16),
+    (WeightType::Q8, Activations::Int8),
+    (WeightType::Q4, Activations::Int16),
+];
+
+#[test]
+fn every_level_equals_scalar_code_for_any_number_of_rows() {
+    for (outputs, inputs) in [(1, 1), (33, 300), (48, 64), (17, 1312), (16, 1024)] {
+        let values = numbers(outputs * inputs, 7);
+        for (to, activations) in ALL {
+            let w = packed(&values, outputs, inputs, to).with_activations(activations);
+            let mut first: Vec<Vec<u32>> = Vec::new();
+            let all = numbers(19 * inputs, 3);
+            for rows in 1..=19 {
+                let x = &all[..rows * inputs];
+                let want = results(Level::Scalar, &w, x, rows);
+                assert!(want.iter().all(|v| v.is_finite()));
+                for level in Level::present() {
+                    let got = results(level, &w, x, rows);
+                    assert!(
+                        bits(&want) == bits(&got),
+                        "{level:?} {to:?} {activations:?} {outputs}x{inputs} rows {rows}"
+                    );
+                }
+                // The first row is the same each time, and so must be its results.
+                first.push(want.chunks(rows * PANEL).flat_map(|p| bits(&p[..PANEL])).collect());
+            }
+            assert!(first.windows(2).all(|a| a[0] == a[1]), "{to:?}: rows beside it change nothing");
+        }
+    }
+}
+
+/// |result - exact| is bounded by the rounding of weights and activations, which the formats state.
+#[test]
+fn quantized_products_are_as_near_as_their_steps() {
+    let (outputs, inputs, rows) = (32, 544, 5);
+    let values = numbers(outputs * inputs, 11);
+    let x = numbers(rows * inputs, 5);
+    for (to, activations) in &ALL[3..] {
+        let w = packed(&values, outputs, inputs, *to).with_activations(*activations);
+        let got = results(Level::Scalar, &w, &x, rows);
+        let mut weights = vec![0.0f32; inputs];
+        for output in 0..outputs {
+            w.row_into(output, &mut weights);
+            for row in 0..rows {
+                let x = &x[row * inputs..][..inputs];
+                let exact: f64 = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+                // Each activation is off by at most half a step of its block or group.
+                let (size, most) = match (to, activations) {
+                    (WeightType::Q4, _) => (256, 127.0),
+                    (_, Activations::Int8) => (32, 127.0),
+                    _ => (256, 32767.0),
+                };
+                let bound: f64 = weights
+                    .chunks(size)
+                    .zip(x.chunks(size))
+                    .map(|(w, x)| {
+                        let top = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                        let sum: f64 = w.iter().map(|w| f64::from(w.abs())).sum();
+                        // Q4 adds codes and minimums before they cancel: count both.
+                        let both = if *to == WeightType::Q4 { 3.0 } else { 1.0 };
+                        f64::from(top) / most / 2.0 * sum * both
+                    })
+                    .sum();
+                let magnitude: f64 = weights.iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum();
+                let rounding = magnitude * 64.0 * f64::from(f32::EPSILON);
+                let got = f64::from(got[(output / PANEL * rows + row) * PANEL + output % PANEL]);
+                assert!(
+                    (got - exact).abs() <= bound + rounding,
+                    "{to:?} {activations:?}: {got} is not {exact}"
+                );
+            }
+        }
+    }
+}
+
+/// Lowest (at most 0) and highest (at least 0) value.
+fn span(values: &[f32]) -> (f32, f32) {
+    values.iter().fold((0.0f32, 0.0f32), |(low, high), &v| (low.min(v), high.max(v)))
+}
+
+#[test]
+fn weights_are_within_half_a_step() {
+    let (outputs, inputs) = (20, 333);
+    let values = numbers(outputs * inputs, 23);
+    let mut row = vec![0.0; inputs];
+    let w = packed(&values, outputs, inputs, WeightType::Q8);
+    for (i, want) in values.chunks(inputs).enumerate() {
+        w.row_into(i, &mut row);
+        for (got, want) in row.chunks(32).zip(want.chunks(32)) {
+            let (low, high) = span(want);
+            let top = high.max(-low);
+            // Half a step, and the rounding of the scale to 11 bits.
+            let bound = top / 127.0 * 0.5 + top / 2048.0;
+            assert!(got.iter().zip(want).all(|(g, v)| (g - v).abs() <= bound));
+        }
+    }
+    let w = packed(&values, outputs, inputs, WeightType::Q4);
+    for (i, want) in values.chunks(inputs).enumerate() {
+        w.row_into(i, &mut row);
+        for (got, want) in row.chunks(256).zip(want.chunks(256)) {
+            let spans: Vec<(f32, f32)> = want.chunks(32).map(span).collect();
+            let widest = spans.iter().fold(0.0f32, |m, (low, high)| m.max(high - low));
+            let lowest = spans.iter().fold(0.0f32, |m, (low, _)| m.max(-low));
+            for ((got, want), (low, high)) in got.chunks(32).zip(want.chunks(32)).zip(&spans) {
+                // The fit is at least as good as 15 equal steps from the lowest to the highest. Rounding scales and
+                // minimums to 1/255 of the largest in the block moves values by up to 15 and 1 half steps of that
+                // (a fitted scale may exceed the plain one by a half), rounding those to f16 by 1/2048.
+                let bound =
+                    (high - low) / 30.0 + 1.5 * widest / 510.0 + 1.5 * lowest / 510.0 + (high - low) / 1024.0;
+                let error: f32 = got.iter().zip(want).map(|(g, v)| (g - v).powi(2)).sum();
+                let error = (error / got.len() as f32).sqrt();
+                assert!(error <= bound, "{error} > {bound} in {want:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_or_too_large_are_refused() {
+    for (value, to) in [
+        (f32::NAN, WeightType::Q8),
+        (f32::INFINITY, WeightType::Q4),
+        (1e9, WeightType::Q8),
+        (1e9, WeightType::Q4),
+    ] {
+        let mut values = numbers(64, 1);
+        values[40] = value;
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let source = Source::new(&bytes, DType::F32, [2, 32], [32, 1]).expect("fits");
+        assert!(Pool::new(1).run_alone(|team| Matrix::pack(&source, to, team)).is_err());
+    }
+}
+
+#[test]
+fn activations_that_are_not_finite_are_seen_in_the_results() {
+    let values = numbers(16 * 64, 1);
+    for (to, activations) in ALL {
+        let w = packed(&values, 16, 64, to).with_activations(activations);
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = numbers(64, 2);
+            x[33] = bad;
+            for level in Level::present() {
+                assert!(results(level, &w, &x, 1).iter().all(|v| !v.is_finite()), "{to:?} {level:?} {bad}");
+            }
+        }
+    }
+}
