@@ -5,20 +5,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 
 import lapwing
 
+TYPES = [
+    {"weights": "f32"},
+    {"weights": "bf16"},
+    {"weights": "f16"},
+    {"weights": "q8"},
+    {"weights": "q8", "activations": "int8"},
+    {"weights": "q4"},
+    {"weights": "q8", "kv": "q8"},
+]
 TEXTS = ["ROMEO:", "O, what a noble mind is here o'erthrown!", "Enter the King and his train. " * 12]
 
 
-@pytest.mark.parametrize("weights", ["f32", "bf16", "f16"])
-def test_logits_do_not_depend_on_threads_or_the_batch(weights: str) -> None:
+@pytest.mark.parametrize("types", TYPES, ids=str)
+def test_logits_do_not_depend_on_threads_or_the_batch(types: dict[str, Any]) -> None:
     expected = None
     for threads in (1, 2, 3, 8):
-        with lapwing.load("lapwing/tiny-shakespeare", weights=weights, threads=threads) as model:
+        with lapwing.load("lapwing/tiny-shakespeare", threads=threads, **types) as model:
             ids = [model.tokenizer.encode(text) for text in TEXTS]
             logits = [model.logits(one) for one in ids]
             alone = [model.generate_ids([one], max_tokens=12, temperature=0)[0] for one in ids]
@@ -39,9 +49,11 @@ def test_hidden_states_of_a_batch_equal_those_of_singles() -> None:
 
 PROGRAM = """
 import hashlib, lapwing
-model = lapwing.load("lapwing/tiny-shakespeare", weights="bf16")
-logits = model.logits(model.tokenizer.encode("Enter the King and his train. " * 12))
-print(model.info()["isa"] if isinstance(model.info(), dict) else model.info().isa, hashlib.sha256(logits.tobytes()).hexdigest())
+digest = hashlib.sha256()
+for weights, activations in (("bf16", "int16"), ("q8", "int16"), ("q8", "int8"), ("q4", "int16")):
+    model = lapwing.load("lapwing/tiny-shakespeare", weights=weights, activations=activations)
+    digest.update(model.logits(model.tokenizer.encode("Enter the King and his train. " * 12)).tobytes())
+print(model.info().isa, digest.hexdigest())
 """
 
 
@@ -62,9 +74,9 @@ def test_logits_do_not_depend_on_the_instruction_set() -> None:
     assert len(set(digests.values())) == 1
 
 
-@pytest.mark.parametrize("weights", ["f32", "bf16"])
-def test_cached_log_probabilities_equal_those_of_the_whole_sequence(weights: str) -> None:
-    with lapwing.load("lapwing/tiny-shakespeare", weights=weights) as model:
+@pytest.mark.parametrize("types", TYPES, ids=str)
+def test_cached_log_probabilities_equal_those_of_the_whole_sequence(types: dict[str, Any]) -> None:
+    with lapwing.load("lapwing/tiny-shakespeare", **types) as model:
         prompt = model.tokenizer.encode("ROMEO:")
         new = model.generate_ids([prompt], max_tokens=40, temperature=0, ignore_eos=True)[0]
         logits = model.logits([*prompt, *new])

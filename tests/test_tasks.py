@@ -788,10 +788,30 @@ def test_progress_counts_to_the_whole() -> None:
         assert seen[-1] == (3, 3)
 
 
-@pytest.mark.parametrize("weights", ["q8", "q4"])
-def test_weight_types_without_kernels_are_refused_by_name(weights: str) -> None:
-    with pytest.raises(lapwing.OptionError, match=weights):
-        lapwing.load("lapwing/tiny-en-de", weights=weights)
+@pytest.mark.parametrize(("weights", "least"), [("q8", 0.9997), ("q4", 0.95)])
+def test_quantized_weights_stay_near_the_stored_ones(weights: str, least: float) -> None:
+    # The cosines that 8 and 4 bits leave (1 - c is about the sum of the squared relative errors of the
+    # layers: 0.5 % and 9 %), with a margin of a third.
+    own = minilm()
+    texts = ["A dog runs on the beach.", "The stock market fell by four percent.", "Two children play chess in a park."]
+    with lapwing.load(own._parts.folder, weights=weights) as model:
+        assert {weights} <= set(model.info().weight_types) <= {weights, "q8", "f32"}
+        cosines = (model.embed(texts, normalize=True) * own.embed(texts, normalize=True)).sum(axis=1)
+    assert cosines.min() >= least
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"weights": "q5"}, "weights is 'q5'"),
+        ({"activations": "int4"}, "activations is 'int4'"),
+        ({"activations": "int8", "weights": "f32"}, "activations='int8' needs weights='q8'"),
+        ({"kv": "q4"}, "kv is 'q4'"),
+    ],
+)
+def test_types_that_do_not_exist_are_refused_by_name(options: dict[str, str], words: str) -> None:
+    with pytest.raises(lapwing.OptionError, match=words):
+        lapwing.load("lapwing/tiny-en-de", **options)
 
 
 def test_interpretability_of_a_translation() -> None:

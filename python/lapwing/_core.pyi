@@ -25,10 +25,19 @@ class InternalError(Error, RuntimeError): ...
 class Loader:
     """Builds a model: takes the tensors one after the other and packs each at once.
 
-    ``weights`` is "f32", "bf16", "f16", "q8" or "q4" ("stored": each matrix as its array's type).
+    ``weights`` is "f32", "bf16", "f16", "q8" or "q4" ("stored": each matrix as its array's type), ``activations`` of
+    products with q8 "int16" or "int8", ``kv`` "f32", "f16", "q8" or "auto" (f32 where all weights are, else f16).
     """
 
-    def __init__(self, spec: str, *, weights: str = "stored", threads: int | None = None) -> None: ...
+    def __init__(
+        self,
+        spec: str,
+        *,
+        weights: str = "stored",
+        activations: str = "int16",
+        kv: str = "auto",
+        threads: int | None = None,
+    ) -> None: ...
     def tensors(self) -> list[tuple[str, list[int]]]:
         """Name and shape of every tensor that the spec needs."""
     def add(self, names: list[str], array: NDArray[Any], dtype: str) -> None:
@@ -39,7 +48,7 @@ class Loader:
 
 class Model:
     def info(self) -> dict[str, Any]:
-        """parameters, bytes, weight_types {name: bytes}, isa, threads."""
+        """parameters, bytes, weight_types {name: bytes}, activations, kv, isa, threads."""
     def spec_json(self) -> str: ...
     def close(self) -> None: ...
     def encode(self, ids: Ids, starts: Ids, segments: Ids | None = None) -> Floats:

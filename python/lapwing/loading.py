@@ -22,9 +22,15 @@ from .tokenizer.files import read_object
 if TYPE_CHECKING:
     from .spec import Model as Spec
 
+Activations = Literal["int16", "int8"]
+Kv = Literal["auto", "f32", "f16", "q8"]
 Weights = Literal["auto", "stored", "f32", "bf16", "f16", "q8", "q4"]
 
 WEIGHTS = ("auto", "stored", "f32", "bf16", "f16", "q8", "q4")
+ACTIVATIONS = ("int16", "int8")
+KV = ("auto", "f32", "f16", "q8")
+QUANTIZED_FROM = 100_000_000
+"""Parameters from which ``weights="auto"`` means "q8"."""
 TASKS: dict[str, str] = {
     "generate": "generator",
     "chat": "generator",
@@ -62,6 +68,8 @@ def load(
     name: str | os.PathLike[str],
     *,
     weights: Weights = "auto",
+    activations: Activations = "int16",
+    kv: Kv = "auto",
     threads: int | None = None,
     task: str | None = None,
     revision: str | None = None,
@@ -74,8 +82,13 @@ def load(
     Args:
         name: a folder with config.json and safetensors, a hub id, or a built-in id ("lapwing/tiny-en-de",
             "lapwing/tiny-shakespeare").
-        weights: how matrices are kept: "f32", "bf16", "f16", or "stored" and "auto": as in the file. "q8" and "q4" are
-            not supported yet and raise.
+        weights: how matrices are kept: "f32", "bf16", "f16", "q8" (8 bits, a scale for each 32 inputs: no loss that
+            matters), "q4" (4 bits, scale and minimum for each 32 inputs; token table and language head in q8), or
+            "stored": as in the file. "auto" is "stored" under 100 million parameters, else "q8".
+        activations: how inputs of products with q8 weights are rounded: "int16", or "int8" (a scale for each 32, as
+            llama.cpp has it), which is faster where the machine multiplies bytes, and less exact.
+        kv: how a decoder's keys and values are cached: "f32", "f16" or "q8"; "auto" is "f32" where all weights are, else
+            "f16".
         threads: how many threads compute; None takes the cores that this process may use.
         task: what the model is for, where the checkpoint leaves it open: "generate", "chat", "score", "embed",
             "encode", "classify", "tag", "answer", "fill-mask", "rank", "translate" or "summarize". A decoder that
@@ -92,6 +105,10 @@ def load(
     """
     if weights not in WEIGHTS:
         raise OptionError(f"weights is {weights!r}: expected {', '.join(WEIGHTS)}")
+    if activations not in ACTIVATIONS:
+        raise OptionError(f"activations is {activations!r}: expected {' or '.join(ACTIVATIONS)}")
+    if kv not in KV:
+        raise OptionError(f"kv is {kv!r}: expected {', '.join(KV)}")
     if task is not None and task not in TASKS:
         raise OptionError(f"task is {task!r}: expected {', '.join(sorted(TASKS))}")
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
@@ -99,6 +116,8 @@ def load(
     folder, identity = find(name, revision=revision, local_files_only=local_files_only)
     options = {
         "weights": weights,
+        "activations": activations,
+        "kv": kv,
         "threads": threads,
         "task": task,
         "revision": revision,
@@ -108,7 +127,7 @@ def load(
     checkpoint = open_checkpoint(folder)
     config = checkpoint.config
     recipe = Recipe.read(folder)
-    core, spec = _build(checkpoint, task, recipe, weights, threads, progress)
+    core, spec = _build(checkpoint, task, recipe, (weights, activations, kv), threads, progress)
     try:
         parts = Parts(
             core=core,
@@ -176,7 +195,7 @@ def _build(
     checkpoint: Checkpoint,
     task: str | None,
     recipe: Recipe | None,
-    weights: str,
+    types: tuple[str, str, str],
     threads: int | None,
     progress: bool | Callback | None,
 ) -> tuple[_core.Model, Spec]:
@@ -185,9 +204,13 @@ def _build(
     owners: dict[int, tuple[Tensor, list[str]]] = {}
     for name, tensor in tensors.items():
         owners.setdefault(id(tensor), (tensor, []))[1].append(name)
+    weights, activations, kv = types
     if weights == "auto":
-        weights = "stored"
-    loader = _core.Loader(spec.to_json(), weights=weights, threads=threads)
+        parameters = sum(math.prod(tensor.shape) for tensor, _ in owners.values())
+        weights = "q8" if parameters >= QUANTIZED_FROM else "stored"
+    if activations == "int8" and weights != "q8":
+        raise OptionError(f"activations='int8' needs weights='q8': this model has weights={weights!r}")
+    loader = _core.Loader(spec.to_json(), weights=weights, activations=activations, kv=kv, threads=threads)
     needed = {name: tuple(shape) for name, shape in loader.tensors()}
     check(needed, tensors, unused, str(checkpoint.path))
     sizes = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -186,7 +186,8 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """Facts about a loaded model. ``weight_types`` maps a type's name to the bytes held in it."""
+    """Facts about a loaded model. ``weight_types`` maps a type's name to the bytes held in it;
+    ``kv`` is the type of cached keys and values."""
 
     id: str
     kind: str
@@ -195,6 +196,8 @@ class ModelInfo:
     parameters: int
     bytes: int
     weight_types: dict[str, int]
+    activations: str
+    kv: str
     isa: str
     threads: int
     vocab_size: int

@@ -18,10 +18,10 @@ mod weights;
 pub use block::Span;
 pub use cache::{Cache, SequenceId};
 pub use stack::Watching;
-pub use weights::{Loader, Needed, Summary, Use, needed};
+pub use weights::{Loader, Needed, Options, Summary, Use, needed};
 
 use crate::error::{Error, Result};
-use crate::matmul::{Target, linear};
+use crate::matmul::{Activations, Target, linear};
 use crate::ops::kv::KvType;
 use crate::ops::pool::Pooling;
 use crate::simd::{Activation, activate};
@@ -45,6 +45,8 @@ pub struct Model {
     weights: Weights,
     summary: Summary,
     pool: Pool,
+    kv_type: KvType,
+    activations: Activations,
     workspace: Mutex<Workspace>,
 }
 
@@ -68,8 +70,10 @@ impl Batch<'_> {
 }
 
 impl Model {
-    pub fn new((spec, weights, summary): (spec::Model, Weights, Summary), pool: Pool) -> Self {
-        Model { spec, weights, summary, pool, workspace: Mutex::default() }
+    pub fn new(loader: Loader, pool: Pool) -> Result<Self> {
+        let (activations, kv_type) = (loader.options().activations, loader.kv_type());
+        let (spec, weights, summary) = loader.finish()?;
+        Ok(Model { spec, weights, summary, pool, kv_type, activations, workspace: Mutex::default() })
     }
 
     pub fn spec(&self) -> &spec::Model {
@@ -84,9 +88,14 @@ impl Model {
         self.pool.threads()
     }
 
-    /// Keys and values are kept in f32, so that cached and whole-sequence calls give the same bits.
+    /// How the decoder's keys and values are kept, in every call, so that cached and whole-sequence calls give
+    /// the same bits. Encoders keep theirs in f32.
     pub fn kv_type(&self) -> KvType {
-        KvType::F32
+        self.kv_type
+    }
+
+    pub fn activations(&self) -> Activations {
+        self.activations
     }
 
     /// Waits for this caller's turn and runs `body`; `hook` is asked now and then whether to stop.
@@ -180,8 +189,9 @@ impl<'a> Session<'a> {
             while end < batch.len() && batch.starts[end + 1] - batch.starts[first] <= ENCODER_ROWS {
                 end += 1;
             }
-            let mut cache =
-                Cache::new(s, if cross.is_some() { self.model.kv_type() } else { KvType::F32 }, false);
+            let decodes = self.model.spec.decoder.as_ref().is_some_and(|d| std::ptr::eq(d, s));
+            let kv_type = if decodes { self.model.kv_type } else { KvType::F32 };
+            let mut cache = Cache::new(s, kv_type, false);
             let base = batch.starts[first];
             let mut spans = Vec::new();
             for i in first..end {

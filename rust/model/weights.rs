@@ -6,7 +6,8 @@
 
 use super::spec;
 use crate::error::{Error, Result};
-use crate::matmul::Matrix;
+use crate::matmul::{Activations, Matrix};
+use crate::ops::kv::KvType;
 use crate::ops::norm::Norm;
 use crate::tensor::{DType, Source, WeightType};
 use crate::threads::Team;
@@ -314,34 +315,56 @@ pub fn needed(spec: &spec::Model) -> Vec<Needed> {
     walk.needed
 }
 
+/// How a model is kept and computed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// The type of all matrices; `None` keeps each as it is stored.
+    pub weights: Option<WeightType>,
+    /// Of products with 8-bit weights.
+    pub activations: Activations,
+    /// The type of cached keys and values; `None` takes f32 where all weights are f32, else f16.
+    pub kv_type: Option<KvType>,
+}
+
 /// Takes tensors one after the other and packs each at once.
 pub struct Loader {
     spec: spec::Model,
-    weights: Option<WeightType>,
+    options: Options,
     needed: HashMap<String, Needed>,
     order: Vec<String>,
     loaded: HashMap<String, Loaded>,
     bytes: HashMap<&'static str, usize>,
     parameters: usize,
+    /// Whether every matrix so far is f32.
+    all_f32: bool,
 }
 
 impl Loader {
-    /// `weights`: the type of all matrices; `None` keeps each as it is stored.
-    pub fn new(spec: spec::Model, weights: Option<WeightType>) -> Self {
+    pub fn new(spec: spec::Model, options: Options) -> Self {
         let list = needed(&spec);
         Loader {
             spec,
-            weights,
+            options,
             order: list.iter().map(|n| n.name.clone()).collect(),
             needed: list.into_iter().map(|n| (n.name.clone(), n)).collect(),
             loaded: HashMap::new(),
             bytes: HashMap::new(),
             parameters: 0,
+            all_f32: true,
         }
     }
 
     pub fn spec(&self) -> &spec::Model {
         &self.spec
+    }
+
+    pub fn options(&self) -> Options {
+        self.options
+    }
+
+    /// The type that keys and values are cached in.
+    pub fn kv_type(&self) -> KvType {
+        self.options.kv_type.unwrap_or(if self.all_f32 { KvType::F32 } else { KvType::F16 })
     }
 
     /// Names and shapes, in the order of the model.
@@ -350,7 +373,7 @@ impl Loader {
     }
 
     fn weight_type(&self, purpose: Use, stored: DType) -> WeightType {
-        match (self.weights, purpose) {
+        match (self.options.weights, purpose) {
             (Some(WeightType::Q4), Use::Vocabulary) => WeightType::Q8,
             (Some(weights), _) => weights,
             (None, _) => match stored {
@@ -408,6 +431,8 @@ impl Loader {
                 Use::Linear | Use::Vocabulary => {
                     let to = self.weight_type(purpose, source.dtype());
                     let matrix = Matrix::pack(source, to, team).map_err(named)?;
+                    let matrix = matrix.with_activations(self.options.activations);
+                    self.all_f32 &= to == WeightType::F32;
                     *self.bytes.entry(to.name()).or_default() += matrix.bytes();
                     Loaded::Matrix(Arc::new(matrix))
                 }

@@ -2,9 +2,11 @@
 //!
 //! A sequence owns a table of block numbers, so sharing a prefix, forking a beam and freeing a window are
 //! edits of tables. Keys are transposed inside a block, `[kv_head][head_dim][32]`, so that scores of
-//! successive tokens lie side by side; values are `[kv_head][32][head_dim]`.
+//! successive tokens lie side by side; values are `[kv_head][32][head_dim]`. In 8 bits each token of each
+//! head has a scale of its own, `[kv_head][32]`, for keys and for values.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::simd::{level, multiversion};
 use crate::tensor::Buffer;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -20,13 +22,28 @@ const SEGMENT: usize = 16;
 pub enum KvType {
     F32,
     F16,
+    Q8,
 }
 
 impl KvType {
-    pub fn bytes(self) -> usize {
+    /// Its name in the public interface.
+    pub fn name(self) -> &'static str {
         match self {
-            KvType::F32 => 4,
-            KvType::F16 => 2,
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::Q8 => "q8",
+        }
+    }
+
+    /// Reads `f32`, `f16` or `q8`.
+    pub fn parse(name: &str) -> Result<KvType> {
+        match name {
+            "f32" => Ok(KvType::F32),
+            "f16" => Ok(KvType::F16),
+            "q8" => Ok(KvType::Q8),
+            other => Err(Error::Option(format!(
+                "kv={other:?} is unknown: expected \"auto\", \"f32\", \"f16\" or \"q8\""
+            ))),
         }
     }
 }
@@ -34,6 +51,7 @@ impl KvType {
 enum Segment {
     F32 { keys: Buffer<f32>, values: Buffer<f32> },
     F16 { keys: Buffer<u16>, values: Buffer<u16> },
+    Q8 { keys: Buffer<i8>, values: Buffer<i8>, key_scales: Buffer<f32>, value_scales: Buffer<f32> },
 }
 
 /// The blocks of one layer.
@@ -56,6 +74,12 @@ impl KvBlocks {
             self.segments.push(match self.kv_type {
                 KvType::F32 => Segment::F32 { keys: Buffer::zeroed(size)?, values: Buffer::zeroed(size)? },
                 KvType::F16 => Segment::F16 { keys: Buffer::zeroed(size)?, values: Buffer::zeroed(size)? },
+                KvType::Q8 => Segment::Q8 {
+                    keys: Buffer::zeroed(size)?,
+                    values: Buffer::zeroed(size)?,
+                    key_scales: Buffer::zeroed(size / self.head_dim)?,
+                    value_scales: Buffer::zeroed(size / self.head_dim)?,
+                },
             });
         }
         Ok(())
@@ -76,7 +100,12 @@ impl KvBlocks {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        2 * self.blocks() * self.block_size() * self.kv_type.bytes()
+        let values = 2 * self.blocks() * self.block_size();
+        match self.kv_type {
+            KvType::F32 => 4 * values,
+            KvType::F16 => 2 * values,
+            KvType::Q8 => values + 4 * values / self.head_dim,
+        }
     }
 
     fn block_size(&self) -> usize {
@@ -127,6 +156,19 @@ impl KvBlocks {
                             }
                         }
                     }
+                    Segment::Q8 { keys: k, values: v, key_scales, value_scales } => {
+                        let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
+                        let scales = at / dim + slot;
+                        for i in 0..n {
+                            let from = (t + i) * width + head * dim;
+                            key_scales[scales + i] = codes(&keys[from..from + dim], |d, code| {
+                                k[d * BLOCK + slot + i] = code;
+                            });
+                            value_scales[scales + i] = codes(&values[from..from + dim], |d, code| {
+                                v[(slot + i) * dim + d] = code;
+                            });
+                        }
+                    }
                 }
             }
             t += n;
@@ -137,6 +179,7 @@ impl KvBlocks {
     pub fn copy_block(&mut self, from: u32, to: u32) {
         let size = self.block_size();
         let ((sf, af), (st, at)) = (self.place(from, 0), self.place(to, 0));
+        let scales = size / self.head_dim;
         if sf == st {
             match &mut self.segments[sf] {
                 Segment::F32 { keys, values } => {
@@ -146,6 +189,13 @@ impl KvBlocks {
                 Segment::F16 { keys, values } => {
                     keys.copy_within(af..af + size, at);
                     values.copy_within(af..af + size, at);
+                }
+                Segment::Q8 { keys, values, key_scales, value_scales } => {
+                    keys.copy_within(af..af + size, at);
+                    values.copy_within(af..af + size, at);
+                    let (af, at) = (af / self.head_dim, at / self.head_dim);
+                    key_scales.copy_within(af..af + scales, at);
+                    value_scales.copy_within(af..af + scales, at);
                 }
             }
             return;
@@ -161,6 +211,16 @@ impl KvBlocks {
                 k[at..at + size].copy_from_slice(&keys[af..af + size]);
                 v[at..at + size].copy_from_slice(&values[af..af + size]);
             }
+            (
+                Segment::Q8 { keys, values, key_scales, value_scales },
+                Segment::Q8 { keys: k, values: v, key_scales: ks, value_scales: vs },
+            ) => {
+                k[at..at + size].copy_from_slice(&keys[af..af + size]);
+                v[at..at + size].copy_from_slice(&values[af..af + size]);
+                let (af, at) = (af / self.head_dim, at / self.head_dim);
+                ks[at..at + scales].copy_from_slice(&key_scales[af..af + scales]);
+                vs[at..at + scales].copy_from_slice(&value_scales[af..af + scales]);
+            }
             _ => unreachable!("all segments of a layer have one type"),
         }
     }
@@ -171,6 +231,11 @@ impl KvBlocks {
         match &self.segments[segment] {
             Segment::F32 { keys, .. } => &keys[at..at + n],
             Segment::F16 { keys, .. } => widen(&keys[at..at + n], scratch),
+            Segment::Q8 { keys, key_scales, .. } => {
+                let scales = &key_scales[at / self.head_dim..][..BLOCK];
+                keys_at(level(), &keys[at..at + n], scales, &mut scratch[..n]);
+                &scratch[..n]
+            }
         }
     }
 
@@ -180,6 +245,45 @@ impl KvBlocks {
         match &self.segments[segment] {
             Segment::F32 { values, .. } => &values[at..at + n],
             Segment::F16 { values, .. } => widen(&values[at..at + n], scratch),
+            Segment::Q8 { values, value_scales, .. } => {
+                let scales = &value_scales[at / self.head_dim..][..tokens];
+                values_at(level(), &values[at..at + n], scales, &mut scratch[..n]);
+                &scratch[..n]
+            }
+        }
+    }
+}
+
+/// Rounds a token's values to 8 bits; returns their scale, which is not finite where a value is not.
+fn codes(x: &[f32], mut put: impl FnMut(usize, i8)) -> f32 {
+    let top = x.iter().fold(0u32, |top, v| top.max(v.to_bits() & 0x7fff_ffff));
+    let top = f32::from_bits(top);
+    let inverse = if top > 1e-30 { 127.0 / top } else { 0.0 };
+    for (d, v) in x.iter().enumerate() {
+        put(d, (v * inverse).round_ties_even() as i8);
+    }
+    top * (1.0 / 127.0)
+}
+
+multiversion! {
+    /// Keys `[head_dim][32]` from codes and a scale for each token.
+    fn keys / keys_at (codes: &[i8], scales: &[f32], out: &mut [f32]) {
+        for (out, codes) in out.chunks_exact_mut(BLOCK).zip(codes.chunks_exact(BLOCK)) {
+            for i in 0..BLOCK {
+                out[i] = codes[i] as f32 * scales[i];
+            }
+        }
+    }
+}
+
+multiversion! {
+    /// Values `[tokens][head_dim]` from codes and a scale for each token.
+    fn values / values_at (codes: &[i8], scales: &[f32], out: &mut [f32]) {
+        let dim = out.len() / scales.len().max(1);
+        for ((out, codes), scale) in out.chunks_exact_mut(dim).zip(codes.chunks_exact(dim)).zip(scales) {
+            for (o, c) in out.iter_mut().zip(codes) {
+                *o = *c as f32 * scale;
+            }
         }
     }
 }
@@ -197,7 +301,7 @@ mod tests {
 
     #[test]
     fn tokens_come_back_from_where_the_table_says() {
-        for kv_type in [KvType::F32, KvType::F16] {
+        for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
             let (heads, dim, tokens) = (2, 5, 70);
             let mut kv = KvBlocks::new(heads, dim, kv_type);
             kv.grow(40).expect("small");
@@ -213,9 +317,17 @@ mod tests {
                 for h in 0..heads {
                     for d in 0..dim {
                         let want = x[(t * heads + h) * dim + d];
-                        assert_eq!(kv.keys(block, h, &mut scratch)[d * BLOCK + t % BLOCK], want);
+                        let near = |got: f32, want: f32| match kv_type {
+                            KvType::Q8 => {
+                                let head = &x[(t * heads + h) * dim..][..dim];
+                                let top = head.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                                (got - want).abs() <= top / 253.0
+                            }
+                            _ => got == want,
+                        };
+                        assert!(near(kv.keys(block, h, &mut scratch)[d * BLOCK + t % BLOCK], want));
                         let n = t % BLOCK + 1;
-                        assert_eq!(kv.values(block, h, n, &mut scratch)[t % BLOCK * dim + d], -want);
+                        assert!(near(kv.values(block, h, n, &mut scratch)[t % BLOCK * dim + d], -want));
                     }
                 }
             }

@@ -3,7 +3,9 @@
 use super::call::{raise, work};
 use super::model::Model;
 use crate::error::Error;
+use crate::matmul::Activations;
 use crate::model;
+use crate::ops::kv::KvType;
 use crate::simd::level_or_error;
 use crate::tensor::{DType, Source, WeightType};
 use crate::threads::{Pool, default_threads};
@@ -24,18 +26,29 @@ fn used_up() -> Error {
 #[pymethods]
 impl Loader {
     #[new]
-    #[pyo3(signature = (spec, *, weights = "stored", threads = None))]
-    fn new(py: Python<'_>, spec: &str, weights: &str, threads: Option<usize>) -> PyResult<Self> {
+    #[pyo3(signature = (spec, *, weights = "stored", activations = "int16", kv = "auto", threads = None))]
+    fn new(
+        py: Python<'_>,
+        spec: &str,
+        weights: &str,
+        activations: &str,
+        kv: &str,
+        threads: Option<usize>,
+    ) -> PyResult<Self> {
         let make = || {
             level_or_error()?;
-            let weights = if weights == "stored" { None } else { Some(WeightType::parse(weights)?) };
+            let options = model::Options {
+                weights: if weights == "stored" { None } else { Some(WeightType::parse(weights)?) },
+                activations: Activations::parse(activations)?,
+                kv_type: if kv == "auto" { None } else { Some(KvType::parse(kv)?) },
+            };
             if threads.is_some_and(|n| n == 0 || n > 256) {
                 let n = threads.unwrap_or_default();
                 return Err(Error::Option(format!("threads={n} is out of range: expected 1 to 256")));
             }
             let spec = model::spec::Model::from_json(spec)?;
             let pool = Pool::new(threads.unwrap_or_else(default_threads));
-            Ok(Loader { state: Mutex::new(Some((model::Loader::new(spec, weights), pool))) })
+            Ok(Loader { state: Mutex::new(Some((model::Loader::new(spec, options), pool))) })
         };
         make().map_err(|e| raise(py, &e))
     }
@@ -64,8 +77,8 @@ impl Loader {
     fn finish(&self, py: Python<'_>) -> PyResult<Model> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (loader, pool) = state.ok_or_else(|| raise(py, &used_up()))?;
-        let parts = loader.finish().map_err(|e| raise(py, &e))?;
-        Ok(Model::wrap(Arc::new(model::Model::new(parts, pool))))
+        let model = model::Model::new(loader, pool).map_err(|e| raise(py, &e))?;
+        Ok(Model::wrap(Arc::new(model)))
     }
 }
 

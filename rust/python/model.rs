@@ -88,6 +88,8 @@ impl Model {
         info.set_item("parameters", summary.parameters)?;
         info.set_item("bytes", summary.bytes.iter().map(|(_, b)| b).sum::<usize>())?;
         info.set_item("weight_types", weights)?;
+        info.set_item("activations", model.activations().name())?;
+        info.set_item("kv", model.kv_type().name())?;
         info.set_item("isa", crate::simd::level().name())?;
         info.set_item("threads", model.threads())?;
         Ok(info)

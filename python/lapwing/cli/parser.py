@@ -63,6 +63,15 @@ def _model(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "stored", "f32", "bf16", "f16", "q8", "q4"),
         help="how matrices are kept (default: auto)",
     )
+    group.add_argument(
+        "--activations",
+        default="int16",
+        choices=("int16", "int8"),
+        help="inputs of products with q8 weights: int8 is faster on some machines and less exact (default: int16)",
+    )
+    group.add_argument(
+        "--kv", default="auto", choices=("auto", "f32", "f16", "q8"), help="cached keys and values (default: auto)"
+    )
     group.add_argument("-t", "--threads", type=_positive, help="threads that compute")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument("--offline", action="store_true", help="use the local cache of the hub alone")

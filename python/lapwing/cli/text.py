@@ -65,6 +65,8 @@ def load(arguments: argparse.Namespace, task: str | None = None) -> Any:
     return load_model(
         arguments.model,
         weights=arguments.weights,
+        activations=arguments.activations,
+        kv=arguments.kv,
         threads=arguments.threads,
         task=task,
         revision=arguments.revision,

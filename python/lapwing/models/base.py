@@ -112,6 +112,8 @@ class BaseModel:
             parameters=int(facts["parameters"]),
             bytes=int(facts["bytes"]),
             weight_types={str(name): int(size) for name, size in facts["weight_types"].items()},
+            activations=str(facts["activations"]),
+            kv=str(facts["kv"]),
             isa=str(facts["isa"]),
             threads=int(facts["threads"]),
             vocab_size=0 if stack is None else stack.vocab_size,
