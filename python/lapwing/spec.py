@@ -218,7 +218,7 @@ class Stack:
     """Embedding, layers and final norm of an encoder or a decoder.
 
     x = embedding_norm(embedding_scale * token[id] + position[p] + segment[s]), then the projection to
-    ``hidden_size`` where ``embedding_size`` differs. ``positions`` is the number of rows of the
+    ``hidden_size`` where there is an ``embedding_size``, even an equal one. ``positions`` is the number of rows of the
     position table (0: none) and thereby the longest sequence; ``max_length`` bounds the others.
     Tables and norm are ``embedding_size`` wide, or ``hidden_size`` with ``project_before_positions``.
     ``output_size`` projects the final states to another width (OPT-350m).

@@ -47,7 +47,8 @@ pub fn embed(
     let (width, token_width) = (s.hidden_size, s.embedding_width());
     let table_width = if s.project_before_positions { width } else { token_width };
     let mut x = std::mem::take(&mut work.x);
-    let mut tokens = vec![0.0; if token_width == table_width { 0 } else { ids.len() * token_width }];
+    let early = w.projection.is_some() && s.project_before_positions;
+    let mut tokens = vec![0.0; if early { ids.len() * token_width } else { 0 }];
     let scale = s.embedding_scale as f32;
     let gather = |out: &mut [f32]| {
         let rows = 16;
@@ -61,7 +62,7 @@ pub fn embed(
         });
     };
     let project = |work: &mut Workspace, from: &[f32], to: &mut [f32]| {
-        let p = w.projection.as_ref().expect("widths differ only with a projection");
+        let p = w.projection.as_ref().expect("called where there is one");
         let mut target = [Target {
             weight: &p.weight,
             bias: p.bias.as_deref(),
@@ -74,11 +75,11 @@ pub fn embed(
         linear(team, &mut work.product, from, ids.len(), &mut target);
     };
     let out = sized(&mut x, ids.len() * table_width);
-    if token_width == table_width {
-        gather(out);
-    } else {
+    if early {
         gather(&mut tokens);
         project(work, &tokens, out);
+    } else {
+        gather(out);
     }
     for span in spans {
         for row in span.rows.clone() {
@@ -99,7 +100,7 @@ pub fn embed(
     if let Some(norm) = &w.embedding_norm {
         norm.normalize_in_place(team, out, table_width);
     }
-    if table_width != width {
+    if w.projection.is_some() && !early {
         let narrow = out.to_vec();
         let out = sized(&mut x, ids.len() * width);
         project(work, &narrow, out);

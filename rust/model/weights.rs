@@ -191,7 +191,7 @@ impl Walk<'_> {
                 .map(|_| self.linear(&format!("{name}.position_query"), q, width, a.query_bias)),
             position_key: own
                 .filter(|d| d.content_to_position)
-                .map(|_| self.linear(&format!("{name}.position_key"), kv, width, false)),
+                .map(|_| self.linear(&format!("{name}.position_key"), kv, width, a.key_bias)),
         }
     }
 
@@ -224,7 +224,7 @@ impl Walk<'_> {
 
     fn stack(&mut self, name: &str, s: &spec::Stack, source: usize) -> StackWeights {
         let (token_width, width) = (s.embedding_width(), s.hidden_size);
-        let projected = token_width != width;
+        let projected = s.embedding_size.is_some();
         let table_width = if s.project_before_positions { width } else { token_width };
         let mut table = |part: &str, rows: usize| match rows {
             0 => Vec::new(),

@@ -94,7 +94,7 @@ def tensors(
     """
     used = dict(heads.get(task, heads.get("features", {})))
     if task == "fill-mask":
-        # Stored beside the bias, or instead of it: both are one tensor in the model.
+        # Stored beside the bias or instead of it: the same numbers, but where the head is not tied this one counts.
         decoder = used.get("language_head.weight", "").removesuffix(".weight")
         used.setdefault(_OTHER_BIAS, f"{decoder}.bias")
     others = {name for head in heads.values() for name in head.values()} - set(used.values())
@@ -112,9 +112,9 @@ def tensors(
     )
     if task == "fill-mask":
         tie(out, "language_head.weight", "encoder.embedding.token.weight")
-        if "language_head.bias" in used or "language_head.bias" not in out:
-            tie(out, "language_head.bias", _OTHER_BIAS)
-        out.pop(_OTHER_BIAS, None)
+        other = out.pop(_OTHER_BIAS, None)
+        if other is not None:
+            out["language_head.bias"] = other
     return out
 
 
