@@ -189,8 +189,7 @@ class TextEncoder(BaseModel):
             parts = [
                 (encoding, logits) for (owner, encoding), logits in zip(windows, rows, strict=True) if owner == index
             ]
-            tokens = tasks.tokens(self.tokenizer, item, parts)
-            results.append(tasks.tags(item, tokens, labels, aggregation, frozenset(ignore_labels)))
+            results.append(tasks.tags(self.tokenizer, item, parts, labels, aggregation, frozenset(ignore_labels)))
         return results[0] if single else results
 
     def answer(

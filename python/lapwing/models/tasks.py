@@ -209,51 +209,60 @@ def check_aggregation(name: str) -> None:
         raise OptionError(f"aggregation is {name!r}: expected {', '.join(AGGREGATIONS)}")
 
 
-def tokens(tokenizer: Tokenizer, text: str, parts: Sequence[tuple[Encoding, Floats]]) -> list[_Token]:
-    """The tokens of a text with their probabilities; where windows overlap, the surer reading stands."""
-    best: dict[tuple[int, int], tuple[int, Any, Encoding]] = {}
-    for encoding, logits in parts:
-        scores = softmax(logits)
-        for place, special in enumerate(encoding.special):
-            if special:
-                continue
-            key = encoding.offsets[place]
-            if key not in best or scores[place].max() > best[key][1].max():
-                best[key] = (place, scores[place], encoding)
-    found = []
-    unk = tokenizer.unk_token_id
-    for (start, end), (place, scores, encoding) in sorted(best.items(), key=lambda item: item[0]):
-        index = encoding.ids[place]
-        piece = tokenizer.id_to_token(index) or ""
-        if index == unk:
-            subword = False
-        elif tokenizer.word_pieces:
-            subword = len(piece) != end - start
-        else:
-            subword = start > 0 and " " not in text[start - 1 : start + 1]
-        found.append(_Token(start, end, scores, subword))
-    return found
-
-
 def tags(
+    tokenizer: Tokenizer,
     text: str,
-    items: Sequence[_Token],
+    parts: Sequence[tuple[Encoding, Floats]],
     names: Sequence[str],
     aggregation: str,
     ignore: frozenset[str],
 ) -> list[Tag]:
-    """Tokens joined into stretches of one label."""
-    if aggregation in ("none", "simple"):
-        pieces = [_piece(token.scores, names, token.start, token.end) for token in items]
-    else:
-        pieces = [_word(group, names, aggregation) for group in _words(items)]
-    if aggregation != "none":
-        pieces = [_join(group) for group in _groups(pieces)]
-    return [
-        Tag(label=p.label, score=p.score, text=text[p.start : p.end], start=p.start, end=p.end)
-        for p in pieces
-        if p.label not in ignore
-    ]
+    """Tokens of a text, or of its windows, joined into stretches of one label.
+
+    Of stretches from different windows that overlap the longest stands, then the surest.
+    """
+    found = []
+    for encoding, logits in parts:
+        items = _tokens(tokenizer, text, encoding, softmax(logits))
+        if aggregation in ("none", "simple"):
+            pieces = [_piece(token.scores, names, token.start, token.end) for token in items]
+        else:
+            pieces = [_word(group, names, aggregation) for group in _words(items)]
+        if aggregation != "none":
+            pieces = [_join(group) for group in _groups(pieces)]
+        found += [piece for piece in pieces if piece.label not in ignore]
+    if len(parts) > 1:
+        found = _without_overlaps(found)
+    return [Tag(label=p.label, score=p.score, text=text[p.start : p.end], start=p.start, end=p.end) for p in found]
+
+
+def _tokens(tokenizer: Tokenizer, text: str, encoding: Encoding, scores: Any) -> list[_Token]:
+    """The tokens of the text itself, with their probabilities and whether they go on with a word."""
+    found = []
+    unk = tokenizer.unk_token_id
+    for place, (start, end) in enumerate(encoding.offsets):
+        if encoding.special[place]:
+            continue
+        index = encoding.ids[place]
+        if index == unk:
+            subword = False
+        elif tokenizer.word_pieces:
+            subword = len(tokenizer.id_to_token(index) or "") != end - start
+        else:
+            subword = start > 0 and " " not in text[start - 1 : start + 1]
+        found.append(_Token(start, end, scores[place], subword))
+    return found
+
+
+def _without_overlaps(pieces: Sequence[_Piece]) -> list[_Piece]:
+    found: list[_Piece] = []
+    for piece in sorted(pieces, key=lambda piece: piece.start):
+        if found and found[-1].start <= piece.start < found[-1].end:
+            if (piece.end - piece.start, piece.score) > (found[-1].end - found[-1].start, found[-1].score):
+                found[-1] = piece
+        else:
+            found.append(piece)
+    return found
 
 
 def _piece(scores: Any, names: Sequence[str], start: int, end: int) -> _Piece:
@@ -353,18 +362,20 @@ class Reader:
         spans: dict[str, _Span] = {}
         none_score = 1.0
         for encoding, logits in parts:
-            found, null = self._spans(encoding, logits, 2 * top_k + 10, max_answer_tokens)
+            # Spans of one word may become the same answer.
+            wanted = 2 * top_k + 10 if align_to_words else top_k
+            found, null = self._spans(encoding, logits, wanted, max_answer_tokens)
             none_score = min(none_score, null)
             for first, last, score in found:
                 start, end = encoding.offsets[first][0], encoding.offsets[last][1]
                 if align_to_words:
                     start, end = _whole_words(encoding, first, last)
                 text = context[start:end]
-                known = spans.get(text)
+                known = spans.get(text.lower())
                 if known is not None:  # the same words elsewhere, or seen from another window
-                    spans[text] = _Span(text, known.score + score, known.start, known.end)
+                    spans[text.lower()] = _Span(known.text, known.score + score, known.start, known.end)
                 else:
-                    spans[text] = _Span(text, score, start, end)
+                    spans[text.lower()] = _Span(text, score, start, end)
         ranked = sorted(spans.values(), key=lambda span: -span.score)
         if allow_no_answer:
             ranked.append(_Span("", none_score, 0, 0))
