@@ -634,8 +634,8 @@ def test_aggregation_follows_the_pipelines() -> None:
     ]
 
     def shown(aggregation: str) -> list[tuple[str, str, float]]:
-        found = tasks.tags(text, items, names, aggregation, frozenset())
-        return [(tag.label, tag.text, round(tag.score, 6)) for tag in found]
+        found = tasks._stretches(items, names, aggregation)
+        return [(tag.label, text[tag.start : tag.end], round(tag.score, 6)) for tag in found]
 
     assert shown("none") == [
         ("B-ENT", "micro", 0.8),

@@ -223,13 +223,7 @@ def tags(
     """
     found = []
     for encoding, logits in parts:
-        items = _tokens(tokenizer, text, encoding, softmax(logits))
-        if aggregation in ("none", "simple"):
-            pieces = [_piece(token.scores, names, token.start, token.end) for token in items]
-        else:
-            pieces = [_word(group, names, aggregation) for group in _words(items)]
-        if aggregation != "none":
-            pieces = [_join(group) for group in _groups(pieces)]
+        pieces = _stretches(_tokens(tokenizer, text, encoding, softmax(logits)), names, aggregation)
         found += [piece for piece in pieces if piece.label not in ignore]
     if len(parts) > 1:
         found = _without_overlaps(found)
@@ -252,6 +246,14 @@ def _tokens(tokenizer: Tokenizer, text: str, encoding: Encoding, scores: Any) ->
             subword = start > 0 and " " not in text[start - 1 : start + 1]
         found.append(_Token(start, end, scores[place], subword))
     return found
+
+
+def _stretches(items: Sequence[_Token], names: Sequence[str], aggregation: str) -> list[_Piece]:
+    if aggregation in ("none", "simple"):
+        pieces = [_piece(token.scores, names, token.start, token.end) for token in items]
+    else:
+        pieces = [_word(group, names, aggregation) for group in _words(items)]
+    return pieces if aggregation == "none" else [_join(group) for group in _groups(pieces)]
 
 
 def _without_overlaps(pieces: Sequence[_Piece]) -> list[_Piece]:
