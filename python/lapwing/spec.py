@@ -214,6 +214,16 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenDropout:
+    """Mask tokens count as dropped (ESM): their embedding is zero, and that of the others is multiplied by
+    ``kept / (1 - share of mask tokens in the sequence)``, before positions are added.
+    """
+
+    mask: int
+    kept: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stack:
     """Embedding, layers and final norm of an encoder or a decoder.
 
@@ -239,6 +249,7 @@ class Stack:
     relative_norm: Norm | None = None
     final_norm: Norm | None = None
     output_size: int | None = None
+    token_dropout: TokenDropout | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,10 +266,11 @@ class Dense:
 class Head:
     """Task head over the hidden states: pooling, then a chain of dense layers.
 
-    ``none`` keeps every token, ``first`` and ``last`` take one token, ``mean`` averages them.
+    ``none`` keeps every token, ``first`` and ``last`` take one token, ``mean`` averages them; ``mean_output`` averages
+    what the layers make of each token.
     """
 
-    pool: Literal["none", "first", "mean", "last"]
+    pool: Literal["none", "first", "mean", "last", "mean_output"]
     layers: tuple[Dense, ...]
 
 

@@ -325,6 +325,18 @@ impl<'a> Session<'a> {
                 spec::HeadPool::First => Pooling::First,
                 spec::HeadPool::Mean => Pooling::Mean,
                 spec::HeadPool::Last => Pooling::Last,
+                spec::HeadPool::MeanOutput => {
+                    let rows = session.dense(&head.layers, weights, &states, states.len() / width);
+                    let width = head.layers.last().map_or(width, |dense| dense.outputs);
+                    for i in group.clone() {
+                        let part =
+                            &rows[(batch.starts[i] - base) * width..(batch.starts[i + 1] - base) * width];
+                        let at = out.len();
+                        out.resize(at + width, 0.0);
+                        Pooling::Mean.pool(part, width, &mut out[at..]);
+                    }
+                    return Ok(());
+                }
             };
             let mut pooled = vec![0.0; group.len() * width];
             for (i, row) in group.clone().zip(pooled.chunks_mut(width)) {

@@ -107,6 +107,8 @@ mirror!(Layer {
     convolution: Option<Convolution>,
 });
 
+mirror!(TokenDropout { mask: usize, kept: f64 });
+
 mirror!(Stack {
     vocab_size: usize,
     hidden_size: usize,
@@ -123,6 +125,7 @@ mirror!(Stack {
     relative_norm: Option<Norm>,
     final_norm: Option<Norm>,
     output_size: Option<usize>,
+    token_dropout: Option<TokenDropout>,
 });
 
 mirror!(Dense { outputs: usize, bias: bool, activation: Activation, norm: Option<Norm> });
@@ -135,6 +138,7 @@ pub enum HeadPool {
     First,
     Mean,
     Last,
+    MeanOutput,
 }
 
 mirror!(Head { pool: HeadPool, layers: Vec<Dense> });
@@ -390,6 +394,12 @@ impl Stack {
             size(place, "relative_rows", self.relative_rows)?;
         }
         finite(place, "embedding_scale", self.embedding_scale)?;
+        if let Some(d) = &self.token_dropout {
+            positive(place, "token_dropout.kept", d.kept)?;
+            if decoder {
+                return refuse(place, "token_dropout", "given", "none in a decoder");
+            }
+        }
         if self.layers.is_empty() || self.layers.len() > MOST_LAYERS {
             return refuse(place, "layers", format!("{} layers", self.layers.len()), "1 to 4096");
         }

@@ -81,6 +81,11 @@ pub fn embed(
     } else {
         gather(out);
     }
+    if let Some(d) = &s.token_dropout {
+        for span in spans {
+            drop_masked(d, &ids[span.rows.clone()], &mut out[span.rows.start * table_width..], table_width);
+        }
+    }
     for span in spans {
         for row in span.rows.clone() {
             let out = &mut out[row * table_width..][..table_width];
@@ -106,6 +111,19 @@ pub fn embed(
         project(work, &narrow, out);
     }
     work.x = x;
+}
+
+/// Clears the rows of mask tokens of one sequence and scales the others, as if they had been dropped.
+fn drop_masked(d: &spec::TokenDropout, ids: &[u32], x: &mut [f32], width: usize) {
+    let masked = ids.iter().filter(|&&id| id as usize == d.mask).count();
+    let observed = masked as f32 / ids.len() as f32;
+    for (&id, row) in ids.iter().zip(x.chunks_mut(width)) {
+        if id as usize == d.mask {
+            row.fill(0.0);
+        } else {
+            row.iter_mut().for_each(|v| *v = *v * d.kept as f32 / (1.0 - observed));
+        }
+    }
 }
 
 /// Runs the layers and the final norm over `work.x`. Keys and values of each layer go to `cache`.

@@ -22,6 +22,7 @@ ALIASES: dict[str, str] = {
     "camembert": "roberta",
     "data2vec-text": "roberta",
     "deberta-v2": "deberta_v2",
+    "megatron-bert": "megatron_bert",
     "new": "gte",
     "xlm-roberta": "roberta",
     "xlm-roberta-xl": "xlm_roberta_xl",

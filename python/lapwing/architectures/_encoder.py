@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal
 
 from ..checkpoint import Config, Tensor
-from ..spec import Attention, Dense, Head, LanguageHead, Model, Norm, Stack
+from ..spec import Attention, Dense, Head, LanguageHead, Layer, Model, Norm, Stack
 from ._common import classifier, question_answering
 from ._names import Names, Renamed, rename, tie
 
@@ -16,6 +16,20 @@ Heads = Mapping[str, Names]
 """By task, the names of the tensors that only this task reads."""
 
 _OTHER_BIAS = "language_head.decoder.bias"
+
+
+def defaults(config: Config, values: Mapping[str, object]) -> Config:
+    """The configuration with a family's values for keys that it leaves out."""
+    return config.with_values(**{key: value for key, value in values.items() if config.get(key) is None})
+
+
+def pre_norm(layer: Layer, norm: Norm) -> Layer:
+    """A post-norm layer with its norms moved before the blocks."""
+    return replace(
+        layer,
+        attention=replace(layer.attention, input_norm=norm, residual_norm=None),
+        feed_forward=replace(layer.feed_forward, input_norm=norm, residual_norm=None),
+    )
 
 
 def layer_norm(config: Config, *keys: str, default: float = 1e-12) -> Norm:
@@ -47,7 +61,7 @@ def model(
     *,
     pooler: Dense | None = None,
     sequence: tuple[Dense, ...] = (),
-    pool: Literal["first", "mean"] = "first",
+    pool: Literal["first", "mean", "mean_output"] = "first",
     token: tuple[Dense, ...] = (),
     language: tuple[Dense, ...] = (),
     language_bias: bool = True,

@@ -12,8 +12,8 @@ from ..checkpoint import Config, Tensor
 from ..spec import Convolution, Dense, Disentangled, Model
 from . import _encoder, bert
 from ._common import activation
-from ._encoder import layer_norm
-from ._names import Renamed
+from ._encoder import defaults, layer_norm
+from ._names import Names, Renamed
 
 _LAYER, _SELF = "encoder.layers.{i}.", "encoder.layer.{i}.attention.self."
 NAMES = {
@@ -93,7 +93,7 @@ def _convolution(config: Config) -> Convolution | None:
 
 
 def spec(config: Config, task: str) -> Model:
-    config = config.with_values(**{key: value for key, value in DEFAULTS.items() if config.get(key) is None})
+    config = defaults(config, DEFAULTS)
     hidden = config.size("hidden_size")
     for key in ("embedding_size", "attention_head_size"):
         expected = hidden if key == "embedding_size" else hidden // config.size("num_attention_heads")
@@ -123,9 +123,10 @@ def spec(config: Config, task: str) -> Model:
     return _encoder.model(config, task, stack, sequence=(pooler,), language=(transform,))
 
 
-def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
+def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str, *, names: Names = NAMES) -> Renamed:
+    """Renamed tensors; the first version of the family has other ``names``."""
     found = _disentangled(config)
-    names, ignore = dict(NAMES), [r"mask_predictions\..*"]
+    names, ignore = dict(names), [r"mask_predictions\..*"]
     if found is None:
         # Stored, and read by no score.
         for name in ("encoder.relative.weight", "encoder.relative.norm"):

@@ -12,7 +12,7 @@ from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import _encoder, bert, roberta
 from ._encoder import adjust as adjust
-from ._encoder import layer_norm
+from ._encoder import defaults, layer_norm, pre_norm
 from ._names import Renamed
 
 NAMES = {
@@ -33,18 +33,10 @@ DEFAULTS = {
 }
 
 
-def _config(config: Config) -> Config:
-    return config.with_values(**{key: value for key, value in DEFAULTS.items() if config.get(key) is None})
-
-
 def spec(config: Config, task: str) -> Model:
-    config = _config(config)
-    norm, layer = layer_norm(config), bert.layer(config)
-    layer = replace(
-        layer,
-        attention=replace(layer.attention, input_norm=norm, residual_norm=None),
-        feed_forward=replace(layer.feed_forward, input_norm=norm, residual_norm=None),
-    )
+    config = defaults(config, DEFAULTS)
+    norm = layer_norm(config)
+    layer = pre_norm(bert.layer(config), norm)
     positions = config.size("max_position_embeddings") - roberta.first_position(config)
     stack = bert.encoder(config, layer, positions=positions)
     return roberta.heads(config, task, replace(stack, embedding_norm=None, final_norm=norm))
@@ -52,5 +44,5 @@ def spec(config: Config, task: str) -> Model:
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
     out = _encoder.tensors(checkpoint, task, NAMES, roberta.HEADS, prefixes=("roberta.",))
-    _encoder.shift(out, roberta.first_position(_config(config)))
+    _encoder.shift(out, roberta.first_position(defaults(config, DEFAULTS)))
     return out

@@ -1,0 +1,71 @@
+"""ESM-1b and ESM-2: pre-norm encoders of proteins, with learned or rotary positions.
+
+Lin et al. 2022, https://doi.org/10.1101/2022.07.20.500902
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..checkpoint import Config, Tensor
+from ..spec import Model, TokenDropout
+from . import _encoder, bert, roberta
+from ._encoder import adjust as adjust
+from ._encoder import layer_norm, pre_norm
+from ._names import Renamed
+from ._rope import rotary
+
+NAMES = {
+    **{ours: theirs for ours, theirs in bert.NAMES.items() if not ours.endswith("norm") and "segment" not in ours},
+    "encoder.embedding.norm": "embeddings.layer_norm",
+    "encoder.layers.{i}.attention.input_norm": "encoder.layer.{i}.attention.LayerNorm",
+    "encoder.layers.{i}.feed_forward.input_norm": "encoder.layer.{i}.LayerNorm",
+    "encoder.norm": "encoder.emb_layer_norm_after",
+}
+KEPT = 1 - 0.15 * 0.8
+"""Share of tokens that training left unmasked."""
+
+
+def _rotates(config: Config) -> bool:
+    kind = config.word("position_embedding_type", default="absolute")
+    if kind not in ("absolute", "rotary"):
+        raise config.wrong("position_embedding_type", "absolute or rotary")
+    return kind == "rotary"
+
+
+def spec(config: Config, task: str) -> Model:
+    if config.flag("is_folding_model"):
+        raise config.wrong("is_folding_model", "false: folding is not supported")
+    # The family has neither segments nor another activation than the exact GELU.
+    config = config.with_values(type_vocab_size=0, hidden_act="gelu", vocab_size=config.size("vocab_size"))
+    norm = layer_norm(config)
+    layer = pre_norm(bert.layer(config), norm)
+    positions = config.size("max_position_embeddings", default=1026)
+    if _rotates(config):
+        rotation = rotary(config, layer.attention.head_dim)
+        layer = replace(layer, attention=replace(layer.attention, rotary=rotation))
+    else:
+        positions -= roberta.first_position(config)
+    stack = bert.encoder(config, layer, positions=positions)
+    stack = replace(
+        stack,
+        positions=0 if _rotates(config) else positions,
+        embedding_norm=norm if config.flag("emb_layer_norm_before") else None,
+        final_norm=norm,
+    )
+    if config.flag("token_dropout"):
+        mask = config.size("mask_token_id", least=0)
+        stack = replace(stack, token_dropout=TokenDropout(mask=mask, kept=KEPT))
+    return roberta.heads(config, task, stack)
+
+
+def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
+    ignore = [r".*rotary_embeddings\.inv_freq", r"contact_head\..*"]
+    names = dict(NAMES)
+    if _rotates(config):
+        # Stored by some checkpoints all the same.
+        ignore.append(names.pop("encoder.embedding.position").replace(".", r"\.") + r"\.weight")
+    out = _encoder.tensors(checkpoint, task, names, roberta.HEADS, prefixes=("esm.",), ignore=ignore)
+    _encoder.shift(out, roberta.first_position(config))
+    return out
