@@ -1,4 +1,4 @@
-"""Every family of encoders and its heads against recorded outputs, and the tasks against recorded pipelines."""
+"""Encoders whose checkpoints or configurations differ from the usual, and the tasks against recorded pipelines."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ from safetensors.numpy import load_file, save_file
 import lapwing
 
 GOLDEN = Path(__file__).parent / "golden"
-FOLDERS = sorted(
-    path.parent.name
-    for path in GOLDEN.glob("*/expected.json")
-    if json.loads(path.read_text(encoding="utf-8")).get("task") == "encoder"
-)
 PIPELINES = json.loads((GOLDEN / "pipelines.json").read_text(encoding="utf-8"))
 
 
@@ -66,17 +61,10 @@ def _compare(own: Any, folder: Path) -> None:
     assert checked
 
 
-@pytest.mark.parametrize("name", FOLDERS)
-def test_outputs(name: str) -> None:
-    _compare(model(name), GOLDEN / name)
-
-
-@pytest.mark.parametrize("name", [name for name in FOLDERS if (GOLDEN / name / "config.v4.json").is_file()])
-def test_configurations_of_transformers_4(name: str, tmp_path: Path) -> None:
-    folder = tmp_path / name
-    shutil.copytree(GOLDEN / name, folder)
-    shutil.copy(folder / "config.v4.json", folder / "config.json")
-    _compare(lapwing.load(folder), folder)
+@pytest.mark.parametrize("name", ["bert-bf16", "bert-f16", "bert-sharded"])
+def test_weights_as_they_are_stored(name: str) -> None:
+    with lapwing.load(GOLDEN / name, weights="stored") as own:
+        _compare(own, GOLDEN / name)
 
 
 def _renamed(source: str, folder: Path, change: Any) -> Path:

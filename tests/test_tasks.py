@@ -555,6 +555,25 @@ def test_dense_layer_and_prompts(tmp_path: Path) -> None:
         assert np.array_equal(own.embed(["fox", "a b c"])[0], own.embed("fox"))
 
 
+def test_a_prompt_left_out_keeps_the_places_of_the_other_tokens(tmp_path: Path) -> None:
+    flags = dict.fromkeys(
+        ["pooling_mode_cls_token", "pooling_mode_weightedmean_tokens", "pooling_mode_lasttoken"], True
+    )
+    folder = sentence_folder(
+        tmp_path,
+        ["Transformer", "Pooling"],
+        Pooling={**flags, "include_prompt": False},
+        extra={"prompts": {"query": "quick brown "}},
+    )
+    with lapwing.load(folder) as own:
+        states = own.hidden_states([own.tokenizer.encode("quick brown fox")])[0].astype(np.float64)
+        skip = len(own.tokenizer.encode("quick brown ")) - 1
+        weights = np.arange(1, len(states) + 1)[skip:, None]
+        mean = (states[skip:] * weights).sum(axis=0) / weights.sum()
+        wanted = np.concatenate([states[0], mean, states[-1]])
+        np.testing.assert_allclose(own.embed("fox", prompt_name="query"), wanted, atol=2e-6)
+
+
 def test_damaged_sentence_folders_raise(tmp_path: Path) -> None:
     folder = sentence_folder(tmp_path, ["Transformer", "Pooling"], Pooling={"pooling_mode": "median"})
     with pytest.raises(lapwing.CheckpointError, match="median"):

@@ -169,19 +169,23 @@ def _dense(place: Path) -> Dense:
     return Dense(weight.astype(np.float32), None if bias is None else bias.astype(np.float32), name)
 
 
-def pool(hidden: Floats, mode: str) -> Floats:
-    """One vector of the hidden states [tokens, hidden] of one text."""
+def pool(hidden: Floats, mode: str, skip: int = 0) -> Floats:
+    """One vector of the hidden states [tokens, hidden] of one text, but for the first ``skip`` tokens, a prompt's.
+
+    Which token is first, and what a token weighs by its position, does not depend on ``skip``.
+    """
     if mode == "first":
         return np.asarray(hidden[0])
     if mode == "last":
         return np.asarray(hidden[-1])
+    kept = hidden[min(skip, len(hidden) - 1) :]
     if mode == "max":
-        return np.asarray(hidden.max(axis=0))
-    count = np.float32(len(hidden))
+        return np.asarray(kept.max(axis=0))
     if mode == "weighted_mean":
-        weights = np.arange(1, len(hidden) + 1, dtype=np.float32)[:, None]
-        return np.asarray((hidden * weights).sum(axis=0) / weights.sum(), np.float32)
-    total = hidden.sum(axis=0)
+        weights = np.arange(1, len(hidden) + 1, dtype=np.float32)[-len(kept) :, None]
+        return np.asarray((kept * weights).sum(axis=0) / weights.sum(), np.float32)
+    count = np.float32(len(kept))
+    total = kept.sum(axis=0)
     return np.asarray(total / (np.sqrt(count) if mode == "mean_sqrt_len" else count), np.float32)
 
 
@@ -255,8 +259,8 @@ class Embedder:
             hidden = core.encode(flat, starts)
             rows = []
             for index in range(len(batch)):
-                part = hidden[starts[index] + min(skip, len(batch[index]) - 1) : starts[index + 1]]
-                rows.append(np.concatenate([pool(part, mode) for mode in self.recipe.modes]))
+                part = hidden[starts[index] : starts[index + 1]]
+                rows.append(np.concatenate([pool(part, mode, skip) for mode in self.recipe.modes]))
             return rows
 
         rows = self._model._map(sequences, len, run, batch_tokens=batch_tokens, progress=progress, what="embedding")
