@@ -22,6 +22,15 @@ class ContextLengthError(Error, ValueError): ...
 class NumericalError(Error, ArithmeticError): ...
 class InternalError(Error, RuntimeError): ...
 
+class Machine:
+    """What the machine can do at most with some threads: what benchmarks compare with."""
+
+    def __init__(self, *, threads: int | None = None, megabytes: int = 512) -> None: ...
+    def multiply_adds(self) -> float:
+        """f32 multiply-adds per second, in billions; the best of ten bursts."""
+    def read(self) -> float:
+        """Bytes read per second from memory that no cache holds, in billions; one reading."""
+
 class Loader:
     """Builds a model: takes the tensors one after the other and packs each at once.
 

@@ -17,8 +17,12 @@ pub const SIDE_BY_SIDE: usize = 4;
 const FEW_ROWS: usize = 4;
 
 /// Rows in a tile.
-pub fn height(rows: usize) -> usize {
-    if rows <= FEW_ROWS { FEW_ROWS } else { 6 }
+pub fn height(level: Level, rows: usize) -> usize {
+    match level {
+        _ if rows <= FEW_ROWS => FEW_ROWS,
+        Level::Avx512 => 12,
+        _ => 6,
+    }
 }
 
 fn index(weight_type: WeightType, input: usize, output: usize) -> usize {
@@ -80,7 +84,7 @@ pub fn product(
 ) {
     match level {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => x86::product(w, panels, s, tiles, widened, out),
+        Level::Avx2 | Level::Avx512 => x86::product(level, w, panels, s, tiles, widened, out),
         _ => {
             let _ = widened;
             scalar(w, panels, s, tiles, out);
@@ -114,7 +118,7 @@ fn scalar(w: &Matrix, panels: Range<usize>, s: &Strips, tiles: Range<usize>, out
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{BLOCK, FEW_ROWS, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
+    use super::{BLOCK, FEW_ROWS, Level, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
     use std::arch::x86_64::*;
     use std::ops::Range;
 
@@ -246,6 +250,87 @@ mod x86 {
         }
     }
 
+    /// Lane of each output in a vector of bf16 weights as they are stored.
+    #[repr(align(64))]
+    struct Order([i32; 16]);
+    static STORED: Order = Order([0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]);
+    static BACK: Order = Order([0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15]);
+
+    /// Many rows with AVX-512: M rows by one panel, widened on the fly. bf16 weights stay in their stored order, which
+    /// the results are brought into and back out of. `SPREAD` asks for the memory ahead.
+    ///
+    /// # Safety
+    /// AVX-512 F; all pointers reach as far as the sizes say.
+    #[inline(never)]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn wide<const M: usize, const W: u8, const SPREAD: bool>(
+        length: usize,
+        mut w: *const u8,
+        mut x: *const f32,
+        c: *mut f32,
+        first: bool,
+    ) {
+        let size = if W == F32 { 64 } else { 32 };
+        let mut s = [_mm512_setzero_ps(); M];
+        // SAFETY: as promised; prefetches touch no memory.
+        unsafe {
+            let stored = _mm512_load_si512(STORED.0.as_ptr().cast());
+            let back = _mm512_load_si512(BACK.0.as_ptr().cast());
+            if !first {
+                for i in 0..M {
+                    let v = _mm512_loadu_ps(c.add(PANEL * i));
+                    s[i] = if W == BF16 { _mm512_permutexvar_ps(stored, v) } else { v };
+                }
+            }
+            let end = w.add(length * size);
+            while w != end {
+                let v = match W {
+                    F32 => _mm512_loadu_ps(w.cast()),
+                    BF16 => {
+                        let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(w.cast()));
+                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+                    }
+                    _ => _mm512_cvtph_ps(_mm256_loadu_si256(w.cast())),
+                };
+                for i in 0..M {
+                    s[i] = _mm512_fmadd_ps(_mm512_set1_ps(*x.add(i)), v, s[i]);
+                }
+                if SPREAD {
+                    _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(AHEAD).cast());
+                }
+                w = w.add(size);
+                x = x.add(M);
+            }
+            for i in 0..M {
+                let v = if W == BF16 { _mm512_permutexvar_ps(back, s[i]) } else { s[i] };
+                _mm512_storeu_ps(c.add(PANEL * i), v);
+            }
+        }
+    }
+
+    type WideFn = unsafe fn(usize, *const u8, *const f32, *mut f32, bool);
+    const fn wides<const W: u8, const S: bool>() -> [WideFn; 12] {
+        [
+            wide::<1, W, S>,
+            wide::<2, W, S>,
+            wide::<3, W, S>,
+            wide::<4, W, S>,
+            wide::<5, W, S>,
+            wide::<6, W, S>,
+            wide::<7, W, S>,
+            wide::<8, W, S>,
+            wide::<9, W, S>,
+            wide::<10, W, S>,
+            wide::<11, W, S>,
+            wide::<12, W, S>,
+        ]
+    }
+    static WIDE: [[[WideFn; 12]; 2]; 3] = [
+        [wides::<F32, false>(), wides::<F32, true>()],
+        [wides::<BF16, false>(), wides::<BF16, true>()],
+        [wides::<F16, false>(), wides::<F16, true>()],
+    ];
+
     /// # Safety
     /// AVX2 and F16C; `w` holds `length` inputs of a panel, `out` room for them.
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -278,6 +363,7 @@ mod x86 {
     static TILE: [TileFn; 6] = [tile::<1>, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>];
 
     pub fn product(
+        level: Level,
         w: &Matrix,
         panels: Range<usize>,
         s: &Strips,
@@ -325,6 +411,25 @@ mod x86 {
                     }
                 }
                 p += WIDTHS[rows - 1][choice];
+            }
+            return;
+        }
+        if level == Level::Avx512 {
+            let one = tiles.len() == 1;
+            for block in 0..blocks {
+                let length = BLOCK.min(inputs - block * BLOCK);
+                for tile in tiles.clone() {
+                    let (start, m) = s.tiles[tile];
+                    let x = s.float(block, tile);
+                    for (p, panel) in panels.clone().enumerate() {
+                        let bytes = &w.panel(panel)[block * BLOCK * size..];
+                        let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
+                        let kernel = WIDE[code as usize][usize::from(one)][m - 1];
+                        // SAFETY: AVX-512 level; `length` inputs of the panel lie in `bytes`, strip and results have as
+                        // many values as the tile reads.
+                        unsafe { kernel(length, bytes.as_ptr(), x.as_ptr(), c.as_mut_ptr(), block == 0) };
+                    }
+                }
             }
             return;
         }

@@ -10,6 +10,7 @@
 //! A call (`linear`) prepares its activations once ("strips": tiles of some rows, interleaved) and shares
 //! them among all its products, whose panels are one list of chunks for the threads.
 
+pub mod bounds;
 mod float;
 mod matrix;
 pub mod micro;
@@ -22,7 +23,7 @@ mod tests;
 
 pub use matrix::{Activations, LAYOUT_VERSION, Matrix, Storage};
 
-use crate::simd::{Activation, Level, activate, level};
+use crate::simd::{Activation, Level, activate, add_scaled, level, multiply_by};
 use crate::tensor::{Disjoint, WeightType};
 use crate::threads::Team;
 use quantized::Kernels;
@@ -134,9 +135,9 @@ impl Products {
     }
 
     /// Rows in a tile.
-    fn height(self, rows: usize) -> usize {
+    fn height(self, level: Level, rows: usize) -> usize {
         match self {
-            Products::Float => float::height(rows),
+            Products::Float => float::height(level, rows),
             Products::Q8(kernels) | Products::Q4(kernels) => kernels.height(),
         }
     }
@@ -153,7 +154,7 @@ fn block(
     let level = level();
     let inputs = targets[0].weight.inputs();
     let products = Products::of(targets[0].weight, level);
-    scratch.strips.pack(team, level, products.kind(), x, rows, inputs, products.height(rows));
+    scratch.strips.pack(team, level, products.kind(), x, rows, inputs, products.height(level, rows));
     scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
     let (strips, threads) = (&scratch.strips, &scratch.threads);
 
@@ -221,9 +222,7 @@ fn compute(
         product(level, matrix, panels.clone(), s, tiles, widened, g);
         add_bias(*bias, &panels, rows, g);
         activate(t.activation, g);
-        for (z, g) in z.iter_mut().zip(g) {
-            *z *= *g;
-        }
+        multiply_by(z, g);
     } else {
         activate(t.activation, z);
     }
@@ -235,7 +234,7 @@ fn compute(
             // SAFETY: each panel of each row belongs to one chunk.
             let to = unsafe { out.slice(at, n) };
             match t.add {
-                Some(scale) => to.iter_mut().zip(z).for_each(|(o, &z)| *o = scale.mul_add(z, *o)),
+                Some(scale) => add_scaled(to, scale, z),
                 None => to.copy_from_slice(z),
             }
         }

@@ -32,7 +32,7 @@ fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
     let products = Products::of(w, level);
     let mut strips = Strips::default();
     Pool::new(2).run_alone(|team| {
-        strips.pack(team, level, products.kind(), x, rows, w.inputs(), products.height(rows));
+        strips.pack(team, level, products.kind(), x, rows, w.inputs(), products.height(level, rows));
     });
     let mut out = vec![f32::NAN; w.panels() * rows * PANEL];
     let tiles = 0..strips.tiles.len();
@@ -60,8 +60,8 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
         for (to, activations) in ALL {
             let w = packed(&values, outputs, inputs, to).with_activations(activations);
             let mut first: Vec<Vec<u32>> = Vec::new();
-            let all = numbers(19 * inputs, 3);
-            for rows in 1..=19 {
+            let all = numbers(29 * inputs, 3);
+            for rows in 1..=29 {
                 let x = &all[..rows * inputs];
                 let want = results(Level::Scalar, &w, x, rows);
                 assert!(want.iter().all(|v| v.is_finite()));

@@ -10,7 +10,7 @@ use crate::ops::kv::KvBlocks;
 use crate::ops::norm::Norm;
 use crate::ops::position_bias::{DistanceBias, bucket};
 use crate::ops::rotary::{Angles, rotate};
-use crate::simd::Activation;
+use crate::simd::{Activation, add_scaled};
 use crate::threads::Team;
 use std::ops::Range;
 
@@ -84,6 +84,36 @@ pub struct Pass<'a> {
     pub hidden: usize,
 }
 
+/// What a block does after its last layer.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    output_norm: Option<&'a Norm>,
+    residual_norm: Option<&'a Norm>,
+    scale: f32,
+    /// The residual is the block's input after its norm.
+    after_norm: bool,
+}
+
+impl<'a> End<'a> {
+    fn of_attention(a: &spec::Attention, w: &'a AttentionWeights) -> End<'a> {
+        End {
+            output_norm: w.output_norm.as_ref(),
+            residual_norm: w.residual_norm.as_ref(),
+            scale: a.residual_scale as f32,
+            after_norm: a.residual_after_norm,
+        }
+    }
+
+    fn of_feed_forward(f: &spec::FeedForward, w: &'a FeedForwardWeights) -> End<'a> {
+        End {
+            output_norm: w.output_norm.as_ref(),
+            residual_norm: w.residual_norm.as_ref(),
+            scale: f.residual_scale as f32,
+            after_norm: f.residual_after_norm,
+        }
+    }
+}
+
 impl Workspace {
     /// Forgets what belongs to one forward pass.
     pub fn begin(&mut self) {
@@ -101,15 +131,31 @@ impl Workspace {
         }
     }
 
-    /// `x += scale * output_norm(y)`, then the residual norm. With `after_norm` the residual is `normed`.
-    fn residual(
-        &mut self,
-        pass: &Pass<'_>,
-        output_norm: Option<&Norm>,
-        residual_norm: Option<&Norm>,
-        scale: f32,
-        after_norm: bool,
-    ) {
+    /// A block's last layer, of `input: [rows, _]`, and what follows it; without `end` the output is left in `y`.
+    fn project(&mut self, pass: &Pass<'_>, l: &Linear, input: &[f32], end: Option<End<'_>>) {
+        let n = pass.rows * pass.hidden;
+        match end {
+            Some(end) if end.output_norm.is_none() && !end.after_norm => {
+                let x = &mut self.x[..n];
+                let sum = Target { add: Some(end.scale), ..target(l, x) };
+                linear(pass.team, &mut self.product, input, pass.rows, &mut [sum]);
+                if let Some(norm) = end.residual_norm {
+                    norm.normalize_in_place(pass.team, &mut self.x[..n], pass.hidden);
+                }
+            }
+            _ => {
+                let y = sized(&mut self.y, n);
+                linear(pass.team, &mut self.product, input, pass.rows, &mut [target(l, y)]);
+                if let Some(end) = end {
+                    self.residual(pass, end);
+                }
+            }
+        }
+    }
+
+    /// `x += scale * output_norm(y)`, then the residual norm.
+    fn residual(&mut self, pass: &Pass<'_>, end: End<'_>) {
+        let End { output_norm, residual_norm, scale, after_norm } = end;
         let n = pass.rows * pass.hidden;
         let (x, y) = (&mut self.x[..n], &mut self.y[..n]);
         if let Some(norm) = output_norm {
@@ -118,9 +164,7 @@ impl Workspace {
         if after_norm {
             x.copy_from_slice(&self.normed[..n]);
         }
-        for (x, y) in x.iter_mut().zip(y) {
-            *x = scale.mul_add(*y, *x);
-        }
+        add_scaled(x, scale, y);
         if let Some(norm) = residual_norm {
             norm.normalize_in_place(pass.team, x, pass.hidden);
         }
@@ -179,7 +223,7 @@ impl Workspace {
         }
     }
 
-    /// Queries, keys and values from `normed`, stored and attended to; the result goes to `y`.
+    /// Queries, keys and values from `normed`, stored and attended to.
     fn attend(
         &mut self,
         pass: &Pass<'_>,
@@ -187,6 +231,7 @@ impl Workspace {
         w: &AttentionWeights,
         kv: &mut KvBlocks,
         tables: Tables<'_>,
+        end: Option<End<'_>>,
         watch: Watch<'_>,
     ) {
         let (rows, team) = (pass.rows, pass.team);
@@ -246,11 +291,11 @@ impl Workspace {
                 length: s.first + s.rows.len(),
             })
             .collect();
-        self.mix(pass, a, w, qs, &sequences, kv, watch);
+        self.mix(pass, a, w, qs, &sequences, kv, end, watch);
         (self.q, self.k, self.v) = (q, k, v);
     }
 
-    /// Attention proper and the output layer, into `y`.
+    /// Attention proper and the output layer.
     fn mix(
         &mut self,
         pass: &Pass<'_>,
@@ -259,6 +304,7 @@ impl Workspace {
         q: &[f32],
         sequences: &[Sequence<'_>],
         kv: &KvBlocks,
+        end: Option<End<'_>>,
         watch: Watch<'_>,
     ) {
         let scores = Scores {
@@ -277,10 +323,11 @@ impl Workspace {
             }
         }
         let n = pass.rows * a.query_size();
-        let context = sized(&mut self.context, n);
+        let mut buffer = std::mem::take(&mut self.context);
+        let context = sized(&mut buffer, n);
         attention::attention(pass.team, &mut self.attention, q, sequences, kv, &scores, context);
-        let y = sized(&mut self.y, pass.rows * pass.hidden);
-        linear(pass.team, &mut self.product, &self.context[..n], pass.rows, &mut [target(&w.output, y)]);
+        self.project(pass, &w.output, context, end);
+        self.context = buffer;
     }
 
     /// Self-attention with its norms and residual.
@@ -294,9 +341,7 @@ impl Workspace {
         watch: Watch<'_>,
     ) {
         self.input(pass, w.input_norm.as_ref());
-        self.attend(pass, a, w, kv, tables, watch);
-        let (o, r) = (w.output_norm.as_ref(), w.residual_norm.as_ref());
-        self.residual(pass, o, r, a.residual_scale as f32, a.residual_after_norm);
+        self.attend(pass, a, w, kv, tables, Some(End::of_attention(a, w)), watch);
     }
 
     /// The block's input after its norm, for operators of their own.
@@ -308,8 +353,7 @@ impl Workspace {
     /// Adds an operator's output with the block's norms and residual.
     pub fn block_output(&mut self, pass: &Pass<'_>, y: &[f32], a: &spec::Attention, w: &AttentionWeights) {
         sized(&mut self.y, y.len()).copy_from_slice(y);
-        let (o, r) = (w.output_norm.as_ref(), w.residual_norm.as_ref());
-        self.residual(pass, o, r, a.residual_scale as f32, a.residual_after_norm);
+        self.residual(pass, End::of_attention(a, w));
     }
 
     /// Cross-attention to sources whose keys and values are in `kv`.
@@ -339,10 +383,8 @@ impl Workspace {
                 length: s.source_length,
             })
             .collect();
-        self.mix(pass, a, w, qs, &sequences, kv, watch);
+        self.mix(pass, a, w, qs, &sequences, kv, Some(End::of_attention(a, w)), watch);
         self.q = q;
-        let (o, r) = (w.output_norm.as_ref(), w.residual_norm.as_ref());
-        self.residual(pass, o, r, a.residual_scale as f32, a.residual_after_norm);
     }
 
     /// Keys and values of a source's states for one layer's cross-attention.
@@ -365,9 +407,10 @@ impl Workspace {
         (self.k, self.v) = (k, v);
     }
 
-    /// The feed-forward network of `normed`, into `y`.
+    /// The feed-forward network of `normed`.
     fn inner(&mut self, pass: &Pass<'_>, f: &spec::FeedForward, w: &FeedForwardWeights) {
-        let inner = sized(&mut self.inner, pass.rows * f.width);
+        let mut buffer = std::mem::take(&mut self.inner);
+        let inner = sized(&mut buffer, pass.rows * f.width);
         let x = &self.normed[..pass.rows * pass.hidden];
         let up = Target {
             gate: w.gate.as_ref().map(|g| (&*g.weight, g.bias.as_deref())),
@@ -375,17 +418,14 @@ impl Workspace {
             ..target(&w.up, inner)
         };
         linear(pass.team, &mut self.product, x, pass.rows, &mut [up]);
-        let y = sized(&mut self.y, pass.rows * pass.hidden);
-        let inner = &self.inner[..pass.rows * f.width];
-        linear(pass.team, &mut self.product, inner, pass.rows, &mut [target(&w.down, y)]);
+        self.project(pass, &w.down, inner, Some(End::of_feed_forward(f, w)));
+        self.inner = buffer;
     }
 
     /// The feed-forward block with its norms and residual.
     pub fn feed_forward(&mut self, pass: &Pass<'_>, f: &spec::FeedForward, w: &FeedForwardWeights) {
         self.input(pass, w.input_norm.as_ref());
         self.inner(pass, f, w);
-        let (o, r) = (w.output_norm.as_ref(), w.residual_norm.as_ref());
-        self.residual(pass, o, r, f.residual_scale as f32, f.residual_after_norm);
     }
 
     /// Attention and feed-forward from the same x, both added to it.
@@ -399,18 +439,10 @@ impl Workspace {
         watch: Watch<'_>,
     ) {
         self.input(pass, w.attention.input_norm.as_ref());
-        self.attend(pass, &layer.attention, &w.attention, kv, tables, watch);
+        self.attend(pass, &layer.attention, &w.attention, kv, tables, None, watch);
         // `residual` leaves `normed` alone, so the feed-forward still sees the norm of the old x.
         self.input(pass, w.feed_forward.input_norm.as_ref());
-        self.residual(
-            pass,
-            w.attention.output_norm.as_ref(),
-            None,
-            layer.attention.residual_scale as f32,
-            false,
-        );
+        self.residual(pass, End::of_attention(&layer.attention, &w.attention));
         self.inner(pass, &layer.feed_forward, &w.feed_forward);
-        let scale = layer.feed_forward.residual_scale as f32;
-        self.residual(pass, w.feed_forward.output_norm.as_ref(), None, scale, false);
     }
 }

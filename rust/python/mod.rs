@@ -7,6 +7,7 @@
 mod call;
 mod generation;
 mod loader;
+mod machine;
 mod model;
 
 use crate::error::Error;
@@ -50,6 +51,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<loader::Loader>()?;
     m.add_class::<model::Model>()?;
     m.add_class::<generation::Generation>()?;
+    m.add_class::<machine::Machine>()?;
     m.add_function(wrap_pyfunction!(default_threads, m)?)?;
     m.add_function(wrap_pyfunction!(isa, m)?)?;
     m.add_function(wrap_pyfunction!(normalize_spec, m)?)?;

@@ -1,7 +1,6 @@
 //! Activation functions, element by element.
 
-use super::lanes::map;
-use super::{Lanes, erf, multiversion, sigmoid, tanh};
+use super::{LANES, Lanes, erf, multiversion, sigmoid, tanh};
 
 /// Activations by name, as in the description of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,19 +51,33 @@ fn relu(x: Lanes) -> Lanes {
     Lanes::splat(0.0).max(x)
 }
 
+/// A loop and not a function that takes a closure: closures are not compiled for the instruction set around them.
+macro_rules! each {
+    ($x:ident, $activation:expr) => {{
+        let mut chunks = $x.chunks_exact_mut(LANES);
+        for chunk in &mut chunks {
+            apply($activation, Lanes::load(chunk)).store(chunk);
+        }
+        let rest = chunks.into_remainder();
+        if !rest.is_empty() {
+            apply($activation, Lanes::load_or(rest, 0.0)).store_part(rest);
+        }
+    }};
+}
+
 multiversion! {
     /// Applies `activation` to each value in place.
     pub fn activate / activate_at(activation: Activation, x: &mut [f32]) {
         match activation {
             Activation::Identity => {}
-            Activation::Relu => map(x, |v| apply(Activation::Relu, v)),
-            Activation::Relu2 => map(x, |v| apply(Activation::Relu2, v)),
-            Activation::Gelu => map(x, |v| apply(Activation::Gelu, v)),
-            Activation::GeluTanh => map(x, |v| apply(Activation::GeluTanh, v)),
-            Activation::QuickGelu => map(x, |v| apply(Activation::QuickGelu, v)),
-            Activation::Silu => map(x, |v| apply(Activation::Silu, v)),
-            Activation::Tanh => map(x, |v| apply(Activation::Tanh, v)),
-            Activation::Sigmoid => map(x, |v| apply(Activation::Sigmoid, v)),
+            Activation::Relu => each!(x, Activation::Relu),
+            Activation::Relu2 => each!(x, Activation::Relu2),
+            Activation::Gelu => each!(x, Activation::Gelu),
+            Activation::GeluTanh => each!(x, Activation::GeluTanh),
+            Activation::QuickGelu => each!(x, Activation::QuickGelu),
+            Activation::Silu => each!(x, Activation::Silu),
+            Activation::Tanh => each!(x, Activation::Tanh),
+            Activation::Sigmoid => each!(x, Activation::Sigmoid),
         }
     }
 }

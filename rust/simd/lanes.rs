@@ -188,19 +188,6 @@ pub(crate) fn fold(x: &[f32], fill: f32, start: Lanes, f: impl Fn(Lanes, Lanes) 
     acc
 }
 
-/// Replaces each value by `f` of it, sixteen at a time.
-#[inline(always)]
-pub(crate) fn map(x: &mut [f32], f: impl Fn(Lanes) -> Lanes) {
-    let mut chunks = x.chunks_exact_mut(LANES);
-    for chunk in &mut chunks {
-        f(Lanes::load(chunk)).store(chunk);
-    }
-    let rest = chunks.into_remainder();
-    if !rest.is_empty() {
-        f(Lanes::load_or(rest, 0.0)).store_part(rest);
-    }
-}
-
 multiversion! {
     /// Sum in sixteen lanes.
     pub fn sum / sum_at(x: &[f32]) -> f32 {
@@ -225,5 +212,23 @@ multiversion! {
     /// Largest value; minus infinity for none.
     pub fn maximum / maximum_at(x: &[f32]) -> f32 {
         lanes_max(x)
+    }
+}
+
+multiversion! {
+    /// `out = out + scale * x`, each in one rounding.
+    pub fn add_scaled / add_scaled_at(out: &mut [f32], scale: f32, x: &[f32]) {
+        for (o, v) in out.iter_mut().zip(x) {
+            *o = scale.mul_add(*v, *o);
+        }
+    }
+}
+
+multiversion! {
+    /// `out = out * x`.
+    pub fn multiply_by / multiply_by_at(out: &mut [f32], x: &[f32]) {
+        for (o, v) in out.iter_mut().zip(x) {
+            *o *= *v;
+        }
     }
 }

@@ -10,7 +10,7 @@ mod level;
 mod math;
 
 pub use activation::{Activation, activate};
-pub use lanes::{LANES, Lanes, lanes_max, maximum, sum, sum_of_squares};
+pub use lanes::{LANES, Lanes, add_scaled, lanes_max, maximum, multiply_by, sum, sum_of_squares};
 pub use level::{Level, level, level_or_error};
 pub use math::{erf, exp, log, sigmoid, tanh};
 

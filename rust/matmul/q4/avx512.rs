@@ -6,6 +6,9 @@ use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
 use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
 use std::arch::x86_64::*;
 
+/// Bytes of a whole block for each of its groups.
+const BYTES_A_GROUP: usize = offsets(GROUPS)[4] / GROUPS;
+
 /// See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
 ///
 /// # Safety
@@ -33,6 +36,8 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
             // Hidden, so that the compiler does not unroll the groups.
             let (mut wg, mut sg, mut xg) = (w, w.add(scales_at), x);
             let end = std::hint::black_box(w.add(scales_at));
+            // Spread evenly over the block, scales and minimums too.
+            let mut coming = w.wrapping_add(AHEAD);
             while wg != end {
                 let mut s = [_mm512_setzero_si512(); M];
                 for j in 0..4 {
@@ -51,8 +56,9 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
                 }
                 if SPREAD {
                     for i in 0..5 {
-                        _mm_prefetch::<_MM_HINT_T1>(wg.wrapping_add(AHEAD + 64 * i).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
                     }
+                    coming = coming.wrapping_add(BYTES_A_GROUP);
                 }
                 wg = wg.add(CODES);
                 sg = sg.add(PANEL);

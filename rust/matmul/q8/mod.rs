@@ -21,7 +21,7 @@ mod avx512;
 use super::quantized::{self, Kernel, Kernels, SCALE_BIAS};
 use super::strips::{GROUP, GROUPS, Kind, Strips};
 use super::{Activations, Matrix, PANEL};
-use crate::simd::Level;
+use crate::simd::{Level, multiversion};
 use half::f16;
 use std::ops::Range;
 
@@ -45,19 +45,45 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut fits = true;
     for (i, row) in rows.chunks_exact(inputs).enumerate() {
         for (group, out) in row.chunks(GROUP).zip(out.chunks_exact_mut(BYTES)) {
-            let top = group.iter().fold(0.0f32, |top, v| top.max(v.abs()));
-            let scale = f16::from_f32(top * (SCALE_BIAS / 127.0));
+            let mut values = [0.0; GROUP];
+            values[..group.len()].copy_from_slice(group);
+            let scale = f16::from_f32(largest(&values) * (SCALE_BIAS / 127.0));
             fits &= scale.is_finite();
             let scale_f32 = scale.to_f32() * (1.0 / SCALE_BIAS);
             let inverse = if scale_f32 > 0.0 { 1.0 / scale_f32 } else { 0.0 };
-            for (k, &v) in group.iter().enumerate() {
-                let code = (v * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
-                out[k / 2 * 2 * PANEL + 2 * i + k % 2] = code as u8;
+            let mut codes = [0; GROUP];
+            nearest(&values, inverse, &mut codes);
+            for (pair, codes) in codes.chunks_exact(2).enumerate() {
+                out[pair * 2 * PANEL + 2 * i..][..2].copy_from_slice(codes);
             }
             out[CODES + 2 * i..][..2].copy_from_slice(&scale.to_le_bytes());
         }
     }
     fits
+}
+
+multiversion! {
+    /// The largest magnitude of a group.
+    fn largest / largest_at (x: &[f32; GROUP]) -> f32 {
+        let mut top = 0.0f32;
+        for v in x {
+            let v = v.abs();
+            top = if v > top { v } else { top };
+        }
+        top
+    }
+}
+
+multiversion! {
+    /// The codes of a group, as bytes.
+    fn nearest / nearest_at (x: &[f32; GROUP], inverse: f32, codes: &mut [u8; GROUP]) {
+        for (code, v) in codes.iter_mut().zip(x) {
+            let v = (v * inverse).round_ties_even();
+            let v = if v > 127.0 { 127.0 } else { v };
+            let v = if v < -127.0 { -127.0 } else { v };
+            *code = v as i32 as u8;
+        }
+    }
 }
 
 fn scale(group: &[u8], output: usize) -> f32 {

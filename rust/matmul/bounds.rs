@@ -1,0 +1,119 @@
+//! What the machine can do at most, measured: the rates that products are compared with.
+
+use crate::error::Result;
+use crate::simd::{Level, level, multiversion};
+use crate::tensor::Buffer;
+use crate::threads::Team;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// Steps of a burst of multiply-adds.
+const STEPS: usize = 200_000;
+
+/// Twelve chains of multiply-adds, as wide as the machine has them; returns how many were made.
+fn burst(level: Level) -> usize {
+    match level {
+        // SAFETY: the machine has the level.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { x86::burst512() },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { x86::burst256() },
+        _ => {
+            let (mut sums, x) = ([0.0f32; 48], std::hint::black_box(0.999f32));
+            for _ in 0..STEPS {
+                for sum in &mut sums {
+                    *sum = *sum * x + 0.9;
+                }
+            }
+            std::hint::black_box(sums);
+            48 * STEPS
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::STEPS;
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn burst256() -> usize {
+        let (x, y) = (_mm256_set1_ps(std::hint::black_box(0.999)), _mm256_set1_ps(std::hint::black_box(0.9)));
+        let mut sums = [_mm256_setzero_ps(); 12];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, x, y);
+            }
+        }
+        std::hint::black_box(sums);
+        12 * 8 * STEPS
+    }
+
+    #[target_feature(enable = "avx512f")]
+    pub fn burst512() -> usize {
+        let (x, y) = (_mm512_set1_ps(std::hint::black_box(0.999)), _mm512_set1_ps(std::hint::black_box(0.9)));
+        let mut sums = [_mm512_setzero_ps(); 12];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, x, y);
+            }
+        }
+        std::hint::black_box(sums);
+        12 * 16 * STEPS
+    }
+}
+
+/// Rate of f32 multiply-adds of the whole team, in billions per second; the best of some bursts.
+pub fn multiply_adds(team: &Team<'_>) -> f64 {
+    let (level, threads) = (level(), team.threads());
+    let mut best = 0.0f64;
+    for _ in 0..10 {
+        let made = AtomicUsize::new(0);
+        let start = Instant::now();
+        team.run(threads, &|_, _| {
+            made.fetch_add(burst(level), Ordering::Relaxed);
+        });
+        best = best.max(made.into_inner() as f64 / start.elapsed().as_secs_f64() / 1e9);
+    }
+    best
+}
+
+multiversion! {
+    /// Sum of words, so that all of them are read.
+    fn words / words_at (x: &[i32]) -> i32 {
+        let mut sums = [0i32; 64];
+        for chunk in x.chunks_exact(64) {
+            for (sum, v) in sums.iter_mut().zip(chunk) {
+                *sum = sum.wrapping_add(*v);
+            }
+        }
+        sums.iter().fold(0, |a, v| a.wrapping_add(*v))
+    }
+}
+
+/// Memory that no cache holds, and how fast the team reads it.
+pub struct Memory(Buffer<i32>);
+
+impl Memory {
+    /// `bytes` of memory, written once.
+    ///
+    /// # Errors
+    /// The memory cannot be had.
+    pub fn new(bytes: usize) -> Result<Memory> {
+        let mut buffer = Buffer::zeroed(bytes / 4)?;
+        buffer.fill(1);
+        Ok(Memory(buffer))
+    }
+
+    /// Bytes per second of one reading by all threads, in billions.
+    pub fn read(&self, team: &Team<'_>) -> f64 {
+        let piece = self.0.len() / (16 * team.threads()).max(1);
+        let level = level();
+        let start = Instant::now();
+        team.run(16 * team.threads(), &|i, _| {
+            std::hint::black_box(words_at(level, &self.0[i * piece..(i + 1) * piece]));
+        });
+        (16 * team.threads() * piece * 4) as f64 / start.elapsed().as_secs_f64() / 1e9
+    }
+}

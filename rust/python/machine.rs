@@ -1,0 +1,34 @@
+//! `_core.Machine`.
+
+use super::call::{raise, work};
+use crate::matmul::bounds::{Memory, multiply_adds};
+use crate::threads::{Pool, default_threads};
+use pyo3::prelude::*;
+
+/// What the machine can do at most with some threads: what benchmarks compare with.
+#[pyclass(frozen, module = "lapwing._core")]
+pub struct Machine {
+    pool: Pool,
+    memory: Memory,
+}
+
+#[pymethods]
+impl Machine {
+    #[new]
+    #[pyo3(signature = (*, threads = None, megabytes = 512))]
+    fn new(py: Python<'_>, threads: Option<usize>, megabytes: usize) -> PyResult<Self> {
+        let memory = Memory::new(megabytes.saturating_mul(1 << 20)).map_err(|e| raise(py, &e))?;
+        let threads = threads.unwrap_or_else(default_threads).clamp(1, 256);
+        Ok(Machine { pool: Pool::new(threads), memory })
+    }
+
+    /// f32 multiply-adds per second, in billions.
+    fn multiply_adds(&self, py: Python<'_>) -> PyResult<f64> {
+        work(py, &self.pool, |team| Ok(multiply_adds(team)))
+    }
+
+    /// Bytes read per second, in billions.
+    fn read(&self, py: Python<'_>) -> PyResult<f64> {
+        work(py, &self.pool, |team| Ok(self.memory.read(team)))
+    }
+}
