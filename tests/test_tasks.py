@@ -570,8 +570,41 @@ def test_a_prompt_left_out_keeps_the_places_of_the_other_tokens(tmp_path: Path) 
         skip = len(own.tokenizer.encode("quick brown ")) - 1
         weights = np.arange(1, len(states) + 1)[skip:, None]
         mean = (states[skip:] * weights).sum(axis=0) / weights.sum()
-        wanted = np.concatenate([states[0], mean, states[-1]])
+        wanted = np.concatenate([states[skip], mean, states[-1]])
         np.testing.assert_allclose(own.embed("fox", prompt_name="query"), wanted, atol=2e-6)
+
+
+def test_bounds_and_dimensions_in_newer_files(tmp_path: Path) -> None:
+    folder = sentence_folder(
+        tmp_path, ["Transformer", "Pooling"], Pooling={"pooling_mode": "mean"}, extra={"truncate_dim": 8}
+    )
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**config, "model_max_length": 12}), encoding="utf-8")
+    with lapwing.load(folder) as own:
+        assert own.embed("word " * 100).shape == (8,)
+        whole = own.embed("word " * 100, truncate_dim=own.config["hidden_size"])
+        assert np.array_equal(own.embed("word " * 100), whole[:8])
+        with pytest.raises(lapwing.ContextLengthError, match="12"):
+            own.embed("word " * 100, truncate=False)
+
+
+@pytest.mark.parametrize("name", ["GELU", "Sigmoid", "SiLU"])
+def test_activations_of_dense_layers(name: str, tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    width = model("bert-model").config["hidden_size"]
+    settings = {"in_features": width, "out_features": 3, "activation_function": f"torch.nn.modules.activation.{name}"}
+    folder = sentence_folder(
+        tmp_path, ["Transformer", "Pooling", "Dense"], Pooling={"pooling_mode": "mean"}, Dense=settings
+    )
+    weight = np.random.default_rng(0).standard_normal((3, width), dtype=np.float32)
+    save_file({"linear.weight": weight}, folder / "2_Dense" / "model.safetensors")
+    with lapwing.load(folder) as own:
+        states = own.hidden_states([own.tokenizer.encode("quick")])[0].astype(np.float64)
+        x = weight @ states.mean(axis=0)
+        gate = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x]) if name == "GELU" else 1 / (1 + np.exp(-x))
+        np.testing.assert_allclose(own.embed("quick"), gate if name == "Sigmoid" else x * gate, atol=1e-5)
 
 
 def test_damaged_sentence_folders_raise(tmp_path: Path) -> None:

@@ -103,7 +103,8 @@ class TextEncoder(BaseModel):
             truncate: True cuts texts that are too long, False raises ContextLengthError; None cuts them only where
                 the checkpoint itself sets a bound (``max_seq_length`` of sentence-transformers).
             max_tokens: longest text in tokens, instead of the checkpoint's bound.
-            truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka).
+            truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka), before they are normalized;
+                None leaves it to the checkpoint.
         """
         return Embedder.of(self).embed(
             texts,

@@ -3,6 +3,7 @@ normalization, prompts. Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..errors import CheckpointError, ContextLengthError, OptionError
 from ..progress import Callback
 from ..tokenizer.files import read_json, read_object
 from .base import BaseModel, is_text, one_or_many, ragged
+from .tasks import sigmoid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,10 +39,16 @@ _NAMES = {
     "weightedmean": "weighted_mean",
 }
 
+_normal = np.vectorize(lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))), otypes=[np.float64])
+"""The normal distribution's cumulative function."""
+
 _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "identity": lambda x: x,
     "tanh": lambda x: np.tanh(x),
     "relu": lambda x: np.maximum(x, np.float32(0)),
+    "sigmoid": lambda x: np.asarray(sigmoid(x), np.float32),
+    "silu": lambda x: np.asarray(x * sigmoid(x), np.float32),
+    "gelu": lambda x: np.asarray(x * _normal(x), np.float32),
 }
 
 
@@ -69,6 +77,7 @@ class Recipe:
     normalize: bool = False
     dense: tuple[Dense, ...] = ()
     include_prompt: bool = True
+    truncate_dim: int | None = None
     max_tokens: int | None = None
     lower: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
@@ -105,8 +114,13 @@ class Recipe:
                 )
         text = read_object(transformer / "sentence_bert_config.json")
         extra = read_object(folder / "config_sentence_transformers.json")
-        limit = text.get("max_seq_length")
-        prompts = extra.get("prompts") or {}
+        # Newer folders have the bound among the tokenizer's settings.
+        bounds = (
+            text.get("max_seq_length"),
+            read_object(transformer / "tokenizer_config.json").get("model_max_length"),
+        )
+        limit = next((int(b) for b in bounds if isinstance(b, int | float) and 0 < b < 1 << 30), None)
+        prompts, dim = extra.get("prompts") or {}, extra.get("truncate_dim")
         if not isinstance(prompts, dict) or not all(isinstance(value, str) for value in prompts.values()):
             raise CheckpointError(f"{folder / 'config_sentence_transformers.json'} has prompts that are not texts")
         return Recipe(
@@ -114,7 +128,8 @@ class Recipe:
             normalize=normalize,
             dense=tuple(dense),
             include_prompt=include_prompt,
-            max_tokens=limit if isinstance(limit, int) and limit > 0 else None,
+            truncate_dim=dim if isinstance(dim, int) and dim > 0 else None,
+            max_tokens=limit,
             lower=bool(text.get("do_lower_case", False)),
             prompts=prompts,
             default_prompt=extra.get("default_prompt_name"),
@@ -172,13 +187,13 @@ def _dense(place: Path) -> Dense:
 def pool(hidden: Floats, mode: str, skip: int = 0) -> Floats:
     """One vector of the hidden states [tokens, hidden] of one text, but for the first ``skip`` tokens, a prompt's.
 
-    Which token is first, and what a token weighs by its position, does not depend on ``skip``.
+    What a token weighs by its position does not depend on ``skip``.
     """
-    if mode == "first":
-        return np.asarray(hidden[0])
-    if mode == "last":
-        return np.asarray(hidden[-1])
     kept = hidden[min(skip, len(hidden) - 1) :]
+    if mode == "first":
+        return np.asarray(kept[0])
+    if mode == "last":
+        return np.asarray(kept[-1])
     if mode == "max":
         return np.asarray(kept.max(axis=0))
     if mode == "weighted_mean":
@@ -248,7 +263,8 @@ class Embedder:
             skip = len(self._encode(before, limit, True)) - self._after()
         unit = self.recipe.normalize if normalize is None else normalize
         plain = len(self.recipe.modes) == 1 and self.recipe.modes[0] != "weighted_mean" and not skip
-        simple = plain and not self.recipe.dense and truncate_dim is None
+        dim = self.recipe.truncate_dim if truncate_dim is None else truncate_dim
+        simple = plain and not self.recipe.dense and dim is None
 
         def run(batch: list[list[int]]) -> list[Floats]:
             flat, starts = ragged(batch)
@@ -269,7 +285,7 @@ class Embedder:
         if not simple:
             for dense in self.recipe.dense:
                 vectors = dense.apply(vectors)
-            vectors = self._shorten(vectors, truncate_dim)
+            vectors = self._shorten(vectors, dim)
             if unit:
                 vectors = unit_length(vectors)
         return vectors[0] if single else vectors
