@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import pickle
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -587,6 +588,19 @@ def test_bounds_and_dimensions_in_newer_files(tmp_path: Path) -> None:
         assert np.array_equal(own.embed("word " * 100), whole[:8])
         with pytest.raises(lapwing.ContextLengthError, match="12"):
             own.embed("word " * 100, truncate=False)
+
+
+def test_a_cross_encoder_with_modules_makes_no_vectors(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "xlm-roberta-rerank", tmp_path, dirs_exist_ok=True)
+    modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+    (tmp_path / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    settings = {"model_type": "CrossEncoder", "activation_fn": "torch.nn.modules.linear.Identity"}
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps(settings), encoding="utf-8")
+    with lapwing.load(tmp_path) as own:
+        raw = model("xlm-roberta-rerank").rank("a", ["b", "c"], scores="none")
+        assert own.rank("a", ["b", "c"]) == raw
+        with pytest.raises(lapwing.OptionError, match="embedding model"):
+            own.embed("a")
 
 
 @pytest.mark.parametrize("name", ["GELU", "Sigmoid", "SiLU"])

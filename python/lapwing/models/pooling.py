@@ -86,9 +86,10 @@ class Recipe:
 
     @staticmethod
     def read(folder: Path) -> Recipe | None:
-        """The recipe of a folder, or None if it is not one of sentence-transformers."""
+        """The recipe of a folder, or None if it is no embedding model of sentence-transformers."""
         path = folder / "modules.json"
-        if not path.is_file():
+        extra = read_object(folder / "config_sentence_transformers.json")
+        if not path.is_file() or extra.get("model_type") == "CrossEncoder":
             return None
         modules = read_json(path)
         if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
@@ -113,7 +114,6 @@ class Recipe:
                     f"{path} has a module {kind}, which is not supported: expected Transformer, Pooling, Dense or Normalize"
                 )
         text = read_object(transformer / "sentence_bert_config.json")
-        extra = read_object(folder / "config_sentence_transformers.json")
         # Newer folders have the bound among the tokenizer's settings.
         bounds = (
             text.get("max_seq_length"),
