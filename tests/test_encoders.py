@@ -137,6 +137,8 @@ def test_shared_layers_are_stored_once() -> None:
         ("gte", {"logn_attention_scale": True}, "logn_attention_scale"),
         ("gte", {"layer_norm_type": "rms_norm"}, "layer_norm_type"),
         ("deberta-v2-seqcls", {"embedding_size": 16}, "embedding_size"),
+        ("mpnet-model", {"num_hidden_layers": 10_000_000}, "num_hidden_layers"),
+        ("albert-mlm", {"inner_group_num": 10_000_000}, "inner_group_num"),
         ("mpnet-model", {"relative_attention_num_buckets": 8}, "relative_attention_num_buckets"),
     ],
 )
@@ -147,6 +149,21 @@ def test_what_is_not_supported_is_refused_by_name(name: str, change: dict[str, A
     (folder / "config.json").write_text(json.dumps({**config, **change}), encoding="utf-8")
     with pytest.raises(lapwing.CheckpointError, match=word):
         lapwing.load(folder)
+
+
+def test_batches_threads_and_singles_agree_to_the_bit() -> None:
+    for name in ("deberta-v2-mlm", "esm-mlm", "eurobert-seqcls", "modernbert-tokcls", "mpnet-model", "roberta-seqcls"):
+        rng = np.random.default_rng(0)
+        ids = [rng.integers(5, 60, n).tolist() for n in (3, 40, 17)]
+        wanted = None
+        for threads in (1, 3):
+            with lapwing.load(GOLDEN / name, threads=threads) as own:
+                run = own.head_logits if own.spec.head or own.spec.language_head else own.hidden_states
+                together = run(ids)
+                alone = [run([one])[0] for one in ids]
+            wanted = wanted or together
+            for found in (together, alone):
+                assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True)), name
 
 
 # -- tasks -----------------------------------------------------------------------------------------------

@@ -29,6 +29,17 @@ ALIASES: dict[str, str] = {
 }
 """model_type to file, where the names differ."""
 
+DEPTHS = (
+    "num_hidden_layers",
+    "num_layers",
+    "num_decoder_layers",
+    "n_layer",
+    "n_layers",
+    "encoder_layers",
+    "decoder_layers",
+)
+"""Keys that are numbers of layers."""
+
 TASKS = {
     "ForCausalLM": "generation",
     "LMHeadModel": "generation",
@@ -49,8 +60,10 @@ TASKS = {
 @cache
 def families() -> tuple[str, ...]:
     """Every supported ``model_type``."""
-    files = (p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_"))
-    return tuple(sorted({*files, *ALIASES}))
+    files = {p.stem for p in Path(__file__).parent.glob("*.py") if not p.stem.startswith("_")}
+    # A file whose name only spells its model_type, which has hyphens.
+    spelled = {name.replace("-", "_") for name in ALIASES if "-" in name}
+    return tuple(sorted({*(files - spelled), *ALIASES}))
 
 
 def family(config: Config) -> ModuleType:
@@ -88,6 +101,9 @@ def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Ma
         CheckpointError: the family is unknown, or the configuration impossible.
     """
     module: Any = family(checkpoint.config)
+    for key in DEPTHS:
+        # Before anything counts to a number that no model has.
+        checkpoint.config.size(key, default=1, least=0, most=4096)
     task = task if task is not None else task_of(checkpoint.config)
     tensors = module.tensors(checkpoint.config, checkpoint.tensors, task)
     model: Model = module.spec(checkpoint.config, task)

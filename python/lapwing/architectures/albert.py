@@ -54,7 +54,7 @@ DEFAULTS = {
 
 
 def _inner(config: Config) -> int:
-    return config.size("inner_group_num", default=1, most=1024)
+    return config.size("inner_group_num", default=1, most=64)
 
 
 def spec(config: Config, task: str) -> Model:
