@@ -9,22 +9,23 @@ use crate::matmul::{Target, linear};
 use crate::simd::{Activation, Lanes, exp, level, multiversion};
 use crate::tensor::Disjoint;
 
-/// Row of the table of relative positions for `distance = query - key`.
+/// Row of the table of relative positions for `distance = query - key`; it never falls as the distance grows.
 fn row(d: &spec::Disentangled, distance: isize) -> usize {
-    let bucket = if d.buckets > 0 { log_bucket(distance, d.buckets, d.max_distance) } else { distance };
+    let bucket = if d.buckets > 0 { log_bucket(distance, d) } else { distance };
     (bucket + d.span as isize).clamp(0, 2 * d.span as isize - 1) as usize
 }
 
 /// Exact up to half of the buckets, logarithmic beyond.
-fn log_bucket(distance: isize, buckets: usize, max_distance: usize) -> isize {
-    let middle = (buckets / 2) as isize;
-    let absolute = if distance < middle && distance > -middle { middle - 1 } else { distance.abs() };
+fn log_bucket(distance: isize, d: &spec::Disentangled) -> isize {
+    let middle = (d.buckets / 2) as isize;
+    let absolute = distance.abs();
     if absolute <= middle {
         return distance;
     }
     let m = middle as f64;
-    let ratio = crate::simd::log(absolute as f64 / m) / crate::simd::log((max_distance - 1) as f64 / m);
-    let far = (ratio * (m - 1.0)).ceil() as isize + middle;
+    let ratio = crate::simd::log(absolute as f64 / m) / crate::simd::log((d.max_distance - 1) as f64 / m);
+    // The table ends at `span`; without a longer distance than half of the buckets the ratio is infinite.
+    let far = (ratio * (m - 1.0)).ceil().min(d.span as f64) as isize + middle;
     far * distance.signum()
 }
 
@@ -79,7 +80,15 @@ pub fn attention(
     let q = project(work, pass, &w.query, &x, pass.rows);
     let k = project(work, pass, &w.key, &x, pass.rows);
     let v = project(work, pass, &w.value, &x, pass.rows);
-    let table_rows = 2 * d.span;
+    // Of the table only the rows that the longest sequence can reach.
+    let longest = pass.spans.iter().map(|span| span.rows.len()).max().unwrap_or(1).max(1);
+    let reach = longest as isize - 1;
+    let rows: Vec<usize> = (-reach..=reach).map(|distance| row(d, distance)).collect();
+    let (first, last) = (rows[0], rows[rows.len() - 1]);
+    let table_rows = last + 1 - first;
+    let relative = &relative[first * pass.hidden..(last + 1) * pass.hidden];
+    // Columns of the products below by `reach + query - key`.
+    let columns: Vec<usize> = rows.iter().map(|row| row - first).collect();
     let position_key = d
         .content_to_position
         .then(|| project(work, pass, w.position_key.as_ref().unwrap_or(&w.key), relative, table_rows));
@@ -118,17 +127,18 @@ pub fn attention(
         let mut scores = product(&qh, &transposed(&kh, n), n);
         if let Some(p) = &position_key {
             let by_row = product(&qh, &transposed(&column(p, table_rows, 0), table_rows), table_rows);
-            for i in 0..n {
-                for j in 0..n {
-                    scores[i * n + j] += by_row[i * table_rows + row(d, i as isize - j as isize)];
+            for (i, scores) in scores.chunks_exact_mut(n).enumerate() {
+                let by_row = &by_row[i * table_rows..][..table_rows];
+                for (j, score) in scores.iter_mut().enumerate() {
+                    *score += by_row[columns[longest - 1 + i - j]];
                 }
             }
         }
         if let Some(p) = &position_query {
             let by_row = product(&kh, &transposed(&column(p, table_rows, 0), table_rows), table_rows);
-            for i in 0..n {
-                for j in 0..n {
-                    scores[i * n + j] += by_row[j * table_rows + row(d, i as isize - j as isize)];
+            for (i, scores) in scores.chunks_exact_mut(n).enumerate() {
+                for (j, score) in scores.iter_mut().enumerate() {
+                    *score += by_row[j * table_rows + columns[longest - 1 + i - j]];
                 }
             }
         }

@@ -29,16 +29,19 @@ ALIASES: dict[str, str] = {
 }
 """model_type to file, where the names differ."""
 
-DEPTHS = (
-    "num_hidden_layers",
-    "num_layers",
-    "num_decoder_layers",
-    "n_layer",
-    "n_layers",
-    "encoder_layers",
-    "decoder_layers",
-)
-"""Keys that are numbers of layers."""
+BOUNDS = {
+    4096: (
+        "num_hidden_layers",
+        "num_layers",
+        "num_decoder_layers",
+        "n_layer",
+        "n_layers",
+        "encoder_layers",
+        "decoder_layers",
+    ),
+    1 << 18: ("hidden_size", "d_model", "n_embd", "dim"),
+}
+"""Numbers of layers and widths that no model exceeds."""
 
 TASKS = {
     "ForCausalLM": "generation",
@@ -101,9 +104,10 @@ def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Ma
         CheckpointError: the family is unknown, or the configuration impossible.
     """
     module: Any = family(checkpoint.config)
-    for key in DEPTHS:
-        # Before anything counts to a number that no model has.
-        checkpoint.config.size(key, default=1, least=0, most=4096)
+    for most, keys in BOUNDS.items():
+        for key in keys:
+            # Before anything counts to such a number.
+            checkpoint.config.size(key, default=1, least=0, most=most)
     task = task if task is not None else task_of(checkpoint.config)
     tensors = module.tensors(checkpoint.config, checkpoint.tensors, task)
     model: Model = module.spec(checkpoint.config, task)
