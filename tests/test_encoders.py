@@ -75,11 +75,15 @@ def _renamed(source: str, folder: Path, change: Any) -> Path:
     return folder
 
 
-def test_old_names_of_norms_and_missing_prefixes(tmp_path: Path) -> None:
+def test_old_names_of_norms_missing_prefixes_and_unused_tensors(tmp_path: Path) -> None:
     def old(stored: dict[str, Any]) -> dict[str, Any]:
         return {
             key.removeprefix("bert.").replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): value
             for key, value in stored.items()
+        } | {
+            "embeddings.position_ids": np.arange(64)[None],
+            "cls.seq_relationship.bias": np.zeros(2, np.float32),
+            "pooler.dense.bias": np.zeros(32, np.float32),
         }
 
     folder = _renamed("bert-mlm", tmp_path / "old", old)

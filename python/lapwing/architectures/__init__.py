@@ -40,8 +40,9 @@ BOUNDS = {
         "decoder_layers",
     ),
     1 << 18: ("hidden_size", "d_model", "n_embd", "dim"),
+    1 << 14: ("head_dim", "d_kv"),
 }
-"""Numbers of layers and widths that no model exceeds."""
+"""Numbers of layers and widths that no model exceeds, by the keys that name them."""
 
 TASKS = {
     "ForCausalLM": "generation",
