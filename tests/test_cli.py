@@ -358,3 +358,14 @@ def test_ctrl_c_in_python_leaves_the_model_usable() -> None:
     timer.join()
     assert time.monotonic() - start < 10
     assert own.generate("ROMEO:\n", max_tokens=2, temperature=0).finish_reason == "length"
+
+
+@pytest.mark.parametrize("model", [SHAKESPEARE, EN_DE, str(GOLDEN / "bert-model")])
+def test_bench_measures_every_shape(model: str) -> None:
+    options = ["--rounds", "1", "--prompt", "8", "--tokens", "4", "--batch", "2", "--context", "40", "--quiet"]
+    rows = lines(run("bench", model, *options, "--json"))
+    assert len(rows) >= 2 and len({row["work"] for row in rows}) == len(rows)
+    for row in rows:
+        assert 0 < row["least"] <= row["median"] <= row["most"]
+        assert all(row[name] is None or row[name] > 0 for name in ("of_read", "of_peak"))
+    assert "threads, reads" in run("bench", model, *options).stdout

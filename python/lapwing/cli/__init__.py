@@ -14,8 +14,6 @@ from ..errors import Error
 
 def run(argv: Sequence[str]) -> int:
     """Runs one command."""
-    if argv and argv[0] == "bench" and "-h" not in argv[1:2]:
-        argv = ["bench", "--", *argv[1:]]
     from .parser import build
 
     parser = build()

@@ -219,7 +219,12 @@ def build() -> argparse.ArgumentParser:
     demo = command("demo", "translations, text and similarities from the built-in models", "demo", "demo")
     demo.add_argument("-t", "--threads", type=_positive, help="threads that compute")
 
-    # The benchmark reads its own options, so help for them is its own too.
-    bench = command("bench", "measure speed on this machine", "bench", "bench")
-    bench.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="options of the benchmark")
+    bench = command("bench", "measure a model's speed on this machine, beside the machine's own", "bench")
+    _model(bench)
+    bench.add_argument("--prompt", type=_positive, default=512, help="tokens of the prompt (default: 512)")
+    bench.add_argument("--tokens", type=_positive, default=32, help="new tokens of a run (default: 32)")
+    bench.add_argument("--context", type=_positive, default=1, help="decode after so many tokens, too")
+    bench.add_argument("--batch", type=_positive, default=8, help="texts at once (default: 8)")
+    bench.add_argument("--rounds", type=_positive, default=5, help="rounds of all measurements (default: 5)")
+    _json(bench)
     return parser
