@@ -1,4 +1,4 @@
-"""Typed face of the compiled module. Ids cross, never strings.
+"""Typed face of the compiled module. _Ids cross, never strings.
 
 ``ids`` are the tokens of all sequences one after the other, int32 or uint32 [tokens]; ``starts`` are
 the borders, [sequences + 1], from 0 to ``len(ids)``. Every method releases the interpreter while it
@@ -6,31 +6,37 @@ computes, can be interrupted by Ctrl-C, and raises the exceptions of ``lapwing.e
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ids = NDArray[np.int32]
-Floats = NDArray[np.float32]
+__all__ = [
+    "Generation",
+    "Loader",
+    "Machine",
+    "Model",
+    "default_threads",
+    "isa",
+    "normalize_spec",
+    "render_template",
+    "spec_tensors",
+]
 
-class Error(Exception): ...
-class CheckpointError(Error, ValueError): ...
-class SpecError(Error, ValueError): ...
-class OptionError(Error, ValueError): ...
-class ContextLengthError(Error, ValueError): ...
-class NumericalError(Error, ArithmeticError): ...
-class InternalError(Error, RuntimeError): ...
+_Ids = NDArray[np.int32]
+_Floats = NDArray[np.float32]
 
+@final
 class Machine:
     """What the machine can do at most with some threads: what benchmarks compare with."""
 
-    def __init__(self, *, threads: int | None = None, megabytes: int = 512) -> None: ...
+    def __new__(cls, *, threads: int | None = None, megabytes: int = 512) -> Machine: ...
     def multiply_adds(self) -> float:
         """f32 multiply-adds per second, in billions; the best of ten bursts."""
     def read(self) -> float:
         """Bytes read per second from memory that no cache holds, in billions; one reading."""
 
+@final
 class Loader:
     """Builds a model: takes the tensors one after the other and packs each at once.
 
@@ -38,15 +44,15 @@ class Loader:
     products with q8 "int16" or "int8", ``kv`` "f32", "f16", "q8" or "auto" (f32 where all weights are, else f16).
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         spec: str,
         *,
         weights: str = "stored",
         activations: str = "int16",
         kv: str = "auto",
         threads: int | None = None,
-    ) -> None: ...
+    ) -> Loader: ...
     def tensors(self) -> list[tuple[str, list[int]]]:
         """Name and shape of every tensor that the spec needs."""
     def add(self, names: list[str], array: NDArray[Any], dtype: str) -> None:
@@ -55,39 +61,42 @@ class Loader:
     def finish(self) -> Model:
         """The model; CheckpointError listing every tensor still missing."""
 
+@final
 class Model:
     def info(self) -> dict[str, Any]:
         """parameters, bytes, weight_types {name: bytes}, activations, kv, isa, threads."""
     def spec_json(self) -> str: ...
     def close(self) -> None: ...
-    def encode(self, ids: Ids, starts: Ids, segments: Ids | None = None) -> Floats:
+    def encode(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """Final hidden states of the encoder (or decoder-only stack), [tokens, hidden]."""
-    def hidden_states(self, ids: Ids, starts: Ids, segments: Ids | None = None) -> list[Floats]:
+    def hidden_states(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> list[_Floats]:
         """Embedding, then each layer's output; the last one after the final norm. [tokens, hidden] each."""
-    def attentions(self, ids: Ids, layer: int, segments: Ids | None = None) -> Floats:
+    def attentions(self, ids: _Ids, layer: int, segments: _Ids | None = None) -> _Floats:
         """Attention probabilities of one layer for one sequence, [heads, tokens, tokens]."""
-    def pooled(self, ids: Ids, starts: Ids, segments: Ids | None = None) -> Floats:
+    def pooled(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """The pooler's output, [sequences, width]."""
-    def head(self, ids: Ids, starts: Ids, segments: Ids | None = None) -> Floats:
+    def head(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """The task head's output, [sequences or tokens, outputs]."""
-    def embed(self, ids: Ids, starts: Ids, segments: Ids | None, pooling: str, normalize: bool) -> Floats:
+    def embed(self, ids: _Ids, starts: _Ids, segments: _Ids | None, pooling: str, normalize: bool) -> _Floats:
         """Pooled hidden states, [sequences, hidden]: "mean", "first", "last", "max" or
         "mean_sqrt_len"; then unit length if ``normalize``."""
-    def logits(self, ids: Ids, starts: Ids, segments: Ids | None = None) -> Floats:
+    def logits(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """Language-head logits at every position, [tokens, vocab]."""
-    def decoder_logits(self, source_ids: Ids, source_starts: Ids, ids: Ids, starts: Ids) -> Floats:
+    def decoder_logits(self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids) -> _Floats:
         """Teacher-forced logits of an encoder-decoder, [tokens, vocab]."""
-    def decoder_hidden_states(self, source_ids: Ids, source_starts: Ids, ids: Ids, starts: Ids) -> list[Floats]: ...
-    def decoder_attentions(self, source_ids: Ids, ids: Ids, layer: int, cross: bool) -> Floats:
+    def decoder_hidden_states(
+        self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids
+    ) -> list[_Floats]: ...
+    def decoder_attentions(self, source_ids: _Ids, ids: _Ids, layer: int, cross: bool) -> _Floats:
         """[heads, target tokens, source or target tokens] for one pair."""
     def generate(
         self,
-        ids: Ids,
-        starts: Ids,
+        ids: _Ids,
+        starts: _Ids,
         options: str,
-        source_ids: Ids | None = None,
-        source_starts: Ids | None = None,
-        processor: Callable[[list[int], Floats], Floats] | None = None,
+        source_ids: _Ids | None = None,
+        source_starts: _Ids | None = None,
+        processor: Callable[[list[int], _Floats], _Floats] | None = None,
     ) -> Generation:
         """Starts generation for a batch of prompts; nothing is computed yet.
 
@@ -95,8 +104,9 @@ class Model:
         encoder-decoder ``ids`` are the decoder's prompts. ``processor(ids so far, logits) -> logits``.
         """
 
+@final
 class Generation:
-    """A batch being decoded. Ids are without the prompt."""
+    """A batch being decoded. _Ids are without the prompt."""
 
     def advance(self, steps: int) -> list[tuple[int, int, float, list[tuple[int, float]]]]:
         """Runs up to ``steps`` steps (0: to the end) and returns the new tokens as
@@ -116,6 +126,9 @@ def isa() -> str:
 
 def normalize_spec(spec: str) -> str:
     """Reads a spec into Rust and writes it back."""
+
+def spec_tensors(spec: str) -> list[tuple[str, list[int]]]:
+    """Name and shape of every tensor that a spec needs."""
 
 def render_template(source: str, variables: str) -> str:
     """Renders a chat template (jinja) with JSON variables, bounded in steps, depth and output."""

@@ -196,3 +196,19 @@ fn activations_that_are_not_finite_are_seen_in_the_results() {
         }
     }
 }
+
+#[test]
+fn groups_of_equal_weights_keep_them_in_four_bits() {
+    let pool = Pool::new(1);
+    for inputs in [1, 2, 31, 32, 33, 256, 300] {
+        for value in [0.270_650_18f32, -0.270_650_18, 0.0, 1e-4, -300.0] {
+            let bytes: Vec<u8> = (0..16 * inputs).flat_map(|_| value.to_le_bytes()).collect();
+            let source = Source::new(&bytes, DType::F32, [16, inputs], [inputs, 1]).expect("fits");
+            let w = pool.run_alone(|team| Matrix::pack(&source, WeightType::Q4, team)).expect("packs");
+            let mut row = vec![0.0; inputs];
+            w.row_into(3, &mut row);
+            // Scales and minimums have six bits: half a step of the largest.
+            assert!(row.iter().all(|v| (v - value).abs() <= value.abs() / 31.0), "{value} {inputs} {row:?}");
+        }
+    }
+}

@@ -442,9 +442,12 @@ impl Stack {
             if layer.parallel
                 && (layer.cross_attention.is_some()
                     || layer.attention.residual_norm.is_some()
-                    || layer.feed_forward.residual_norm.is_some())
+                    || layer.feed_forward.residual_norm.is_some()
+                    || layer.attention.residual_after_norm
+                    || layer.feed_forward.residual_after_norm)
             {
-                return refuse(&place, "parallel", true, "neither cross-attention nor residual norms");
+                let expected = "neither cross-attention nor residual norms nor residuals after a norm";
+                return refuse(&place, "parallel", true, expected);
             }
             if decoder && !layer.attention.causal {
                 return refuse(&place, "attention.causal", false, "true in a decoder");

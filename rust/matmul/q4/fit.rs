@@ -44,13 +44,16 @@ multiversion! {
                 sum_ll = l.mul_add(l, sum_ll);
                 sum_xl = v.mul_add(l, sum_xl);
             }
-            let determinant = (n * sum_ll - sum_l * sum_l).max(tiny);
+            // Whole numbers, so exact: zero where all codes are the same, through which many lines go.
+            let spread = n * sum_ll - sum_l * sum_l;
+            let determinant = spread.max(tiny);
             let s = (n * sum_xl - sum_x * sum_l) / determinant;
             let m = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
             let alone = sum_xl / sum_ll.max(tiny);
             for i in 0..PANEL {
                 // A line that would start above zero starts at zero.
-                let (s, m) = if m.0[i] > 0.0 { (alone.0[i], 0.0) } else { (s.0[i], m.0[i]) };
+                let starts_at_zero = m.0[i] > 0.0 || spread.0[i] == 0.0;
+                let (s, m) = if starts_at_zero { (alone.0[i], 0.0) } else { (s.0[i], m.0[i]) };
                 // What the fit takes from the sum of squares: the more, the smaller the error.
                 let gain = s * sum_xl.0[i] + m * sum_x.0[i];
                 if gain > best.0[i] && s > 0.0 {

@@ -1,0 +1,55 @@
+"""Beam search as transformers does it, for one prompt, from a function that gives logits of a whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def log_softmax(x: Array) -> Array:
+    x = x.astype(np.float64) - x.max()
+    return x - np.log(np.exp(x).sum())
+
+
+def beam_search(
+    logits: Callable[[list[int]], Array],
+    prompt: Sequence[int],
+    *,
+    beams: int,
+    ends: Sequence[int],
+    max_tokens: int,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+) -> list[tuple[list[int], float]]:
+    """Hypotheses, best first: new ids and scores. ``logits(ids)`` are those after the last of the ids."""
+    running: list[tuple[float, list[int]]] = [(0.0, [])]
+    finished: list[tuple[float, list[int]]] = []
+    improvable = True
+    for length in range(1, max_tokens + 1):
+        found = []
+        for score, ids in running:
+            values = log_softmax(logits([*prompt, *ids]))
+            found += [(score + value, [*ids, token]) for token, value in enumerate(values)]
+        found.sort(key=lambda item: -item[0])
+        found = found[: beams * max(2, 1 + len(ends))]
+        over = [ids[-1] in ends or length == max_tokens for _, ids in found]
+        full = len(finished) == beams
+        for (score, ids), ended in list(zip(found, over, strict=True))[:beams]:
+            if ended and improvable and not (full and early_stopping is True):
+                finished.append((score / length**length_penalty, ids))
+        finished = sorted(finished, key=lambda item: -item[0])[:beams]
+        running = [item for item, ended in zip(found, over, strict=True) if not ended][:beams]
+        if not running:
+            break
+        reach = max_tokens if early_stopping == "never" and length_penalty > 0 else length
+        best = running[0][0] / reach**length_penalty
+        # A place without a hypothesis counts as a very bad one.
+        worst = finished[-1][0] if len(finished) == beams else -1e9
+        improvable = improvable and best > worst
+        if not improvable or (len(finished) == beams and early_stopping is True):
+            break
+    return [(ids, score) for score, ids in finished]

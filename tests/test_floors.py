@@ -1,0 +1,122 @@
+"""The floors of the house: no import goes up, `unsafe` stays where it is expected, Rust knows no model's name."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lapwing.architectures import families
+
+ROOT = Path(__file__).parent.parent
+RUST, PYTHON = ROOT / "rust", ROOT / "python" / "lapwing"
+
+RUST_FLOORS = (
+    {"error"},
+    {"simd", "threads", "tensor", "template"},
+    {"matmul"},
+    {"ops"},
+    {"model"},
+    {"decode"},
+    {"python"},
+)
+"""A file uses only what lies below its own floor, or its own room."""
+PYTHON_FLOORS = (
+    {"_core", "spec", "errors", "results", "progress"},
+    {"checkpoint", "hub"},
+    {"architectures"},
+    {"tokenizer"},
+    {"models", "chat"},
+    {"loading"},
+    {"cli", "__init__"},
+    {"__main__"},
+)
+UNSAFE = (
+    "threads/",
+    "tensor/",
+    "matmul/",
+    "simd/",
+    "ops/attention.rs",
+    "model/disentangled.rs",
+    "template.rs",
+    "python/",
+)
+
+
+def floor(room: str, floors: tuple[set[str], ...]) -> int:
+    found = [i for i, rooms in enumerate(floors) if room in rooms]
+    assert found, f"{room} has no floor: give it one here and in CONTRIBUTING.md"
+    return found[0]
+
+
+def rust_files() -> list[Path]:
+    return sorted(path for path in RUST.rglob("*.rs") if path.name != "lib.rs")
+
+
+def room_of(path: Path, root: Path) -> str:
+    return path.relative_to(root).parts[0].removesuffix(path.suffix)
+
+
+def rust_uses(path: Path) -> set[str]:
+    """The rooms that a file names, without its tests."""
+    text = path.read_text(encoding="utf-8").split("#[cfg(test)]\nmod tests")[0]
+    code = re.sub(r"//.*", "", text)
+    found = set(re.findall(r"\bcrate::(\w+)", code))
+    for group in re.findall(r"\bcrate::\{([^}]*)\}", code):
+        found |= {part.strip().split("::")[0] for part in group.split(",") if part.strip()}
+    return {room for room in found if (RUST / room).is_dir() or (RUST / f"{room}.rs").is_file()}
+
+
+@pytest.mark.parametrize("path", rust_files(), ids=lambda p: str(p.relative_to(RUST)))
+def test_rust_uses_what_lies_below(path: Path) -> None:
+    own = room_of(path, RUST)
+    for used in rust_uses(path) - {own}:
+        assert floor(used, RUST_FLOORS) < floor(own, RUST_FLOORS), f"{own} uses {used}"
+
+
+def python_uses(path: Path) -> Iterator[str]:
+    """The rooms that a file imports when it is imported; what stands under TYPE_CHECKING or in a function is later."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    depth = len(path.relative_to(PYTHON).parts)
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.level == depth:
+            yield from [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            yield from (name.split(".")[1] for name in names if name.startswith("lapwing."))
+
+
+@pytest.mark.parametrize("path", sorted(PYTHON.rglob("*.py")), ids=lambda p: str(p.relative_to(PYTHON)))
+def test_python_imports_what_lies_below(path: Path) -> None:
+    own = room_of(path, PYTHON)
+    for used in set(python_uses(path)) - {own, "__version__"}:
+        assert floor(used, PYTHON_FLOORS) <= floor(own, PYTHON_FLOORS), f"{own} imports {used}"
+
+
+@pytest.mark.parametrize("path", rust_files(), ids=lambda p: str(p.relative_to(RUST)))
+def test_unsafe_stays_where_it_is_expected_and_says_why(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    place = str(path.relative_to(RUST))
+    blocks = len(re.findall(r"\bunsafe \{", text)) + len(re.findall(r"\bunsafe impl\b", text))
+    if not place.startswith(UNSAFE):
+        assert blocks == 0
+    if blocks:
+        assert "SAFETY" in text
+
+
+def test_rust_knows_no_model() -> None:
+    names = {name.replace("-", "_") for name in families()} - {"new"}
+    for path in rust_files():
+        code = re.sub(r"//.*", "", path.read_text(encoding="utf-8")).lower()
+        words = set(re.findall(r"[a-z0-9_]+", code))
+        assert not words & names, path
+
+
+def test_floors_are_those_of_the_guide() -> None:
+    guide = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for floors in (RUST_FLOORS, PYTHON_FLOORS):
+        for room in set().union(*floors) - {"__init__"}:
+            assert f"`{room}`" in guide, room

@@ -1,0 +1,212 @@
+"""What holds for every model, to the bit: cached equals whole, chunks equal one shot, batches equal singles, any
+number of threads gives the same. And searches against their twins."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lapwing import _core
+from lapwing.models.base import ragged
+from lapwing.spec import Stack
+
+from .reference import Twin
+from .reference.beam import beam_search
+from .reference.quantize import q8
+from .reference.sample import probabilities
+from .strategies import VOCABULARY, Case, cases, compiled
+from .test_twin import compare
+
+Array = np.ndarray[Any, Any]
+TYPES: list[dict[str, str]] = [
+    {"weights": "f32"},
+    {"weights": "f32", "kv": "f16"},
+    {"weights": "bf16"},
+    {"weights": "f16", "kv": "q8"},
+    {"weights": "q8"},
+    {"weights": "q8", "activations": "int8"},
+    {"weights": "q4"},
+]
+every_type = pytest.mark.parametrize("types", TYPES, ids=lambda t: "-".join(t.values()))
+
+
+def generate(model: _core.Model, prompts: list[list[int]], **options: Any) -> Any:
+    """Results of the core's generation, without end tokens unless they are given."""
+    generation = model.generate(*ragged(prompts), json.dumps(options))
+    while not generation.finished():
+        generation.advance(0)
+    return generation.results()
+
+
+def with_static_rotation(stack: Stack) -> Stack:
+    """Without rotations that change with the length: keys that are cached keep the rotation they had."""
+    layers = []
+    for layer in stack.layers:
+        rotary = layer.attention.rotary
+        if rotary is not None:
+            rotary = replace(rotary, long=None, dynamic=None)
+        layers.append(replace(layer, attention=replace(layer.attention, rotary=rotary)))
+    return replace(stack, layers=tuple(layers))
+
+
+def static(case: Case) -> Case:
+    assert case.spec.decoder is not None
+    return replace(case, spec=replace(case.spec, decoder=with_static_rotation(case.spec.decoder)))
+
+
+def everything(model: _core.Model, case: Case) -> list[Array]:
+    ids, starts = ragged(case.ids)
+    if case.spec.encoder is not None and case.spec.decoder is not None:
+        return [model.decoder_logits(ids, starts, *ragged(case.targets))]
+    segments = None if case.segments is None else ragged(case.segments)[0]
+    found = [model.encode(ids, starts, segments)]
+    for part, call in (
+        (case.spec.language_head, model.logits),
+        (case.spec.head, model.head),
+        (case.spec.pooler, model.pooled),
+    ):
+        if part is not None:
+            found.append(call(ids, starts, segments))
+    return found
+
+
+@every_type
+@given(st.one_of(cases("encoder"), cases("decoder"), cases("both")))
+def test_threads_change_nothing(types: dict[str, str], case: Case) -> None:
+    expected = everything(compiled(case.spec, case.weights, threads=1, **types), case)
+    for threads in (2, 3, 8):
+        got = everything(compiled(case.spec, case.weights, threads=threads, **types), case)
+        assert all(np.array_equal(a, b) for a, b in zip(expected, got, strict=True))
+
+
+@every_type
+@given(st.one_of(cases("encoder"), cases("decoder")))
+def test_a_batch_gives_what_singles_give(types: dict[str, str], case: Case) -> None:
+    model = compiled(case.spec, case.weights, **types)
+    together = everything(model, case)
+    alone = []
+    for i, ids in enumerate(case.ids):
+        segments = None if case.segments is None else [case.segments[i]]
+        alone.append(everything(model, replace(case, ids=[ids], segments=segments)))
+    for got, parts in zip(together, zip(*alone, strict=True), strict=True):
+        assert np.array_equal(got, np.concatenate(parts))
+
+
+@every_type
+@given(cases("decoder").map(static))
+def test_cached_steps_equal_the_whole_sequence(types: dict[str, str], case: Case) -> None:
+    model = compiled(case.spec, case.weights, **types)
+    seen: dict[int, Array] = {}
+
+    def watch(ids: list[int], logits: Array) -> Array:
+        seen[len(ids)] = logits.copy()
+        return logits
+
+    prompt, steps = case.ids[0], 5
+    generation = model.generate(*ragged([prompt]), json.dumps({"max_tokens": steps}), processor=watch)
+    while not generation.finished():
+        generation.advance(1)
+    ((new, _, reason),) = generation.results()[0]
+    assert len(new) == steps and reason == "length"
+    whole = model.logits(*ragged([[*prompt, *new[:-1]]]))
+    for length, logits in seen.items():
+        assert np.array_equal(logits, whole[length - 1])
+    assert new == whole[len(prompt) - 1 :].argmax(axis=1).tolist()
+
+
+@every_type
+@given(cases("decoder").map(static), st.integers(500, 560), st.integers(0, 600))
+def test_a_prompt_in_chunks_gives_what_one_shot_gives(types: dict[str, str], case: Case, long: int, short: int) -> None:
+    assert case.spec.decoder is not None
+    stack = replace(case.spec.decoder, max_length=2048, positions=0)
+    weights = {name: value for name, value in case.weights.items() if "position" not in name}
+    model = compiled(replace(case.spec, decoder=stack), weights, **types)
+    generator = np.random.default_rng(long)
+    # Prompts are read 512 tokens at a time, so the borders of chunks fall into different places of each.
+    prompts = [generator.integers(0, VOCABULARY, n).tolist() for n in (short, long, 7) if n]
+    found = [hypotheses[0][0] for hypotheses in generate(model, prompts, max_tokens=2)]
+    for prompt, new in zip(prompts, found, strict=True):
+        assert new == model.logits(*ragged([[*prompt, new[0]]]))[-2:].argmax(axis=1).tolist()
+
+
+@every_type
+@given(cases("decoder").map(static))
+def test_prompts_decoded_together_give_what_each_gives_alone(types: dict[str, str], case: Case) -> None:
+    model = compiled(case.spec, case.weights, **types)
+    for options in ({}, {"temperature": 0.9, "samples": 2, "seed": 5}):
+        together = generate(model, case.ids, max_tokens=6, **options)
+        if not options:  # a draw depends on the number of the sequence
+            assert together == [generate(model, [ids], max_tokens=6)[0] for ids in case.ids]
+        assert together == generate(model, case.ids, max_tokens=6, **options)
+
+
+@given(
+    cases("decoder").map(static),
+    st.integers(2, 4),
+    st.sampled_from((1.0, 0.0, 2.0, -1.0)),
+    st.sampled_from((False, True, "never")),
+    st.lists(st.integers(0, VOCABULARY - 1), max_size=3, unique=True),
+)
+def test_beams_are_those_of_the_twin(case: Case, beams: int, penalty: float, early: Any, ends: list[int]) -> None:
+    model = compiled(case.spec, case.weights)
+    prompt, options = case.ids[0], {"beams": beams, "length_penalty": penalty, "early_stopping": early}
+
+    def logits(ids: list[int]) -> Array:
+        return model.logits(*ragged([ids]))[-1]
+
+    want = beam_search(logits, prompt, ends=ends, max_tokens=5, **options)
+    stops = {"stop_ids": ends, "eos_ids": ends, "num_hypotheses": beams}
+    got = generate(model, [prompt], max_tokens=5, **options, **stops)[0]
+    scores = [score for _, score in want]
+    np.testing.assert_allclose([score for _, score, _ in got], scores, rtol=1e-4, atol=1e-4)
+    # Hypotheses of nearly the same score may change places.
+    if len(scores) < 2 or min(-np.diff(scores)) > 1e-3:
+        assert [ids for ids, _, _ in got] == [ids for ids, _ in want]
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_k": 4}, {"top_p": 0.6}, {"min_p": 0.3}, {"top_k": 9, "top_p": 0.8, "min_p": 0.1}, {}], ids=str
+)
+@given(cases("decoder"))
+def test_draws_follow_the_twin(options: dict[str, Any], case: Case) -> None:
+    model, draws = compiled(case.spec, case.weights), 1024
+    prompt = case.ids[0][:4]
+    want = probabilities(model.logits(*ragged([prompt]))[-1], temperature=0.7, **options)
+    found = generate(model, [prompt], max_tokens=1, temperature=0.7, samples=draws, seed=3, **options)[0]
+    counts = Counter(ids[0] for ids, _, _ in found)
+    assert all(want[token] > 0 for token in counts)
+    for token, p in enumerate(want):
+        # Six standard deviations of a binomial, and one draw.
+        assert abs(counts[token] - draws * p) <= 6 * np.sqrt(draws * p * (1 - p)) + 1
+
+
+@given(st.one_of(cases("encoder"), cases("decoder")))
+def test_eight_bits_are_those_of_the_twin(case: Case) -> None:
+    """Weights are rounded as the twin rounds them; activations of 16 bits add what a change of 3e-5 does."""
+    tables = (".position.weight", ".segment.weight", "relative_bias.weight", ".relative.weight", "convolution.weight")
+    rounded = {
+        name: value if value.ndim < 2 or name.endswith(tables) or "norm" in name else q8(value)
+        for name, value in case.weights.items()
+    }
+    model = compiled(case.spec, case.weights, weights="q8", kv="f32")
+    table = model.hidden_states(*ragged([case.ids[0]]))[0]
+    stack = case.spec.encoder or case.spec.decoder
+    assert stack is not None
+    twin = Twin(case.spec, rounded)
+    if stack.embedding_size is None:
+        exact = twin.embed(stack, twin.reader, case.ids[0], None)
+        np.testing.assert_allclose(table, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
+    if stack.layers[0].attention.disentangled is None:
+        compare(
+            replace(case, weights=rounded, segments=None),
+            lambda twin: {"states": twin.states(case.ids[0])},
+            {"states": model.encode(*ragged(case.ids[:1]))},
+            change=3e-5,
+        )

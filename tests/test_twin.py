@@ -1,0 +1,210 @@
+"""The core against its NumPy twin, on random descriptions with random weights.
+
+The tolerance of each comparison comes from the model itself, as that of the fixtures does: three times what a relative
+change of 1e-6 in all weights does to the twin's result, at least 2e-5 of the largest value. A wrong epsilon, activation,
+mask or rotation is far beyond it in almost every model that is drawn.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from lapwing.models.base import ragged
+from lapwing.spec import (
+    Attention,
+    DynamicRotary,
+    FeedForward,
+    Layer,
+    LongRotary,
+    Model,
+    RelativeBias,
+    Rotary,
+    Stack,
+)
+
+from .reference import Twin
+from .strategies import LONGEST, VOCABULARY, Case, cases, compiled, random_weights
+
+Array = np.ndarray[Any, Any]
+Outputs = dict[str, Array]
+
+
+def tolerances(case: Case, compute: Callable[[Twin], Outputs], change: float) -> tuple[Outputs, dict[str, float]]:
+    """The twin's outputs, and how far off each may be."""
+    exact = compute(Twin(case.spec, case.weights))
+    found = {name: 2e-5 * float(np.abs(value).max(initial=0.0)) for name, value in exact.items()}
+    for seed in (1, 2):
+        generator = np.random.default_rng(seed)
+        noisy = {k: v * (1 + change * generator.standard_normal(v.shape)) for k, v in case.weights.items()}
+        for name, value in compute(Twin(case.spec, noisy)).items():
+            found[name] = max(found[name], 3 * float(np.abs(value - exact[name]).max(initial=0.0)))
+    return exact, found
+
+
+def compare(case: Case, compute: Callable[[Twin], Outputs], got: Outputs, change: float = 1e-6) -> None:
+    exact, allowed = tolerances(case, compute, change)
+    assert got.keys() == exact.keys()
+    for name, want in exact.items():
+        assert got[name].shape == want.shape, name
+        np.testing.assert_allclose(got[name], want, rtol=0, atol=allowed[name], err_msg=name)
+
+
+def reading(case: Case) -> Callable[[Twin], Outputs]:
+    """Everything that the stack which reads text gives."""
+
+    def compute(twin: Twin) -> Outputs:
+        out: Outputs = {}
+        for i, ids in enumerate(case.ids):
+            segments = None if case.segments is None else case.segments[i]
+            states, seen, _ = twin.run(twin.reader, ids, segments)
+            out[f"{i}.states"] = states[-1]
+            if i == 0:
+                out |= {f"layer {j}": state for j, state in enumerate(states)}
+                out |= {f"attention {j}": weights for j, weights in enumerate(seen)}
+            if case.spec.decoder is None or case.spec.encoder is None:
+                if case.spec.language_head is not None:
+                    out[f"{i}.logits"] = twin.logits(states[-1])
+                if case.spec.head is not None:
+                    out[f"{i}.head"] = twin.head("head", states[-1])
+                if case.spec.pooler is not None:
+                    out[f"{i}.pooler"] = twin.head("pooler", states[-1])
+        return out
+
+    return compute
+
+
+def core_reading(case: Case) -> Outputs:
+    model = compiled(case.spec, case.weights)
+    ids, starts = ragged(case.ids)
+    flat = None if case.segments is None else ragged(case.segments)[0]
+    cuts = list(itertools.pairwise(starts))
+    out: Outputs = {
+        f"{i}.states": rows for i, rows in enumerate(np.split(model.encode(ids, starts, flat), starts[1:-1]))
+    }
+    first, segments = ragged(case.ids[:1]), None if flat is None else flat[: len(case.ids[0])]
+    for j, state in enumerate(model.hidden_states(*first, segments)):
+        out[f"layer {j}"] = state
+    stack = case.spec.encoder or case.spec.decoder
+    assert stack is not None
+    for j in range(len(stack.layers)):
+        out[f"attention {j}"] = model.attentions(first[0], j, segments)
+    if case.spec.decoder is not None and case.spec.encoder is not None:
+        return out
+    if case.spec.language_head is not None:
+        logits = model.logits(ids, starts, flat)
+        out |= {f"{i}.logits": logits[a:b] for i, (a, b) in enumerate(cuts)}
+    for name, head, call in (("head", case.spec.head, model.head), ("pooler", case.spec.pooler, model.pooled)):
+        if head is not None:
+            rows = call(ids, starts, flat)
+            parts = np.split(rows, starts[1:-1]) if head.pool == "none" else np.split(rows, len(cuts))
+            out |= {f"{i}.{name}": part for i, part in enumerate(parts)}
+    return out
+
+
+@given(cases("encoder"))
+def test_encoders(case: Case) -> None:
+    compare(case, reading(case), core_reading(case))
+
+
+@given(cases("decoder"))
+def test_decoders(case: Case) -> None:
+    compare(case, reading(case), core_reading(case))
+
+
+@given(cases("both"))
+def test_encoder_decoders(case: Case) -> None:
+    def compute(twin: Twin) -> Outputs:
+        out: Outputs = {}
+        for i, (source, target) in enumerate(zip(case.ids, case.targets, strict=True)):
+            states, seen, crossed = twin.run("decoder", target, source=twin.states(source))
+            out[f"{i}.logits"] = twin.logits(states[-1])
+            if i == 0:
+                out |= {f"state {j}": state for j, state in enumerate(states)}
+                out |= {f"attention {j}": weights for j, weights in enumerate(seen)}
+                out |= {f"crossed {j}": weights for j, weights in enumerate(crossed) if weights is not None}
+        return out
+
+    model = compiled(case.spec, case.weights)
+    starts = ragged(case.targets)[1]
+    logits = model.decoder_logits(*ragged(case.ids), *ragged(case.targets))
+    got = {f"{i}.logits": rows for i, rows in enumerate(np.split(logits, starts[1:-1]))}
+    source, target = ragged(case.ids[:1]), ragged(case.targets[:1])
+    got |= {f"state {j}": s for j, s in enumerate(model.decoder_hidden_states(*source, *target))}
+    assert case.spec.decoder is not None
+    for j in range(len(case.spec.decoder.layers)):
+        got[f"attention {j}"] = model.decoder_attentions(source[0], target[0], j, False)
+        got[f"crossed {j}"] = model.decoder_attentions(source[0], target[0], j, True)
+    compare(case, compute, got)
+
+
+@pytest.mark.parametrize("pooling", ["first", "last", "mean", "max", "mean_sqrt_len"])
+@given(cases("encoder"))
+def test_pooled_vectors(pooling: str, case: Case) -> None:
+    def compute(twin: Twin) -> Outputs:
+        rows = []
+        for ids in case.ids:
+            states = twin.states(ids)
+            rows.append(
+                {
+                    "first": states[0],
+                    "last": states[-1],
+                    "mean": states.mean(axis=0),
+                    "max": states.max(axis=0),
+                    "mean_sqrt_len": states.sum(axis=0) / np.sqrt(len(states)),
+                }[pooling]
+            )
+        return {"pooled": np.stack(rows)}
+
+    model = compiled(case.spec, case.weights)
+    compare(case, compute, {"pooled": model.embed(*ragged(case.ids), None, pooling, False)})
+
+
+def one_layer(attention: Attention, length: int) -> Case:
+    """A decoder (an encoder, where attention is not causal) of this attention and little else."""
+    stack = Stack(
+        vocab_size=VOCABULARY,
+        hidden_size=12,
+        layers=(Layer(attention=attention, feed_forward=FeedForward(width=4, activation="silu")),),
+        max_length=LONGEST,
+    )
+    spec = Model(decoder=stack) if attention.causal else Model(encoder=stack)
+    ids = [int(token) for token in np.random.default_rng(length).integers(0, VOCABULARY, length)]
+    return Case(spec, random_weights(spec, length), [ids], None, [])
+
+
+PLAIN: dict[str, Any] = {"heads": 2, "kv_heads": 2, "head_dim": 6, "scale": 0.4}
+
+
+@pytest.mark.parametrize("length", [9, 10, 11, 130])
+@pytest.mark.parametrize(
+    "rotary",
+    [
+        Rotary(inv_freq=(1.0, 0.1), long=LongRotary(after=10, inv_freq=(0.5, 0.02), scale=1.2)),
+        Rotary(inv_freq=(1.0, 0.1, 0.01), dynamic=DynamicRotary(base=50.0, factor=3.0, original_length=10)),
+    ],
+    ids=["long", "dynamic"],
+)
+def test_borders_of_rotations(rotary: Rotary, length: int) -> None:
+    case = one_layer(Attention(**PLAIN, causal=True, rotary=rotary), length)
+    compare(case, reading(case), core_reading(case))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [1, 2, 32, 127, 128, 129, 160])
+def test_borders_of_windows(causal: bool, window: int) -> None:
+    case = one_layer(Attention(**PLAIN, causal=causal, window=window), 161)
+    compare(case, reading(case), core_reading(case))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("buckets, farthest", [(4, 3), (8, 17), (32, 128), (33, 100)])
+def test_borders_of_buckets(causal: bool, buckets: int, farthest: int) -> None:
+    relative = RelativeBias(buckets=buckets, max_distance=farthest, bidirectional=not causal)
+    case = one_layer(Attention(**PLAIN, causal=causal, relative_bias=relative), 150)
+    compare(case, reading(case), core_reading(case))
