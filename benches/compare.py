@@ -1,0 +1,205 @@
+"""Lapwing beside its peers: the same work in turn on the same machine, medians of several rounds.
+
+    python benches/compare.py [--rounds 5] [--only WORDS ...] [--text FILE] [--folder FOLDER] [--record NAME]
+
+Peers come from PyPI: llama-cpp-python (built with CMAKE_ARGS=-DGGML_NATIVE=ON), ctranslate2, onnxruntime with onnx, openvino,
+and gguf; for CTranslate2's encoder transformers and torch. A peer that is not installed leaves its cells empty. Inputs are made
+once in ``--folder`` (random weights at real shapes; about 12 GB). ``--text`` is a file of sentences for the encoders, one
+a line. ``--record`` writes the figures to ``benches/record/NAME.json``, from which ``benches/table.py`` makes the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PACKAGES = ("llama-cpp-python", "ctranslate2", "onnxruntime", "openvino", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of work: our variant, the peers', and what is wanted.
+
+    Variants are "engine variant"; ``read`` and ``peak`` say which of the machine's bounds the rate is a part of.
+    """
+
+    name: str
+    shape: str
+    ours: str
+    peers: tuple[str, ...]
+    work: dict[str, Any]
+    wanted: float
+    read: float | None = None
+    peak: float | None = None
+
+
+def rows() -> list[Row]:
+    found = []
+    q8, q4 = ("llama.cpp q8_0",), ("llama.cpp q4_0", "llama.cpp q4_k_m")
+    short, long = {"work": "decode", "tokens": 32, "context": 16, "batch": 1}, {"work": "prefill", "tokens": 512}
+    for shape, times, part in (
+        ("llama-1b", 1.3, {"q8": 0.88, "q4": 0.82}),
+        ("qwen-0.5b", 1.3, {"q8": 0.8, "q4": 0.8}),
+        ("smollm-135m", 2.0, {"q8": 0.7, "q4": 0.7}),
+    ):
+        for kind, peers in (("q8", q8), ("q4", q4)):
+            found.append(Row(f"decode {shape} {kind}", shape, f"lapwing {kind}", peers, short, times, read=part[kind]))
+    one = "llama-1b"
+    for kind, peers in (("q8", q8), ("q4", q4)):
+        late = {**short, "context": 4096}
+        found.append(Row(f"decode after 4096 {one} {kind}", one, f"lapwing {kind}", peers, late, 1.4))
+    found.append(Row(f"prefill 512 {one} q8", one, "lapwing q8", q8, long, 2.0, peak=1.5))
+    found.append(Row(f"prefill 512 {one} q8 int8", one, "lapwing q8:int8", q8, long, 3.0))
+    found.append(Row(f"prefill 512 {one} q4", one, "lapwing q4", q4, long, 2.5, peak=2.5))
+    found.append(Row(f"prefill 512 {one} bf16", one, "lapwing bf16", ("llama.cpp bf16",), long, 2.0, peak=0.8))
+    found.append(Row(f"decode {one} bf16", one, "lapwing bf16", ("llama.cpp bf16",), short, 1.0, read=0.8))
+    for kind, peers in (("q8", q8), ("q4", q4)):
+        eight = {**short, "batch": 8}
+        found.append(Row(f"8 prompts {one} {kind}", one, f"lapwing {kind}", peers, eight, 1.5))
+    f32 = ("onnxruntime f32", "openvino f32", "ctranslate2 float32")
+    int8 = ("onnxruntime int8", "ctranslate2 int8")
+    for kind in ("short", "long"):
+        work = {"work": "encode", "kind": kind}
+        found.append(Row(f"minilm {kind} f32", "minilm", "lapwing f32", f32, work, 1.2, peak=0.8))
+        found.append(Row(f"minilm {kind} q8", "minilm", "lapwing q8", int8, work, 1.1))
+        found.append(Row(f"minilm {kind} q8 int8", "minilm", "lapwing q8:int8", int8, work, 1.5))
+    for beams in (1, 4):
+        for batch in (1, 32):
+            name = f"opus-mt q8 {'greedy' if beams == 1 else 'beam 4'} x{batch}"
+            work = {"work": "translate", "beams": beams, "batch": batch}
+            found.append(Row(name, "opus-mt", "lapwing q8", ("ctranslate2 int8",), work, 3.0 if batch == 1 else 2.0))
+    return found
+
+
+class Engine:
+    """A process that does one engine's work."""
+
+    def __init__(self, shape: str, name: str, folder: Path, text: str) -> None:
+        engine, variant = name.split(" ", 1)
+        command = [sys.executable, "-m", "peers.engines", engine, shape, variant, str(folder), text]
+        paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+        # A file: a pipe that nobody reads stops a peer that talks much.
+        self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed with the engine
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=environment
+        )
+        self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._said.seek(0)
+            last = self._said.read().strip().splitlines()
+            raise RuntimeError(last[-1] if last else "ended without a word")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def rate(self, work: dict[str, Any]) -> float:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(work) + "\n")
+        self._process.stdin.flush()
+        found = self._answer()
+        return float(found["units"]) / float(found["seconds"])
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._said.close()
+
+
+def measure(chosen: list[Row], rounds: int, folder: Path, text: str) -> dict[str, Any]:
+    """All rows; those of one shape take turns, engine by engine, round by round."""
+    results: dict[str, Any] = {}
+    for shape in dict.fromkeys(row.shape for row in chosen):
+        here = [row for row in chosen if row.shape == shape]
+        names = dict.fromkeys(name for row in here for name in (row.ours, *row.peers))
+        engines: dict[str, Engine] = {}
+        for name in ("bounds -", *names):
+            try:
+                engines[name] = Engine(shape, name, folder, text)
+            except RuntimeError as error:
+                print(f"{name} is left out: {error}", file=sys.stderr)
+        for row in here:
+            contenders = [name for name in (row.ours, *row.peers) if name in engines]
+            rates: dict[str, list[float]] = {name: [] for name in ("read", "multiply_adds", *contenders)}
+            for name in contenders:
+                engines[name].rate(row.work)
+            for _ in range(rounds):
+                for bound in ("read", "multiply_adds"):
+                    rates[bound].append(engines["bounds -"].rate({"work": bound}))
+                for name in contenders:
+                    rates[name].append(engines[name].rate(row.work))
+            results[row.name] = rates
+            print(line(row, rates), flush=True)
+        for engine in engines.values():
+            engine.close()
+    return results
+
+
+def line(row: Row, rates: dict[str, list[float]]) -> str:
+    """A row in words."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    ours = medians[row.ours]
+    parts = [f"{name} {medians[name]:.1f} (x{ours / medians[name]:.2f})" for name in row.peers if name in medians]
+    return f"{row.name}: {ours:.1f}/s; {'; '.join(parts)}; wanted x{row.wanted}"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures belong to."""
+    found: dict[str, Any] = {"time": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "threads": 2}
+    cpu = Path("/proc/cpuinfo")
+    if cpu.is_file():
+        models = [x for x in cpu.read_text().splitlines() if x.startswith(("model name", "flags"))]
+        found["cpu"] = models[0].split(":", 1)[1].strip() if models else ""
+        flags = models[1].split() if len(models) > 1 else []
+        found["flags"] = [x for x in flags if x.startswith(("avx", "amx", "fma"))]
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    import lapwing
+    from lapwing import _core
+
+    found |= {"lapwing": lapwing.__version__, "isa": _core.isa()}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", default=[], help="rows whose names hold one of these words")
+    parser.add_argument("--text", default="", help="sentences for the encoders, one a line")
+    parser.add_argument("--folder", type=Path, default=HERE / "inputs", help="where inputs are made and kept")
+    parser.add_argument("--record", metavar="NAME", help="write benches/record/NAME.json")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    chosen = [row for row in rows() if not arguments.only or any(word in row.name for word in arguments.only)]
+    if not arguments.text:
+        chosen = [row for row in chosen if row.shape != "minilm"]
+    facts = machine()
+    print(json.dumps(facts))
+    results = measure(chosen, arguments.rounds, arguments.folder, arguments.text)
+    if arguments.record:
+        out = HERE / "record" / f"{arguments.record}.json"
+        out.parent.mkdir(exist_ok=True)
+        old = json.loads(out.read_text())["rates"] if out.is_file() else {}
+        out.write_text(json.dumps({"machine": facts, "rates": {**old, **results}}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
