@@ -1,7 +1,8 @@
 """Families of models: each file turns a configuration into a description and a checkpoint's names into ours.
 
-A family is a module with ``spec(config, task) -> Model`` and ``tensors(config, checkpoint, task) -> Renamed``.
-It is found by ``model_type``: the file of that name, or the one that `ALIASES` names.
+A family is a module with ``spec(config, task) -> Model`` and ``tensors(config, checkpoint, task) -> Renamed``, and
+perhaps ``DEFAULTS``: values for keys that a configuration leaves out (a null stays null). It is found by
+``model_type``: the file of that name, or the one that `ALIASES` names.
 """
 
 from __future__ import annotations
@@ -105,13 +106,14 @@ def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Ma
         CheckpointError: the family is unknown, or the configuration impossible.
     """
     module: Any = family(checkpoint.config)
+    config = checkpoint.config.with_values(**{**getattr(module, "DEFAULTS", {}), **checkpoint.config})
     for most, keys in BOUNDS.items():
         for key in keys:
             # Before anything counts to such a number.
-            checkpoint.config.size(key, default=1, least=0, most=most)
-    task = task if task is not None else task_of(checkpoint.config)
-    tensors = module.tensors(checkpoint.config, checkpoint.tensors, task)
-    model: Model = module.spec(checkpoint.config, task)
+            config.size(key, default=1, least=0, most=most)
+    task = task if task is not None else task_of(config)
+    tensors = module.tensors(config, checkpoint.tensors, task)
+    model: Model = module.spec(config, task)
     adjust = getattr(module, "adjust", None)
     if adjust is not None:
         model = adjust(model, tensors)

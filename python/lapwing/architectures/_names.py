@@ -79,3 +79,17 @@ def tie(tensors: dict[str, Tensor], target: str, source: str) -> None:
     """Lets ``target`` be ``source`` unless it is stored itself."""
     if target not in tensors and source in tensors:
         tensors[target] = tensors[source]
+
+
+def share(tensors: dict[str, Tensor], target: str, source: str, layers: int) -> None:
+    """Lets the tensors of ``target`` be those of ``source`` in every layer; both names hold ``{i}``."""
+    for i in range(layers):
+        for suffix in ("weight", "bias"):
+            tie(tensors, f"{target}.{suffix}".replace("{i}", str(i)), f"{source}.{suffix}".replace("{i}", str(i)))
+
+
+def plus_one(tensors: dict[str, Tensor]) -> None:
+    """Adds one to the weights of all norms: they are stored as the difference from it."""
+    for name, tensor in tensors.items():
+        if name.endswith("norm.weight"):
+            tensors[name] = tensor.plus_one()

@@ -16,15 +16,18 @@ def parameters(config: Config, layer_type: str | None = None) -> Config:
 
     ``layer_type`` picks those of one kind of layer where the configuration has them by kind.
     """
-    section = config.section("rope_parameters", "rope_scaling")
-    if layer_type is not None and isinstance(section.get(layer_type), dict):
-        section = section.section(layer_type)
-    values = dict(section)
-    if "rope_type" not in values:
-        values["rope_type"] = values.get("type") or "default"
-    for key in ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings", "max_position_embeddings"):
-        if values.get(key) is None and config.get(key) is not None:
-            values[key] = config[key]
+    section = config.section("rope_scaling") or config.section("rope_parameters")
+    by_kind = layer_type is not None and isinstance(section.get(layer_type), dict)
+    if by_kind:
+        section = section.section(str(layer_type))
+    values = {key: value for key, value in section.items() if value is not None}
+    values.setdefault("rope_type", values.get("type", "default"))
+    for key in ("rope_theta", "partial_rotary_factor"):
+        values.setdefault(key, config.get(key))
+    trained = "original_max_position_embeddings"
+    if not by_kind and config.get(trained) is not None:
+        values[trained] = config[trained]
+    values.setdefault(trained, config.get("max_position_embeddings"))
     return section.with_values(**values)
 
 
@@ -57,12 +60,38 @@ def rotary(
         dim = int(head_dim * p.number("partial_rotary_factor", default=1.0))
     if not 2 <= dim <= head_dim:
         raise p.wrong("partial_rotary_factor", f"2 to {head_dim} rotated dimensions, not {dim}")
-    frequencies = [base ** (-2 * j / dim) for j in range(dim // 2)]
+    # An odd number of rotated dimensions is rounded up, and still divides the exponents.
+    pairs = (dim + 1) // 2
+    if 2 * pairs > head_dim:
+        raise p.wrong("partial_rotary_factor", f"at most {head_dim} rotated dimensions, not {2 * pairs}")
     kind = p.word("rope_type")
     build = _KINDS.get(kind)
     if build is None:
         raise p.wrong("rope_type", f"one of {', '.join(_KINDS)}")
-    return build(p, config, frequencies, base, dim, interleaved)
+    try:
+        frequencies = [base ** (-2 * j / dim) for j in range(pairs)]
+        return build(p, config, frequencies, base, dim, interleaved)
+    except ArithmeticError as error:
+        raise p.wrong("rope_theta", "a base that gives finite frequencies") from error
+
+
+def rotations(config: Config, head_dim: int, *, local: float) -> dict[str, Rotary]:
+    """The rotations of layers that see everything and of those with a window, by ``layer_types``.
+
+    A configuration of transformers 4 has one section, for the first kind; the second turns plainly with base ``local``.
+    """
+    section = config.section("rope_scaling") or config.section("rope_parameters")
+    kinds = ("full_attention", "sliding_attention")
+    if any(isinstance(section.get(kind), dict) for kind in kinds):
+        full, sliding = (section.section(kind) for kind in kinds)
+    else:
+        full, sliding = section, Config({})
+    rest = config.with_values(rope_scaling=None, rope_parameters=None)
+    of_full = rotary(rest.with_values(rope_parameters=dict(full)), head_dim)
+    return {
+        kinds[0]: of_full,
+        kinds[1]: rotary(rest.with_values(rope_parameters=dict(sliding), rope_theta=local), head_dim),
+    }
 
 
 def _default(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
@@ -78,9 +107,13 @@ def _dynamic(p: Config, config: Config, frequencies: list[float], base: float, d
     alpha = p.optional_number("alpha")
     if alpha is not None:
         # HunYuan's static variant: the base grows once and for all.
+        if dim == 2 or alpha <= 0:
+            raise p.wrong("alpha", "a number above zero, with heads of more than 2 dimensions")
         base *= alpha ** (dim / (dim - 2))
         return Rotary(inv_freq=tuple(base ** (-2 * j / dim) for j in range(dim // 2)), interleaved=interleaved)
-    original = config.size("max_position_embeddings", default=2048)
+    if dim % 2 or dim == 2:
+        raise p.wrong("rope_type", f"another kind where {dim} dimensions are rotated")
+    original = config.size("max_position_embeddings", default=2048, most=1 << 30)
     dynamic = DynamicRotary(base=base, factor=_factor(p), original_length=original)
     return Rotary(inv_freq=tuple(frequencies), interleaved=interleaved, dynamic=dynamic)
 
@@ -88,7 +121,7 @@ def _dynamic(p: Config, config: Config, frequencies: list[float], base: float, d
 def _llama3(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
     factor = _factor(p)
     low, high = p.number("low_freq_factor", default=1.0), p.number("high_freq_factor", default=4.0)
-    original = p.size("original_max_position_embeddings", default=8192)
+    original = _trained(p)
     if not 0 < low < high:
         raise p.wrong("high_freq_factor", f"more than low_freq_factor, {low}")
 
@@ -106,12 +139,8 @@ def _llama3(p: Config, config: Config, frequencies: list[float], base: float, di
 
 def _yarn(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
     """Peng et al. 2023, https://arxiv.org/abs/2309.00071"""
-    original = p.size("original_max_position_embeddings", "max_position_embeddings", default=2048)
-    factor = p.optional_number("factor")
-    if factor is None:
-        factor = config.size("max_position_embeddings", default=original) / original
-    if factor <= 0:
-        raise p.wrong("factor", "a number above zero")
+    original = _trained(p)
+    factor = _ratio(p, config, original)
     mscale, mscale_all = p.optional_number("mscale"), p.optional_number("mscale_all_dim")
 
     def magnitude(m: float) -> float:
@@ -120,7 +149,9 @@ def _yarn(p: Config, config: Config, frequencies: list[float], base: float, dim:
     scale = p.optional_number("attention_factor")
     if scale is None:
         scale = magnitude(mscale) / magnitude(mscale_all) if mscale and mscale_all else magnitude(1.0)
-    fast, slow = p.number("beta_fast", default=32.0), p.number("beta_slow", default=1.0)
+    fast, slow = p.number("beta_fast", default=32.0) or 32.0, p.number("beta_slow", default=1.0) or 1.0
+    if min(fast, slow) <= 0 or base == 1:
+        raise p.wrong("beta_fast", "with beta_slow a number above zero, and rope_theta not 1")
 
     def dimension(rotations: float) -> float:
         return dim * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(base))
@@ -140,23 +171,20 @@ def _yarn(p: Config, config: Config, frequencies: list[float], base: float, dim:
 
 def _longrope(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
     """Ding et al. 2024, https://arxiv.org/abs/2402.13753"""
-    longest = config.size("max_position_embeddings", default=2048)
-    original = p.size("original_max_position_embeddings", default=longest)
-    factor = longest / original if config.get("original_max_position_embeddings") else p.optional_number("factor")
-    if factor is None:
-        factor = longest / original
+    original = _trained(p)
+    factor = _ratio(p, config, original)
     scale = p.optional_number("attention_factor")
     if scale is None:
-        scale = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+        scale = 1.0 if factor <= 1 or original == 1 else math.sqrt(1 + math.log(factor) / math.log(original))
 
     def divided(key: str) -> tuple[float, ...]:
         factors = p.get(key)
         if (
             not isinstance(factors, list)
-            or len(factors) != dim // 2
+            or len(factors) != len(frequencies)
             or not all(type(v) in (int, float) and v > 0 for v in factors)
         ):
-            raise p.wrong(key, f"{dim // 2} numbers above zero")
+            raise p.wrong(key, f"{len(frequencies)} numbers above zero")
         return tuple(f / v for f, v in zip(frequencies, factors, strict=True))
 
     long = LongRotary(after=original, inv_freq=divided("long_factor"), scale=scale)
@@ -168,6 +196,18 @@ def _factor(p: Config) -> float:
     if factor <= 0:
         raise p.wrong("factor", "a number above zero")
     return factor
+
+
+def _trained(p: Config) -> int:
+    """The length that the model was trained with, before its rotation was scaled."""
+    return p.size("original_max_position_embeddings", default=2048, most=1 << 30)
+
+
+def _ratio(p: Config, config: Config, original: int) -> float:
+    """``factor``, or how much longer the model's sequences are than those of its training."""
+    if p.get("factor") is not None:
+        return _factor(p)
+    return config.size("max_position_embeddings", default=original, most=1 << 30) / original
 
 
 _KINDS = {

@@ -5,12 +5,13 @@ Touvron et al. 2023, https://arxiv.org/abs/2302.13971
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Attention, FeedForward, Head, LanguageHead, Layer, Model, Norm, Rotary, Stack
 from ._common import activation, classifier, question_answering
-from ._names import Renamed, rename, tie
+from ._names import Names, Renamed, rename, tie
 from ._rope import rotary
 
 NAMES = {
@@ -30,8 +31,10 @@ NAMES = {
     "language_head": "lm_head",
     "head.0": "score",
 }
-PREFIXES = ("model.",)
+PREFIXES = ("model.", "transformer.")
 IGNORE = (r".*rotary_emb\.inv_freq", r".*\.attention\.(masked_)?bias")
+NO_BIAS = (False, False, False, False)
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def head_dim(config: Config) -> int:
@@ -53,11 +56,23 @@ def rms(config: Config, eps: float = 1e-6) -> Norm:
 
 def layer_types(config: Config, layers: int, default: list[str] | None = None) -> list[str]:
     """``layer_types``: "full_attention" or "sliding_attention" for each layer."""
-    types = config.words("layer_types") or default or ["full_attention"] * layers
-    known = {"full_attention", "sliding_attention"}
-    if len(types) < layers or set(types) - known:
-        raise config.wrong("layer_types", f"{layers} of {', '.join(sorted(known))}")
+    types = config.words("layer_types") or default or [FULL] * layers
+    if len(types) < layers or set(types) - {FULL, SLIDING}:
+        raise config.wrong("layer_types", f"{layers} of {FULL}, {SLIDING}")
     return types[:layers]
+
+
+def every(config: Config, period: int) -> list[str]:
+    """Types of layers where each ``period``-th sees everything, and the others a window."""
+    return [SLIDING if (i + 1) % period else FULL for i in range(config.size("num_hidden_layers"))]
+
+
+def windows(config: Config, types: list[str]) -> dict[str, int | None]:
+    """The window of each type of layer."""
+    window = config.optional_size("sliding_window", most=1 << 30)
+    if window is None and SLIDING in types:
+        raise config.wrong("sliding_window", f"a number, as there are layers of {SLIDING}")
+    return {FULL: None, SLIDING: window}
 
 
 def heads_of(task: str, config: Config) -> tuple[LanguageHead | None, Head | None]:
@@ -78,7 +93,7 @@ def attention(
     rotation: Rotary | None,
     norm: Norm | None,
     *,
-    bias: tuple[bool, bool, bool, bool] = (False, False, False, False),
+    bias: tuple[bool, bool, bool, bool] = NO_BIAS,
     window: int | None = None,
     head_norm: Norm | None = None,
 ) -> Attention:
@@ -102,27 +117,56 @@ def attention(
     )
 
 
-def feed_forward(config: Config, norm: Norm | None, *, bias: bool = False) -> FeedForward:
-    """Gated feed-forward network of the family."""
+def feed_forward(config: Config, norm: Norm | None, *, bias: bool = False, gated: bool = True) -> FeedForward:
+    """Feed-forward network of the family."""
     return FeedForward(
         input_norm=norm,
         width=config.size("intermediate_size"),
         activation=activation(config, "hidden_act", "hidden_activation", default="silu"),
-        gated=True,
-        gate_bias=bias,
+        gated=gated,
+        gate_bias=bias and gated,
         up_bias=bias,
         down_bias=bias,
     )
 
 
-def decoder(config: Config, task: str, layers: list[Layer], norm: Norm) -> Model:
+def layer(
+    config: Config,
+    rotation: Rotary | None,
+    norm: Norm | None,
+    *,
+    bias: tuple[bool, bool, bool, bool] = NO_BIAS,
+    mlp_bias: bool = False,
+    window: int | None = None,
+    head_norm: Norm | None = None,
+) -> Layer:
+    """A layer of the family: `attention`, then `feed_forward`."""
+    return Layer(
+        attention=attention(config, rotation, norm, bias=bias, window=window, head_norm=head_norm),
+        feed_forward=feed_forward(config, norm, bias=mlp_bias),
+    )
+
+
+def decoder(
+    config: Config,
+    task: str,
+    layers: Sequence[Layer],
+    norm: Norm,
+    *,
+    embedding_scale: float = 1.0,
+    logit_scale: float = 1.0,
+    logit_softcap: float | None = None,
+) -> Model:
     """A model of these layers."""
     language_head, head = heads_of(task, config)
+    if language_head is not None:
+        language_head = replace(language_head, scale=logit_scale, softcap=logit_softcap)
     stack = Stack(
         vocab_size=config.size("vocab_size"),
         hidden_size=config.size("hidden_size"),
         max_length=config.size("max_position_embeddings", default=2048, most=1 << 30),
         layers=tuple(layers),
+        embedding_scale=embedding_scale,
         final_norm=norm,
     )
     return Model(decoder=stack, language_head=language_head, head=head)
@@ -130,18 +174,18 @@ def decoder(config: Config, task: str, layers: list[Layer], norm: Norm) -> Model
 
 def spec(config: Config, task: str) -> Model:
     norm = rms(config)
-    rotation = rotary(config, head_dim(config))
-    bias = config.flag("attention_bias")
-    layer = Layer(
-        attention=attention(config, rotation, norm, bias=(bias,) * 4),
-        feed_forward=feed_forward(config, norm, bias=config.flag("mlp_bias")),
-    )
-    return decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
+    bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
+    one = layer(config, rotary(config, head_dim(config)), norm, bias=(bias,) * 4, mlp_bias=mlp_bias)
+    return decoder(config, task, [one] * config.size("num_hidden_layers"), norm)
 
 
-def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str, *, tied: bool = False) -> Renamed:
-    """Renamed tensors; ``tied`` is the family's default for ``tie_word_embeddings``."""
-    out = rename(checkpoint, NAMES, ignore=IGNORE, prefixes=PREFIXES)
+def tensors(
+    config: Config, checkpoint: Mapping[str, Tensor], task: str, *, tied: bool = False, names: Names = NAMES
+) -> Renamed:
+    """Renamed tensors; ``tied`` is the family's default for ``tie_word_embeddings``, ``names`` its table."""
+    if task == "question-answering":
+        names = {**names, "head.0": "qa_outputs"}
+    out = rename(checkpoint, names, ignore=IGNORE, prefixes=PREFIXES)
     finish(config, out, task, tied=tied)
     return out
 
