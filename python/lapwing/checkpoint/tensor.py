@@ -82,6 +82,13 @@ class Tensor:
         return self.float32(lambda w: w + np.float32(1))
 
     @staticmethod
+    def stack(parts: Sequence[Tensor]) -> Tensor:
+        """Tensors of one type and shape as the rows of a new first dimension."""
+        first = parts[0]
+        shape = (len(parts), *first.shape)
+        return Tensor(first.name, first.dtype, shape, lambda: np.stack([part.read() for part in parts]))
+
+    @staticmethod
     def constant(name: str, array: NDArray[np.float32]) -> Tensor:
         """A tensor that is computed and not stored."""
         array = np.ascontiguousarray(array, dtype=np.float32)

@@ -1,0 +1,28 @@
+"""Arcee: Llama with a plain feed-forward network and squared ReLU.
+
+https://huggingface.co/arcee-ai/AFM-4.5B
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..checkpoint import Config
+from ..spec import Model, Norm
+from . import llama
+from ._rope import rotary
+from .llama import tensors as tensors
+
+DEFAULTS = {"hidden_act": "relu2", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+
+
+def build(config: Config, task: str, norm: Norm) -> Model:
+    """The family with another norm."""
+    bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
+    layer = llama.layer(config, rotary(config, llama.head_dim(config)), norm, bias=(bias,) * 4)
+    layer = replace(layer, feed_forward=llama.feed_forward(config, norm, bias=mlp_bias, gated=False))
+    return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
+
+
+def spec(config: Config, task: str) -> Model:
+    return build(config, task, llama.rms(config))
