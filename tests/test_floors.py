@@ -1,4 +1,5 @@
-"""The floors of the house: no import goes up, `unsafe` stays where it is expected, Rust knows no model's name."""
+"""The floors of the house: no import goes up, `unsafe` stays where it is expected, Rust knows no model's name, files are
+short enough to read."""
 
 from __future__ import annotations
 
@@ -44,6 +45,9 @@ UNSAFE = (
     "template.rs",
     "python/",
 )
+
+MOST_LINES = 600
+"""Of a file; most have half of that."""
 
 
 def floor(room: str, floors: tuple[set[str], ...]) -> int:
@@ -113,6 +117,12 @@ def test_rust_knows_no_model() -> None:
         code = re.sub(r"//.*", "", path.read_text(encoding="utf-8")).lower()
         words = set(re.findall(r"[a-z0-9_]+", code))
         assert not words & names, path
+
+
+@pytest.mark.parametrize("path", [*RUST.rglob("*.rs"), *PYTHON.rglob("*.py")], ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_short(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").count("\n")
+    assert lines <= MOST_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it at a seam"
 
 
 def test_floors_are_those_of_the_guide() -> None:

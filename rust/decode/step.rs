@@ -1,0 +1,153 @@
+//! One step of a batch: logits of the newest tokens, the choice among them, the beams' move.
+
+use super::beam::{Candidate, Search};
+use super::options::Options;
+use super::process::{self, Context, Custom};
+use super::{Event, LENGTH, STOP, Stream, sample};
+use crate::error::{Error, Result};
+use crate::model::{Cache, PREFILL_ROWS, SequenceId, Session, Span};
+
+/// The newest token of a running sequence.
+pub(super) struct Row {
+    pub token: u32,
+    pub sequence: SequenceId,
+    pub source: usize,
+}
+
+/// Feeds one token to each of some sequences; `each` gets the logits of a group: (first row, logits).
+pub(super) fn feed(
+    s: &mut Session<'_>,
+    rows: &[Row],
+    cache: &mut Cache,
+    mut cross: Option<&mut Cache>,
+    vocab: usize,
+    each: &mut dyn FnMut(usize, &mut [f32]) -> Result<()>,
+) -> Result<()> {
+    let mut logits = Vec::new();
+    for (group, rows) in rows.chunks(PREFILL_ROWS).enumerate() {
+        let ids: Vec<u32> = rows.iter().map(|r| r.token).collect();
+        let mut spans = Vec::with_capacity(rows.len());
+        for (i, row) in rows.iter().enumerate() {
+            let first = cache.length(row.sequence);
+            cache.extend(row.sequence, 1)?;
+            spans.push(Span {
+                sequence: row.sequence,
+                rows: i..i + 1,
+                first,
+                total: first + 1,
+                source: row.source,
+                source_length: cross.as_deref().map_or(0, |c| c.length(row.source)),
+            });
+        }
+        s.forward(&ids, &spans, cache, cross.as_deref_mut())?;
+        let all: Vec<usize> = (0..rows.len()).collect();
+        logits.resize(rows.len() * vocab, 0.0);
+        s.logits(&all, &mut logits)?;
+        each(group * PREFILL_ROWS, &mut logits)?;
+    }
+    Ok(())
+}
+
+/// Chooses the next token of a stream and ends it where it must.
+pub(super) fn choose(
+    o: &Options,
+    stream: &mut Stream,
+    number: usize,
+    source: &[u32],
+    logits: &mut [f32],
+    custom: Option<Custom<'_>>,
+) -> Result<Event> {
+    let (mut logprob, mut top) = (0.0, Vec::new());
+    let mut normalizer = 0.0;
+    if o.logprobs || o.top_logprobs > 0 {
+        normalizer = sample::log_sum_exp(logits);
+        top = sample::top(logits, o.top_logprobs).into_iter().map(|(id, v)| (id, v - normalizer)).collect();
+    }
+    let plain = (o.logprobs || o.top_logprobs > 0).then(|| logits.to_vec());
+    if process::needed(o, custom.is_some()) {
+        let context =
+            Context { ids: &stream.ids, prompt: stream.prompt, max_length: stream.max_length, source };
+        process::process(o, &context, logits, custom)?;
+        check(logits)?;
+    }
+    let token = if o.temperature == 0.0 {
+        sample::argmax(logits)
+    } else {
+        let u = sample::uniform(o.seed, number, stream.ids.len() - stream.prompt);
+        sample::sample(o, logits, u)
+    };
+    if let Some(plain) = plain {
+        logprob = plain[token as usize] - normalizer;
+        stream.score += logprob;
+    }
+    stream.ids.push(token);
+    if o.ends(token) {
+        stream.reason = Some(STOP.to_owned());
+    } else if stream.ids.len() >= stream.max_length {
+        stream.reason = Some(LENGTH.to_owned());
+    }
+    Ok(Event { sequence: number, token, logprob, top })
+}
+
+/// An error where processing has left nothing to choose from.
+fn check(logits: &[f32]) -> Result<()> {
+    if logits.iter().any(|v| v.is_nan()) {
+        return Err(Error::Numerical("a processed logit is not a number".to_owned()));
+    }
+    if logits.iter().all(|&v| v == f32::NEG_INFINITY) {
+        return Err(Error::Option(
+            "the generation options forbid every token at this step: loosen suppress_tokens, bad_words_ids or the n-gram sizes".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// The best continuations of one beam.
+pub(super) fn continuations(
+    o: &Options,
+    search: &Search,
+    beam: usize,
+    source: &[u32],
+    logits: &mut [f32],
+    custom: Option<Custom<'_>>,
+) -> Result<Vec<Candidate>> {
+    let running = &search.running[beam];
+    let normalizer = sample::log_sum_exp(logits);
+    let mut shift = normalizer;
+    if process::needed(o, custom.is_some()) {
+        // The reference processes log-probabilities here, not logits.
+        logits.iter_mut().for_each(|v| *v -= normalizer);
+        shift = 0.0;
+        let context =
+            Context { ids: &running.ids, prompt: search.prompt(), max_length: search.max_length(), source };
+        process::process(o, &context, logits, custom)?;
+        check(logits)?;
+    }
+    let best = sample::top(logits, Search::width(o)).into_iter();
+    Ok(best.map(|(token, v)| Candidate { beam, token, score: (v - shift) + running.score }).collect())
+}
+
+/// One step of a search: the beams' cached sequences follow their parents.
+pub(super) fn advance_beams(
+    o: &Options,
+    search: &mut Search,
+    sequences: &mut Vec<SequenceId>,
+    candidates: &mut Vec<Candidate>,
+    cache: &mut Cache,
+) {
+    candidates
+        .sort_by(|a, b| b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.token.cmp(&b.token)));
+    candidates.truncate(Search::width(o));
+    let parents = search.step(candidates, o);
+    let next = parents.iter().map(|&(beam, _)| cache.fork(sequences[beam])).collect();
+    for &old in sequences.iter() {
+        cache.release(old);
+    }
+    *sequences = next;
+    if search.over {
+        for &id in sequences.iter() {
+            cache.release(id);
+        }
+        sequences.clear();
+    }
+}

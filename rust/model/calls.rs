@@ -1,0 +1,243 @@
+//! The calls on whole sequences: states, heads, embeddings, logits, and those of an encoder-decoder with the target given.
+
+use super::cache::Cache;
+use super::session::{Session, finite, missing};
+use super::stack::Watching;
+use super::weights::{DenseWeights, StackWeights};
+use super::{Batch, spec};
+use crate::error::{Error, Result};
+use crate::ops::pool::Pooling;
+
+impl Session<'_> {
+    /// Final states of the text's stack, `[tokens, width]`.
+    pub fn encode(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
+        let (s, w) = self.reader();
+        let mut out = Vec::new();
+        self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
+            let rows = batch.starts[group.end] - batch.starts[group.start];
+            out.extend_from_slice(&session.work.x[..rows * s.output_width()]);
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// The embedding and every layer's output, `[tokens, width]` each.
+    pub fn hidden_states(&mut self, batch: &Batch<'_>) -> Result<Vec<Vec<f32>>> {
+        let (s, w) = self.reader();
+        let mut all: Vec<Vec<f32>> = vec![Vec::new(); s.layers.len() + 1];
+        for i in 0..batch.len() {
+            let (from, to) = (batch.starts[i], batch.starts[i + 1]);
+            let one = Batch {
+                ids: &batch.ids[from..to],
+                starts: &[0, to - from],
+                segments: batch.segments.map(|t| &t[from..to]),
+            };
+            let mut watching = Watching { states: Some(Vec::new()), ..Watching::default() };
+            self.whole(s, w, &one, None, &mut watching, &mut |_, _| Ok(()))?;
+            for (to, from) in all.iter_mut().zip(watching.states.unwrap_or_default()) {
+                to.extend(from);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Attention probabilities of a layer for one sequence, `[heads, tokens, tokens]`.
+    pub fn attentions(&mut self, batch: &Batch<'_>, layer: usize) -> Result<Vec<f32>> {
+        let (s, w) = self.reader();
+        check_layer(layer, s)?;
+        let mut watching = Watching { attention: Some(layer), ..Watching::default() };
+        self.whole(s, w, batch, None, &mut watching, &mut |_, _| Ok(()))?;
+        Ok(watching.probabilities)
+    }
+
+    fn head(&mut self, head: &spec::Head, weights: &[DenseWeights], batch: &Batch<'_>) -> Result<Vec<f32>> {
+        let (s, w) = self.reader();
+        let width = s.output_width();
+        let mut out = Vec::new();
+        self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
+            let base = batch.starts[group.start];
+            let states = session.work.x[..(batch.starts[group.end] - base) * width].to_vec();
+            let pooling = match head.pool {
+                spec::HeadPool::None => {
+                    out.extend(session.dense(&head.layers, weights, &states, states.len() / width));
+                    return Ok(());
+                }
+                spec::HeadPool::First => Pooling::First,
+                spec::HeadPool::Mean => Pooling::Mean,
+                spec::HeadPool::Last => Pooling::Last,
+                spec::HeadPool::MeanOutput => {
+                    let rows = session.dense(&head.layers, weights, &states, states.len() / width);
+                    let width = head.layers.last().map_or(width, |dense| dense.outputs);
+                    for i in group.clone() {
+                        let part =
+                            &rows[(batch.starts[i] - base) * width..(batch.starts[i + 1] - base) * width];
+                        let at = out.len();
+                        out.resize(at + width, 0.0);
+                        Pooling::Mean.pool(part, width, &mut out[at..]);
+                    }
+                    return Ok(());
+                }
+            };
+            let mut pooled = vec![0.0; group.len() * width];
+            for (i, row) in group.clone().zip(pooled.chunks_mut(width)) {
+                pooling.pool(
+                    &states[(batch.starts[i] - base) * width..(batch.starts[i + 1] - base) * width],
+                    width,
+                    row,
+                );
+            }
+            out.extend(session.dense(&head.layers, weights, &pooled, group.len()));
+            Ok(())
+        })?;
+        finite(&out, "the head's output")?;
+        Ok(out)
+    }
+
+    /// The task head's output, a row per sequence or per token.
+    pub fn task_head(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
+        let head = self.model.spec.head.as_ref().ok_or_else(|| missing("a task head"))?;
+        self.head(head, &self.model.weights.head, batch)
+    }
+
+    /// The pooler's output, a row per sequence.
+    pub fn pooler(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
+        let head = self.model.spec.pooler.as_ref().ok_or_else(|| missing("a pooler"))?;
+        self.head(head, &self.model.weights.pooler, batch)
+    }
+
+    /// Pooled final states, `[sequences, width]`.
+    pub fn embed(&mut self, batch: &Batch<'_>, pooling: Pooling, normalize: bool) -> Result<Vec<f32>> {
+        let (s, w) = self.reader();
+        let width = s.output_width();
+        let mut out = vec![0.0; batch.len() * width];
+        self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
+            let base = batch.starts[group.start];
+            for i in group {
+                let rows = (batch.starts[i] - base) * width..(batch.starts[i + 1] - base) * width;
+                let row = &mut out[i * width..][..width];
+                pooling.pool(&session.work.x[rows], width, row);
+                if normalize {
+                    crate::ops::pool::normalize_length(row);
+                }
+            }
+            Ok(())
+        })?;
+        finite(&out, "the embedding")?;
+        Ok(out)
+    }
+
+    /// Language-head logits at every position, `[tokens, vocab]`; for decoders and masked language models.
+    pub fn all_logits(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
+        let (s, w) = self.reader();
+        self.logits_of(s, w, batch, None)
+    }
+
+    fn logits_of(
+        &mut self,
+        s: &spec::Stack,
+        w: &StackWeights,
+        batch: &Batch<'_>,
+        cross: Option<&mut Cache>,
+    ) -> Result<Vec<f32>> {
+        let vocab = self.model.vocab_size()?;
+        let mut out = Vec::new();
+        self.whole(s, w, batch, cross, &mut Watching::default(), &mut |session, group| {
+            let rows: Vec<usize> = (0..batch.starts[group.end] - batch.starts[group.start]).collect();
+            let at = out.len();
+            out.resize(at + rows.len() * vocab, 0.0);
+            session.logits(&rows, &mut out[at..])
+        })?;
+        Ok(out)
+    }
+
+    /// Encodes sources and stores their keys and values for every layer of the decoder; source i is
+    /// sequence i of the cache.
+    pub fn cross(&mut self, batch: &Batch<'_>) -> Result<Cache> {
+        let decoder = self.model.spec.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
+        let weights = self.model.weights.decoder.as_ref().expect("as the description");
+        let (s, w) = self.encoder()?;
+        let width = s.output_width();
+        let mut cache = Cache::new(decoder, self.model.kv_type(), true);
+        for i in 0..batch.len() {
+            let sequence = cache.start();
+            debug_assert_eq!(sequence, i);
+            cache.extend(sequence, batch.starts[i + 1].saturating_sub(batch.starts[i]))?;
+        }
+        self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
+            let base = batch.starts[group.start];
+            let states = session.work.x[..(batch.starts[group.end] - base) * width].to_vec();
+            for (layer, (spec, lw)) in decoder.layers.iter().zip(&weights.layers).enumerate() {
+                let (Some(a), Some(cw)) = (&spec.cross_attention, &lw.cross_attention) else { continue };
+                for i in group.clone() {
+                    let rows = batch.starts[i] - base..batch.starts[i + 1] - base;
+                    let states = &states[rows.start * width..rows.end * width];
+                    let (kv, tables) = cache.layer(layer);
+                    session.work.cross_keys(session.team, a, cw, states, rows.len(), kv, tables.table(i));
+                }
+                session.team.check()?;
+            }
+            Ok(())
+        })?;
+        Ok(cache)
+    }
+
+    /// Teacher-forced logits of an encoder-decoder, `[target tokens, vocab]`.
+    pub fn decoder_logits(&mut self, source: &Batch<'_>, target: &Batch<'_>) -> Result<Vec<f32>> {
+        pairs(source, target)?;
+        let mut cross = self.cross(source)?;
+        let (s, w) = self.last();
+        self.logits_of(s, w, target, Some(&mut cross))
+    }
+
+    /// The decoder's embedding and layers' outputs, teacher-forced, `[target tokens, width]` each.
+    pub fn decoder_hidden_states(&mut self, source: &Batch<'_>, target: &Batch<'_>) -> Result<Vec<Vec<f32>>> {
+        pairs(source, target)?;
+        let mut cross = self.cross(source)?;
+        let (s, w) = self.last();
+        let mut watching = Watching { states: Some(Vec::new()), ..Watching::default() };
+        if target.len() != 1 {
+            return Err(Error::Option("decoder_hidden_states takes one pair at a time".to_owned()));
+        }
+        self.whole(s, w, target, Some(&mut cross), &mut watching, &mut |_, _| Ok(()))?;
+        Ok(watching.states.unwrap_or_default())
+    }
+
+    /// Self- or cross-attention probabilities of the decoder for one pair, `[heads, target, target or source]`.
+    pub fn decoder_attentions(
+        &mut self,
+        source: &Batch<'_>,
+        target: &Batch<'_>,
+        layer: usize,
+        cross: bool,
+    ) -> Result<Vec<f32>> {
+        pairs(source, target)?;
+        let mut sources = self.cross(source)?;
+        let (s, w) = self.last();
+        check_layer(layer, s)?;
+        let (own, other) = if cross { (None, Some(layer)) } else { (Some(layer), None) };
+        let mut watching = Watching { attention: own, cross_attention: other, ..Watching::default() };
+        self.whole(s, w, target, Some(&mut sources), &mut watching, &mut |_, _| Ok(()))?;
+        Ok(watching.probabilities)
+    }
+}
+
+fn pairs(source: &Batch<'_>, target: &Batch<'_>) -> Result<()> {
+    if source.len() != target.len() {
+        return Err(Error::Option(format!(
+            "{} sources and {} targets were given: expected as many of both",
+            source.len(),
+            target.len()
+        )));
+    }
+    Ok(())
+}
+
+fn check_layer(layer: usize, s: &spec::Stack) -> Result<()> {
+    if layer >= s.layers.len() {
+        return Err(Error::Option(format!(
+            "layer {layer} is out of range: expected 0 to {}",
+            s.layers.len() - 1
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! A model in the hands of one caller: runs its stacks, and turns states into logits.
+
+use super::block::{Span, Workspace, sized};
+use super::cache::Cache;
+use super::stack::{self, Watching};
+use super::weights::{DenseWeights, StackWeights};
+use super::{Batch, ENCODER_ROWS, LOGIT_ROWS, Model, spec};
+use crate::error::{Error, Result};
+use crate::matmul::{Target, linear};
+use crate::ops::kv::KvType;
+use crate::simd::{Activation, activate};
+use crate::threads::Team;
+
+pub(super) fn missing(what: &str) -> Error {
+    Error::Option(format!(
+        "this model has no {}: the checkpoint is of another kind",
+        what.trim_start_matches("a ")
+    ))
+}
+
+/// A model in the hands of one caller.
+pub struct Session<'a> {
+    pub(super) model: &'a Model,
+    pub team: &'a Team<'a>,
+    pub(super) work: &'a mut Workspace,
+}
+
+fn check_length(length: usize, longest: usize, what: &str) -> Result<()> {
+    if length > longest {
+        return Err(Error::ContextLength(format!(
+            "{what} has {length} tokens: this model takes at most {longest}; shorten or split it"
+        )));
+    }
+    Ok(())
+}
+
+impl<'a> Session<'a> {
+    fn check(&self, s: &spec::Stack, batch: &Batch<'_>) -> Result<()> {
+        stack::check_ids("token id", batch.ids, s.vocab_size)?;
+        if let Some(segments) = batch.segments {
+            if s.segments == 0 {
+                return Err(Error::Option("segment_ids were given: this model has no segments".to_owned()));
+            }
+            stack::check_ids("segment id", segments, s.segments)?;
+        }
+        for (i, pair) in batch.starts.windows(2).enumerate() {
+            if pair[0] >= pair[1] {
+                return Err(Error::Option(format!("sequence {i} is empty: expected at least one token")));
+            }
+            check_length(pair[1] - pair[0], s.longest(), &format!("sequence {i}"))?;
+        }
+        Ok(())
+    }
+
+    /// Runs a stack over whole sequences, some thousand rows at a time; `each` sees the states of a
+    /// group, `[rows, width]`, and which sequences they are.
+    pub(super) fn whole(
+        &mut self,
+        s: &spec::Stack,
+        w: &StackWeights,
+        batch: &Batch<'_>,
+        mut cross: Option<&mut Cache>,
+        watching: &mut Watching,
+        each: &mut dyn FnMut(&mut Session<'_>, std::ops::Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        self.check(s, batch)?;
+        let mut first = 0;
+        while first < batch.len() {
+            let mut end = first + 1;
+            while end < batch.len() && batch.starts[end + 1] - batch.starts[first] <= ENCODER_ROWS {
+                end += 1;
+            }
+            let decodes = self.model.spec.decoder.as_ref().is_some_and(|d| std::ptr::eq(d, s));
+            let kv_type = if decodes { self.model.kv_type } else { KvType::F32 };
+            let mut cache = Cache::new(s, kv_type, false);
+            let base = batch.starts[first];
+            let mut spans = Vec::new();
+            for i in first..end {
+                let (from, to) = (batch.starts[i], batch.starts[i + 1]);
+                let sequence = cache.start();
+                cache.extend(sequence, to - from)?;
+                let source_length = cross.as_deref().map_or(0, |c| c.length(i));
+                let rows = from - base..to - base;
+                spans.push(Span { sequence, total: to - from, rows, first: 0, source: i, source_length });
+            }
+            let range = base..batch.starts[end];
+            let segments = batch.segments.map(|t| &t[range.clone()]);
+            stack::embed(self.team, s, w, &mut *self.work, &batch.ids[range], segments, &spans);
+            stack::layers(
+                self.team,
+                s,
+                w,
+                &mut *self.work,
+                &spans,
+                &mut cache,
+                cross.as_deref_mut(),
+                watching,
+            )?;
+            each(&mut Session { model: self.model, team: self.team, work: &mut *self.work }, first..end)?;
+            first = end;
+        }
+        Ok(())
+    }
+
+    /// The stack whose final states `states` and the heads use, and its weights; without an encoder's source.
+    pub(super) fn last(&self) -> (&'a spec::Stack, &'a StackWeights) {
+        let weights = &self.model.weights;
+        let w = weights.decoder.as_ref().or(weights.encoder.as_ref()).expect("there is a stack");
+        (self.model.spec.last_stack(), w)
+    }
+
+    pub(super) fn encoder(&self) -> Result<(&'a spec::Stack, &'a StackWeights)> {
+        match (&self.model.spec.encoder, &self.model.weights.encoder) {
+            (Some(s), Some(w)) => Ok((s, w)),
+            _ => Err(missing("an encoder")),
+        }
+    }
+
+    /// The stack that reads text: the encoder, or a decoder alone.
+    pub(super) fn reader(&self) -> (&'a spec::Stack, &'a StackWeights) {
+        self.encoder().unwrap_or_else(|_| self.last())
+    }
+
+    pub(super) fn dense(
+        &mut self,
+        layers: &[spec::Dense],
+        weights: &[DenseWeights],
+        x: &[f32],
+        rows: usize,
+    ) -> Vec<f32> {
+        let mut x = x.to_vec();
+        for (spec, w) in layers.iter().zip(weights) {
+            let mut out = vec![0.0; rows * spec.outputs];
+            let mut target = [Target {
+                weight: &w.linear.weight,
+                bias: w.linear.bias.as_deref(),
+                gate: None,
+                activation: Activation::Identity,
+                add: None,
+                out: &mut out,
+                stride: spec.outputs,
+            }];
+            linear(self.team, &mut self.work.product, &x, rows, &mut target);
+            activate(spec.activation, &mut out);
+            if let Some(norm) = &w.norm {
+                norm.normalize_in_place(self.team, &mut out, spec.outputs);
+            }
+            x = out;
+        }
+        x
+    }
+
+    /// Feeds new tokens of cached sequences to the decoder, in spans of at most [`PREFILL_ROWS`] rows together.
+    /// `cache` already has room for them (`Cache::extend`). Final states are left in [`Session::states`].
+    pub fn forward(
+        &mut self,
+        ids: &[u32],
+        spans: &[Span],
+        cache: &mut Cache,
+        cross: Option<&mut Cache>,
+    ) -> Result<()> {
+        let (s, w) = self.last();
+        stack::check_ids("token id", ids, s.vocab_size)?;
+        for span in spans {
+            check_length(span.first + span.rows.len(), s.longest(), "the sequence")?;
+        }
+        stack::embed(self.team, s, w, &mut *self.work, ids, None, spans);
+        stack::layers(self.team, s, w, &mut *self.work, spans, cache, cross, &mut Watching::default())
+    }
+
+    /// Final states of the last [`Session::forward`], `[rows, width]`.
+    pub fn states(&self) -> &[f32] {
+        &self.work.x
+    }
+
+    /// Logits of chosen rows of the last states, `[rows, vocab]`, into `out`.
+    pub fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
+        let head = self.model.spec.language_head.as_ref().ok_or_else(|| missing("a language head"))?;
+        let w = self.model.weights.language_head.as_ref().expect("as the description");
+        let width = self.model.spec.last_stack().output_width();
+        let mut chosen = Vec::new();
+        for (rows, out) in rows.chunks(LOGIT_ROWS).zip(out.chunks_mut(LOGIT_ROWS * head.vocab_size)) {
+            let picked = sized(&mut chosen, rows.len() * width);
+            for (to, &row) in picked.chunks_mut(width).zip(rows) {
+                to.copy_from_slice(&self.work.x[row * width..][..width]);
+            }
+            let transformed;
+            let x = if head.transform.is_empty() {
+                &*picked
+            } else {
+                transformed = self.dense(&head.transform, &w.transform, picked, rows.len());
+                &transformed
+            };
+            let mut target = [Target {
+                weight: &w.output.weight,
+                bias: w.output.bias.as_deref(),
+                gate: None,
+                activation: Activation::Identity,
+                add: None,
+                out,
+                stride: head.vocab_size,
+            }];
+            linear(self.team, &mut self.work.product, x, rows.len(), &mut target);
+            self.team.check()?;
+            if head.scale != 1.0 {
+                let scale = head.scale as f32;
+                out.iter_mut().for_each(|v| *v *= scale);
+            }
+            if let Some(cap) = head.softcap {
+                let cap = cap as f32;
+                self.team.run_mut(out, 4096, &|_, piece, _| {
+                    piece.iter_mut().for_each(|v| *v /= cap);
+                    activate(Activation::Tanh, piece);
+                    piece.iter_mut().for_each(|v| *v *= cap);
+                });
+            }
+            finite(out, "a logit")?;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses infinite values and not-a-number: any makes the sum of squares so.
+pub(super) fn finite(x: &[f32], what: &str) -> Result<()> {
+    if !crate::simd::sum_of_squares(x).is_finite()
+        && let Some(v) = x.iter().find(|v| !v.is_finite())
+    {
+        return Err(Error::Numerical(format!(
+            "{what} is {v}: the weights or the input lead to values that f32 cannot hold"
+        )));
+    }
+    Ok(())
+}
