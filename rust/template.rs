@@ -11,6 +11,8 @@ const MOST_SOURCE: usize = 1 << 20;
 const FUEL: u64 = 5_000_000;
 /// Longest text that a template may write, in bytes.
 const MOST_OUTPUT: usize = 16 << 20;
+/// Widest indent of JSON in blanks.
+const MOST_INDENT: usize = 100;
 
 /// Renders `source` with `variables`, a JSON object.
 pub fn render(source: &str, variables: &str) -> Result<String> {
@@ -40,7 +42,7 @@ pub fn render(source: &str, variables: &str) -> Result<String> {
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_recursion_limit(128);
     environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(method);
     environment.add_filter("tojson", tojson);
     environment.add_function(
         "raise_exception",
@@ -108,57 +110,139 @@ fn without_generation_blocks(source: &str) -> String {
     out
 }
 
-/// JSON as Python's `json.dumps(value, ensure_ascii=False)` writes it.
-fn tojson(value: &Value, kwargs: Kwargs) -> std::result::Result<Value, minijinja::Error> {
-    let indent: Option<usize> = kwargs.get("indent")?;
-    let _: Option<bool> = kwargs.get("ensure_ascii")?;
-    let _: Option<bool> = kwargs.get("sort_keys")?;
-    let _: Option<Value> = kwargs.get("separators")?;
-    kwargs.assert_all_used()?;
-    let json = serde_json::to_value(value)
-        .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    let mut out = String::new();
-    write_json(&json, indent, 0, &mut out);
-    Ok(Value::from_safe_string(out))
+/// Methods of Python's values that templates call.
+fn method(
+    state: &mut minijinja::State<'_, '_>,
+    value: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> std::result::Result<Value, minijinja::Error> {
+    if let (Some(text), "partition" | "rpartition") = (value.as_str(), name) {
+        let (by,): (&str,) = minijinja::value::from_args(arguments)?;
+        if by.is_empty() {
+            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "empty separator"));
+        }
+        let found = if name == "partition" { text.split_once(by) } else { text.rsplit_once(by) };
+        let parts = match (found, name) {
+            (Some((before, after)), _) => [before, by, after],
+            (None, "partition") => [text, "", ""],
+            (None, _) => ["", "", text],
+        };
+        return Ok(Value::from_iter(parts.map(str::to_owned)));
+    }
+    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments)
 }
 
-fn write_json(value: &serde_json::Value, indent: Option<usize>, depth: usize, out: &mut String) {
-    use serde_json::Value as Json;
-    let line = |out: &mut String, depth: usize| {
-        if let Some(n) = indent {
-            out.push('\n');
-            out.push_str(&" ".repeat(n * depth));
+/// JSON as Python's `json.dumps` writes it; like transformers' filter it keeps other letters than ASCII unless asked.
+fn tojson(value: &Value, kwargs: Kwargs) -> std::result::Result<Value, minijinja::Error> {
+    let wrong = |text: String| minijinja::Error::new(ErrorKind::InvalidOperation, text);
+    let indent: Option<usize> = kwargs.get("indent")?;
+    if let Some(indent) = indent.filter(|n| *n > MOST_INDENT) {
+        return Err(wrong(format!("tojson's indent is {indent}: expected at most {MOST_INDENT}")));
+    }
+    let separators: Option<Vec<String>> = kwargs.get("separators")?;
+    let (item, key) = match separators.as_deref() {
+        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
+        Some([item, key]) => (item.clone(), key.clone()),
+        Some(other) => {
+            return Err(wrong(format!("tojson's separators are {}: expected two", other.len())));
         }
     };
-    let comma = |out: &mut String, first: bool| {
-        if !first {
-            out.push_str(if indent.is_some() { "," } else { ", " });
-        }
+    let mut json = Json {
+        indent,
+        ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
+        sorted: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
+        item,
+        key,
+        out: String::new(),
     };
-    match value {
-        Json::Array(items) if !items.is_empty() => {
-            out.push('[');
-            for (i, item) in items.iter().enumerate() {
-                comma(out, i == 0);
-                line(out, depth + 1);
-                write_json(item, indent, depth + 1, out);
+    kwargs.assert_all_used()?;
+    let value = serde_json::to_value(value)
+        .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    if !json.write(&value, 0) {
+        return Err(wrong(format!("tojson wrote more than {MOST_OUTPUT} bytes")));
+    }
+    Ok(Value::from_safe_string(json.out))
+}
+
+/// Writes JSON in Python's forms.
+struct Json {
+    indent: Option<usize>,
+    ascii: bool,
+    sorted: bool,
+    /// Between items, and between a key and its value.
+    item: String,
+    key: String,
+    out: String,
+}
+
+impl Json {
+    /// False once the text is too long.
+    fn write(&mut self, value: &serde_json::Value, depth: usize) -> bool {
+        match value {
+            serde_json::Value::Array(items) if !items.is_empty() => {
+                self.out.push('[');
+                for (i, item) in items.iter().enumerate() {
+                    self.begin(i, depth);
+                    if !self.write(item, depth + 1) {
+                        return false;
+                    }
+                }
+                self.line(depth);
+                self.out.push(']');
             }
-            line(out, depth);
-            out.push(']');
-        }
-        Json::Object(items) if !items.is_empty() => {
-            out.push('{');
-            for (i, (key, item)) in items.iter().enumerate() {
-                comma(out, i == 0);
-                line(out, depth + 1);
-                out.push_str(&Json::from(key.as_str()).to_string());
-                out.push_str(": ");
-                write_json(item, indent, depth + 1, out);
+            serde_json::Value::Object(items) if !items.is_empty() => {
+                let mut entries: Vec<_> = items.iter().collect();
+                if self.sorted {
+                    entries.sort_by_key(|(key, _)| key.as_str());
+                }
+                self.out.push('{');
+                for (i, (key, item)) in entries.into_iter().enumerate() {
+                    self.begin(i, depth);
+                    self.text(key);
+                    self.out.push_str(&self.key.clone());
+                    if !self.write(item, depth + 1) {
+                        return false;
+                    }
+                }
+                self.line(depth);
+                self.out.push('}');
             }
-            line(out, depth);
-            out.push('}');
+            serde_json::Value::String(text) => self.text(text),
+            other => self.out.push_str(&other.to_string()),
         }
-        other => out.push_str(&other.to_string()),
+        self.out.len() <= MOST_OUTPUT
+    }
+
+    fn begin(&mut self, index: usize, depth: usize) {
+        if index > 0 {
+            self.out.push_str(&self.item.clone());
+        }
+        self.line(depth + 1);
+    }
+
+    fn line(&mut self, depth: usize) {
+        if let Some(indent) = self.indent {
+            self.out.push('\n');
+            self.out.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+    }
+
+    fn text(&mut self, text: &str) {
+        let quoted = serde_json::Value::from(text).to_string();
+        if !self.ascii {
+            self.out.push_str(&quoted);
+            return;
+        }
+        for c in quoted.chars() {
+            if c.is_ascii() {
+                self.out.push(c);
+                continue;
+            }
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                self.out.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
     }
 }
 
@@ -189,6 +273,29 @@ mod tests {
     }
 
     #[test]
+    fn json_has_the_forms_of_python() {
+        let value = "{'b': ['ü', 1.5, none], 'a': {}}";
+        for (options, wanted) in [
+            ("", r#"{"b": ["ü", 1.5, null], "a": {}}"#),
+            ("sort_keys=true", r#"{"a": {}, "b": ["ü", 1.5, null]}"#),
+            ("ensure_ascii=true", r#"{"b": ["\u00fc", 1.5, null], "a": {}}"#),
+            ("separators=(',', ':')", r#"{"b":["ü",1.5,null],"a":{}}"#),
+            ("indent=1", "{\n \"b\": [\n  \"ü\",\n  1.5,\n  null\n ],\n \"a\": {}\n}"),
+        ] {
+            let source = format!("{{{{ {value} | tojson({options}) }}}}");
+            assert_eq!(render(&source, "{}").as_deref(), Ok(wanted), "{options}");
+        }
+    }
+
+    #[test]
+    fn texts_are_parted_as_python_does() {
+        let source =
+            "{{ 'a=b=c'.partition('=') }}{{ 'a=b=c'.rpartition('=')[0] }}{{ 'abc'.partition('=') | length }}";
+        assert!(render(source, "{}").is_ok_and(|text| text.ends_with("a=b3")));
+        assert!(render("{{ 'abc'.partition('') }}", "{}").is_err());
+    }
+
+    #[test]
     fn bombs_and_errors_are_errors() {
         let bombs = [
             "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
@@ -196,6 +303,9 @@ mod tests {
             "{{ raise_exception('no') }}",
             "{{ 1 / 0 }}",
             "{% if %}",
+            "{{ [1] | tojson(indent=10**9) }}",
+            "{{ [1] | tojson(separators=['a']) }}",
+            "{{ [1] | tojson(colour=1) }}",
         ];
         for source in bombs {
             assert!(matches!(render(source, "{}"), Err(Error::Option(_))), "{source}");
