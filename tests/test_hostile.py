@@ -1,6 +1,6 @@
 """No file makes the library panic, end, hang or raise anything but its own errors.
 
-``LAPWING_MUTANTS`` says how many broken checkpoints are tried (500), ``LAPWING_MUTANT`` the first.
+``LAPWING_MUTANTS`` says how many broken checkpoints are tried (2,000), ``LAPWING_MUTANT`` the first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from . import mutants
 
-COUNT = int(os.environ.get("LAPWING_MUTANTS", "500"))
+COUNT = int(os.environ.get("LAPWING_MUTANTS", "2000"))
 FIRST = int(os.environ.get("LAPWING_MUTANT", "0"))
 SECONDS = 30
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import _core
 from .architectures import check, describe, task_of
 from .checkpoint import Checkpoint, Tensor, open_checkpoint
-from .errors import OptionError
+from .errors import CheckpointError, OptionError
 from .hub import find
 from .models import BaseModel, Seq2Seq, TextEncoder, TextGenerator
 from .models.base import Parts
@@ -217,6 +217,9 @@ def _build(
     total = sum(math.prod(t.shape) * sizes.get(t.dtype, 4) for t, _ in owners.values())
     with Progress(progress, total, "loading") as bar:
         for tensor, names in owners.values():
-            loader.add(names, tensor.read(), tensor.dtype)
+            try:
+                loader.add(names, tensor.read(), tensor.dtype)
+            except CheckpointError as error:
+                raise CheckpointError(f"{checkpoint.path}: {tensor.name}: {error}") from None
             bar.advance(math.prod(tensor.shape) * sizes.get(tensor.dtype, 4))
     return loader.finish(), spec

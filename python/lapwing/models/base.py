@@ -150,9 +150,18 @@ class BaseModel:
 
     def _check_ids(self, ids: Iterable[int], vocab_size: int, limit: int | None, what: str = "ids") -> list[int]:
         """Ids as a list of ints in range and not too many."""
-        array = np.asarray(ids if isinstance(ids, np.ndarray) else list(ids))
+        if isinstance(ids, str) or not isinstance(ids, Iterable):
+            raise OptionError(f"{what} is {ids!r:.60}: expected a list of token ids")
+        items = ids if isinstance(ids, np.ndarray) else list(ids)
+        try:
+            array = np.asarray(items)
+        except ValueError:  # lists of several lengths
+            array = np.empty((0, 0))
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise OptionError(f"{what} is not a list of ids: expected whole numbers in one dimension")
+            odd = next(
+                (item for item in items if isinstance(item, bool) or not isinstance(item, int | np.integer)), items
+            )
+            raise OptionError(f"{what} holds {odd!r:.60}: expected whole numbers in one dimension")
         if array.size == 0:
             raise OptionError(f"{what} is empty: expected at least one token")
         low, high = int(array.min()), int(array.max())
@@ -240,7 +249,9 @@ def id_lists(value: Any) -> tuple[list[Any], bool]:
     """Lists of ids, and whether a single list was given."""
     if isinstance(value, np.ndarray):
         return ([value], True) if value.ndim == 1 else (list(value), False)
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise OptionError(f"ids is {value!r:.60}: expected a list of token ids, or several")
     items = list(value)
-    if items and all(isinstance(item, int | np.integer) for item in items):
+    if items and not any(isinstance(item, Iterable) and not isinstance(item, str) for item in items):
         return [items], True
     return items, False
