@@ -231,7 +231,8 @@ class Stack:
     ``hidden_size`` where there is an ``embedding_size``, even an equal one. ``positions`` is the number of rows of the
     position table (0: none) and thereby the longest sequence; ``max_length`` bounds the others.
     Tables and norm are ``embedding_size`` wide, or ``hidden_size`` with ``project_before_positions``.
-    ``output_size`` projects the final states to another width (OPT-350m).
+    ``norm_before_positions`` adds positions and segments to what ``embedding_norm`` makes of the tokens
+    (Blenderbot small). ``output_size`` projects the final states to another width (OPT-350m).
     """
 
     vocab_size: int
@@ -245,6 +246,7 @@ class Stack:
     positions: int = 0
     segments: int = 0
     embedding_norm: Norm | None = None
+    norm_before_positions: bool = False
     relative_rows: int = 0
     relative_norm: Norm | None = None
     final_norm: Norm | None = None

@@ -14,6 +14,13 @@ use crate::simd::{Activation, add_scaled};
 use crate::threads::Team;
 use std::ops::Range;
 
+/// How a bias depends on the distance.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Rule {
+    alibi: Option<spec::Alibi>,
+    relative: Option<spec::RelativeBias>,
+}
+
 /// Successive rows of a batch that belong to one sequence.
 #[derive(Debug, Clone)]
 pub struct Span {
@@ -46,7 +53,8 @@ pub struct Workspace {
     angles: Angles,
     /// Rotation that `angles` was made for, within one pass.
     rotary: Option<spec::Rotary>,
-    bias: Option<DistanceBias>,
+    /// The last biases by distance, and the rule and the numbers that they were made of.
+    bias: Option<(DistanceBias, Rule, Vec<f32>)>,
     frequencies: Vec<f64>,
 }
 
@@ -118,7 +126,6 @@ impl Workspace {
     /// Forgets what belongs to one forward pass.
     pub fn begin(&mut self) {
         self.rotary = None;
-        self.bias = None;
     }
 
     /// Writes `input_norm(x)`, or a copy of x, to `normed`.
@@ -195,18 +202,33 @@ impl Workspace {
         self.rotary = Some(rotary.clone());
     }
 
-    /// The table of biases, kept for the pass: layers that share their weights rebuild it only when it differs.
+    /// Makes the table of biases, unless the last one serves: layers mostly share theirs, and the next token of a
+    /// sequence needs hardly more.
     fn make_bias(&mut self, a: &spec::Attention, table: Option<&[f32]>, spans: &[Span]) {
+        let rule = Rule { alibi: a.alibi.clone(), relative: a.relative_bias.clone() };
+        let table = table.unwrap_or_default();
+        if rule == Rule::default() {
+            return;
+        }
         let reach = spans.iter().map(|s| s.first + s.rows.len()).max().unwrap_or(1);
-        self.bias = if let Some(alibi) = &a.alibi {
-            Some(DistanceBias::new(a.heads, reach, |h, d| (alibi.slopes[h] * d as f64) as f32))
-        } else if let (Some(r), Some(table)) = (&a.relative_bias, table) {
-            Some(DistanceBias::new(a.heads, reach, |h, d| {
-                table[bucket(d, r.buckets, r.max_distance, r.bidirectional) * a.heads + h]
-            }))
+        if let Some((bias, old, numbers)) = &self.bias
+            && bias.reach() >= reach
+            && *old == rule
+            && numbers == table
+        {
+            return;
+        }
+        let reach = reach.next_power_of_two();
+        let bias = if let Some(r) = &rule.relative {
+            let rows: Vec<usize> = (-(reach as isize)..=reach as isize)
+                .map(|d| bucket(d, r.buckets, r.max_distance, r.bidirectional))
+                .collect();
+            DistanceBias::new(a.heads, reach, |h, d| table[rows[(d + reach as isize) as usize] * a.heads + h])
         } else {
-            None
+            let slopes = &rule.alibi.as_ref().expect("one of the two").slopes;
+            DistanceBias::new(a.heads, reach, |h, d| (slopes[h] * d as f64) as f32)
         };
+        self.bias = Some((bias, rule, table.to_vec()));
     }
 
     fn head_norm(
@@ -315,7 +337,11 @@ impl Workspace {
             causal: a.causal,
             window: a.window,
             softcap: a.softcap.map(|c| c as f32),
-            distance_bias: self.bias.as_ref(),
+            distance_bias: self
+                .bias
+                .as_ref()
+                .map(|b| &b.0)
+                .filter(|_| a.alibi.is_some() || a.relative_bias.is_some()),
         };
         if let Some(watch) = watch {
             for sequence in sequences {
@@ -372,7 +398,6 @@ impl Workspace {
         let x = &self.normed[..pass.rows * pass.hidden];
         linear(pass.team, &mut self.product, x, pass.rows, &mut [target(&w.query, qs)]);
         self.head_norm(pass.team, w.query_norm.as_ref(), a, qs, a.query_size());
-        self.bias = None;
         let sequences: Vec<Sequence<'_>> = pass
             .spans
             .iter()

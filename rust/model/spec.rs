@@ -121,6 +121,7 @@ mirror!(Stack {
     positions: usize,
     segments: usize,
     embedding_norm: Option<Norm>,
+    norm_before_positions: bool,
     relative_rows: usize,
     relative_norm: Option<Norm>,
     final_norm: Option<Norm>,

@@ -86,6 +86,14 @@ pub fn embed(
             drop_masked(d, &ids[span.rows.clone()], &mut out[span.rows.start * table_width..], table_width);
         }
     }
+    let norm = |out: &mut [f32]| {
+        if let Some(norm) = &w.embedding_norm {
+            norm.normalize_in_place(team, out, table_width);
+        }
+    };
+    if s.norm_before_positions {
+        norm(out);
+    }
     for span in spans {
         for row in span.rows.clone() {
             let out = &mut out[row * table_width..][..table_width];
@@ -102,8 +110,8 @@ pub fn embed(
             }
         }
     }
-    if let Some(norm) = &w.embedding_norm {
-        norm.normalize_in_place(team, out, table_width);
+    if !s.norm_before_positions {
+        norm(out);
     }
     if w.projection.is_some() && !early {
         let narrow = out.to_vec();
