@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from . import _core
-from .architectures import check, describe, task_of
+from .architectures import check, complete, describe, task_of
 from .checkpoint import Checkpoint, Tensor, open_checkpoint
 from .errors import CheckpointError, OptionError
 from .hub import find
@@ -125,7 +125,7 @@ def load(
         "generation_config": dict(generation_config) if generation_config is not None else None,
     }
     checkpoint = open_checkpoint(folder)
-    config = checkpoint.config
+    config = complete(checkpoint.config)
     recipe = Recipe.read(folder)
     core, spec = _build(checkpoint, task, recipe, (weights, activations, kv), threads, progress)
     try:

@@ -20,6 +20,7 @@ from ..errors import CheckpointError
 from ..spec import Model
 
 ALIASES: dict[str, str] = {
+    "blenderbot-small": "blenderbot_small",
     "camembert": "roberta",
     "data2vec-text": "roberta",
     "deberta-v2": "deberta_v2",
@@ -54,6 +55,13 @@ TASKS = {
     "ForQuestionAnswering": "question-answering",
     "ForConditionalGeneration": "text-to-text",
     "MTModel": "text-to-text",
+    "MarianModel": "text-to-text",
+    "BartModel": "text-to-text",
+    "BlenderbotModel": "text-to-text",
+    "BlenderbotSmallModel": "text-to-text",
+    "M2M100Model": "text-to-text",
+    "PegasusModel": "text-to-text",
+    "T5Model": "text-to-text",
     "WithLMHeadModel": "text-to-text",
     "ForPreTraining": "fill-mask",
     "EncoderModel": "features",
@@ -86,6 +94,16 @@ def family(config: Config) -> ModuleType:
     return import_module(f".{ALIASES.get(name, name)}", __name__)
 
 
+def complete(config: Config) -> Config:
+    """The configuration with the family's values (``DEFAULTS``) for keys that it leaves out.
+
+    Raises:
+        CheckpointError: the family is not supported.
+    """
+    defaults = getattr(family(config), "DEFAULTS", {})
+    return config.with_values(**{key: value for key, value in defaults.items() if key not in config})
+
+
 def task_of(config: Config) -> str:
     """What the checkpoint's class is for, from ``architectures``; "" where that says nothing."""
     for name in config.words("architectures"):
@@ -106,7 +124,7 @@ def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Ma
         CheckpointError: the family is unknown, or the configuration impossible.
     """
     module: Any = family(checkpoint.config)
-    config = checkpoint.config.with_values(**{**getattr(module, "DEFAULTS", {}), **checkpoint.config})
+    config = complete(checkpoint.config)
     for most, keys in BOUNDS.items():
         for key in keys:
             # Before anything counts to such a number.

@@ -24,18 +24,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-_START_TOKENS = {
-    "bart": 2,
-    "t5": 0,
-    "mt5": 0,
-    "umt5": 0,
-    "pegasus": 0,
-    "m2m_100": 2,
-    "blenderbot": 1,
-    "mbart": 2,
-}
-"""The decoder's first token where neither file names it: the families' own defaults."""
-
 BATCH_SOURCES = 32
 """Texts decoded together."""
 
@@ -265,9 +253,7 @@ class Seq2Seq(BaseModel):
             ids = id_list(value, "decoder_start_token_id")
             if ids:
                 return ids[:1]
-        default = _START_TOKENS.get(self._parts.architecture)
-        if default is None:
-            default = self.config.get("pad_token_id")
+        default = self.config.get("pad_token_id")
         if not isinstance(default, int):
             raise CheckpointError(
                 f"{self._parts.identity} names no decoder_start_token_id in generation_config.json or config.json"
