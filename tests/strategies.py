@@ -207,6 +207,7 @@ def stacks(draw: st.DrawFn, *, decoder: bool, beside: bool = False) -> Stack:
         positions=draw(st.sampled_from((0, LONGEST))),
         segments=0 if decoder else draw(st.sampled_from((0, 2))),
         embedding_norm=maybe(draw, norms()),
+        norm_before_positions=draw(st.booleans()),
         relative_rows=2 * span,
         relative_norm=draw(norms()) if span and draw(st.booleans()) else None,
         final_norm=maybe(draw, norms()),

@@ -83,11 +83,14 @@ class Twin:
             masked = np.array(ids) == stack.token_dropout.mask
             kept = stack.token_dropout.kept / (1 - masked.mean()) if not masked.all() else 0.0
             x = np.where(masked[:, None], 0.0, x * kept)
+        if stack.norm_before_positions:
+            x = norm(stack.embedding_norm, w, f"{place}.norm", x)
         if stack.segments:
             x = x + w[f"{place}.segment.weight"][[0] * len(ids) if segments is None else list(segments)]
         if stack.positions:
             x = x + w[f"{place}.position.weight"][: len(ids)]
-        x = norm(stack.embedding_norm, w, f"{place}.norm", x)
+        if not stack.norm_before_positions:
+            x = norm(stack.embedding_norm, w, f"{place}.norm", x)
         if stack.embedding_size is not None and not stack.project_before_positions:
             x = linear(w, f"{place}.projection", x)
         return x
