@@ -86,12 +86,26 @@ def rotations(config: Config, head_dim: int, *, local: float) -> dict[str, Rotar
         full, sliding = (section.section(kind) for kind in kinds)
     else:
         full, sliding = section, Config({})
-    rest = config.with_values(rope_scaling=None, rope_parameters=None)
-    of_full = rotary(rest.with_values(rope_parameters=dict(full)), head_dim)
+    plain = config.with_values(rope_scaling=None)
     return {
-        kinds[0]: of_full,
-        kinds[1]: rotary(rest.with_values(rope_parameters=dict(sliding), rope_theta=local), head_dim),
+        kinds[0]: rotary(plain.with_values(rope_parameters=dict(full)), head_dim),
+        kinds[1]: rotary(plain.with_values(rope_parameters=dict(sliding), rope_theta=local), head_dim),
     }
+
+
+def longest(config: Config) -> int:
+    """Tokens that the rotation reaches: ``max_position_embeddings``, or more where it is scaled beyond.
+
+    Some configurations give the length after scaling, others that of the training; so the larger one counts. The base
+    of "dynamic" grows with any length.
+    """
+    given = config.size("max_position_embeddings", default=2048, most=1 << 30)
+    p = parameters(config)
+    if p["rope_type"] == "dynamic":
+        return 1 << 30
+    if p["rope_type"] not in _KINDS or p["rope_type"] == "default":
+        return given
+    return min(max(given, int(_trained(p) * _ratio(p, config, _trained(p)))), 1 << 30)
 
 
 def _default(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:

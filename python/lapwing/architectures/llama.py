@@ -12,7 +12,7 @@ from ..checkpoint import Config, Tensor
 from ..spec import Attention, FeedForward, Head, LanguageHead, Layer, Model, Norm, Rotary, Stack
 from ._common import activation, classifier, question_answering
 from ._names import Names, Renamed, rename, tie
-from ._rope import rotary
+from ._rope import longest, rotary
 
 NAMES = {
     "decoder.embedding.token": "embed_tokens",
@@ -164,7 +164,7 @@ def decoder(
     stack = Stack(
         vocab_size=config.size("vocab_size"),
         hidden_size=config.size("hidden_size"),
-        max_length=config.size("max_position_embeddings", default=2048, most=1 << 30),
+        max_length=longest(config),
         layers=tuple(layers),
         embedding_scale=embedding_scale,
         final_norm=norm,
