@@ -128,6 +128,9 @@ def _reader(
 
 
 def _refuse_other_formats(path: Path, head: bytes, more: bytes) -> None:
+    if more.startswith(b"{"):
+        # A header of this format: its length may begin with the bytes of another.
+        return
     start = head + more
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer and not the weights: fetch them with `git lfs pull`")

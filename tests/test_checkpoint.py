@@ -1,0 +1,29 @@
+"""Files of tensors: what a reader may not take for something else."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lapwing.checkpoint.safetensors import read_safetensors
+from lapwing.checkpoint.tensor import Tensor
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580, 0x50_4B])
+def test_a_header_whose_length_begins_like_another_format_is_read(tmp_path: Path, length: int) -> None:
+    values = np.arange(6, dtype="<f4")
+    text = json.dumps({"x": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode().ljust(length)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(struct.pack("<Q", length) + text + values.tobytes())
+    np.testing.assert_array_equal(read_safetensors(file)["x"].read(), values.reshape(2, 3))
+
+
+def test_stacked_tensors_are_rows_of_one() -> None:
+    rows = [Tensor.constant(str(i), np.full(3, i, np.float32)) for i in range(2)]
+    both = Tensor.stack(rows)
+    assert both.shape == (2, 3)
+    np.testing.assert_array_equal(both.read(), [[0, 0, 0], [1, 1, 1]])
