@@ -13,7 +13,7 @@ from lapwing.checkpoint.safetensors import read_safetensors
 from lapwing.checkpoint.tensor import Tensor
 
 
-@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580, 0x50_4B])
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
 def test_a_header_whose_length_begins_like_another_format_is_read(tmp_path: Path, length: int) -> None:
     values = np.arange(6, dtype="<f4")
     text = json.dumps({"x": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode().ljust(length)
