@@ -293,7 +293,7 @@ def cases(draw: st.DrawFn, shape: str) -> Case:
         decoder=decoder,
         language_head=language,
         pooler=maybe(draw, heads()) if shape == "encoder" else None,
-        head=maybe(draw, heads()) if shape == "encoder" else None,
+        head=maybe(draw, heads()) if shape != "decoder" else None,
     )
     ids = draw(batches())
     segments = None

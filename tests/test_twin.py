@@ -124,6 +124,8 @@ def test_encoder_decoders(case: Case) -> None:
         for i, (source, target) in enumerate(zip(case.ids, case.targets, strict=True)):
             states, seen, crossed = twin.run("decoder", target, source=twin.states(source))
             out[f"{i}.logits"] = twin.logits(states[-1])
+            if case.spec.head is not None:
+                out[f"{i}.head"] = twin.head("head", states[-1])
             if i == 0:
                 out |= {f"state {j}": state for j, state in enumerate(states)}
                 out |= {f"attention {j}": weights for j, weights in enumerate(seen)}
@@ -134,6 +136,10 @@ def test_encoder_decoders(case: Case) -> None:
     starts = ragged(case.targets)[1]
     logits = model.decoder_logits(*ragged(case.ids), *ragged(case.targets))
     got = {f"{i}.logits": rows for i, rows in enumerate(np.split(logits, starts[1:-1]))}
+    if case.spec.head is not None:
+        rows = model.decoder_head(*ragged(case.ids), *ragged(case.targets))
+        parts = np.split(rows, starts[1:-1]) if case.spec.head.pool == "none" else np.split(rows, len(case.ids))
+        got |= {f"{i}.head": part for i, part in enumerate(parts)}
     source, target = ragged(case.ids[:1]), ragged(case.targets[:1])
     got |= {f"state {j}": s for j, s in enumerate(model.decoder_hidden_states(*source, *target))}
     assert case.spec.decoder is not None

@@ -82,6 +82,7 @@ class Model:
         "mean_sqrt_len"; then unit length if ``normalize``."""
     def logits(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """Language-head logits at every position, [tokens, vocab]."""
+    def decoder_head(self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids) -> _Floats: ...
     def decoder_logits(self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids) -> _Floats:
         """Teacher-forced logits of an encoder-decoder, [tokens, vocab]."""
     def decoder_hidden_states(

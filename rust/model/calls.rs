@@ -50,11 +50,17 @@ impl Session<'_> {
         Ok(watching.probabilities)
     }
 
-    fn head(&mut self, head: &spec::Head, weights: &[DenseWeights], batch: &Batch<'_>) -> Result<Vec<f32>> {
-        let (s, w) = self.reader();
+    fn head(
+        &mut self,
+        head: &spec::Head,
+        weights: &[DenseWeights],
+        batch: &Batch<'_>,
+        cross: Option<&mut Cache>,
+    ) -> Result<Vec<f32>> {
+        let (s, w) = self.last();
         let width = s.output_width();
         let mut out = Vec::new();
-        self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
+        self.whole(s, w, batch, cross, &mut Watching::default(), &mut |session, group| {
             let base = batch.starts[group.start];
             let states = session.work.x[..(batch.starts[group.end] - base) * width].to_vec();
             let pooling = match head.pool {
@@ -96,13 +102,33 @@ impl Session<'_> {
     /// The task head's output, a row per sequence or per token.
     pub fn task_head(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
         let head = self.model.spec.head.as_ref().ok_or_else(|| missing("a task head"))?;
-        self.head(head, &self.model.weights.head, batch)
+        self.one_stack()?;
+        self.head(head, &self.model.weights.head, batch, None)
+    }
+
+    /// The task head's output over the decoder's states of the targets, a row per sequence or per target token.
+    pub fn decoder_head(&mut self, source: &Batch<'_>, target: &Batch<'_>) -> Result<Vec<f32>> {
+        let head = self.model.spec.head.as_ref().ok_or_else(|| missing("a task head"))?;
+        pairs(source, target)?;
+        let mut cross = self.cross(source)?;
+        self.head(head, &self.model.weights.head, target, Some(&mut cross))
+    }
+
+    /// Refuses a head without targets in an encoder-decoder, whose heads read the decoder's states.
+    fn one_stack(&self) -> Result<()> {
+        match (&self.model.spec.encoder, &self.model.spec.decoder) {
+            (Some(_), Some(_)) => {
+                Err(Error::Option("the head of an encoder-decoder needs targets for its decoder".to_owned()))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The pooler's output, a row per sequence.
     pub fn pooler(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
         let head = self.model.spec.pooler.as_ref().ok_or_else(|| missing("a pooler"))?;
-        self.head(head, &self.model.weights.pooler, batch)
+        self.one_stack()?;
+        self.head(head, &self.model.weights.pooler, batch, None)
     }
 
     /// Pooled final states, `[sequences, width]`.

@@ -215,6 +215,23 @@ impl Model {
         matrix(py, out, columns)
     }
 
+    fn decoder_head<'py>(
+        &self,
+        py: Python<'py>,
+        source_ids: Ids<'_>,
+        source_starts: Ids<'_>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let model = self.get(py)?;
+        let columns = outputs(model.spec().head.as_ref(), width(&model));
+        let source = ragged(&source_ids, &source_starts).map_err(|e| raise(py, &e))?;
+        let out = self.with(py, &ids, &starts, None, |s, b| {
+            s.decoder_head(&Batch { ids: &source.ids, starts: &source.starts, segments: None }, b)
+        })?;
+        matrix(py, out, columns)
+    }
+
     fn decoder_hidden_states<'py>(
         &self,
         py: Python<'py>,
