@@ -159,7 +159,8 @@ def _seq2seq(own: Any, name: str) -> None:
         for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
             want = values(name)[f"{key}.encoder_last_hidden_state"][row][: len(source)]
             _close(name, f"{key}.encoder_last_hidden_state", states[row], want)
-            _close(name, f"{key}.logits", own.decoder_logits(source, target), values(name)[f"{key}.logits"][row])
+            if f"{key}.logits" in values(name):
+                _close(name, f"{key}.logits", own.decoder_logits(source, target), values(name)[f"{key}.logits"][row])
 
 
 @pytest.mark.parametrize("name", _folders("seq2seq"))

@@ -167,7 +167,7 @@ def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[BaseMode
     """The class for a spec, checked against the task."""
     wanted = TASKS.get(task or "")
     decodes = spec.decoder is not None and spec.head is None and spec.language_head is not None
-    if spec.encoder is not None and spec.decoder is not None:
+    if spec.encoder is not None and spec.decoder is not None and spec.head is None:
         found = "seq2seq"
     elif decodes and wanted != "encoder" and (recipe is None or wanted == "generator"):
         found = "generator"

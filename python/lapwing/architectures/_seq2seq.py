@@ -84,7 +84,8 @@ class Shape:
     """One family after BART.
 
     ``place`` is where each block has its norm; with norms before the blocks each stack ends in one more. Positions are
-    learned, less the first ``offset`` rows of their table, or those of ``table`` unless a table is stored.
+    learned, less the first ``offset`` rows of their table, or those of ``table`` unless a table is stored. With
+    ``decoder_norm_first`` the decoder norms its tokens, never scaled, before it adds positions.
     """
 
     place: Literal["input_norm", "residual_norm"]
@@ -92,7 +93,7 @@ class Shape:
     offset: int = 0
     table: Callable[[Config], Table] | None = None
     logits_bias: bool = True
-    norm_before_positions: bool = False
+    decoder_norm_first: bool = False
 
     @property
     def final_norm(self) -> bool:
@@ -155,6 +156,8 @@ class Shape:
                 down_bias=True,
             ),
         )
+        norm_first = decoder and self.decoder_norm_first
+        scaled = config.flag("scale_embedding") and not norm_first
         positions = config.size("max_position_embeddings")
         return Stack(
             vocab_size=config.size("decoder_vocab_size", "vocab_size") if decoder else config.size("vocab_size"),
@@ -162,9 +165,9 @@ class Shape:
             max_length=positions,
             positions=positions,
             layers=(layer,) * config.size(f"{side}_layers"),
-            embedding_scale=hidden**0.5 if config.flag("scale_embedding") else 1.0,
+            embedding_scale=hidden**0.5 if scaled else 1.0,
             embedding_norm=norm if self.embedding_norm else None,
-            norm_before_positions=decoder and self.norm_before_positions,
+            norm_before_positions=norm_first,
             final_norm=norm if self.final_norm else None,
         )
 

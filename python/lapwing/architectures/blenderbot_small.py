@@ -22,5 +22,5 @@ DEFAULTS = {
     "decoder_start_token_id": 1,
     "forced_eos_token_id": 2,
 }
-_SHAPE = Shape(place="residual_norm", embedding_norm=True, norm_before_positions=True)
+_SHAPE = Shape(place="residual_norm", embedding_norm=True, decoder_norm_first=True)
 spec, tensors = _SHAPE.spec, _SHAPE.tensors

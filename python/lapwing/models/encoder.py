@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from ..tokenizer import Encoding
 from . import tasks
 from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, id_lists, is_text, one_or_many, ragged
 from .generator import check_layer
+from .options import id_list
 from .pooling import Embedder
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ TextOrPair = str | tuple[str, str]
 class TextEncoder(BaseModel):
     """An encoder, or a decoder that serves as one: embeddings, classification, tags, answers, ranks, masks.
 
+    Of an encoder-decoder with a task head, hidden states and attentions are the encoder's; the head reads the decoder,
+    which is fed the same tokens after its start token.
+
     Which tasks a checkpoint serves depends on its head; the others raise OptionError. Each method takes one item or
     a list and returns the same shape.
     """
@@ -35,7 +40,7 @@ class TextEncoder(BaseModel):
 
     @property
     def _stack(self) -> Any:
-        return self.spec.decoder or self.spec.encoder
+        return self.spec.encoder or self.spec.decoder
 
     # -- text level ----------------------------------------------------------------------------------
 
@@ -411,8 +416,7 @@ class TextEncoder(BaseModel):
             if self.spec.language_head is None:
                 raise OptionError(f"{self._parts.identity} has no head: use hidden_states")
             return _split(self.core.logits(flat, starts, segments), starts)
-        found = self.core.head(flat, starts, segments)
-        return _split(found, starts) if self.spec.head.pool == "none" else list(found)
+        return self._read_head([list(map(int, flat[a:b])) for a, b in pairwise(starts)], segments)
 
     def attentions(self, ids: IdList, layer: int, segment_ids: IdList | None = None) -> Floats:
         """Attention probabilities of one layer for one sequence, float32 [heads, tokens, tokens]."""
@@ -460,10 +464,37 @@ class TextEncoder(BaseModel):
         return flat, starts, segments
 
     def _head(self, batch: Sequence[Encoding]) -> list[Floats]:
-        flat, starts, segments = self._arrays(batch)
-        found = self.core.head(flat, starts, segments)
+        return self._read_head([encoding.ids for encoding in batch], self._arrays(batch)[2])
+
+    def _read_head(self, ids: Sequence[IdList], segments: Any) -> list[Floats]:
+        flat, starts = ragged(ids)
         head = self.spec.head
-        return _split(found, starts) if head is not None and head.pool == "none" else list(found)
+        assert head is not None  # every caller has looked
+        if self.spec.encoder is None or self.spec.decoder is None:
+            found = self.core.head(flat, starts, segments)
+        else:
+            targets, ends = ragged([self._target(one, whole=head.pool == "none") for one in ids])
+            found = self.core.decoder_head(flat, starts, targets, ends)
+        return _split(found, starts) if head.pool == "none" else list(found)
+
+    def _target(self, ids: IdList, whole: bool) -> list[int]:
+        """What an encoder-decoder's decoder is fed: its start token and the text, less the last token.
+
+        A head over whole texts reads the state at the last end token; what follows that cannot change it.
+        """
+        ends, start = (
+            id_list(self.config.get("eos_token_id"), "eos_token_id"),
+            self.config.get("decoder_start_token_id"),
+        )
+        if start is None or self._parts.architecture == "mbart":
+            start = ids[-1]  # the language, in mBART
+        length = len(ids)
+        if not whole:
+            places = [place for place, token in enumerate(ids, 1) if token in ends]
+            if not places:
+                raise OptionError(f"ids lack the end token {ends}, whose state the head reads: expected one")
+            length = places[-1]
+        return [start, *ids[: length - 1]]
 
     def _lists(self, ids: Any, segment_ids: Any) -> tuple[Any, Any, Any, bool]:
         lists, single = id_lists(ids)
