@@ -28,6 +28,7 @@ RUST_FLOORS = (
 PYTHON_FLOORS = (
     {"_core", "spec", "errors", "results", "progress"},
     {"checkpoint", "hub"},
+    {"packed"},
     {"architectures"},
     {"tokenizer"},
     {"models", "chat"},
@@ -42,6 +43,7 @@ UNSAFE = (
     "simd/",
     "ops/attention.rs",
     "model/disentangled.rs",
+    "model/packed.rs",
     "template.rs",
     "python/",
 )

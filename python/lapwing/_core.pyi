@@ -58,6 +58,10 @@ class Loader:
     def add(self, names: list[str], array: NDArray[Any], dtype: str) -> None:
         """Packs one array under all its ``names``; ``dtype`` is "float32", "float16" or "bfloat16" (then
         the array is uint16). 1-D, or 2-D with any strides."""
+    def save(self, key: str, path: str) -> None:
+        """Writes everything packed so far to a file, which appears when it is whole; CheckpointError where it cannot."""
+    def restore(self, key: str, path: str) -> bool:
+        """Maps a file that `save` wrote with the same key; False where there is none, or another."""
     def finish(self) -> Model:
         """The model; CheckpointError listing every tensor still missing."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import _core
+from . import __version__, _core, packed
 from .architectures import check, complete, describe, task_of
 from .checkpoint import Checkpoint, Tensor, open_checkpoint
 from .errors import CheckpointError, OptionError
@@ -75,6 +76,7 @@ def load(
     revision: str | None = None,
     local_files_only: bool = False,
     generation_config: Mapping[str, Any] | None = None,
+    cache: bool | None = None,
     progress: bool | Callback | None = None,
 ) -> Any:
     """Loads a model: a `TextGenerator`, a `TextEncoder` or a `Seq2Seq`, as the checkpoint is.
@@ -96,6 +98,8 @@ def load(
         revision: branch, tag or commit on the hub.
         local_files_only: looks for a hub id in the local cache alone.
         generation_config: settings that stand above those of generation_config.json; None for a key drops it.
+        cache: whether packed weights are kept on disk, so that the next load maps them (`lapwing.packed`): None keeps
+            quantized weights of at least 100 million parameters, True any, False none and uses none.
         progress: True for a line on standard error, or a function of the bytes done and the whole.
 
     Raises:
@@ -113,6 +117,8 @@ def load(
         raise OptionError(f"task is {task!r}: expected {', '.join(sorted(TASKS))}")
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise OptionError(f"threads is {threads!r}: expected a whole number from 1, or None")
+    if cache is not None and not isinstance(cache, bool):
+        raise OptionError(f"cache is {cache!r}: expected True, False or None")
     folder, identity = find(name, revision=revision, local_files_only=local_files_only)
     options = {
         "weights": weights,
@@ -123,11 +129,12 @@ def load(
         "revision": revision,
         "local_files_only": local_files_only,
         "generation_config": dict(generation_config) if generation_config is not None else None,
+        "cache": cache,
     }
     checkpoint = open_checkpoint(folder)
     config = complete(checkpoint.config)
     recipe = Recipe.read(folder)
-    core, spec = _build(checkpoint, task, recipe, (weights, activations, kv), threads, progress)
+    core, spec = _build(checkpoint, task, recipe, (weights, activations, kv), threads, cache, progress)
     try:
         parts = Parts(
             core=core,
@@ -135,7 +142,7 @@ def load(
             config=config,
             spec=spec,
             identity=identity,
-            options={key: value for key, value in options.items() if value not in (None, False)},
+            options={key: value for key, value in options.items() if value is not None},
             architecture=config.model_type,
             task=task,
             generation=_generation(folder, generation_config, config),
@@ -197,6 +204,7 @@ def _build(
     recipe: Recipe | None,
     types: tuple[str, str, str],
     threads: int | None,
+    cache: bool | None,
     progress: bool | Callback | None,
 ) -> tuple[_core.Model, Spec]:
     """The compiled model: each array is read, packed and let go before the next."""
@@ -205,14 +213,20 @@ def _build(
     for name, tensor in tensors.items():
         owners.setdefault(id(tensor), (tensor, []))[1].append(name)
     weights, activations, kv = types
+    large = sum(math.prod(tensor.shape) for tensor, _ in owners.values()) >= QUANTIZED_FROM
     if weights == "auto":
-        parameters = sum(math.prod(tensor.shape) for tensor, _ in owners.values())
-        weights = "q8" if parameters >= QUANTIZED_FROM else "stored"
+        weights = "q8" if large else "stored"
     if activations == "int8" and weights != "q8":
         raise OptionError(f"activations='int8' needs weights='q8': this model has weights={weights!r}")
-    loader = _core.Loader(spec.to_json(), weights=weights, activations=activations, kv=kv, threads=threads)
+    text = spec.to_json()
+    loader = _core.Loader(text, weights=weights, activations=activations, kv=kv, threads=threads)
     needed = {name: tuple(shape) for name, shape in loader.tensors()}
     check(needed, tensors, unused, str(checkpoint.path))
+    place = None
+    if cache or (cache is None and large and weights in ("q8", "q4")):
+        place = packed.place(checkpoint, text, tensors, weights, __version__)
+    if place is not None and _restored(loader, place):
+        return loader.finish(), spec
     sizes = {"float32": 4, "float16": 2, "bfloat16": 2}
     total = sum(math.prod(t.shape) * sizes.get(t.dtype, 4) for t, _ in owners.values())
     with Progress(progress, total, "loading") as bar:
@@ -222,4 +236,25 @@ def _build(
             except CheckpointError as error:
                 raise CheckpointError(f"{checkpoint.path}: {tensor.name}: {error}") from None
             bar.advance(math.prod(tensor.shape) * sizes.get(tensor.dtype, 4))
+    if place is not None:
+        _keep(loader, place)
     return loader.finish(), spec
+
+
+def _restored(loader: _core.Loader, place: packed.Place) -> bool:
+    """Whether packed weights were there; a damaged file is left to be replaced."""
+    try:
+        return loader.restore(place.key, str(place.path))
+    except CheckpointError as error:
+        warnings.warn(f"{error}: packing the weights again", RuntimeWarning, stacklevel=4)
+        return False
+
+
+def _keep(loader: _core.Loader, place: packed.Place) -> None:
+    """Keeps packed weights for the next load; the model is there without."""
+    try:
+        place.path.parent.mkdir(parents=True, exist_ok=True)
+        loader.save(place.key, str(place.path))
+    except (CheckpointError, OSError) as error:
+        text = f"packed weights are not kept for the next load: {error}; {packed.VARIABLE} names another folder"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)

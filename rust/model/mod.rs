@@ -12,6 +12,7 @@ mod block;
 mod cache;
 mod calls;
 mod disentangled;
+pub mod packed;
 mod session;
 pub mod spec;
 mod stack;

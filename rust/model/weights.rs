@@ -34,7 +34,7 @@ pub struct Needed {
 }
 
 #[derive(Clone)]
-enum Loaded {
+pub(super) enum Loaded {
     Matrix(Arc<Matrix>),
     Values(Arc<Vec<f32>>),
 }
@@ -442,6 +442,55 @@ impl Loader {
             done.push((purpose, loaded));
         }
         team.check()
+    }
+
+    /// What has been taken so far, in the order of the model.
+    pub(super) fn loaded(&self) -> impl Iterator<Item = (&str, &Loaded)> {
+        self.order.iter().filter_map(|name| Some((name.as_str(), self.loaded.get(name)?)))
+    }
+
+    pub(super) fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    pub(super) fn set_parameters(&mut self, parameters: usize) {
+        self.parameters = parameters;
+    }
+
+    /// Takes something packed under all of `names`.
+    pub(super) fn put(&mut self, names: &[String], loaded: Loaded) -> Result<()> {
+        for name in names {
+            let needed = self.needed.get(name);
+            let fits = needed.is_some_and(|needed| match &loaded {
+                Loaded::Matrix(m) => {
+                    needed.purpose != Use::Values && needed.shape == [m.outputs(), m.inputs()]
+                }
+                Loaded::Values(v) => {
+                    needed.purpose == Use::Values && needed.shape.iter().product::<usize>() == v.len()
+                }
+            });
+            if !fits {
+                return Err(Error::Checkpoint(format!("tensor {name} does not fit this model")));
+            }
+        }
+        let (loaded, kind, bytes) = match loaded {
+            Loaded::Matrix(m) => {
+                let m = Arc::try_unwrap(m).map_err(|_| Error::Internal("a shared matrix".to_owned()))?;
+                let (kind, bytes) = (m.weight_type(), m.bytes());
+                self.all_f32 &= kind == WeightType::F32;
+                let m = m.with_activations(self.options.activations);
+                (Loaded::Matrix(Arc::new(m)), kind.name(), bytes)
+            }
+            Loaded::Values(v) => {
+                let bytes = 4 * v.len();
+                (Loaded::Values(v), "f32", bytes)
+            }
+        };
+        *self.bytes.entry(kind).or_default() += bytes;
+        for name in names {
+            self.loaded.insert(name.clone(), loaded.clone());
+        }
+        Ok(())
     }
 
     /// The weights; an error that lists everything still missing.

@@ -4,7 +4,7 @@ use super::call::{raise, work};
 use super::model::Model;
 use crate::error::Error;
 use crate::matmul::Activations;
-use crate::model;
+use crate::model::{self, packed};
 use crate::ops::kv::KvType;
 use crate::simd::level_or_error;
 use crate::tensor::{DType, Source, WeightType};
@@ -72,6 +72,18 @@ impl Loader {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (loader, pool) = state.as_mut().ok_or_else(|| raise(py, &used_up()))?;
         work(py, pool, |team| loader.add(team, &names, &source))
+    }
+
+    fn save(&self, py: Python<'_>, key: &str, path: std::path::PathBuf) -> PyResult<()> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (loader, pool) = state.as_ref().ok_or_else(|| raise(py, &used_up()))?;
+        work(py, pool, |team| packed::save(loader, key, &path, &|| team.check().is_err()))
+    }
+
+    fn restore(&self, py: Python<'_>, key: &str, path: std::path::PathBuf) -> PyResult<bool> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (loader, pool) = state.as_mut().ok_or_else(|| raise(py, &used_up()))?;
+        work(py, pool, |_| packed::restore(loader, key, &path))
     }
 
     fn finish(&self, py: Python<'_>) -> PyResult<Model> {

@@ -202,13 +202,35 @@ def info(arguments: argparse.Namespace) -> None:
     for name, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_size(size)}" for key, size in value.items())
-        elif name == "bytes":
+        elif name in ("bytes", "bytes in cache"):
             value = _size(value)
         elif isinstance(value, int) and name != "threads":
             value = f"{value:,}"
         elif isinstance(value, list):
             value = ", ".join(map(str, value))
         print(f"{name:<{width}}  {'-' if value is None else value}")
+
+
+def cached(arguments: argparse.Namespace) -> None:
+    """Packed weights on disk: one file a line, or their removal."""
+    from .. import packed
+
+    if arguments.clear:
+        freed = packed.clear()
+        if arguments.json:
+            write_json({"freed": freed})
+        else:
+            print(f"removed {_size(freed)}")
+        return
+    found = packed.sizes()
+    for path, size in found.items():
+        if arguments.json:
+            write_json({"path": str(path), "bytes": size})
+        else:
+            print(f"{_size(size):>10}  {path}")
+    if not found and not arguments.json:
+        root = packed.folder()
+        print(f"nothing in {root}" if root is not None else f"off, by {packed.VARIABLE}")
 
 
 def _facts(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -224,7 +246,7 @@ def _installation() -> dict[str, Any]:
 
     import numpy
 
-    from .. import __version__, _core
+    from .. import __version__, _core, packed
     from ..architectures import families
     from ..hub import builtin_ids
 
@@ -235,6 +257,8 @@ def _installation() -> dict[str, Any]:
         "machine": platform.machine(),
         "isa": _core.isa(),
         "threads": _core.default_threads(),
+        "cache": str(packed.folder() or "off"),
+        "bytes in cache": sum(packed.sizes().values()),
         "built-in models": builtin_ids(),
         "model types": list(families()),
     }

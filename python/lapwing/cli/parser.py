@@ -75,6 +75,11 @@ def _model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-t", "--threads", type=_positive, help="threads that compute")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument("--offline", action="store_true", help="use the local cache of the hub alone")
+    group.add_argument(
+        "--cache",
+        action=argparse.BooleanOptionalAction,
+        help="keep packed weights on disk for the next load, or keep and use none (default: large quantized models)",
+    )
     group.add_argument("-q", "--quiet", action="store_true", help="show no progress")
 
 
@@ -215,6 +220,10 @@ def build() -> argparse.ArgumentParser:
         if action.dest == "model":
             action.nargs = "?"
     _json(info)
+
+    cache = command("cache", "packed weights that are kept on disk", "commands", "cached")
+    cache.add_argument("--clear", action="store_true", help="remove them")
+    _json(cache)
 
     demo = command("demo", "translations, text and similarities from the built-in models", "demo", "demo")
     demo.add_argument("-t", "--threads", type=_positive, help="threads that compute")

@@ -71,6 +71,7 @@ def load(arguments: argparse.Namespace, task: str | None = None) -> Any:
         task=task,
         revision=arguments.revision,
         local_files_only=arguments.offline,
+        cache=arguments.cache,
         progress=progress(arguments),
     )
 

@@ -1,0 +1,84 @@
+"""Packed weights on disk: what a load has quantized and packed is kept, and the next load maps it.
+
+A file belongs to a checkpoint's folder, a description and a weight type; it is used only if the weight files still have
+the sizes and times that they had, and the version of the library is the same. Files are written beside their place and
+renamed when whole, so several processes may load at once, and all that map a file share its memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .checkpoint import Checkpoint, Tensor
+
+VARIABLE = "LAPWING_CACHE"
+"""Environment variable: another folder, or "off"."""
+SUFFIX = ".packed"
+
+
+def folder() -> Path | None:
+    """Where packed weights are kept: ``LAPWING_CACHE``, or the user's folder for caches; None where it is "off"."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return None if named == "off" else Path(named).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "lapwing"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file of packed weights, and what it must hold."""
+
+    path: Path
+    key: str
+
+
+def place(checkpoint: Checkpoint, spec: str, tensors: Mapping[str, Tensor], weights: str, version: str) -> Place | None:
+    """Where the packed weights of a checkpoint belong; None where the cache is off."""
+    root = folder()
+    if root is None:
+        return None
+    files = [file.resolve() for file in checkpoint.files]
+    stats = [file.stat() for file in files]
+    sources = [(name, tensor.name, tensor.dtype, tensor.shape) for name, tensor in sorted(tensors.items())]
+    description = hashlib.sha256(spec.encode()).hexdigest()
+    key = {
+        "version": version,
+        "weights": weights,
+        "spec": description,
+        "tensors": hashlib.sha256(repr(sources).encode()).hexdigest(),
+        "files": [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)],
+    }
+    # A changed checkpoint takes the place of what it was.
+    name = hashlib.sha256(f"{checkpoint.path.resolve()}\n{weights}\n{description}".encode()).hexdigest()[:32]
+    return Place(root / f"{name}{SUFFIX}", json.dumps(key, sort_keys=True))
+
+
+def sizes() -> dict[Path, int]:
+    """The files of the cache and their bytes, those that a load left half-written too."""
+    root = folder()
+    found = {}
+    for path in sorted(root.glob("*")) if root is not None and root.is_dir() else ():
+        if path.suffix in (SUFFIX, ".part") and path.is_file():
+            found[path] = path.stat().st_size
+    return found
+
+
+def clear() -> int:
+    """Removes all files of the cache; how many bytes that was. Models that have mapped one keep it."""
+    freed = 0
+    for path, size in sizes().items():
+        path.unlink(missing_ok=True)
+        freed += size
+    return freed

@@ -1,0 +1,199 @@
+//! Packed weights in a file, which the next load maps instead of packing again.
+//!
+//! ```text
+//! "lapwing\n"  magic, 8 bytes
+//! u64          length of the header, little endian
+//! u64          its checksum (FNV-1a)
+//! header       JSON: the key, the whole length of the file, every tensor with its place
+//! ...          each tensor's bytes, from a multiple of 4096
+//! ```
+//!
+//! The key says what was packed and how; a file with another key is not used. A file is written beside its place and
+//! renamed when it is whole, so nobody ever sees half of one, and files are never changed: mapped memory stays valid.
+
+use super::weights::{Loaded, Loader};
+use crate::error::{Error, Result};
+use crate::matmul::{LAYOUT_VERSION, Matrix, Storage};
+use crate::tensor::WeightType;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+const MAGIC: &[u8; 8] = b"lapwing\n";
+/// Tensors begin at multiples of this: a page, and more than any alignment that kernels ask for.
+const ALIGN: u64 = 4096;
+/// Bytes before the header.
+const PREAMBLE: u64 = 24;
+/// Longest header that is read.
+const MOST_HEADER: u64 = 64 << 20;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    layout: u32,
+    key: String,
+    parameters: usize,
+    length: u64,
+    tensors: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    names: Vec<String>,
+    /// A weight type, or "values" for f32 vectors.
+    kind: String,
+    outputs: usize,
+    inputs: usize,
+    /// From the end of the header, rounded up to a page.
+    offset: u64,
+    length: u64,
+}
+
+fn broken(path: &Path, what: impl std::fmt::Display) -> Error {
+    Error::Checkpoint(format!("packed weights {}: {what}", path.display()))
+}
+
+/// Fowler, Noll and Vo's hash, which a damaged header does not keep.
+fn checksum(text: &[u8]) -> u64 {
+    text.iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn aligned(n: u64) -> u64 {
+    n.next_multiple_of(ALIGN)
+}
+
+/// What all parts of a file need: one entry for each packed tensor, with all its names.
+fn entries(loader: &Loader) -> (Vec<Entry>, Vec<Loaded>) {
+    let mut places: HashMap<usize, usize> = HashMap::new();
+    let (mut entries, mut loaded) = (Vec::<Entry>::new(), Vec::new());
+    let mut offset = 0;
+    for (name, value) in loader.loaded() {
+        let (at, kind, outputs, inputs, length) = match value {
+            Loaded::Matrix(m) => {
+                let kind = m.weight_type().name();
+                (Arc::as_ptr(m) as usize, kind, m.outputs(), m.inputs(), m.bytes() as u64)
+            }
+            Loaded::Values(v) => (Arc::as_ptr(v) as usize, "values", v.len(), 1, 4 * v.len() as u64),
+        };
+        if let Some(&place) = places.get(&at) {
+            entries[place].names.push(name.to_owned());
+            continue;
+        }
+        places.insert(at, entries.len());
+        let names = vec![name.to_owned()];
+        entries.push(Entry { names, kind: kind.to_owned(), outputs, inputs, offset, length });
+        loaded.push(value.clone());
+        offset = aligned(offset + length);
+    }
+    (entries, loaded)
+}
+
+/// Writes all that `loader` has taken to `path`, which appears when it is whole.
+pub fn save(loader: &Loader, key: &str, path: &Path, interrupted: &dyn Fn() -> bool) -> Result<()> {
+    let (entries, loaded) = entries(loader);
+    let end = entries.last().map_or(0, |e| e.offset + e.length);
+    let mut header = Header {
+        layout: LAYOUT_VERSION,
+        key: key.to_owned(),
+        parameters: loader.parameters(),
+        length: u64::MAX,
+        tensors: entries,
+    };
+    // The length counts the header, whose own length depends on its digits: room for the longest, filled with blanks.
+    let room = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?.len();
+    let base = aligned(PREAMBLE + room as u64);
+    header.length = base + end;
+    let mut text = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
+    text.resize(room, b' ');
+
+    let part = path.with_extension(format!("{}.part", std::process::id()));
+    let write = || -> std::io::Result<bool> {
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&part)?);
+        file.write_all(MAGIC)?;
+        file.write_all(&(room as u64).to_le_bytes())?;
+        file.write_all(&checksum(&text).to_le_bytes())?;
+        file.write_all(&text)?;
+        for (entry, value) in header.tensors.iter().zip(&loaded) {
+            file.seek(SeekFrom::Start(base + entry.offset))?;
+            let floats: Vec<u8>;
+            let bytes = match value {
+                Loaded::Matrix(m) => m.as_bytes(),
+                Loaded::Values(v) => {
+                    floats = v.iter().flat_map(|x| x.to_le_bytes()).collect();
+                    &floats
+                }
+            };
+            for piece in bytes.chunks(16 << 20) {
+                file.write_all(piece)?;
+                if interrupted() {
+                    return Ok(false);
+                }
+            }
+        }
+        file.into_inner()?.set_len(header.length)?;
+        std::fs::rename(&part, path)?;
+        Ok(true)
+    };
+    match write() {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let _ = std::fs::remove_file(&part);
+            Err(Error::Interrupted)
+        }
+        Err(e) => {
+            let _ = std::fs::remove_file(&part);
+            Err(broken(path, e))
+        }
+    }
+}
+
+/// Fills `loader` from `path`; false where there is no file, or one of another key or layout.
+pub fn restore(loader: &mut Loader, key: &str, path: &Path) -> Result<bool> {
+    let Ok(mut file) = File::open(path) else { return Ok(false) };
+    let io = |e: std::io::Error| broken(path, e);
+    let mut start = [0; PREAMBLE as usize];
+    if file.read_exact(&mut start).is_err() || &start[..8] != MAGIC {
+        return Ok(false);
+    }
+    let word = |at: usize| u64::from_le_bytes(start[at..at + 8].try_into().expect("eight bytes"));
+    let (room, sum) = (word(8), word(16));
+    if room > MOST_HEADER {
+        return Ok(false);
+    }
+    let mut text = vec![0; room as usize];
+    if file.read_exact(&mut text).is_err() || checksum(&text) != sum {
+        return Ok(false);
+    }
+    let Ok(header) = serde_json::from_slice::<Header>(&text) else { return Ok(false) };
+    let whole = file.metadata().map_err(io)?.len();
+    if header.layout != LAYOUT_VERSION || header.key != key || header.length != whole {
+        return Ok(false);
+    }
+    // SAFETY: files of the cache are never changed once they have their name, only replaced or removed.
+    let map = Arc::new(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?);
+    let base = aligned(PREAMBLE + room);
+    for entry in &header.tensors {
+        let place = base.checked_add(entry.offset).filter(|p| p.is_multiple_of(ALIGN));
+        let range = place.and_then(|p| Some(p..p.checked_add(entry.length)?)).filter(|r| r.end <= whole);
+        let Some(range) = range else { return Err(broken(path, "a tensor lies outside of the file")) };
+        let (offset, length) = (range.start as usize, entry.length as usize);
+        let loaded = if entry.kind == "values" {
+            let bytes = &map[offset..offset + length];
+            let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
+            Loaded::Values(Arc::new(values.collect()))
+        } else {
+            let data = Storage::Mapped { map: Arc::clone(&map), offset, length };
+            let matrix =
+                Matrix::from_parts(entry.outputs, entry.inputs, WeightType::parse(&entry.kind)?, data)?;
+            Loaded::Matrix(Arc::new(matrix))
+        };
+        loader.put(&entry.names, loaded).map_err(|e| broken(path, e))?;
+    }
+    loader.set_parameters(header.parameters);
+    Ok(true)
+}
