@@ -26,6 +26,23 @@ _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2,
 _NUMPY: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
+class _Map:
+    """A mapped file. Reading a part lets go of the memory that the part before took: arrays of it stay valid, and what
+    has been packed is not kept twice."""
+
+    def __init__(self, file: int) -> None:
+        self._map = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
+        self._last: tuple[int, int] | None = None
+
+    def part(self, start: int, length: int) -> memoryview:
+        """Bytes of the file."""
+        if self._last is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._map.madvise(mmap.MADV_DONTNEED, *self._last)
+        page = start // mmap.PAGESIZE * mmap.PAGESIZE
+        self._last = (page, start + length - page)
+        return memoryview(self._map)[start : start + length]
+
+
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Opens a file and returns its tensors by name, unread.
 
@@ -50,7 +67,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
                 )
             file.seek(8)
             text = file.read(length)
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size > 8 + length else None
+            mapped = _Map(file.fileno()) if size > 8 + length else None
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
     header = parse_json(text, f"the header of {path}")
@@ -107,7 +124,7 @@ def _check_extents(path: Path, extents: list[tuple[int, int, str]], data: int) -
 
 
 def _reader(
-    path: Path, mapped: mmap.mmap | None, name: str, code: str, shape: tuple[int, ...], start: int
+    path: Path, mapped: _Map | None, name: str, code: str, shape: tuple[int, ...], start: int
 ) -> Callable[[], Array]:
     def read() -> Array:
         if code not in _NUMPY:
@@ -119,10 +136,8 @@ def _reader(
         if mapped is None or count == 0:
             return np.zeros(shape, _NUMPY[code])
         dtype = _NUMPY[code]
-        if start % dtype.itemsize:
-            raw = bytes(mapped[start : start + count * dtype.itemsize])
-            return np.frombuffer(raw, dtype, count).reshape(shape)
-        return np.frombuffer(mapped, dtype, count, start).reshape(shape)
+        part = mapped.part(start, count * dtype.itemsize)
+        return np.frombuffer(bytes(part) if start % dtype.itemsize else part, dtype, count).reshape(shape)
 
     return read
 
