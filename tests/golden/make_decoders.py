@@ -71,6 +71,10 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "layer_types": ["full_attention", "sliding_attention", "sliding_attention", "full_attention"],
         },
     ),
+    "gemma3_text-encoder": (
+        "Gemma3TextModel",
+        {**FOUR, "head_dim": 8, "sliding_window": 8, "sliding_window_pattern": 3, "use_bidirectional_attention": True},
+    ),
     "gemma3_text-linear": (
         "Gemma3ForCausalLM",
         {
@@ -170,8 +174,10 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
 def older(config: Any) -> dict[str, Any]:
     """The configuration in the words of transformers 4."""
     values = config.to_dict()
-    for key in ("rope_parameters", "_sliding_window_pattern", "use_bidirectional_attention", "dtype"):
+    for key in ("rope_parameters", "_sliding_window_pattern", "dtype"):
         values.pop(key, None)
+    if not values.get("use_bidirectional_attention"):
+        values.pop("use_bidirectional_attention", None)
     found = copy.deepcopy(config.rope_parameters)
     if "full_attention" in found:
         if "gemma3" in config.model_type:
@@ -233,7 +239,7 @@ def encoder(model: Any, prompts: dict[str, list[int]]) -> dict[str, torch.Tensor
     values = {}
     for key, prompt in prompts.items():
         out = model(torch.tensor([prompt]), use_cache=False)
-        for name in ("logits", "start_logits", "end_logits"):
+        for name in ("last_hidden_state", "logits", "start_logits", "end_logits"):
             if getattr(out, name, None) is not None:
                 values[f"{key}.{name}"] = getattr(out, name).float().clone()
     return values
@@ -249,6 +255,8 @@ def make(name: str, seed: int) -> bool:
     randomize(model, generator)
     rng = np.random.default_rng(seed)
     prompts = {f"p{n}": ids_of(rng, n) for n in (1, 7, 40)}
+    if class_name.endswith("ForSequenceClassification"):
+        prompts["padded"] = [*prompts["p7"], 0, 0]
     generates = class_name.endswith("ForCausalLM")
 
     def run(model: Any, fixed: dict[str, list[int]] | None = None) -> tuple[dict, dict]:
@@ -313,9 +321,24 @@ def older_config(name: str, model: Any, run: Any, values: dict[str, torch.Tensor
         print(f"{name}: transformers 5 reads the older configuration otherwise; left out")
 
 
+def defaults() -> None:
+    """Writes defaults.json: what a configuration of each family means that says nothing but its sizes."""
+    types = sorted({getattr(t, name).config_class.model_type for name, _ in FIXTURES.values()})
+    found = {}
+    for kind in [*types, "gemma3_text", "phi3", "qwen2", "qwen3"]:
+        values = t.AutoConfig.for_model(kind, num_hidden_layers=8).to_dict()
+        if kind == "ministral":
+            values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
+        plain = t.PretrainedConfig().to_dict()
+        found[kind] = {k: v for k, v in values.items() if k not in plain or v != plain[k] or k == "tie_word_embeddings"}
+    text = ",\n".join(f"{json.dumps(kind)}: {json.dumps(values)}" for kind, values in sorted(found.items()))
+    (GOLDEN / "defaults.json").write_text(f"{{{text}}}\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    defaults()
     with torch.no_grad():
         for fixture in sys.argv[1:] or FIXTURES:
             start = zlib.crc32(fixture.encode()) % 10000

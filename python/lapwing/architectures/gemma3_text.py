@@ -1,15 +1,19 @@
 """Gemma 3: Gemma 2 with a norm on each head's queries and keys instead of capped scores, and two rotations.
 
-Gemma Team 2025, https://arxiv.org/abs/2503.19786
+With ``use_bidirectional_attention`` it is an encoder (EmbeddingGemma): windows reach half as far, to both sides.
+Gemma Team 2025, https://arxiv.org/abs/2503.19786; Schechter Vera et al. 2025, https://arxiv.org/abs/2509.20354
 """
 
 from __future__ import annotations
 
-from ..checkpoint import Config
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import gemma, gemma2, llama
+from ._names import Renamed
 from ._rope import rotations
-from .gemma2 import tensors as tensors
 
 DEFAULTS = {
     **gemma2.DEFAULTS,
@@ -22,11 +26,33 @@ DEFAULTS = {
 
 
 def spec(config: Config, task: str) -> Model:
-    if config.flag("use_bidirectional_attention"):
-        raise config.wrong("use_bidirectional_attention", "false")
+    bidirectional = config.flag("use_bidirectional_attention")
+    if bidirectional and task == "generation":
+        raise config.wrong("use_bidirectional_attention", "false in a model that generates")
     pattern = config.size("sliding_window_pattern", default=6)
     types = llama.layer_types(config, config.size("num_hidden_layers"), llama.every(config, pattern))
     windows = llama.windows(config, types)
     rotation = rotations(config, llama.head_dim(config), local=config.number("rope_local_base_freq"))
     norm = llama.rms(config)
-    return gemma.decoder(config, task, [gemma2.layer(config, rotation[kind], windows[kind], norm) for kind in types])
+    layers = [gemma2.layer(config, rotation[kind], windows[kind], norm) for kind in types]
+    model = gemma.decoder(config, task, layers)
+    if not bidirectional or model.decoder is None:
+        return model
+    both = tuple(
+        replace(
+            one,
+            attention=replace(
+                one.attention, causal=False, window=one.attention.window and one.attention.window // 2 + 1
+            ),
+        )
+        for one in model.decoder.layers
+    )
+    return replace(model, encoder=replace(model.decoder, layers=both), decoder=None)
+
+
+def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
+    out = gemma2.tensors(config, checkpoint, task)
+    if config.flag("use_bidirectional_attention"):
+        for name in [name for name in out if name.startswith("decoder.")]:
+            out[name.replace("decoder.", "encoder.", 1)] = out.pop(name)
+    return out

@@ -11,6 +11,8 @@ from . import llama
 from ._rope import rotary
 from .llama import tensors as tensors
 
+DEFAULTS = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096}
+
 
 def windows(config: Config) -> list[int | None]:
     """The window of each layer."""
@@ -18,7 +20,7 @@ def windows(config: Config) -> list[int | None]:
     first = config.size("max_window_layers", default=28, least=0)
     used = config.flag("use_sliding_window") and config.get("sliding_window") is not None
     default = ["sliding_attention" if used and i >= first else "full_attention" for i in range(layers)]
-    window = config.optional_size("sliding_window") if used else None
+    window = config.optional_size("sliding_window", most=1 << 30) if used else None
     return [window if t == "sliding_attention" else None for t in llama.layer_types(config, layers, default)]
 
 

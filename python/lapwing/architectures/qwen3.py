@@ -10,7 +10,8 @@ from ..spec import Model
 from . import llama, qwen2
 from .llama import tensors as tensors
 
+DEFAULTS = {**qwen2.DEFAULTS, "head_dim": 128}
+
 
 def spec(config: Config, task: str) -> Model:
-    config = config.with_values(head_dim=config.size("head_dim", default=128))
     return qwen2.build(config, task, bias=(config.flag("attention_bias"),) * 4, head_norm=llama.rms(config))

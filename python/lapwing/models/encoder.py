@@ -467,9 +467,12 @@ class TextEncoder(BaseModel):
         return self._read_head([encoding.ids for encoding in batch], self._arrays(batch)[2])
 
     def _read_head(self, ids: Sequence[IdList], segments: Any) -> list[Floats]:
-        flat, starts = ragged(ids)
-        head = self.spec.head
+        head, padding = self.spec.head, self.config.get("pad_token_id")
         assert head is not None  # every caller has looked
+        if head.pool == "last" and segments is None:
+            # Such a head reads the last token that is no padding, wherever the sequence ends.
+            ids = [one[: _content(one, padding)] for one in ids]
+        flat, starts = ragged(ids)
         if self.spec.encoder is None or self.spec.decoder is None:
             found = self.core.head(flat, starts, segments)
         else:
@@ -516,6 +519,14 @@ def _is_text_or_pair(value: Any) -> bool:
     return isinstance(value, str) or (
         isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
     )
+
+
+def _content(ids: IdList, padding: Any) -> int:
+    """The length of a sequence without the padding at its end, at least 1."""
+    length = len(ids)
+    while length > 1 and ids[length - 1] == padding:
+        length -= 1
+    return length
 
 
 def _split(rows: Floats, starts: Any) -> list[Floats]:

@@ -1,0 +1,156 @@
+"""What a decoder's configuration means: spellings, keys left out, refusals by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lapwing
+from lapwing.architectures import family
+from lapwing.checkpoint import Config
+from lapwing.spec import Model
+
+GOLDEN = Path(__file__).parent / "golden"
+DEFAULTS: dict[str, dict[str, Any]] = json.loads((GOLDEN / "defaults.json").read_text(encoding="utf-8"))
+SIZES = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
+"""What every configuration says."""
+
+
+def config_of(name: str, **values: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((GOLDEN / name / "config.json").read_text(encoding="utf-8"))
+    return {**found, **values}
+
+
+def spec(values: Mapping[str, Any], task: str = "generation") -> Model:
+    module: Any = family(Config(values))
+    found: Model = module.spec(Config({**getattr(module, "DEFAULTS", {}), **values}), task)
+    return found
+
+
+def rotaries(model: Model) -> list[Any]:
+    assert model.decoder is not None
+    return [layer.attention.rotary for layer in model.decoder.layers]
+
+
+def test_older_names_of_longrope() -> None:
+    name = "phi3-longrope"
+    want = spec(config_of(name))
+    for kind in ("su", "yarn"):
+        for key in ("rope_type", "type"):
+            rope = {k: v for k, v in config_of(name)["rope_parameters"].items() if k not in ("rope_type", "type")}
+            found = config_of(name, rope_scaling={**rope, key: kind}, rope_parameters=None)
+            assert spec(found) == want
+
+
+def test_the_length_of_training_at_the_top_stands_above_the_one_of_the_rotation() -> None:
+    name = "phi3-longrope"
+    rope = {**config_of(name)["rope_parameters"], "original_max_position_embeddings": 7}
+    found = rotaries(spec(config_of(name, rope_parameters=rope, original_max_position_embeddings=50)))
+    assert found[0].long.after == 50
+
+
+def test_a_factor_stands_above_the_ratio_of_lengths() -> None:
+    rope = dict(config_of("llama-longrope")["rope_parameters"])
+    scales = {
+        rotaries(spec(config_of("llama-longrope", rope_parameters={**rope, "factor": f})))[0].scale for f in (2, 9)
+    }
+    assert len(scales) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "length"),
+    [
+        ("default", {}, 128),
+        ("linear", {"factor": 4.0}, 512),
+        ("yarn", {"factor": 4.0, "original_max_position_embeddings": 128}, 512),
+        ("yarn", {"factor": 4.0, "original_max_position_embeddings": 16}, 128),
+        ("dynamic", {"factor": 2.0}, 1 << 30),
+    ],
+)
+def test_scaled_rotations_reach_further(kind: str, values: dict[str, Any], length: int) -> None:
+    rope = {"rope_type": kind, "rope_theta": 10000.0, **values}
+    model = spec(config_of("llama", rope_parameters=rope))
+    assert model.decoder is not None
+    assert model.decoder.max_length == length
+
+
+def test_an_odd_number_of_rotated_dimensions_is_rounded_up() -> None:
+    rope = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
+    found = rotaries(spec(config_of("nemotron", head_dim=6, hidden_size=24, rope_parameters=rope)))[0]
+    assert found.inv_freq == (1.0, 100.0 ** (-2 / 3))
+
+
+def test_every_nth_layer_sees_everything_where_types_are_not_listed() -> None:
+    for name, key in (("gemma3_text", "sliding_window_pattern"), ("cohere2", "sliding_window_pattern")):
+        values = config_of(name, layer_types=None, num_hidden_layers=6, **{key: 3})
+        model = spec(values)
+        assert model.decoder is not None
+        assert [layer.attention.window is None for layer in model.decoder.layers] == [False, False, True] * 2
+
+
+def test_letters_of_exaone_name_the_layers() -> None:
+    values = config_of("exaone4", layer_types=None, num_hidden_layers=6, sliding_window_pattern="LLG")
+    assert [one is None for one in rotaries(spec(values))] == [False, False, True] * 2
+
+
+def test_a_null_window_is_none_and_an_absent_one_the_default() -> None:
+    for value, want in ((None, None), (7, 7)):
+        model = spec(config_of("mistral", sliding_window=value))
+        assert model.decoder is not None
+        assert model.decoder.layers[0].attention.window == want
+    values = config_of("mistral")
+    del values["sliding_window"]
+    model = spec(values)
+    assert model.decoder is not None
+    assert model.decoder.layers[0].attention.window == 4096
+
+
+def test_gemma_calls_the_approximation_gelu() -> None:
+    model = spec(config_of("gemma", hidden_act="gelu"))
+    assert model.decoder is not None
+    assert model.decoder.layers[0].feed_forward.activation == "gelu_tanh"
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "key"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "mrope"}}, "rope_type"),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor"),
+        ("llama", {"head_dim": 64, "rope_parameters": {"rope_theta": 5e-324}}, "rope_theta"),
+        ("llama", {"hidden_act": "xielu"}, "hidden_act"),
+        ("phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type"),
+        ("phi3-longrope", {"hidden_size": 64}, "long_factor"),
+        ("gemma2", {"sliding_window": None}, "sliding_window"),
+        ("gemma2", {"query_pre_attn_scalar": 0}, "query_pre_attn_scalar"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3_text", {"layer_types": ["sliding_attention"]}, "layer_types"),
+        ("olmo", {"clip_qkv": -1}, "clip_qkv"),
+        ("granite", {"logits_scaling": 0}, "logits_scaling"),
+        ("smollm3", {"no_rope_layers": [1]}, "no_rope_layers"),
+        ("exaone4", {"layer_types": None, "sliding_window_pattern": "LXG"}, "sliding_window_pattern"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(name: str, values: dict[str, Any], key: str) -> None:
+    with pytest.raises(lapwing.CheckpointError, match=key):
+        spec(config_of(name, **values))
+
+
+@pytest.mark.parametrize("name", sorted(DEFAULTS))
+def test_keys_that_a_configuration_leaves_out(name: str) -> None:
+    full = DEFAULTS[name]
+    small = {key: full[key] for key in SIZES}
+    assert spec(small) == spec(full)
+    ties = getattr(family(Config(small)), "DEFAULTS", {}).get("tie_word_embeddings", False)
+    assert ties == full["tie_word_embeddings"]
