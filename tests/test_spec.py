@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import lapwing
 from lapwing import _core, spec
+from lapwing.models.base import ragged
 
-from .strategies import Case, cases
+from .strategies import Case, cases, compiled, random_weights
 
 EVERY = st.one_of(cases("encoder"), cases("decoder"), cases("both"))
 
@@ -72,12 +73,19 @@ def test_unknown_fields_are_refused_in_every_block(kind: Any) -> None:
 
 
 NORM = spec.Norm(kind="rms", eps=1e-5)
+DISENTANGLED = spec.Disentangled(
+    span=4, buckets=0, max_distance=4, content_to_position=True, position_to_content=True, share_key=True
+)
+FEED = spec.FeedForward(width=4, activation="relu")
 ROTARY = spec.Rotary(
     inv_freq=(1.0, 0.5),
     long=spec.LongRotary(after=3, inv_freq=(1.0, 0.1), scale=1.0),
     dynamic=spec.DynamicRotary(base=10.0, factor=2.0, original_length=4),
 )
 ATTENTION = spec.Attention(heads=2, kv_heads=2, head_dim=4, scale=0.5, input_norm=NORM)
+STACK = spec.Stack(
+    vocab_size=9, hidden_size=8, max_length=20, layers=(spec.Layer(attention=ATTENTION, feed_forward=FEED),)
+)
 EXAMPLE = spec.Model(
     encoder=spec.Stack(
         vocab_size=9,
@@ -87,18 +95,8 @@ EXAMPLE = spec.Model(
         token_dropout=spec.TokenDropout(mask=1, kept=0.9),
         layers=(
             spec.Layer(
-                attention=replace(
-                    ATTENTION,
-                    disentangled=spec.Disentangled(
-                        span=4,
-                        buckets=0,
-                        max_distance=4,
-                        content_to_position=True,
-                        position_to_content=True,
-                        share_key=True,
-                    ),
-                ),
-                feed_forward=spec.FeedForward(width=4, activation="relu"),
+                attention=replace(ATTENTION, disentangled=DISENTANGLED),
+                feed_forward=FEED,
                 convolution=spec.Convolution(kernel=3, groups=1, activation="tanh", norm=NORM),
             ),
             spec.Layer(
@@ -108,13 +106,13 @@ EXAMPLE = spec.Model(
                     query_scale=spec.QueryScale(beta=0.1, original_length=4),
                     alibi=spec.Alibi(slopes=(0.5, 0.25)),
                 ),
-                feed_forward=spec.FeedForward(width=4, activation="relu"),
+                feed_forward=FEED,
             ),
             spec.Layer(
                 attention=replace(
                     ATTENTION, relative_bias=spec.RelativeBias(buckets=8, max_distance=20, bidirectional=True)
                 ),
-                feed_forward=spec.FeedForward(width=4, activation="relu"),
+                feed_forward=FEED,
             ),
         ),
     ),
@@ -169,17 +167,90 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize("change, named", [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
 def test_impossible_attention_is_refused_by_name(change: dict[str, Any], named: str) -> None:
-    layer = spec.Layer(
-        attention=replace(ATTENTION, **change), feed_forward=spec.FeedForward(width=4, activation="relu")
-    )
-    stack = spec.Stack(vocab_size=9, hidden_size=8, max_length=20, layers=(layer,))
+    layer = spec.Layer(attention=replace(ATTENTION, **change), feed_forward=FEED)
     with pytest.raises(lapwing.SpecError, match=rf"encoder\.layers\.0\.attention\.{named}"):
-        _core.normalize_spec(spec.Model(encoder=stack).to_json())
+        _core.normalize_spec(spec.Model(encoder=replace(STACK, layers=(layer,))).to_json())
 
 
-def test_a_parallel_layer_has_no_norm_after_the_sum() -> None:
-    attention = replace(ATTENTION, residual_after_norm=True)
-    layer = spec.Layer(attention=attention, feed_forward=spec.FeedForward(width=4, activation="relu"), parallel=True)
-    stack = spec.Stack(vocab_size=9, hidden_size=8, max_length=20, layers=(layer,))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rotary": ROTARY},
+        {"alibi": spec.Alibi(slopes=(0.5, 0.25))},
+        {"relative_bias": spec.RelativeBias(buckets=8, max_distance=20, bidirectional=True)},
+        {"query_scale": spec.QueryScale(beta=0.1, original_length=4)},
+        {"query_norm": NORM},
+        {"key_norm": NORM},
+        {"clip": 1.0},
+        {"window": 3},
+        {"softcap": 3.0},
+        {"causal": True},
+        {"kv_heads": 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_disentangled_attention_refuses_what_it_would_ignore(change: dict[str, Any]) -> None:
+    attention = replace(ATTENTION, disentangled=DISENTANGLED, **change)
+    layer = spec.Layer(attention=attention, feed_forward=FEED)
+    with pytest.raises(lapwing.SpecError, match=r"attention\.disentangled"):
+        _core.normalize_spec(spec.Model(encoder=replace(STACK, layers=(layer,), relative_rows=8)).to_json())
+
+
+@pytest.mark.parametrize(
+    "attention",
+    [
+        replace(ATTENTION, residual_after_norm=True),
+        replace(ATTENTION, residual_norm=NORM),
+        replace(ATTENTION, disentangled=DISENTANGLED),
+    ],
+    ids=["residual_after_norm", "residual_norm", "disentangled"],
+)
+def test_a_parallel_layer_refuses_what_has_no_place_in_it(attention: spec.Attention) -> None:
+    layer = spec.Layer(attention=attention, feed_forward=FEED, parallel=True)
     with pytest.raises(lapwing.SpecError, match="parallel"):
-        _core.normalize_spec(spec.Model(encoder=stack).to_json())
+        _core.normalize_spec(spec.Model(encoder=replace(STACK, layers=(layer,), relative_rows=8)).to_json())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"clip": 1.0}, {"window": 3}, {"causal": True}, {"rotary": spec.Rotary(inv_freq=(1.0,))}],
+    ids=lambda change: next(iter(change)),
+)
+def test_cross_attention_refuses_what_it_would_ignore(change: dict[str, Any]) -> None:
+    layer = spec.Layer(attention=replace(ATTENTION, causal=True), feed_forward=FEED)
+    for cross in (ATTENTION, replace(ATTENTION, **change)):
+        decoder = replace(STACK, layers=(replace(layer, cross_attention=cross),))
+        model = spec.Model(encoder=STACK, decoder=decoder, language_head=spec.LanguageHead(vocab_size=9))
+        if cross is ATTENTION:
+            _core.normalize_spec(model.to_json())
+        else:
+            with pytest.raises(lapwing.SpecError, match=r"decoder\.layers\.0\.cross_attention"):
+                _core.normalize_spec(model.to_json())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"embedding_projection_bias": True}, {"project_before_positions": True}, {"relative_norm": NORM}],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_stack_refuses_parts_of_what_it_lacks(change: dict[str, Any]) -> None:
+    with pytest.raises(lapwing.SpecError, match=rf"encoder\.{next(iter(change))}"):
+        _core.normalize_spec(spec.Model(encoder=replace(STACK, **change)).to_json())
+
+
+def test_whole_models_refuse_calls_that_leave_out_the_source() -> None:
+    """The heads of an encoder-decoder read the decoder, whose states need a source."""
+    layer = spec.Layer(attention=replace(ATTENTION, causal=True), feed_forward=FEED, cross_attention=replace(ATTENTION))
+    model = spec.Model(
+        encoder=STACK,
+        decoder=replace(STACK, hidden_size=16, layers=(layer,)),
+        language_head=spec.LanguageHead(vocab_size=9),
+        head=spec.Head(pool="mean", layers=()),
+        pooler=spec.Head(pool="first", layers=()),
+    )
+    core = compiled(model, random_weights(model, 1))
+    batch = ragged([[1, 2, 3], [4, 5]])
+    for call in (core.logits, core.head, core.pooled):
+        with pytest.raises(lapwing.OptionError, match="encoder-decoder"):
+            call(*batch)
+    assert core.decoder_head(*batch, *batch).shape == (2, 16)

@@ -154,7 +154,8 @@ impl Session<'_> {
 
     /// Language-head logits at every position, `[tokens, vocab]`; for decoders and masked language models.
     pub fn all_logits(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
-        let (s, w) = self.reader();
+        self.one_stack()?;
+        let (s, w) = self.last();
         self.logits_of(s, w, batch, None)
     }
 

@@ -168,13 +168,20 @@ impl Attention {
             if d.buckets > MOST || (d.buckets > 0 && (d.buckets < 4 || d.max_distance <= d.buckets / 2)) {
                 return refuse(place, "disentangled.buckets", d.buckets, "0, or 4 to 2 * max_distance - 1");
             }
-            if self.causal || self.kv_heads != self.heads || self.window.is_some() || self.softcap.is_some() {
-                return refuse(
-                    place,
-                    "disentangled",
-                    "given",
-                    "full attention without grouping, window or softcap",
-                );
+            // Its scores are computed by code of their own, which knows none of these.
+            let other = self.rotary.is_some()
+                || self.alibi.is_some()
+                || self.relative_bias.is_some()
+                || self.query_scale.is_some()
+                || self.query_norm.is_some()
+                || self.key_norm.is_some()
+                || self.clip.is_some()
+                || self.window.is_some()
+                || self.softcap.is_some();
+            if other || self.causal || self.kv_heads != self.heads {
+                let expected =
+                    "full attention without grouping, window, softcap, clip, norms or another position";
+                return refuse(place, "disentangled", "given", expected);
             }
         }
         Ok(())
@@ -208,6 +215,14 @@ impl Stack {
         }
         if let Some(e) = self.embedding_size {
             size(place, "embedding_size", e)?;
+        } else {
+            let needless = [
+                ("embedding_projection_bias", self.embedding_projection_bias),
+                ("project_before_positions", self.project_before_positions),
+            ];
+            if let Some((field, _)) = needless.iter().find(|(_, given)| *given) {
+                return refuse(place, field, true, "false where there is no embedding_size");
+            }
         }
         if let Some(o) = self.output_size {
             size(place, "output_size", o)?;
@@ -223,6 +238,8 @@ impl Stack {
         }
         if self.relative_rows > 0 {
             size(place, "relative_rows", self.relative_rows)?;
+        } else if self.relative_norm.is_some() {
+            return refuse(place, "relative_norm", "given", "none where relative_rows is 0");
         }
         finite(place, "embedding_scale", self.embedding_scale)?;
         if let Some(d) = &self.token_dropout {
@@ -254,9 +271,10 @@ impl Stack {
                     && cross.disentangled.is_none()
                     && cross.query_scale.is_none()
                     && cross.window.is_none()
+                    && cross.clip.is_none()
                     && !cross.causal;
                 if !plain {
-                    let got = "given a position, window or causal mask";
+                    let got = "given a position, window, clip or causal mask";
                     return refuse(&place, "cross_attention", got, "none of them");
                 }
                 if !(decoder && source) {
@@ -275,9 +293,11 @@ impl Stack {
                     || layer.attention.residual_norm.is_some()
                     || layer.feed_forward.residual_norm.is_some()
                     || layer.attention.residual_after_norm
-                    || layer.feed_forward.residual_after_norm)
+                    || layer.feed_forward.residual_after_norm
+                    || layer.attention.disentangled.is_some())
             {
-                let expected = "neither cross-attention nor residual norms nor residuals after a norm";
+                let expected =
+                    "no cross-attention, residual norms, residuals after a norm or disentangled attention";
                 return refuse(&place, "parallel", true, expected);
             }
             if decoder && !layer.attention.causal {

@@ -224,7 +224,7 @@ impl Model {
         starts: Ids<'_>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let model = self.get(py)?;
-        let columns = outputs(model.spec().head.as_ref(), width(&model));
+        let columns = outputs(model.spec().head.as_ref(), model.spec().last_stack().output_width());
         let source = ragged(&source_ids, &source_starts).map_err(|e| raise(py, &e))?;
         let out = self.with(py, &ids, &starts, None, |s, b| {
             s.decoder_head(&Batch { ids: &source.ids, starts: &source.starts, segments: None }, b)
