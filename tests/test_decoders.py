@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import lapwing
 from lapwing.architectures import family
@@ -145,6 +148,18 @@ def test_gemma_calls_the_approximation_gelu() -> None:
 def test_what_is_not_supported_is_refused_by_name(name: str, values: dict[str, Any], key: str) -> None:
     with pytest.raises(lapwing.CheckpointError, match=key):
         spec(config_of(name, **values))
+
+
+def test_newer_names_of_the_language_model_beside_images(tmp_path: Path) -> None:
+    source, folder = GOLDEN / "gemma3", tmp_path / "model"
+    shutil.copytree(source, folder)
+    names = {"language_model.model.": "model.language_model.", "vision_tower.": "model.vision_tower."}
+    tensors = load_file(source / "model.safetensors")
+    for old, new in names.items():
+        tensors = {name.replace(old, new, 1) if name.startswith(old) else name: t for name, t in tensors.items()}
+    save_file(tensors, folder / "model.safetensors")
+    ids = list(range(3, 20))
+    np.testing.assert_array_equal(lapwing.load(folder).logits(ids), lapwing.load(source).logits(ids))
 
 
 @pytest.mark.parametrize("name", sorted(DEFAULTS))

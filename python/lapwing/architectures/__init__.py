@@ -24,7 +24,9 @@ ALIASES: dict[str, str] = {
     "camembert": "roberta",
     "data2vec-text": "roberta",
     "deberta-v2": "deberta_v2",
+    "gemma3": "_text",
     "megatron-bert": "megatron_bert",
+    "mistral3": "_text",
     "new": "gte",
     "xlm-roberta": "roberta",
     "xlm-roberta-xl": "xlm_roberta_xl",
@@ -98,10 +100,15 @@ def complete(config: Config) -> Config:
     """The configuration with the family's values (``DEFAULTS``) for keys that it leaves out.
 
     Raises:
-        CheckpointError: the family is not supported.
+        CheckpointError: the family is not supported, or a size beyond `BOUNDS`.
     """
     defaults = getattr(family(config), "DEFAULTS", {})
-    return config.with_values(**{key: value for key, value in defaults.items() if key not in config})
+    config = config.with_values(**{key: value for key, value in defaults.items() if key not in config})
+    for most, keys in BOUNDS.items():
+        for key in keys:
+            # Before anything counts to such a number.
+            config.size(key, default=1, least=0, most=most)
+    return config
 
 
 def task_of(config: Config) -> str:
@@ -125,10 +132,6 @@ def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Ma
     """
     module: Any = family(checkpoint.config)
     config = complete(checkpoint.config)
-    for most, keys in BOUNDS.items():
-        for key in keys:
-            # Before anything counts to such a number.
-            config.size(key, default=1, least=0, most=most)
     task = task if task is not None else task_of(config)
     tensors = module.tensors(config, checkpoint.tensors, task)
     model: Model = module.spec(config, task)

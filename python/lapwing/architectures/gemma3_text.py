@@ -17,6 +17,9 @@ from ._rope import rotations
 
 DEFAULTS = {
     **gemma2.DEFAULTS,
+    # Larger models, which read images too, leave out even some sizes.
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
     "max_position_embeddings": 131072,
     "rope_theta": 1e6,
     "rope_local_base_freq": 1e4,
