@@ -329,3 +329,75 @@ def test_special_tokens_are_attributes() -> None:
     assert own.bos_token_id is None
     with pytest.raises(AttributeError):
         own.nonsense  # noqa: B018
+
+
+RECORDED = json.loads((GOLDEN / "sentencepiece" / "recorded.json").read_text(encoding="utf-8"))
+
+
+def recorded_folder(case: dict[str, Any], target: Path, *, named: bool = True) -> Path:
+    """The files of one recorded case; its class is named by the tokenizer's configuration, or else by the model's."""
+    shutil.copy(GOLDEN / "sentencepiece" / f"{case['model']}.model", target / case["file"])
+    own, model = dict(case["config"]), {"model_type": "t5"}
+    (own if named else model)["tokenizer_class"] = case["class"]
+    (target / "tokenizer_config.json").write_text(json.dumps(own))
+    (target / "config.json").write_text(json.dumps(model))
+    if case["class"] == "M2M100Tokenizer":
+        pieces = read(target / case["file"]).pieces
+        names = ["<s>", "<pad>", "</s>", "<unk>", *(piece.text for piece in pieces[3:])]
+        (target / "vocab.json").write_text(json.dumps({name: index for index, name in enumerate(names)}))
+    return target
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("case", RECORDED, ids=lambda case: f"{case['class']} {case['config']}")
+def test_sentencepiece_models_of_encoder_decoders(case: dict[str, Any], named: bool, tmp_path: Path) -> None:
+    own = Tokenizer(recorded_folder(case, tmp_path, named=named))
+    for row in case["texts"]:
+        assert own.encode(row["text"]) == row["ids"], row["text"]
+        assert own.decode(row["ids"], skip_special_tokens=True).strip() == row["decoded"].strip(), row["text"]
+
+
+def test_family_names_the_class_where_no_file_does(tmp_path: Path) -> None:
+    case = next(case for case in RECORDED if case["class"] == "MBartTokenizer" and not case["config"])
+    recorded_folder(case, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "mbart"}')
+    assert Tokenizer(tmp_path).encode("Hello, world!") == case["texts"][0]["ids"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected_text"),
+    [({"src_lang": "xx_YY"}, "lacks 'xx_YY'"), ({"language_codes": "other"}, "m2m100 or wmt21")],
+)
+def test_unknown_languages_of_a_configuration_are_named(config: Any, expected_text: str, tmp_path: Path) -> None:
+    wanted = "M2M100Tokenizer" if "language_codes" in config else "MBart50Tokenizer"
+    case = next(case for case in RECORDED if case["class"] == wanted)
+    recorded_folder({**case, "config": config}, tmp_path)
+    with pytest.raises(lapwing.CheckpointError, match=expected_text):
+        Tokenizer(tmp_path)
+
+
+def test_language_stands_where_the_class_has_it_whatever_the_file_says(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "m2m_100-nllb", tmp_path, dirs_exist_ok=True)
+    first = Tokenizer(tmp_path).encode("Hello")
+    path = tmp_path / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "src_lang": "deu_Latn"}))
+    german = Tokenizer(tmp_path)
+    assert german.encode("Hello") == [german.token_to_id("deu_Latn"), *first[1:]]
+    path.write_text(json.dumps({**config, "legacy_behaviour": True}))
+    assert Tokenizer(tmp_path).encode("Hello") == [*first[1:], first[0]]
+
+
+def test_vocabulary_and_merges_of_blenderbot(tmp_path: Path) -> None:
+    description = json.loads((GOLDEN / "bart" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(description["vocab"]))
+    merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in description["merges"]]
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges), encoding="utf-8")
+    config = {"tokenizer_class": "BlenderbotTokenizer", "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    bart = tokenizer("bart")
+    assert Tokenizer(tmp_path).encode("Hello") == bart.encode(" Hello")[1:]
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BlenderbotSmallTokenizer"}')
+    with pytest.raises(lapwing.CheckpointError, match="BlenderbotSmallTokenizer, whose way to cut words"):
+        Tokenizer(tmp_path)

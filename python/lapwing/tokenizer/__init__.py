@@ -10,7 +10,7 @@ from typing import Any, cast
 from ..errors import OptionError
 from . import template
 from .encoding import Encoding
-from .files import build, guarded, read_object, special_tokens
+from .files import build, guarded, read_config, special_tokens
 from .marian import Marian
 from .stream import StreamDecoder
 
@@ -30,7 +30,7 @@ class Tokenizer:
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
         self.folder = folder
-        self.config: dict[str, Any] = read_object(folder / "tokenizer_config.json")
+        self.config: dict[str, Any] = read_config(folder)
         self.specials = special_tokens(folder, self.config)
         marian = (folder / "source.spm").is_file() and not (folder / "tokenizer.json").is_file()
         self._marian = Marian(folder, self.config, self.specials) if marian else None

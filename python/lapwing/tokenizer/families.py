@@ -63,12 +63,12 @@ def _template(single: str, pair: str, ids: Mapping[str, int]) -> Json:
     }
 
 
-def _added(texts: Mapping[str, int], special: bool) -> list[Json]:
+def added(texts: Mapping[str, int], special: bool) -> list[Json]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [{"id": index, "content": text, **flags, "special": special} for text, index in texts.items()]
 
 
-def _description(**parts: Any) -> Json:
+def description(**parts: Any) -> Json:
     base: Json = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": []}
     base.update(dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder")))
     base.update(parts)
@@ -76,26 +76,14 @@ def _description(**parts: Any) -> Json:
     return base
 
 
-def _words(model: SentencePieceModel) -> Json:
-    """Word by word, as the unigram families cut text."""
-    metaspace = {
-        "type": "Metaspace",
-        "replacement": SPACE,
-        "prepend_scheme": "always",
-        "split": True,
-    }
-    return {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, metaspace]}
+METASPACE: Json = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True}
+"""Marks where words begin, also at the start; as a decoder the reverse."""
+
+WORDS: Json = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]}
+"""Word by word, as the unigram families cut text."""
 
 
-_METASPACE_DECODER = {
-    "type": "Metaspace",
-    "replacement": SPACE,
-    "prepend_scheme": "always",
-    "split": True,
-}
-
-
-def _charsmap(model: SentencePieceModel) -> list[Json]:
+def charsmap(model: SentencePieceModel) -> list[Json]:
     full = normalizer_json(model, prefix=False)
     return [step for step in (full or {}).get("normalizers", []) if step["type"] == "Precompiled"]
 
@@ -109,7 +97,6 @@ def from_sentencepiece(
     model: SentencePieceModel,
     config: Json,
     specials: dict[str, str],
-    vocab: Json | None,
 ) -> Json:
     """The tokenizer of a family that ships a SentencePiece model, by the class that its configuration names."""
     name = str(config.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
@@ -127,10 +114,9 @@ def from_sentencepiece(
         "DebertaV2": _deberta_v2,
         "Pegasus": _pegasus,
     }
-    if name == "M2M100":
-        return _m2m_100(path, model, vocab, config, specials)
     if name not in makers:
-        known = ", ".join(sorted(f"{key}Tokenizer" for key in {*makers, "M2M100", "Marian"} if key))
+        elsewhere = {"M2M100", "MBart", "MBart50", "Marian", "Nllb"}
+        known = ", ".join(sorted(f"{key}Tokenizer" for key in {*makers, *elsewhere} if key))
         raise CheckpointError(
             f"{path} is the model of a {name}Tokenizer, whose vocabulary has tokens that this file does not hold: "
             f"expected a tokenizer.json beside it, or one of {known}"
@@ -138,10 +124,10 @@ def from_sentencepiece(
     return makers[name](model, config, specials)
 
 
-def _control_tokens(pieces: list[Piece]) -> list[Json]:
+def control_tokens(pieces: list[Piece]) -> list[Json]:
     special = {p.text: i for i, p in enumerate(pieces) if p.kind in (CONTROL, UNKNOWN)}
     plain = {p.text: i for i, p in enumerate(pieces) if p.kind == USER_DEFINED}
-    return _added(special, True) + _added(plain, False)
+    return added(special, True) + added(plain, False)
 
 
 def _llama(model: SentencePieceModel, config: Json, specials: dict[str, str]) -> Json:
@@ -159,8 +145,8 @@ def _llama(model: SentencePieceModel, config: Json, specials: dict[str, str]) ->
     single = " ".join(filter(None, (bos and f"{bos}:0", "A:0", eos and f"{eos}:0")))
     pair = " ".join(filter(None, (single, bos and f"{bos}:1", "B:1", eos and f"{eos}:1")))
     legacy = config.get("legacy", True) is not False or gemma
-    return _description(
-        added_tokens=_control_tokens(model.pieces),
+    return description(
+        added_tokens=control_tokens(model.pieces),
         normalizer=normalizer_json(model, prefix=legacy),
         pre_tokenizer=None if legacy else pre_tokenizer_json(model),
         post_processor=_template(single, pair, ids) if bos or eos else None,
@@ -181,7 +167,7 @@ def _ids(pieces: list[Piece]) -> dict[str, int]:
     return ids
 
 
-def _require(ids: Mapping[str, int], *texts: str) -> None:
+def require(ids: Mapping[str, int], *texts: str) -> None:
     missing = [text for text in texts if text not in ids]
     if missing:
         raise CheckpointError(f"the SentencePiece model lacks the tokens {', '.join(map(repr, missing))}")
@@ -198,16 +184,16 @@ def _t5(model: SentencePieceModel, config: Json, specials: dict[str, str]) -> Js
     sentinels = [f"<extra_id_{index}>" for index in range(extra - 1, -1, -1)]
     pieces += [Piece(text, 0.0, CONTROL) for text in sentinels if text not in have]
     ids = _ids(pieces)
-    _require(ids, "</s>")
+    require(ids, "</s>")
     specials.setdefault("eos_token", "</s>")
     specials.setdefault("pad_token", pieces[0].text)
     specials.setdefault("unk_token", model.unk_piece())
-    return _description(
-        added_tokens=_control_tokens(pieces),
-        normalizer=_sequence(_charsmap(model)),
-        pre_tokenizer=_words(model),
+    return description(
+        added_tokens=control_tokens(pieces),
+        normalizer=_sequence(charsmap(model)),
+        pre_tokenizer=WORDS,
         post_processor=_template("A:0 </s>:0", "A:0 </s>:0 B:0 </s>:0", ids),
-        decoder=_METASPACE_DECODER,
+        decoder=METASPACE,
         model=model_json(model, pieces, model.unk_id),
     )
 
@@ -232,7 +218,7 @@ def _camembert(model: SentencePieceModel, config: Json, specials: dict[str, str]
 
 def _roberta_like(model: SentencePieceModel, pieces: list[Piece], unk_id: int, specials: dict[str, str]) -> Json:
     ids = _ids(pieces)
-    _require(ids, "<s>", "</s>", "<pad>", "<mask>")
+    require(ids, "<s>", "</s>", "<pad>", "<mask>")
     defaults = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     for name, text in {
         **defaults,
@@ -241,15 +227,15 @@ def _roberta_like(model: SentencePieceModel, pieces: list[Piece], unk_id: int, s
         "unk_token": "<unk>",
     }.items():
         specials.setdefault(name, text)
-    added = _control_tokens(pieces)
+    added = control_tokens(pieces)
     for token in added:
         token["lstrip"] = token["content"] == "<mask>"
-    return _description(
+    return description(
         added_tokens=added,
-        normalizer=_sequence(_charsmap(model)),
-        pre_tokenizer=_words(model),
+        normalizer=_sequence(charsmap(model)),
+        pre_tokenizer=WORDS,
         post_processor=_template("<s>:0 A:0 </s>:0", "<s>:0 A:0 </s>:0 </s>:0 B:0 </s>:0", ids),
-        decoder=_METASPACE_DECODER,
+        decoder=METASPACE,
         model=model_json(model, pieces, unk_id),
     )
 
@@ -270,14 +256,14 @@ def _albert(model: SentencePieceModel, config: Json, specials: dict[str, str]) -
     if config.get("do_lower_case", True):
         steps.append({"type": "Lowercase"})
     ids = _ids(model.pieces)
-    _require(ids, "[CLS]", "[SEP]")
+    require(ids, "[CLS]", "[SEP]")
     _cls_sep(specials)
-    return _description(
-        added_tokens=_control_tokens(model.pieces),
-        normalizer=_sequence(steps + _charsmap(model)),
-        pre_tokenizer=_words(model),
+    return description(
+        added_tokens=control_tokens(model.pieces),
+        normalizer=_sequence(steps + charsmap(model)),
+        pre_tokenizer=WORDS,
         post_processor=_template("[CLS]:0 A:0 [SEP]:0", "[CLS]:0 A:0 [SEP]:0 B:1 [SEP]:1", ids),
-        decoder=_METASPACE_DECODER,
+        decoder=METASPACE,
         model=model_json(model, model.pieces, model.unk_id),
     )
 
@@ -293,22 +279,16 @@ def _deberta_v2(model: SentencePieceModel, config: Json, specials: dict[str, str
         {"type": "NFC"},
         {"type": "Strip", "strip_left": False, "strip_right": True},
     ]
-    metaspace = {
-        "type": "Metaspace",
-        "replacement": SPACE,
-        "prepend_scheme": "always",
-        "split": True,
-    }
     cut: list[Json] = [{"type": "Punctuation", "behavior": "Isolated"}] if config.get("split_by_punct") else []
     ids = _ids(pieces)
-    _require(ids, "[CLS]", "[SEP]")
+    require(ids, "[CLS]", "[SEP]")
     _cls_sep(specials)
-    return _description(
-        added_tokens=_control_tokens(pieces),
+    return description(
+        added_tokens=control_tokens(pieces),
         normalizer=_sequence(steps),
-        pre_tokenizer={"type": "Sequence", "pretokenizers": [*cut, metaspace]},
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [*cut, METASPACE]},
         post_processor=_template("[CLS]:0 A:0 [SEP]:0", "[CLS]:0 A:0 [SEP]:0 B:1 [SEP]:1", ids),
-        decoder=_METASPACE_DECODER,
+        decoder=METASPACE,
         model=model_json(model, pieces, model.unk_id),
     )
 
@@ -319,80 +299,23 @@ def _pegasus(model: SentencePieceModel, config: Json, specials: dict[str, str]) 
     if not isinstance(offset, int) or not 3 <= offset <= 10_000:
         raise CheckpointError(f"tokenizer_config.json has offset {offset!r}: expected 3 to 10000")
     head = [Piece(text, 0.0, CONTROL) for text in ("<pad>", "</s>", "<mask_1>", "<mask_2>")]
-    head += [Piece(f"<unk_{index}>", 0.0, CONTROL) for index in range(2, offset - 1)]
-    pieces = [*head[:offset], *model.pieces[2:]]
-    unk_id = len(head[:offset]) + model.unk_id - 2
+    head += [Piece(f"<unk_{index}>", 0.0, CONTROL) for index in range(2, offset)]
+    # The model's own piece i has the id i + offset.
+    pieces = [*head, *model.pieces[2:]]
+    unk_id = offset + model.unk_id
     if not 0 <= unk_id < len(pieces):
         raise CheckpointError(f"the SentencePiece model of Pegasus names piece {model.unk_id} as the unknown one")
     ids = _ids(pieces)
     for name, text in {"pad_token": "<pad>", "eos_token": "</s>", "mask_token": "<mask_2>"}.items():
         specials.setdefault(name, text)
-    steps = [*_charsmap(model), {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]
-    return _description(
-        added_tokens=_control_tokens(pieces),
+    steps = [*charsmap(model), {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}]
+    return description(
+        added_tokens=control_tokens(pieces),
         normalizer=_sequence(steps),
-        pre_tokenizer={
-            "type": "Metaspace",
-            "replacement": SPACE,
-            "prepend_scheme": "always",
-            "split": True,
-        },
+        pre_tokenizer=METASPACE,
         post_processor=_template("A:0 </s>:0", "A:0 B:0 </s>:0", ids),
-        decoder=_METASPACE_DECODER,
+        decoder=METASPACE,
         model=model_json(model, pieces, unk_id),
-    )
-
-
-M2M_100_LANGUAGES = (
-    "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr ht hu hy "
-    "id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl ps pt ro ru sd "
-    "si sk sl so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu"
-)
-"""The hundred languages of M2M-100, in the order of their tokens behind the vocabulary."""
-
-
-def _m2m_100(
-    path: Path,
-    model: SentencePieceModel,
-    vocab: Json | None,
-    config: Json,
-    specials: dict[str, str],
-) -> Json:
-    """Pieces by the SentencePiece model, ids by vocab.json, then one token a language."""
-    if vocab is None:
-        raise CheckpointError(
-            f"{path} is the model of an M2M100Tokenizer: expected the vocab.json of its ids beside it"
-        )
-    ids = {text: index for text, index in vocab.items() if isinstance(index, int) and 0 <= index < len(vocab)}
-    _require(ids, "<s>", "<pad>", "</s>", "<unk>")
-    by_id = {index: text for text, index in ids.items()}
-    known = {piece.text: piece for piece in model.pieces}
-    empty = Piece("", 0.0, CONTROL)
-    pieces = []
-    for index in range(len(by_id)):
-        text = by_id.get(index, f"\ufdd0{index}")
-        found = known.get(text, empty)
-        special = text in ("<s>", "<pad>", "</s>", "<unk>") or found is empty
-        pieces.append(Piece(text, found.score, CONTROL if special else found.kind))
-    languages = {f"__{code}__": len(pieces) + index for index, code in enumerate(M2M_100_LANGUAGES.split())}
-    source = f"__{config.get('src_lang') or 'en'}__"
-    _require(languages, source)
-    names = {
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "pad_token": "<pad>",
-        "unk_token": "<unk>",
-        "sep_token": "</s>",
-    }
-    for name, text in names.items():
-        specials.setdefault(name, text)
-    control = {text: ids[text] for text in ("<s>", "<pad>", "</s>", "<unk>")}
-    return _description(
-        added_tokens=_added({**control, **languages}, True),
-        normalizer=normalizer_json(model, prefix=True),
-        post_processor=_template(f"{source}:0 A:0 </s>:0", f"{source}:0 A:0 B:0 </s>:0", {**ids, **languages}),
-        decoder=decoder_json(model),
-        model=model_json(model, pieces, ids["<unk>"]),
     )
 
 
@@ -417,8 +340,8 @@ def from_wordpiece(path: Path, text: str, config: Json, specials: dict[str, str]
         "lowercase": bool(config.get("do_lower_case", True)),
     }
     special = {token: vocab[token] for token in specials.values() if token in vocab}
-    return _description(
-        added_tokens=_added(special, True),
+    return description(
+        added_tokens=added(special, True),
         normalizer=normalizer,
         pre_tokenizer={"type": "BertPreTokenizer"},
         post_processor=_template(f"{cls}:0 A:0 {sep}:0", f"{cls}:0 A:0 {sep}:0 B:1 {sep}:1", vocab),
@@ -438,6 +361,7 @@ _GPT2_LIKE = (
     "Qwen2",
     "Roberta",
     "Bart",
+    "Blenderbot",
     "CodeGen",
     "GPTNeoX",
     "Longformer",
@@ -465,12 +389,12 @@ def from_byte_level(folder: Path, vocab: Json, merges: str, config: Json, specia
     bad = next((pair for pair in pairs if len(pair) != 2), None)
     if bad is not None:
         raise CheckpointError(f"{folder / 'merges.txt'} has the line {' '.join(bad)!r}: expected two pieces")
-    roberta = name in ("Roberta", "Bart", "Longformer")
+    roberta = name in ("Roberta", "Bart", "Blenderbot", "Longformer")
     default = "<s> </s>" if roberta else "<|endoftext|> <|endoftext|>"
     if name != "Qwen2":
         specials.setdefault("bos_token", default.split()[0])
     specials.setdefault("eos_token", default.split()[1])
-    prefix = bool(config.get("add_prefix_space", False))
+    prefix = bool(config.get("add_prefix_space", name == "Blenderbot"))
     byte_level = {
         "type": "ByteLevel",
         "add_prefix_space": prefix,
@@ -500,7 +424,7 @@ def from_byte_level(folder: Path, vocab: Json, merges: str, config: Json, specia
             "pad_token": "<pad>",
         }.items():
             specials.setdefault(key, text)
-        _require(ids, specials["cls_token"], specials["sep_token"])
+        require(ids, specials["cls_token"], specials["sep_token"])
         post = {
             "type": "RobertaProcessing",
             "sep": [specials["sep_token"], ids[specials["sep_token"]]],
@@ -508,13 +432,16 @@ def from_byte_level(folder: Path, vocab: Json, merges: str, config: Json, specia
             "trim_offsets": True,
             "add_prefix_space": prefix,
         }
+        if name == "Blenderbot":  # no start token, and no second text
+            end = specials["eos_token"]
+            post = _template(f"A:0 {end}:0", f"A:0 {end}:0 B:0 {end}:0", ids)
     elif config.get("add_bos_token"):
         bos = specials["bos_token"]
-        _require(ids, bos)
+        require(ids, bos)
         post = _template(f"{bos}:0 A:0", f"{bos}:0 A:0 {bos}:1 B:1", ids)
     special = {text: ids[text] for text in dict.fromkeys(specials.values()) if text in ids}
-    return _description(
-        added_tokens=_added(special, True),
+    return description(
+        added_tokens=added(special, True),
         normalizer={"type": "NFC"} if name == "Qwen2" else None,
         pre_tokenizer=cut,
         post_processor=post,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import CheckpointError
-from . import families, sentencepiece
+from . import families, multilingual, sentencepiece
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -70,6 +70,37 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
+_CLASSES = {
+    "albert": "Albert",
+    "bart": "Bart",
+    "blenderbot": "Blenderbot",
+    "blenderbot-small": "BlenderbotSmall",
+    "camembert": "Camembert",
+    "deberta-v2": "DebertaV2",
+    "m2m_100": "M2M100",
+    "mbart": "MBart",
+    "mt5": "T5",
+    "pegasus": "Pegasus",
+    "roberta": "Roberta",
+    "t5": "T5",
+    "umt5": "T5",
+    "xlm-roberta": "XLMRoberta",
+    "xlm-roberta-xl": "XLMRoberta",
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """tokenizer_config.json, with the class that config.json or its family names where it names none."""
+    config = read_object(folder / "tokenizer_config.json")
+    if not config.get("tokenizer_class") and (folder / "config.json").is_file():
+        model = read_object(folder / "config.json")
+        family = _CLASSES.get(str(model.get("model_type")))
+        name = model.get("tokenizer_class") or (f"{family}Tokenizer" if family else None)
+        if isinstance(name, str):
+            config["tokenizer_class"] = name
+    return config
+
+
 def read_text(path: Path) -> str:
     """The contents of a text file in UTF-8."""
     try:
@@ -119,7 +150,12 @@ def build(folder: Path, config: dict[str, Any], specials: dict[str, str]) -> Bac
         f"the added tokens of {folder} cannot be read",
         lambda: _add_tokens(backend, folder, config, specials),
     )
-    if from_file:
+    if multilingual.kind(config):
+        guarded(
+            f"the post-processor of {folder} cannot be built",
+            lambda: _mark_language(backend, folder, config, specials, must=not from_file),
+        )
+    elif from_file:
         guarded(
             f"the post-processor of {folder} cannot be built",
             lambda: _update_post_processor(backend, config, specials),
@@ -141,7 +177,9 @@ def _describe(folder: Path, config: dict[str, Any], specials: dict[str, str]) ->
         if path.is_file():
             ids = folder / "vocab.json"
             vocab = read_object(ids) if ids.is_file() else None
-            return families.from_sentencepiece(path, sentencepiece.read(path), config, specials, vocab)
+            if multilingual.kind(config):
+                return multilingual.from_sentencepiece(path, sentencepiece.read(path), config, specials, vocab)
+            return families.from_sentencepiece(path, sentencepiece.read(path), config, specials)
     if (folder / "vocab.txt").is_file():
         return families.from_wordpiece(folder / "vocab.txt", read_text(folder / "vocab.txt"), config, specials)
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
@@ -196,6 +234,20 @@ def _add_tokens(backend: Backend, folder: Path, config: dict[str, Any], specials
     ]
     if missing:
         backend.add_special_tokens(missing)
+
+
+def _mark_language(
+    backend: Backend, folder: Path, config: dict[str, Any], specials: dict[str, str], must: bool
+) -> None:
+    """Puts the token of the configuration's language where its class has it, whatever tokenizer.json says."""
+    from tokenizers.processors import TemplateProcessing
+
+    template = multilingual.template(config, specials, lambda text: backend.token_to_id(text))
+    if template is not None:
+        backend.post_processor = TemplateProcessing(**template)
+    elif must:
+        token = multilingual.source_token(config)
+        raise CheckpointError(f"the vocabulary of {folder} lacks {token!r}, the language of tokenizer_config.json")
 
 
 _BOS_CLASSES = ("Llama", "CodeLlama", "Gemma", "Cohere", "GPTNeoX")
