@@ -49,17 +49,23 @@ def find(
     Raises:
         CheckpointError: there is no such folder or repository, or it cannot be reached.
     """
-    text = os.fspath(name)
+    text = os.fspath(name) if isinstance(name, os.PathLike) else name
+    if not isinstance(text, str):
+        raise OptionError(f"the model's name is {name!r}: expected a folder, a hub id or a built-in id")
     if not text:
         raise CheckpointError("the model's name is empty: expected a folder, a hub id or a built-in id")
     if text.startswith("lapwing/") and not Path(text).exists():
         return _builtin(text, revision)
-    path = Path(text).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(text).expanduser()
+        folder, file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown home, a null character
+        raise CheckpointError(f"{text[:200]!r} cannot be a folder's name: {error}") from error
+    if folder:
         if revision is not None:
             raise OptionError(f"revision is {revision!r}, but {path} is a folder: expected None")
         return path, str(path.resolve())
-    if path.is_file():
+    if file:
         raise CheckpointError(f"{path} is a file: expected the folder of a checkpoint, with config.json in it")
     if not isinstance(name, str) or not _ID.fullmatch(text) or text.startswith(".") or ".." in text:
         raise CheckpointError(

@@ -115,8 +115,14 @@ def load(
         raise OptionError(f"kv is {kv!r}: expected {', '.join(KV)}")
     if task is not None and task not in TASKS:
         raise OptionError(f"task is {task!r}: expected {', '.join(sorted(TASKS))}")
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise OptionError(f"threads is {threads!r}: expected a whole number from 1, or None")
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 256):
+        raise OptionError(f"threads is {threads!r}: expected a whole number from 1 to 256, or None")
+    if not isinstance(local_files_only, bool):
+        raise OptionError(f"local_files_only is {local_files_only!r}: expected True or False")
+    if revision is not None and not isinstance(revision, str):
+        raise OptionError(f"revision is {revision!r}: expected a text or None")
+    if generation_config is not None and not isinstance(generation_config, Mapping):
+        raise OptionError(f"generation_config is {type(generation_config).__name__}: expected a mapping")
     if cache is not None and not isinstance(cache, bool):
         raise OptionError(f"cache is {cache!r}: expected True, False or None")
     folder, identity = find(name, revision=revision, local_files_only=local_files_only)
@@ -164,8 +170,6 @@ def _generation(folder: Path, override: Mapping[str, Any] | None, config: Mappin
     found: dict[str, Any] | None = read_object(path) if path.is_file() else None
     if override is None:
         return found
-    if not isinstance(override, Mapping):
-        raise OptionError(f"generation_config is {type(override).__name__}: expected a mapping")
     merged = {**(config if found is None else found), **override}
     return {key: value for key, value in merged.items() if value is not None}
 
@@ -186,7 +190,8 @@ def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[BaseMode
             "encoder": "an encoder",
             "seq2seq": "an encoder-decoder",
         }
-        raise OptionError(f"task is {task!r}, which needs {names[wanted]}: this checkpoint is {names[found]}")
+        own = names["seq2seq"] if found == "seq2seq" else "a decoder" if spec.decoder is not None else "an encoder"
+        raise OptionError(f"task is {task!r}, which needs {names[wanted]}: this checkpoint is {own}")
     return {"seq2seq": Seq2Seq, "encoder": TextEncoder, "generator": TextGenerator}[found]
 
 
@@ -209,6 +214,7 @@ def _build(
 ) -> tuple[_core.Model, Spec]:
     """The compiled model: each array is read, packed and let go before the next."""
     spec, tensors, unused = describe(checkpoint, _family_task(checkpoint, task, recipe))
+    _class(spec, recipe, task)  # before anything is read
     owners: dict[int, tuple[Tensor, list[str]]] = {}
     for name, tensor in tensors.items():
         owners.setdefault(id(tensor), (tensor, []))[1].append(name)

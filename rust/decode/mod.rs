@@ -226,12 +226,12 @@ impl Generation {
                         source: streams[i].source,
                     })
                     .collect();
-                let sources = &self.sources;
+                let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
                 let options = &self.options;
                 feed(s, &rows, &mut cache, self.cross.as_mut(), vocab, &mut |first, logits| {
                     for (row, logits) in logits.chunks_mut(vocab).enumerate() {
                         let i = active[first + row];
-                        let source = sources.get(streams[i].source).map_or(&[][..], Vec::as_slice);
+                        let source = &sources[streams[i].source];
                         events.push(choose(options, &mut streams[i], i, source, logits, custom)?);
                     }
                     Ok(())
@@ -248,19 +248,13 @@ impl Generation {
                     }
                 }
                 let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); searches.len()];
-                let (sources, options) = (&self.sources, &self.options);
+                let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
+                let options = &self.options;
                 let result = feed(s, &rows, &mut cache, self.cross.as_mut(), vocab, &mut |first, logits| {
                     for (row, logits) in logits.chunks_mut(vocab).enumerate() {
                         let (p, b) = owners[first + row];
-                        let source = sources.get(p).map_or(&[][..], Vec::as_slice);
-                        candidates[p].extend(continuations(
-                            options,
-                            &searches[p].0,
-                            b,
-                            source,
-                            logits,
-                            custom,
-                        )?);
+                        let search = &searches[p].0;
+                        candidates[p].extend(continuations(options, search, b, &sources[p], logits, custom)?);
                     }
                     Ok(())
                 });
@@ -347,20 +341,20 @@ impl Generation {
         events: &mut Vec<Event>,
     ) -> Result<()> {
         let row = |p: usize| logits[p * vocab..(p + 1) * vocab].to_vec();
-        let source = |sources: &'_ [Vec<u32>], p: usize| sources.get(p).cloned().unwrap_or_default();
+        let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
         match &mut self.state {
             State::Streams(streams) => {
                 for (i, stream) in streams.iter_mut().enumerate().filter(|(_, t)| t.reason.is_none()) {
-                    let source = source(&self.sources, stream.source);
+                    let source = &sources[stream.source];
                     let mut logits = row(stream.source);
-                    events.push(choose(&self.options, stream, i, &source, &mut logits, custom)?);
+                    events.push(choose(&self.options, stream, i, source, &mut logits, custom)?);
                 }
             }
             State::Beams(searches) => {
                 let cache = self.cache.as_mut().expect("just filled");
                 for (p, (search, sequences)) in searches.iter_mut().enumerate() {
-                    let source = source(&self.sources, p);
-                    let mut found = continuations(&self.options, search, 0, &source, &mut row(p), custom)?;
+                    let mut found =
+                        continuations(&self.options, search, 0, &sources[p], &mut row(p), custom)?;
                     advance_beams(&self.options, search, sequences, &mut found, cache);
                 }
             }

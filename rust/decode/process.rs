@@ -13,7 +13,7 @@ pub struct Context<'a> {
     pub prompt: usize,
     /// Length at which the sequence ends.
     pub max_length: usize,
-    /// Ids of the encoder's input.
+    /// Ids of the encoder's input, or of the prompt where there is no encoder.
     pub source: &'a [u32],
 }
 

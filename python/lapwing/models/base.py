@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from ..checkpoint import Config
-from ..errors import ContextLengthError, Error, OptionError
+from ..errors import Error
 from ..progress import Callback, Progress
 from ..results import ModelInfo
 from ..tokenizer import Tokenizer
+from . import arguments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -148,36 +149,15 @@ class BaseModel:
 
     # -- helpers of the derived classes ------------------------------------------------------------
 
-    def _check_ids(self, ids: Iterable[int], vocab_size: int, limit: int | None, what: str = "ids") -> list[int]:
+    def _check_ids(self, ids: Any, vocab_size: int, limit: int | None, what: str = "ids") -> list[int]:
         """Ids as a list of ints in range and not too many."""
-        if isinstance(ids, str) or not isinstance(ids, Iterable):
-            raise OptionError(f"{what} is {ids!r:.60}: expected a list of token ids")
-        items = ids if isinstance(ids, np.ndarray) else list(ids)
-        try:
-            array = np.asarray(items)
-        except ValueError:  # lists of several lengths
-            array = np.empty((0, 0))
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            odd = next(
-                (item for item in items if isinstance(item, bool) or not isinstance(item, int | np.integer)), items
-            )
-            raise OptionError(f"{what} holds {odd!r:.60}: expected whole numbers in one dimension")
-        if array.size == 0:
-            raise OptionError(f"{what} is empty: expected at least one token")
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= vocab_size:
-            raise OptionError(f"{what} holds {low if low < 0 else high}: expected ids from 0 to {vocab_size - 1}")
-        if limit is not None and array.size > limit:
-            raise ContextLengthError(
-                f"{what} has {array.size} tokens: expected at most {limit}, the length of this model"
-            )
-        return [int(value) for value in array]
+        return arguments.ids(ids, vocab_size, limit, what)
 
     def _logit_tokens(self, batch_tokens: int) -> int:
         """``batch_tokens``, less where the vocabulary is large."""
         stack = self.spec.decoder or self.spec.encoder
         width = 1 if stack is None else stack.vocab_size
-        return min(batch_tokens, max(1, LOGIT_BYTES // (4 * width)))
+        return min(arguments.whole("batch_tokens", batch_tokens), max(1, LOGIT_BYTES // (4 * width)))
 
     def _map(
         self,
@@ -190,8 +170,7 @@ class BaseModel:
         what: str,
     ) -> list[Result]:
         """Runs batches of items of similar size, each within the token budget, and restores their order."""
-        if not isinstance(batch_tokens, int) or batch_tokens < 1:
-            raise OptionError(f"batch_tokens is {batch_tokens!r}: expected a whole number from 1")
+        arguments.whole("batch_tokens", batch_tokens)
         sizes = [size(item) for item in items]
         order = sorted(range(len(items)), key=lambda index: -sizes[index])
         results: list[Any] = [None] * len(items)
@@ -225,33 +204,3 @@ def ragged(sequences: Sequence[IdList]) -> tuple[NDArray[np.int32], NDArray[np.i
     for index, ids in enumerate(sequences):
         flat[starts[index] : starts[index + 1]] = ids
     return flat, starts
-
-
-def one_or_many(value: Any, is_one: Callable[[Any], bool], what: str) -> tuple[list[Any], bool]:
-    """The items as a list, and whether there was a single one."""
-    if is_one(value):
-        return [value], True
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise OptionError(f"{what} is {type(value).__name__}: expected one or a list")
-    items = list(value)
-    for index, item in enumerate(items):
-        if not is_one(item):
-            raise OptionError(f"{what} {index} is {type(item).__name__}: expected the same as for a single one")
-    return items, False
-
-
-def is_text(value: Any) -> bool:
-    """Whether a value is one text."""
-    return isinstance(value, str)
-
-
-def id_lists(value: Any) -> tuple[list[Any], bool]:
-    """Lists of ids, and whether a single list was given."""
-    if isinstance(value, np.ndarray):
-        return ([value], True) if value.ndim == 1 else (list(value), False)
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise OptionError(f"ids is {value!r:.60}: expected a list of token ids, or several")
-    items = list(value)
-    if items and not any(isinstance(item, Iterable) and not isinstance(item, str) for item in items):
-        return [items], True
-    return items, False

@@ -12,9 +12,9 @@ from ..errors import ContextLengthError, OptionError
 from ..progress import Callback
 from ..results import Answer, Classification, EncoderOutput, Fill, Ranked, Tag
 from ..tokenizer import Encoding
-from . import tasks
-from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, id_lists, is_text, one_or_many, ragged
-from .generator import check_layer
+from . import arguments, tasks
+from .arguments import flag, id_lists, is_text, is_text_or_pair, one_or_many, optional_flag, optional_text, whole
+from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, ragged
 from .options import id_list
 from .pooling import Embedder
 
@@ -57,7 +57,9 @@ class TextEncoder(BaseModel):
 
         ``hidden_states`` and ``attentions`` add those of every layer.
         """
-        items, single = one_or_many(text, _is_text_or_pair, "text")
+        items, single = one_or_many(text, is_text_or_pair, "text")
+        flag("hidden_states", hidden_states)
+        flag("attentions", attentions)
         encodings = [self._encode(item) for item in items]
 
         def run(batch: list[Encoding]) -> list[EncoderOutput]:
@@ -140,7 +142,8 @@ class TextEncoder(BaseModel):
             truncate: cuts texts that are too long.
         """
         self._require_head("classify", per_token=False)
-        items, single = one_or_many(text, _is_text_or_pair, "text")
+        items, single = one_or_many(text, is_text_or_pair, "text")
+        flag("truncate", truncate)
         encodings = [self._encode(item, truncate=truncate) for item in items]
         labels = tasks.labels(self.config, self._outputs)
         how = tasks.score_function(self.config, scores, len(labels))
@@ -172,6 +175,9 @@ class TextEncoder(BaseModel):
         self._require_head("tag", per_token=True)
         tasks.check_aggregation(aggregation)
         items, single = one_or_many(text, is_text, "text")
+        ignored = frozenset(arguments.texts("ignore_labels", ignore_labels))
+        if stride is not None:
+            whole("stride", stride, 0)
         limit = self.max_length
         labels = tasks.labels(self.config, self._outputs)
         windows: list[tuple[int, Encoding]] = []
@@ -195,7 +201,7 @@ class TextEncoder(BaseModel):
             parts = [
                 (encoding, logits) for (owner, encoding), logits in zip(windows, rows, strict=True) if owner == index
             ]
-            results.append(tasks.tags(self.tokenizer, item, parts, labels, aggregation, frozenset(ignore_labels)))
+            results.append(tasks.tags(self.tokenizer, item, parts, labels, aggregation, ignored))
         return results[0] if single else results
 
     def answer(
@@ -233,8 +239,14 @@ class TextEncoder(BaseModel):
             questions = questions * len(contexts)
         if len(questions) != len(contexts):
             raise OptionError(f"there are {len(questions)} questions and {len(contexts)} contexts: expected as many")
-        if not isinstance(top_k, int) or top_k < 1:
-            raise OptionError(f"top_k is {top_k!r}: expected a whole number from 1")
+        for name, value, least in (
+            ("top_k", top_k, 1),
+            ("max_answer_tokens", max_answer_tokens, 1),
+            ("stride", stride, 0),
+        ):
+            whole(name, value, least)
+        flag("allow_no_answer", allow_no_answer)
+        flag("align_to_words", align_to_words)
         reader = tasks.Reader(self.tokenizer, self.max_length, window, stride)
         pieces: list[tuple[int, Encoding]] = []
         for index, (ask, text) in enumerate(zip(questions, contexts, strict=True)):
@@ -287,14 +299,14 @@ class TextEncoder(BaseModel):
         mask_id = self.tokenizer.mask_token_id
         if mask is None or mask_id is None:
             raise OptionError(f"{self._parts.identity} names no mask token: fill_mask needs one in its tokenizer files")
-        if not isinstance(top_k, int) or top_k < 1:
-            raise OptionError(f"top_k is {top_k!r}: expected a whole number from 1")
+        whole("top_k", top_k)
+        words = None if targets is None else arguments.texts("targets", targets)
         items, single = one_or_many(text, is_text, "text")
         for index, item in enumerate(items):
             if mask not in item:
                 raise OptionError(f"text {index} has no mask: expected {mask} in it")
         encodings = [self._encode(item) for item in items]
-        limited = None if targets is None else [tasks.target_id(self.tokenizer, target) for target in targets]
+        limited = None if words is None else [tasks.target_id(self.tokenizer, word) for word in words]
 
         def run(batch: list[Encoding]) -> list[Any]:
             flat, starts, segments = self._arrays(batch)
@@ -345,11 +357,18 @@ class TextEncoder(BaseModel):
                 the sigmoid.
         """
         if not is_text(query):
-            raise OptionError(f"query is {type(query).__name__}: expected one text")
+            raise OptionError(f"query is {arguments.shown(query)}: expected one text")
         texts, single = one_or_many(documents, is_text, "documents")
         if single:
             raise OptionError("documents is one text: expected a list")
+        if top_k is not None:
+            whole("top_k", top_k)
+        optional_flag("truncate", truncate)
+        prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
+        asked = [name for name, prompt in prompts.items() if optional_text(name, prompt) is not None]
         if self.spec.head is not None:
+            if asked:
+                raise OptionError(f"{asked[0]} is set: this cross-encoder reads pairs as they are and has no prompts")
             values = self._cross_scores(query, texts, scores, truncate, batch_tokens, progress)
         else:
             if scores != "auto":
@@ -421,7 +440,7 @@ class TextEncoder(BaseModel):
     def attentions(self, ids: IdList, layer: int, segment_ids: IdList | None = None) -> Floats:
         """Attention probabilities of one layer for one sequence, float32 [heads, tokens, tokens]."""
         flat, _, segments, _ = self._lists([ids], None if segment_ids is None else [segment_ids])
-        return self.core.attentions(flat, check_layer(layer, self._stack), segments)
+        return self.core.attentions(flat, arguments.layer(layer, self._stack.layers), segments)
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -507,18 +526,13 @@ class TextEncoder(BaseModel):
         flat, starts = ragged(checked)
         segments = None
         if segment_ids is not None:
-            kinds = [self._check_ids(part, max(self._stack.segments, 1), None, "segment_ids") for part in segment_ids]
+            parts, _ = id_lists(segment_ids, "segment_ids")
+            kinds = [self._check_ids(part, max(self._stack.segments, 1), None, "segment_ids") for part in parts]
             if [len(part) for part in kinds] != [len(part) for part in checked]:
                 raise OptionError("segment_ids has other lengths than ids: expected one for each token")
             if self._stack.segments:
                 segments = ragged(kinds)[0]
         return flat, starts, segments, single
-
-
-def _is_text_or_pair(value: Any) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, tuple) and len(value) == 2 and all(isinstance(part, str) for part in value)
-    )
 
 
 def _content(ids: IdList, padding: Any) -> int:

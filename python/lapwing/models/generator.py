@@ -11,17 +11,10 @@ import numpy as np
 from ..errors import OptionError
 from ..progress import Callback, Progress
 from ..results import Chunk, Generation, Hypothesis, Score
-from . import engine
-from .base import (
-    DEFAULT_BATCH_TOKENS,
-    BaseModel,
-    IdList,
-    Parts,
-    id_lists,
-    is_text,
-    one_or_many,
-    ragged,
-)
+from ..tokenizer import template
+from . import arguments, engine
+from .arguments import flag, id_lists, is_text, one_or_many
+from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, Parts, ragged
 from .options import Defaults, Request, resolve
 
 if TYPE_CHECKING:
@@ -123,7 +116,8 @@ class TextGenerator(BaseModel):
             continue_final_message: goes on with the last message instead of beginning one.
             allow_control_tokens: lets control tokens in messages act as such.
         """
-        many = bool(messages) and not isinstance(messages[0], Mapping) and isinstance(messages[0], Sequence)
+        listed = isinstance(messages, list | tuple) and bool(messages)
+        many = listed and isinstance(messages[0], list | tuple)
         conversations: Any = messages if many else [messages]
         request = self._resolve(options, "chat")
         prompts = [
@@ -180,6 +174,7 @@ class TextGenerator(BaseModel):
             ContextLengthError: a text is longer than the model.
         """
         texts, single = one_or_many(text, is_text, "text")
+        flag("add_special_tokens", add_special_tokens)
         items = [
             self._check_ids(
                 self.tokenizer.encode(item, add_special_tokens=add_special_tokens),
@@ -269,9 +264,13 @@ class TextGenerator(BaseModel):
     def attentions(self, ids: IdList, layer: int) -> Floats:
         """Attention probabilities of one layer, float32 [heads, tokens, tokens]."""
         checked = self._check_ids(ids, self._vocab_size, self.max_length)
-        return self.core.attentions(ragged([checked])[0], check_layer(layer, self.spec.decoder))
+        return self.core.attentions(ragged([checked])[0], self._layer(layer))
 
     # -- inside --------------------------------------------------------------------------------------
+
+    def _layer(self, layer: int) -> int:
+        stack = self.spec.decoder
+        return arguments.layer(layer, () if stack is None else stack.layers)
 
     def _resolve(self, options: Mapping[str, Any], where: str, streaming: bool = False) -> Request:
         def forbidden(text: str) -> list[list[int]]:
@@ -307,15 +306,16 @@ class TextGenerator(BaseModel):
         continue_final_message: bool,
         allow_control_tokens: bool,
     ) -> list[int]:
+        flag("allow_control_tokens", allow_control_tokens)
         ids = self.tokenizer.encode_chat(
             messages,
-            add_generation_prompt=not continue_final_message,
+            add_generation_prompt=not flag("continue_final_message", continue_final_message),
             tools=tools,
             documents=documents,
             continue_final_message=continue_final_message,
             chat_template=chat_template,
             allow_control_tokens=allow_control_tokens,
-            **(variables or {}),
+            **template.variables(variables),
         )
         return self._check_ids(ids, self._vocab_size, self.max_length, "conversation")
 
@@ -376,11 +376,3 @@ class TextGenerator(BaseModel):
 def _perplexity(values: Sequence[float]) -> float:
     # The bound is where float64 ends; without scored tokens nothing was uncertain.
     return math.exp(min(-math.fsum(values) / len(values), 700.0)) if values else 1.0
-
-
-def check_layer(layer: int, stack: Any) -> int:
-    """A layer's number; negative ones count from the last."""
-    count = 0 if stack is None else len(stack.layers)
-    if not isinstance(layer, int) or not -count <= layer < count:
-        raise OptionError(f"layer is {layer!r}: expected 0 to {count - 1}")
-    return layer % count

@@ -7,17 +7,20 @@ config.json does. Each key of it is honoured (`HONOURED`), refused by name once 
 
 from __future__ import annotations
 
+import difflib
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import numpy as np
+
 from ..errors import CheckpointError, OptionError
+from .arguments import BIG, flag, listed, number, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
     Processor = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32]]
@@ -234,26 +237,14 @@ class Request:
         return int(self.core["samples"])
 
 
+_SEARCH = {"length_penalty": 1, "early_stopping": False}
+"""Options that only a beam search has, with the values at which they say nothing."""
 _NEUTRAL = {"top_k": (0,), "top_p": (1,), "min_p": (0,), "typical_p": (1,)}
 
 
-def _number(name: str, value: Any, low: float, high: float, *, whole: bool = False, open_low: bool = False) -> Any:
-    kinds = (int,) if whole else (int, float)
-    if hasattr(value, "item"):
-        value = value.item()
-    good = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
-    if not good or (open_low and value == low):
-        what = "a whole number" if whole else "a number"
-        above = "above" if open_low else "from"
-        bound = "" if high == float("inf") or high >= 1 << 53 else f" to {high:g}"
-        raise OptionError(f"{name} is {value!r}: expected {what} {above} {low:g}{bound}")
-    return value if whole else float(value)
-
-
-_BIG = (1 << 53) - 1
 _RANGES: dict[str, tuple[str, float, float, bool, bool, Any]] = {
     # option: (generation_config.json's key, low, high, whole number, low itself excluded, neutral value)
-    "top_k": ("top_k", 0, _BIG, True, False, 0),
+    "top_k": ("top_k", 0, BIG, True, False, 0),
     "top_p": ("top_p", 0, 1, False, True, 1.0),
     "min_p": ("min_p", 0, 1, False, False, 0.0),
     "typical_p": ("typical_p", 0, 1, False, True, 1.0),
@@ -261,8 +252,8 @@ _RANGES: dict[str, tuple[str, float, float, bool, bool, Any]] = {
     "encoder_repetition_penalty": ("encoder_repetition_penalty", 1e-3, 1e3, False, False, 1.0),
     "presence_penalty": ("", -100, 100, False, False, 0.0),
     "frequency_penalty": ("", -100, 100, False, False, 0.0),
-    "no_repeat_ngram_size": ("no_repeat_ngram_size", 0, _BIG, True, False, 0),
-    "encoder_no_repeat_ngram_size": ("encoder_no_repeat_ngram_size", 0, _BIG, True, False, 0),
+    "no_repeat_ngram_size": ("no_repeat_ngram_size", 0, BIG, True, False, 0),
+    "encoder_no_repeat_ngram_size": ("encoder_no_repeat_ngram_size", 0, BIG, True, False, 0),
     "length_penalty": ("length_penalty", -100, 100, False, False, 1.0),
 }
 
@@ -285,10 +276,9 @@ def resolve(
         OptionError: an unknown option, a value outside its range, or options that exclude each other.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    unknown = sorted(set(options) - set(GenerateOptions.__annotations__))
-    if unknown:
-        known = ", ".join(sorted(GenerateOptions.__annotations__))
-        raise OptionError(f"{where} has no option {', '.join(unknown)}: expected {known}")
+    for name in options:
+        if name not in GenerateOptions.__annotations__:
+            raise OptionError(f"{where} has no option {_suggest(name)}")
     _refuse(defaults)
     core: dict[str, Any] = {}
     # A checkpoint that samples tunes its penalties for that: a call that asks for the likeliest tokens gets them.
@@ -300,25 +290,28 @@ def resolve(
             value, what = defaults.get(key), f"{key} of {defaults.source}"
         if value is None:
             value = neutral
-        core[name] = _number(what, value, low, high, whole=whole, open_low=open_low)
+        core[name] = number(what, value, low, high, whole=whole, open_low=open_low)
     _choice(core, given, defaults)
     early = given.get("early_stopping", defaults.get("early_stopping"))
-    if early not in (None, False, True, "never"):
-        raise OptionError(f"early_stopping is {early!r}: expected False, True or 'never'")
+    if not (early is None or isinstance(early, bool) or (isinstance(early, str) and early == "never")):
+        raise OptionError(f"early_stopping is {shown(early)}: expected False, True or 'never'")
+    asked = [name for name in ("length_penalty", "early_stopping") if given.get(name, _SEARCH[name]) != _SEARCH[name]]
+    if asked and core["beams"] == 1:
+        raise OptionError(f"{asked[0]} compares the hypotheses of a beam search: set beams above 1, or leave it out")
     core["early_stopping"] = early or False
     _tokens(core, given, defaults, encode)
     logprobs = given.get("logprobs")
     if isinstance(logprobs, bool):
         logprobs = 0 if logprobs else None
     if logprobs is not None:
-        logprobs = _number("logprobs", logprobs, 0, 1000, whole=True)
+        logprobs = number("logprobs", logprobs, 0, 1000, whole=True)
         if core["beams"] > 1:
             raise OptionError("logprobs is set with beams: a beam search reports the score of each hypothesis")
     core["logprobs"], core["top_logprobs"] = logprobs is not None, logprobs or 0
     max_tokens, max_length = _lengths(core, given, defaults)
     processor = given.get("processor")
     if processor is not None and not callable(processor):
-        raise OptionError(f"processor is {type(processor).__name__}: expected a function")
+        raise OptionError(f"processor is {shown(processor)}: expected a function")
     return Request(
         core=core,
         max_tokens=max_tokens,
@@ -328,6 +321,15 @@ def resolve(
         logprobs=logprobs,
         processor=processor,
     )
+
+
+def _suggest(name: str) -> str:
+    """An unknown option's name with those that were perhaps meant, and all there are."""
+    known = sorted(GenerateOptions.__annotations__)
+    meant = HONOURED.get(name, "").split(" ")[0].rstrip(":,")
+    near = [meant] if meant in known else difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"{name}: {hint}expected {', '.join(known)}"
 
 
 def _refuse(defaults: Defaults) -> None:
@@ -343,9 +345,9 @@ def _refuse(defaults: Defaults) -> None:
 def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) -> None:
     """Settles how tokens are chosen: greedily, by drawing, or by beam search."""
     beams = given.get("beams", defaults.get("num_beams") or 1)
-    core["beams"] = _number("beams", beams, 1, 256, whole=True)
+    core["beams"] = number("beams", beams, 1, 256, whole=True)
     if "temperature" in given:
-        core["temperature"] = _number("temperature", given["temperature"], 0, 1e6)
+        core["temperature"] = number("temperature", given["temperature"], 0, 1e6)
         if core["temperature"] > 0 and core["beams"] > 1:
             if "beams" in given:
                 raise OptionError(
@@ -356,7 +358,7 @@ def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) 
     elif defaults.get("do_sample") and core["beams"] == 1:
         value = defaults.get("temperature")
         what = f"temperature of {defaults.source}"
-        core["temperature"] = 1.0 if value is None else _number(what, value, 0, 1e6)
+        core["temperature"] = 1.0 if value is None else number(what, value, 0, 1e6)
         if "top_k" not in given and defaults.get("top_k") is None:
             core["top_k"] = 50  # transformers' own default, for checkpoints that ask to sample
     elif defaults.get("do_sample") and "beams" not in given:
@@ -376,8 +378,8 @@ def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) 
     beam_search = core["beams"] > 1
     hypotheses = given.get("num_hypotheses", several if beam_search else 1)
     samples = given.get("n", 1 if beam_search or core["temperature"] == 0 else several)
-    core["num_hypotheses"] = _number("num_hypotheses", hypotheses, 1, 256, whole=True)
-    core["samples"] = _number("n", samples, 1, 1024, whole=True)
+    core["num_hypotheses"] = number("num_hypotheses", hypotheses, 1, 256, whole=True)
+    core["samples"] = number("n", samples, 1, 1024, whole=True)
     if core["num_hypotheses"] > core["beams"]:
         raise OptionError(
             f"num_hypotheses is {core['num_hypotheses']} with beams {core['beams']}: expected at most one a beam"
@@ -387,7 +389,7 @@ def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) 
         raise OptionError(f"n is {core['samples']}, but nothing is drawn, so all texts would be equal: {way}")
     seed = given.get("seed")
     # Without a seed each call draws anew.
-    core["seed"] = secrets.randbits(64) if seed is None else _number("seed", seed, 0, (1 << 64) - 1, whole=True)
+    core["seed"] = secrets.randbits(64) if seed is None else number("seed", seed, 0, (1 << 64) - 1, whole=True)
 
 
 def _tokens(
@@ -396,14 +398,14 @@ def _tokens(
     defaults: Defaults,
     encode: Callable[[str], list[list[int]]],
 ) -> None:
-    core["ignore_eos"] = bool(given.get("ignore_eos", False))
+    core["ignore_eos"] = flag("ignore_eos", given.get("ignore_eos", False))
     core["eos_ids"] = list(dict.fromkeys(defaults.end_ids))
     core["stop_ids"] = list(dict.fromkeys([*defaults.end_ids, *_ids("stop_ids", given.get("stop_ids"))]))
     bias = given.get("logit_bias", {})
     if not isinstance(bias, Mapping):
-        raise OptionError(f"logit_bias is {type(bias).__name__}: expected a mapping of ids to numbers")
+        raise OptionError(f"logit_bias is {shown(bias)}: expected a mapping of ids to numbers")
     core["logit_bias"] = {
-        str(_ids("logit_bias", [index])[0]): _number("logit_bias", value, -1e9, 1e9) for index, value in bias.items()
+        str(_ids("logit_bias", [index])[0]): number("logit_bias", value, -1e9, 1e9) for index, value in bias.items()
     }
     core["sequence_bias"] = _sequence_bias(defaults)
     words: list[list[int]] = []
@@ -431,24 +433,17 @@ def _tokens(
 def _ids(name: str, value: Any) -> list[int]:
     if value is None:
         return []
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = [value]
-    try:
-        items = [item.item() if hasattr(item, "item") else item for item in value]
-    except TypeError:
-        items = [value]
+    items = [value] if isinstance(value, int | np.integer) else listed(name, value, "an id or a list of ids")
+    found = []
     for index in items:
-        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
-            raise OptionError(f"{name} holds {index!r}: expected ids from 0")
-    return items
+        if not isinstance(index, int | np.integer) or isinstance(index, bool) or not 0 <= index < 1 << 31:
+            raise OptionError(f"{name} holds {shown(index)}: expected ids from 0")
+        found.append(int(index))
+    return found
 
 
 def _items(name: str, value: Any) -> list[Any]:
-    if value is None:
-        return []
-    if isinstance(value, str | Mapping) or not isinstance(value, Iterable):
-        raise OptionError(f"{name} is {value!r}: expected a list")
-    return list(value)
+    return [] if value is None else listed(name, value, "a list")
 
 
 def _sequence_bias(defaults: Defaults) -> list[list[Any]]:
@@ -465,7 +460,7 @@ def _sequence_bias(defaults: Defaults) -> list[list[Any]]:
         if isinstance(ids, str):
             ids = [int(text) for text in ids.strip("()[] ").replace(",", " ").split() if text.isdigit()]
         name = f"sequence_bias of {defaults.source}"
-        found.append([_ids(name, ids), _number(name, bias, -1e9, 1e9)])
+        found.append([_ids(name, ids), number(name, bias, -1e9, 1e9)])
     return found
 
 
@@ -476,21 +471,21 @@ def _decay(defaults: Defaults) -> list[Any] | None:
     name = f"exponential_decay_length_penalty of {defaults.source}"
     if not isinstance(value, Sequence) or len(value) != 2:
         raise OptionError(f"{name} is {value!r}: expected a start and a factor")
-    return [_number(name, value[0], 0, _BIG, whole=True), _number(name, value[1], 1e-3, 1e3)]
+    return [number(name, value[0], 0, BIG, whole=True), number(name, value[1], 1e-3, 1e3)]
 
 
 def _lengths(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) -> tuple[int | None, int | None]:
     core["min_tokens"] = core["min_length"] = 0
     if "min_tokens" in given:
-        core["min_tokens"] = _number("min_tokens", given["min_tokens"], 0, _BIG, whole=True)
+        core["min_tokens"] = number("min_tokens", given["min_tokens"], 0, BIG, whole=True)
     elif defaults.get("min_new_tokens") is not None:
         what = f"min_new_tokens of {defaults.source}"
-        core["min_tokens"] = _number(what, defaults.get("min_new_tokens"), 0, _BIG, whole=True)
+        core["min_tokens"] = number(what, defaults.get("min_new_tokens"), 0, BIG, whole=True)
     elif defaults.get("min_length"):
         what = f"min_length of {defaults.source}"
-        core["min_length"] = _number(what, defaults.get("min_length"), 0, _BIG, whole=True)
+        core["min_length"] = number(what, defaults.get("min_length"), 0, BIG, whole=True)
     if "max_tokens" in given:
-        value = _number("max_tokens", given["max_tokens"], 1, _BIG, whole=True)
+        value = number("max_tokens", given["max_tokens"], 1, BIG, whole=True)
         if core["min_tokens"] > value:
             if "min_tokens" in given:
                 raise OptionError(f"min_tokens is {core['min_tokens']} with max_tokens {value}: expected no more")
@@ -499,7 +494,7 @@ def _lengths(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults)
     for key in ("max_new_tokens", "max_length"):
         found = defaults.get(key)
         if found is not None:
-            found = _number(f"{key} of {defaults.source}", found, 1, _BIG, whole=True)
+            found = number(f"{key} of {defaults.source}", found, 1, BIG, whole=True)
             return (found, None) if key == "max_new_tokens" else (None, found)
     return max(DEFAULT_MAX_TOKENS, core["min_tokens"]), None
 

@@ -14,7 +14,8 @@ import numpy as np
 from ..errors import CheckpointError, ContextLengthError, OptionError
 from ..progress import Callback
 from ..tokenizer.files import read_json, read_object
-from .base import BaseModel, is_text, one_or_many, ragged
+from .arguments import BIG, is_text, one_or_many, optional_flag, optional_text, whole
+from .base import BaseModel, ragged
 from .tasks import sigmoid
 
 if TYPE_CHECKING:
@@ -228,6 +229,8 @@ class Embedder:
 
     def prompt_text(self, prompt: str | None, prompt_name: str | None) -> str:
         """The text put before each text."""
+        optional_text("prompt", prompt)
+        optional_text("prompt_name", prompt_name)
         if prompt is not None:
             if prompt_name is not None:
                 raise OptionError("prompt and prompt_name exclude each other")
@@ -256,6 +259,10 @@ class Embedder:
         """Vectors, [n, dim]; one vector [dim] for one text."""
         items, single = one_or_many(texts, is_text, "text")
         before = self.prompt_text(prompt, prompt_name)
+        optional_flag("normalize", normalize)
+        optional_flag("truncate", truncate)
+        if truncate_dim is not None:
+            whole("truncate_dim", truncate_dim, 1, self._width())
         limit = self._limit(max_tokens)
         sequences = [self._encode(before + text, limit, truncate) for text in items]
         skip = 0
@@ -307,9 +314,7 @@ class Embedder:
     def _limit(self, max_tokens: int | None) -> int | None:
         longest = self._model.max_length
         if max_tokens is not None:
-            if not isinstance(max_tokens, int) or max_tokens < 1 or (longest and max_tokens > longest):
-                raise OptionError(f"max_tokens is {max_tokens!r}: expected 1 to {longest}")
-            return max_tokens
+            return whole("max_tokens", max_tokens, 1, longest or BIG)
         bounds = [bound for bound in (longest, self.recipe.max_tokens) if bound is not None]
         return min(bounds, default=None)
 

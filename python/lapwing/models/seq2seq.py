@@ -11,9 +11,9 @@ import numpy as np
 from ..errors import CheckpointError, OptionError
 from ..progress import Callback, Progress
 from ..results import Chunk, Hypothesis, Translation
-from . import engine, languages, sentences
-from .base import BaseModel, IdList, Parts, id_lists, is_text, one_or_many, ragged, stack_length
-from .generator import check_layer
+from . import arguments, engine, languages, sentences
+from .arguments import flag, id_lists, is_text, one_or_many, optional_text
+from .base import BaseModel, IdList, Parts, ragged, stack_length
 from .options import Defaults, Request, id_list, resolve
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class Seq2Seq(BaseModel):
             ContextLengthError: a text longer than the model.
         """
         items, single = one_or_many(texts, is_text, "text")
+        flag("split_sentences", split_sentences)
         task = self._task_defaults("translation", source_lang, target_lang)
         source, extra = self._languages(source_lang, target_lang, task)
         request = self._resolve({**options, **extra.options(options)}, "translate", task)
@@ -219,12 +220,14 @@ class Seq2Seq(BaseModel):
         """Attention probabilities of one layer: of the encoder [heads, source, source]; with ``target_ids`` of the
         decoder [heads, target, target], or with ``cross`` [heads, target, source]."""
         if target_ids is None:
-            if cross:
+            if flag("cross", cross):
                 raise OptionError("cross is set without target_ids: expected the decoder's input")
             source = self._check_source(source_ids)
-            return self.core.attentions(ragged([source])[0], check_layer(layer, self.spec.encoder))
+            return self.core.attentions(
+                ragged([source])[0], arguments.layer(layer, self.spec.encoder.layers if self.spec.encoder else ())
+            )
         source, target = self._pair(source_ids, target_ids)
-        number = check_layer(layer, self.spec.decoder)
+        number = arguments.layer(layer, self.spec.decoder.layers if self.spec.decoder else ())
         return self.core.decoder_attentions(ragged([source])[0], ragged([target])[0], number, cross)
 
     # -- inside --------------------------------------------------------------------------------------
@@ -276,6 +279,8 @@ class Seq2Seq(BaseModel):
 
     def _task_defaults(self, task: str, source: str | None, target: str | None) -> Mapping[str, Any]:
         """The settings that old checkpoints keep in config.json under a task's name."""
+        optional_text("source_lang", source)
+        optional_text("target_lang", target)
         params = self.config.get("task_specific_params")
         if not isinstance(params, Mapping):
             return {}

@@ -13,6 +13,7 @@ from ..errors import ContextLengthError, OptionError
 from ..results import Answer, Classification, Fill, Label, Tag
 from ..tokenizer import Encoding, Tokenizer
 from ..tokenizer.files import read_object
+from .arguments import whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -329,8 +330,7 @@ class Reader:
     """Finds spans in contexts that are read in windows."""
 
     def __init__(self, tokenizer: Tokenizer, limit: int | None, window: int, stride: int) -> None:
-        if not isinstance(window, int) or window < 1:
-            raise OptionError(f"window is {window!r}: expected a whole number from 1")
+        whole("window", window)
         self._tokenizer = tokenizer
         self._window = window if limit is None else min(window, limit)
         self._stride = stride
@@ -359,8 +359,6 @@ class Reader:
         align_to_words: bool,
     ) -> Answer:
         """The best span of all windows."""
-        if not isinstance(max_answer_tokens, int) or max_answer_tokens < 1:
-            raise OptionError(f"max_answer_tokens is {max_answer_tokens!r}: expected a whole number from 1")
         spans: dict[str, _Span] = {}
         none_score = 1.0
         for encoding, logits in parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -86,6 +87,8 @@ class Tokenizer:
 
     def token_to_id(self, token: str) -> int | None:
         """The id of one token's exact text."""
+        if not isinstance(token, str):
+            raise OptionError(f"a token is {token!r}: expected a text")
         if self._marian is not None:
             return self._marian.token_to_id(token)
         found = self._backend.token_to_id(token)
@@ -93,6 +96,10 @@ class Tokenizer:
 
     def id_to_token(self, index: int) -> str | None:
         """The text of one id as the vocabulary writes it."""
+        try:
+            index = operator.index(index)
+        except TypeError as error:
+            raise OptionError(f"an id is {index!r}: expected a whole number") from error
         if self._marian is not None:
             return self._marian.id_to_token(index)
         try:
@@ -149,7 +156,10 @@ class Tokenizer:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
         if isinstance(ids, int):
             ids = [ids]
-        values = [int(index) for index in ids]
+        try:
+            values = [operator.index(index) for index in ids]
+        except TypeError as error:
+            raise OptionError(f"ids cannot be decoded: {error}: expected a list of whole numbers") from error
         if any(not 0 <= index < 1 << 32 for index in values):
             raise OptionError("ids hold a number outside 0 to 4294967295: expected token ids")
         if self._marian is not None:

@@ -16,6 +16,7 @@ Message = Mapping[str, Any]
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 _MARK = "\U0010fffd"
 """A private character that no text holds: put into control tokens that a message spells out."""
+_MOST_DEPTH = 100
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -56,6 +57,8 @@ def find(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 def choose(templates: Mapping[str, str], name: str | None, tools: bool) -> str:
     """The text of the template to use: the one named, else "tool_use" where tools are given, else the default."""
     if name is not None:
+        if not isinstance(name, str):
+            raise OptionError(f"chat_template is {name!r}: expected the name or the text of a template")
         if name in templates:
             return templates[name]
         if "{" in name:
@@ -76,28 +79,45 @@ def choose(templates: Mapping[str, str], name: str | None, tools: bool) -> str:
     )
 
 
-def plain(value: Any) -> Any:
+_OWN = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template")
+
+
+def variables(given: Any) -> dict[str, Any]:
+    """Further names for a template: a mapping of texts, none of them an argument of its own."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise OptionError(f"template_variables is {type(given).__name__}: expected a mapping of names to values")
+    for name in _OWN:
+        if name in given:
+            raise OptionError(f"template_variables holds {name}: give it as an argument of its own")
+    return dict(given)
+
+
+def plain(value: Any, depth: int = 0) -> Any:
     """``value`` rebuilt from JSON's types, as far as it has any; anything else raises OptionError."""
+    if depth > _MOST_DEPTH:
+        raise OptionError(f"a chat template's values are nested more than {_MOST_DEPTH} deep")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, depth + 1) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        return plain(asdict(value), depth + 1)
     dump = getattr(value, "model_dump", None)
     if callable(dump):
-        return plain(dump())
+        return plain(dump(), depth + 1)
     item = getattr(value, "item", None)
     if callable(item):
-        return plain(item())
+        return plain(item(), depth + 1)
     raise OptionError(f"a chat template takes text, numbers, lists and objects: got {type(value).__name__}")
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The messages as plain objects without empty keys."""
-    if isinstance(messages, str | Mapping) or not isinstance(messages, Sequence):
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise OptionError(f"messages is {type(messages).__name__}: expected a list of objects with role and content")
     if not messages:
         raise OptionError("messages is empty: expected at least one")

@@ -1,0 +1,145 @@
+"""Checks of what a caller passes: each returns the value in the form that the library computes with, or raises
+OptionError with the argument's name, its value and what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ContextLengthError, OptionError
+
+BIG = (1 << 53) - 1
+"""The bound of whole numbers that have no other."""
+
+
+def number(name: str, value: Any, low: float, high: float, *, whole: bool = False, open_low: bool = False) -> Any:
+    """A finite number between two bounds; ``open_low`` excludes the lower one."""
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, np.generic):
+        value = value.item()
+    good = isinstance(value, kinds) and not isinstance(value, bool) and low <= value <= high
+    if not good or (open_low and value == low):
+        what = "a whole number" if whole else "a number"
+        above = "above" if open_low else "from"
+        bound = "" if high >= BIG else f" to {high:g}"
+        raise OptionError(f"{name} is {shown(value)}: expected {what} {above} {low:g}{bound}")
+    return value if whole else float(value)
+
+
+def whole(name: str, value: Any, low: int = 1, high: int = BIG) -> int:
+    """A whole number between two bounds."""
+    checked: int = number(name, value, low, high, whole=True)
+    return checked
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise OptionError(f"{name} is {shown(value)}: expected True or False")
+    return bool(value)
+
+
+def optional_flag(name: str, value: Any) -> bool | None:
+    """True, False or None."""
+    return None if value is None else flag(name, value)
+
+
+def optional_text(name: str, value: Any) -> str | None:
+    """A text or None."""
+    if value is not None and not isinstance(value, str):
+        raise OptionError(f"{name} is {shown(value)}: expected a text or None")
+    return value
+
+
+def texts(name: str, value: Any) -> list[str]:
+    """A list of texts."""
+    items = listed(name, value, "a list of texts")
+    for item in items:
+        if not isinstance(item, str):
+            raise OptionError(f"{name} holds {shown(item)}: expected texts")
+    return items
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: short, whatever it is."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def listed(name: str, value: Any, expected: str) -> list[Any]:
+    """The items of something ordered: no text, bytes, mapping or set."""
+    if isinstance(value, str | bytes | bytearray | Mapping | set | frozenset) or not isinstance(value, Iterable):
+        raise OptionError(f"{name} is {shown(value)}: expected {expected}")
+    try:
+        return list(value)
+    except TypeError as error:  # an array without dimensions
+        raise OptionError(f"{name} is {shown(value)}: expected {expected}") from error
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is one text."""
+    return isinstance(value, str)
+
+
+def is_text_or_pair(value: Any) -> bool:
+    """Whether a value is one text or a tuple of two."""
+    return is_text(value) or (isinstance(value, tuple) and len(value) == 2 and all(map(is_text, value)))
+
+
+def one_or_many(value: Any, is_one: Callable[[Any], bool], what: str) -> tuple[list[Any], bool]:
+    """The items as a list, and whether there was a single one."""
+    if is_one(value):
+        return [value], True
+    one = "a text" if is_one is is_text else "a text or a pair of texts"
+    items = listed(what, value, f"{one}, or a list of such")
+    for index, item in enumerate(items):
+        if not is_one(item):
+            raise OptionError(f"{what} {index} is {shown(item)}: expected {one}")
+    return items, False
+
+
+def id_lists(value: Any, what: str = "ids") -> tuple[list[Any], bool]:
+    """Lists of ids, and whether a single list was given."""
+    if isinstance(value, np.ndarray):
+        return ([value], True) if value.ndim <= 1 else (list(value), False)
+    items = listed(what, value, "a list of ids, or a list of such lists")
+    if items and not all(isinstance(item, Iterable) for item in items):
+        return [items], True
+    return items, False
+
+
+def ids(value: Any, vocab_size: int, limit: int | None, what: str = "ids") -> list[int]:
+    """Ids of one sequence: whole numbers, at least one, in the vocabulary, not more than ``limit``."""
+    if isinstance(value, np.ndarray):
+        if value.ndim != 1 or (value.size and value.dtype.kind not in "iu"):
+            raise OptionError(
+                f"{what} is an array {value.dtype} {list(value.shape)}: expected whole numbers in one dimension"
+            )
+        found = [int(index) for index in value]
+    else:
+        found = []
+        for place, index in enumerate(listed(what, value, "a list of ids")):
+            if not isinstance(index, int | np.integer) or isinstance(index, bool):
+                raise OptionError(f"{what} holds {shown(index)} at position {place}: expected whole numbers")
+            found.append(int(index))
+    if not found:
+        raise OptionError(f"{what} is empty: expected at least one token")
+    low, high = min(found), max(found)
+    if low < 0 or high >= vocab_size:
+        wrong = low if low < 0 else high
+        raise OptionError(
+            f"{what} holds {wrong} at position {found.index(wrong)}: expected ids from 0 to {vocab_size - 1}"
+        )
+    if limit is not None and len(found) > limit:
+        raise ContextLengthError(f"{what} has {len(found)} tokens: expected at most {limit}, the length of this model")
+    return found
+
+
+def layer(number: Any, layers: Sequence[Any]) -> int:
+    """A layer's number; negative ones count from the last."""
+    count = len(layers)
+    if not isinstance(number, int | np.integer) or isinstance(number, bool) or not -count <= number < count:
+        raise OptionError(f"layer is {shown(number)}: expected 0 to {count - 1}, or -{count} to -1 from the last")
+    return int(number) % count
