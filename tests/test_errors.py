@@ -1,244 +1,340 @@
-"""Bad input raises the named error, which says what, where, what was expected and what there was."""
+"""Bad names, settings and files: the exact exception, and a message that says what, where, expected and got."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import math
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import lapwing
 
-GOLDEN = Path(__file__).parent / "golden"
-Change = Callable[[Path], None]
+from .refusals import GOLDEN, Folder, fails
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "model"
-    shutil.copytree(GOLDEN / "llama", path)
-    return path
-
-
-def configuration(**values: Any) -> Change:
-    def change(path: Path) -> None:
-        found = json.loads((path / "config.json").read_text())
-        (path / "config.json").write_text(json.dumps({**found, **values}))
-
-    return change
-
-
-def weights(edit: Callable[[dict[str, Any], bytearray], bytes | None]) -> Change:
-    """Changes the header and the data of the weights; a result replaces the whole file."""
-
-    def change(path: Path) -> None:
-        file = path / "model.safetensors"
-        raw = file.read_bytes()
-        size = struct.unpack("<Q", raw[:8])[0]
-        header, data = json.loads(raw[8 : 8 + size]), bytearray(raw[8 + size :])
-        whole = edit(header, data)
-        text = json.dumps(header).encode()
-        file.write_bytes(struct.pack("<Q", len(text)) + text + data if whole is None else whole)
-
-    return change
-
-
-NORM = "model.norm.weight"
-QUERY = "model.layers.0.self_attn.q_proj.weight"
-
-
-def truncated(header: dict[str, Any], data: bytearray) -> None:
-    del data[-4:]
-
-
-def overlapping(header: dict[str, Any], data: bytearray) -> None:
-    first = min(header, key=lambda name: header[name].get("data_offsets", [2**60])[0])
-    header[NORM]["data_offsets"] = [o - o for o in header[NORM]["data_offsets"]]
-    size = 4
-    for n in header[NORM]["shape"]:
-        size *= n
-    header[NORM]["data_offsets"] = [header[first]["data_offsets"][0], header[first]["data_offsets"][0] + size]
-
-
-def oversized(header: dict[str, Any], data: bytearray) -> None:
-    header[NORM]["data_offsets"][1] = 2**50
-
-
-def missing(header: dict[str, Any], data: bytearray) -> None:
-    header["model.layers.0.self_attn.qq_proj.weight"] = header.pop(QUERY)
-
-
-def reshaped(header: dict[str, Any], data: bytearray) -> None:
-    header[QUERY]["shape"] = [header[QUERY]["shape"][0] * 2, header[QUERY]["shape"][1] // 2]
-
-
-def integers(header: dict[str, Any], data: bytearray) -> None:
-    header[NORM]["dtype"] = "I32"
-
-
-def not_a_number(header: dict[str, Any], data: bytearray) -> None:
-    start = header[QUERY]["data_offsets"][0]
-    data[start : start + 4] = struct.pack("<f", float("nan"))
-
-
-def pickle(header: dict[str, Any], data: bytearray) -> bytes:
-    return b"\x80\x04\x95" + bytes(100)
-
-
-def pointer(header: dict[str, Any], data: bytearray) -> bytes:
-    return b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+# -- names of models -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("name", "kind", "words"),
     [
-        (weights(truncated), ["model.safetensors", "bytes"]),
-        (weights(overlapping), ["model.safetensors", NORM]),
-        (weights(oversized), ["model.safetensors", NORM]),
-        (weights(missing), ["missing tensor", "attention.query.weight", "unknown tensor", "qq_proj"]),
-        (weights(reshaped), [QUERY, "has shape", "expected"]),
-        (weights(integers), [NORM, "I32", "expected float32"]),
-        (weights(not_a_number), [QUERY, "NaN", "expected a finite number"]),
-        (weights(pickle), ["model.safetensors"]),
-        (weights(pointer), ["model.safetensors", "LFS"]),
-        (configuration(model_type="lama"), ["model_type", "'lama'", "not supported", "llama"]),
-        (configuration(model_type="stable-diffusion"), ["model_type", "not supported", "nearest"]),
-        (configuration(hidden_size=-3), ["config.json", "hidden_size", "-3"]),
-        (configuration(hidden_size=10**30), ["config.json", "hidden_size"]),
-        (configuration(hidden_size="many"), ["config.json", "hidden_size", "many"]),
-        (configuration(num_hidden_layers=10**9), ["config.json", "num_hidden_layers"]),
-        (configuration(num_attention_heads=0), ["config.json", "num_attention_heads"]),
-        (configuration(num_key_value_heads=3), ["k_proj", "expected"]),
-        (configuration(hidden_act="swoosh"), ["config.json", "hidden_act", "swoosh", "silu"]),
-        (configuration(rope_parameters={"rope_type": "spiral"}), ["rope_type", "spiral", "linear"]),
-        (configuration(rms_norm_eps=None, vocab_size=None), ["config.json", "vocab_size"]),
-        (lambda path: (path / "config.json").unlink(), ["config.json"]),
-        (lambda path: (path / "config.json").write_text("{"), ["config.json"]),
-        (lambda path: (path / "config.json").write_bytes(b"\xff\xfe{"), ["config.json"]),
-        (lambda path: (path / "model.safetensors").unlink(), ["safetensors"]),
-        (
-            lambda path: (path / "model.safetensors").rename(path / "pytorch_model.bin"),
-            ["safetensors", "pytorch_model.bin"],
-        ),
+        ("", lapwing.CheckpointError, ("name is empty",)),
+        ("nosuch/../x", lapwing.CheckpointError, ("no folder 'nosuch/../x'", "owner/name")),
+        ("lapwing/nosuch", lapwing.CheckpointError, ("no built-in model", "lapwing/tiny-en-de")),
+        ("a" * 5000, lapwing.CheckpointError, ("cannot be a folder's name",)),
+        ("\0", lapwing.CheckpointError, ("expected a folder",)),
+        ("~nosuchuser/x", lapwing.CheckpointError, ("cannot be a folder's name",)),
+        (None, lapwing.OptionError, ("name is None",)),
+        (3, lapwing.OptionError, ("name is 3",)),
+        (b"x", lapwing.OptionError, ("name is b'x'",)),
+        (GOLDEN / "llama" / "config.json", lapwing.CheckpointError, ("is a file", "expected the folder")),
+        (GOLDEN / "nosuch", lapwing.CheckpointError, ("no folder",)),
+    ],
+    ids=lambda value: str(value)[:20] if not isinstance(value, tuple) else None,
+)
+def test_names_of_models(name: Any, kind: type[Exception], words: tuple[str, ...]) -> None:
+    fails(kind, lambda: lapwing.load(name, local_files_only=True), *words)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "words"),
+    [
+        ("llama", "translate", ("needs an encoder-decoder", "is a decoder")),
+        ("bert-seqcls", "generate", ("needs a decoder with a language head", "is an encoder")),
+        ("marian", "classify", ("needs an encoder", "is an encoder-decoder")),
     ],
 )
-def test_damaged_checkpoints(change: Change, words: list[str], folder: Path) -> None:
-    change(folder)
-    with pytest.raises((lapwing.CheckpointError, lapwing.SpecError)) as caught:
-        lapwing.load(folder, weights="f32")
-    for word in words:
-        assert word in str(caught.value), str(caught.value)
+def test_tasks_that_a_checkpoint_does_not_serve(name: str, task: str, words: tuple[str, ...]) -> None:
+    fails(lapwing.OptionError, lambda: lapwing.load(GOLDEN / name, task=task), f"task is {task!r}", *words)
 
 
-def test_numbers_that_run_away_are_an_error(folder: Path) -> None:
-    def huge(header: dict[str, Any], data: bytearray) -> None:
-        a, b = header[NORM]["data_offsets"]
-        data[a:b] = struct.pack("<f", 3e38) * ((b - a) // 4)
-
-    weights(huge)(folder)
-    with lapwing.load(folder, weights="f32") as model, pytest.raises(lapwing.NumericalError, match=r"NaN|inf"):
-        model.generate_ids([1, 2, 3], max_tokens=2)
-
-
-@pytest.fixture(scope="module")
-def decoder() -> Any:
-    return lapwing.load("lapwing/tiny-shakespeare")
-
-
-@pytest.fixture(scope="module")
-def translator() -> Any:
-    return lapwing.load("lapwing/tiny-en-de")
+def test_int8_activations_need_q8_weights() -> None:
+    fails(lapwing.OptionError, lambda: lapwing.load(GOLDEN / "llama", activations="int8"), "weights='q8'", "stored")
 
 
 @pytest.mark.parametrize(
-    ("ids", "words"),
+    ("settings", "kind", "words"),
     [
-        ([-1], ["-1"]),
-        ([1, 10**9], ["1000000000"]),
-        ([2**70], []),
-        ([1.5], ["1.5"]),
-        (["a"], ["'a'"]),
-        ([True], ["True"]),
-        ([None], ["None"]),
-        (None, ["None"]),
-        (3, ["3"]),
-        ("text", []),
-        ([[1], []], ["empty"]),
-        ([[1], [[2]]], []),
+        ({"top_p": "x"}, lapwing.OptionError, ("top_p of generation_config.json is 'x'",)),
+        ({"do_sample": True, "temperature": -1}, lapwing.OptionError, ("temperature of generation_config.json is -1",)),
+        (
+            {"guidance_scale": 2},
+            lapwing.OptionError,
+            ("guidance_scale to 2", "not supported", "{'guidance_scale': None}"),
+        ),
+        ({"eos_token_id": "x"}, lapwing.CheckpointError, ("eos_token_id of generation_config.json is 'x'",)),
+        ({"eos_token_id": [1, -1]}, lapwing.CheckpointError, ("eos_token_id", "holds -1")),
+        ({"suppress_tokens": [400]}, lapwing.OptionError, ("suppress_tokens holds 400", "0 to 399")),
     ],
     ids=str,
 )
-def test_bad_ids(ids: Any, words: list[str], decoder: Any, translator: Any) -> None:
-    for model in (decoder, translator):
-        with pytest.raises(lapwing.OptionError) as caught:
-            model.generate_ids(ids, max_tokens=2)
-        for word in words:
-            assert word in str(caught.value)
+def test_settings_of_the_checkpoint(settings: dict[str, Any], kind: type[Exception], words: tuple[str, ...]) -> None:
+    def call() -> None:
+        with lapwing.load(GOLDEN / "llama", generation_config=settings) as generator:
+            generator.generate("the", max_tokens=2)
+
+    fails(kind, call, *words)
 
 
-def test_prompts_beyond_the_model(decoder: Any) -> None:
-    longest = decoder.max_length
-    for call in (decoder.logits, lambda ids: decoder.generate_ids(ids, max_tokens=1)):
-        with pytest.raises(lapwing.ContextLengthError, match=str(longest)):
-            call([5] * (longest + 1))
-    with pytest.raises(lapwing.ContextLengthError, match="max_tokens"):
-        decoder.generate_ids([5] * (longest - 2), max_tokens=10)
+# -- files -----------------------------------------------------------------------------------------------
+
+UP = "model.layers.1.mlp.up_proj.weight"
+NORM = "model.norm.weight"
 
 
-NUMBERS = [
-    "max_tokens",
-    "top_k",
-    "n",
-    "beams",
-    "num_hypotheses",
-    "no_repeat_ngram_size",
-    "seed",
-    "logprobs",
-    "min_tokens",
-]
-FACTORS = ["temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "length_penalty", "presence_penalty"]
-LISTS = ["stop_ids", "suppress_tokens", "begin_suppress_tokens", "bad_words", "stop", "logit_bias", "processor"]
+def _rename(folder: Folder, old: str, new: str) -> None:
+    header, data = folder.read()
+    header[new] = header.pop(old)
+    folder.write(header, data)
 
 
-@pytest.mark.parametrize("name", NUMBERS)
-@pytest.mark.parametrize("value", [-1, 2**70, 1.5, "many", [], float("nan"), True], ids=repr)
-def test_absurd_numbers_are_refused_by_name(name: str, value: Any, decoder: Any) -> None:
-    if name == "logprobs" and value is True:
-        value = -1  # here True is 0 alternatives
-    with pytest.raises(lapwing.OptionError, match=name):
-        decoder.generate_ids([1, 2], **{"max_tokens": 2, "temperature": 0.5, name: value})
+def _double(folder: Folder) -> None:
+    header, data = folder.read()
+    text = json.dumps(header)
+    folder.write(f"{text[:-1]}, {json.dumps(NORM)}: {json.dumps(header[NORM])}}}".encode(), data)
 
 
-@pytest.mark.parametrize("name", FACTORS)
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), "hot", [], None.__class__, 1e400], ids=repr)
-def test_absurd_factors_are_refused_by_name(name: str, value: Any, decoder: Any) -> None:
-    with pytest.raises(lapwing.OptionError, match=name):
-        decoder.generate_ids([1, 2], **{"max_tokens": 2, "temperature": 0.5, name: value})
+def _drop(folder: Folder, name: str) -> None:
+    """Removes the tensor that stands last, so that no gap remains."""
+    header, data = folder.read()
+    start, stop = header.pop(name)["data_offsets"]
+    for entry in header.values():
+        if "data_offsets" in entry and entry["data_offsets"][0] >= stop:
+            entry["data_offsets"] = [at - (stop - start) for at in entry["data_offsets"]]
+    folder.write(header, data[:start] + data[stop:])
 
 
-@pytest.mark.parametrize("name", LISTS)
-@pytest.mark.parametrize("value", [3.5, [[[]]], [-1], [10**9], {"a": "b"}], ids=repr)
-def test_absurd_lists_are_refused_by_name(name: str, value: Any, decoder: Any) -> None:
-    if name == "stop_ids" and value == [10**9]:
-        value = [10**20]
-    with pytest.raises(lapwing.OptionError, match=name):
-        decoder.generate_ids([1, 2], **{"max_tokens": 2, name: value})
+def _add(folder: Folder, name: str) -> None:
+    header, data = folder.read()
+    header[name] = {"dtype": "F32", "shape": [2], "data_offsets": [len(data), len(data) + 8]}
+    folder.write(header, data + bytes(8))
 
 
-def test_unknown_options_name_the_nearest(decoder: Any) -> None:
-    with pytest.raises(lapwing.OptionError, match=r"max_new_token.*max_tokens"):
-        decoder.generate_ids([1, 2], max_new_token=2)
-    with pytest.raises(lapwing.OptionError, match=r"temprature.*temperature"):
-        decoder.generate("A", temprature=1.0)
+def _swap(folder: Folder) -> None:
+    """Two tensors at the same place."""
+    header, data = folder.read()
+    norms = ["model.layers.0.input_layernorm.weight", "model.layers.1.input_layernorm.weight"]
+    header[norms[1]]["data_offsets"] = header[norms[0]]["data_offsets"]
+    folder.write(header, data)
 
 
-def test_a_closed_model_says_so() -> None:
-    model = lapwing.load("lapwing/tiny-shakespeare")
-    model.close()
-    for call in (lambda: model.generate("A"), lambda: model.logits([1]), model.info):
-        with pytest.raises(lapwing.Error, match="closed"):
+_FILES: dict[str, tuple[Callable[[Folder], Any], tuple[str, ...]]] = {
+    "no config": (lambda f: (f.path / "config.json").unlink(), ("config.json", "cannot read")),
+    "config is a list": (lambda f: (f.path / "config.json").write_text("[]"), ("config.json", "not a JSON object")),
+    "config is no JSON": (lambda f: (f.path / "config.json").write_text("{"), ("config.json", "not JSON", "line 1")),
+    "config is not UTF-8": (lambda f: (f.path / "config.json").write_bytes(b'{"a": "\xff"}'), ("not UTF-8: byte 7",)),
+    "config with a key twice": (
+        lambda f: (f.path / "config.json").write_text('{"vocab_size": 1, "vocab_size": 2}'),
+        ("'vocab_size' twice",),
+    ),
+    "config too deep": (
+        lambda f: (f.path / "config.json").write_text('{"a": ' + "[" * 9999 + "]" * 9999 + "}"),
+        ("nested more than 100 deep",),
+    ),
+    "no weights": (lambda f: f.weights.unlink(), ("holds no model.safetensors", "index.json")),
+    "pickled weights": (
+        lambda f: f.weights.rename(f.path / "pytorch_model.bin"),
+        ("pytorch_model.bin", "pickled", "save_pretrained"),
+    ),
+    "a pickle under another name": (lambda f: f.weights.write_bytes(b"\x80\x04\x95" + bytes(99)), ("is a pickle",)),
+    "a zip under another name": (lambda f: f.weights.write_bytes(b"PK\x03\x04" + bytes(99)), ("is a pickle",)),
+    "a pointer of Git LFS": (
+        lambda f: f.weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),
+        ("Git LFS pointer", "git lfs pull"),
+    ),
+    "a web page": (lambda f: f.weights.write_text("<!DOCTYPE html><html></html>"), ("web page", "fetch it again")),
+    "GGUF": (lambda f: f.weights.write_bytes(b"GGUF" + bytes(99)), ("GGUF", "expected safetensors")),
+    "empty": (lambda f: f.weights.write_bytes(b""), ("0 bytes", "at least 8")),
+    "a short header": (lambda f: f.weights.write_bytes(f.weights.read_bytes()[:100]), ("claims", "truncated")),
+    "a huge header": (
+        lambda f: f.weights.write_bytes(struct.pack("<Q", 2**63) + f.weights.read_bytes()[8:]),
+        ("claims 9223372036854775808 bytes",),
+    ),
+    "cut off": (lambda f: f.weights.write_bytes(f.weights.read_bytes()[:-1]), ("data_offsets", "truncated")),
+    "longer": (lambda f: f.weights.write_bytes(f.weights.read_bytes() + b"x"), ("tensors take", "damaged")),
+    "a header that is a list": (lambda f: f.write([], b""), ("not a JSON object",)),
+    "a header that is no JSON": (lambda f: f.write(b"{]", b""), ("the header of", "not JSON")),
+    "a name twice": (_double, (f"{NORM!r} twice",)),
+    "overlapping": (_swap, ("overlaps", "model.layers.")),
+    "offsets outside": (
+        lambda f: f.entry(NORM, data_offsets=[2**40, 2**40 + 144]),
+        (f"tensor {NORM}", "do not lie inside"),
+    ),
+    "offsets the wrong way": (lambda f: f.entry(NORM, data_offsets=[144, 0]), (f"tensor {NORM}", "do not lie inside")),
+    "offsets below 0": (lambda f: f.entry(NORM, data_offsets=[-1, 143]), (f"tensor {NORM}", "from 0 up")),
+    "offsets that are no list": (lambda f: f.entry(NORM, data_offsets="x"), (f"tensor {NORM}", "'x'")),
+    "a huge shape": (lambda f: f.entry(NORM, shape=[2**40, 2**40]), (f"tensor {NORM}", "takes", "give 144")),
+    "a shape below 0": (lambda f: f.entry(NORM, shape=[-36]), (f"tensor {NORM}", "from 0 up")),
+    "a shape of fractions": (lambda f: f.entry(NORM, shape=[36.0]), (f"tensor {NORM}", "[36.0]")),
+    "a shape of another size": (lambda f: f.entry(NORM, shape=[35]), (f"tensor {NORM}", "takes 140", "give 144")),
+    "an unknown type": (lambda f: f.entry(NORM, dtype="F31"), (f"tensor {NORM}", "'F31' is unknown", "F32")),
+    "a type that is no text": (lambda f: f.entry(NORM, dtype=3), (f"tensor {NORM}", "3 is unknown")),
+    "a type of integers": (
+        lambda f: f.entry(NORM, dtype="I32"),
+        (NORM, "I32", "expected float32, float16 or bfloat16"),
+    ),
+    "another shape": (
+        lambda f: f.entry(UP, shape=[36, 64]),
+        ("do not fit the configuration", UP, "has shape [36, 64], expected [64, 36]"),
+    ),
+    "one dimension more": (lambda f: f.entry(UP, shape=[64, 36, 1]), (UP, "[64, 36, 1], expected [64, 36]")),
+    "a missing tensor": (lambda f: _drop(f, UP), ("missing tensor decoder.layers.1.feed_forward.up.weight [64, 36]",)),
+    "an unknown tensor": (lambda f: _add(f, "extra.weight"), ("unknown tensor extra.weight",)),
+    "a misnamed tensor": (
+        lambda f: _rename(f, UP, UP + "s"),
+        ("unknown tensor " + UP + "s", "missing tensor decoder.layers.1.feed_forward.up.weight"),
+    ),
+    "a layer too many": (lambda f: f.config({"num_hidden_layers": 1}), ("layers.1", "not part of this model")),
+    "a layer too few": (lambda f: f.config({"num_hidden_layers": 3}), ("missing tensor decoder.layers.2",)),
+}
+
+
+@pytest.mark.parametrize("what", _FILES)
+def test_damaged_files(what: str, tmp_path: Path) -> None:
+    break_, words = _FILES[what]
+    folder = Folder("llama", tmp_path)
+    break_(folder)
+    fails(lapwing.CheckpointError, lambda: lapwing.load(folder.path), *words)
+
+
+@pytest.mark.parametrize(
+    ("shard", "words"),
+    [
+        ("../model.safetensors", ("'../model.safetensors'", "plain *.safetensors file name")),
+        ("/etc/passwd", ("'/etc/passwd'", "plain")),
+        ("..\\x.safetensors", ("plain",)),
+        ("x\0.safetensors", ("plain",)),
+        ("x.bin", ("'x.bin'", "plain")),
+        ("nosuch.safetensors", ("nosuch.safetensors", "missing", "download it")),
+        (3, ("lacks a weight_map",)),
+        (None, ("lacks a weight_map",)),
+    ],
+    ids=str,
+)
+def test_shards(shard: Any, words: tuple[str, ...], tmp_path: Path) -> None:
+    folder = Folder("bert-sharded", tmp_path)
+    path = folder.path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"][next(iter(index["weight_map"]))] = shard
+    path.write_text(json.dumps(index))
+    fails(lapwing.CheckpointError, lambda: lapwing.load(folder.path), *words)
+
+
+_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "head_dim",
+    "vocab_size",
+    "max_position_embeddings",
+)
+
+
+@pytest.mark.parametrize("key", _SIZES)
+@pytest.mark.parametrize("value", [0, -1, 1.5, "x", [], {}, True, 2**40, 10**30], ids=str)
+def test_absurd_sizes(key: str, value: Any, tmp_path: Path) -> None:
+    """Refused by name, or (a head of another size) because no tensor fits; before any memory is asked for."""
+    folder = Folder("llama", tmp_path)
+    folder.config({key: value})
+    with pytest.raises((lapwing.CheckpointError, lapwing.SpecError)) as caught:
+        lapwing.load(folder.path)
+    assert key in str(caught.value) and repr(value) in str(caught.value) and "expected" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"model_type": "llamma"}, lapwing.CheckpointError, ("'llamma' is not supported", "nearest", "llama")),
+        ({"model_type": "robertta"}, lapwing.CheckpointError, ("'robertta' is not supported", "roberta")),
+        ({"model_type": None}, lapwing.CheckpointError, ("not supported",)),
+        ({"model_type": 3}, lapwing.CheckpointError, ("not supported",)),
+        ({"hidden_act": "x"}, lapwing.CheckpointError, ("hidden_act is 'x'", "expected one of relu")),
+        ({"rms_norm_eps": "x"}, lapwing.CheckpointError, ("rms_norm_eps is 'x'", "finite number")),
+        ({"rms_norm_eps": 5}, lapwing.SpecError, ("eps is 5", "0 to 1")),
+        ({"attention_bias": 3}, lapwing.CheckpointError, ("attention_bias is 3", "true or false")),
+        ({"num_key_value_heads": 5}, lapwing.SpecError, ("heads is 6", "a multiple of kv_heads, 5")),
+        ({"num_key_value_heads": 3}, lapwing.CheckpointError, ("k_proj", "has shape [12, 36], expected [18, 36]")),
+        ({"rms_norm_eps": None, "vocab_size": None}, lapwing.CheckpointError, ("lacks vocab_size",)),
+        ({"model_type": "stable-diffusion"}, lapwing.CheckpointError, ("not supported", "nearest")),
+        ({"rope_parameters": 3}, lapwing.CheckpointError, ("rope_parameters",)),
+        ({"rope_parameters": {"rope_theta": "x"}}, lapwing.CheckpointError, ("rope_theta is 'x'",)),
+        ({"rope_parameters": {"rope_type": "x"}}, lapwing.CheckpointError, ("'x'",)),
+        ({"tie_word_embeddings": "x"}, lapwing.CheckpointError, ("tie_word_embeddings is 'x'",)),
+        ({"architectures": 3}, lapwing.CheckpointError, ("architectures",)),
+    ],
+    ids=str,
+)
+def test_absurd_configurations(
+    changes: dict[str, Any], kind: type[Exception], words: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = Folder("llama", tmp_path)
+    folder.config(changes)
+    fails(kind, lambda: lapwing.load(folder.path), *words)
+
+
+# -- numbers ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("weights", ["f32", "bf16", "q8", "q4"])
+def test_weights_that_are_no_numbers(value: float, weights: str, tmp_path: Path) -> None:
+    """In a matrix or a norm: refused while loading or when something is computed, never part of an answer."""
+    for name in (UP, NORM):
+        folder = Folder("llama", tmp_path / name)
+        folder.tensor(name, lambda array: array.__setitem__(1, value))
+
+        def call(folder: Folder = folder) -> None:
+            with lapwing.load(folder.path, weights=weights) as generator:
+                generator.logits([1, 2, 3])
+
+        with pytest.raises((lapwing.CheckpointError, lapwing.NumericalError)) as caught:
             call()
+        assert re.search(r"\b(nan|inf)\b", str(caught.value), re.IGNORECASE), caught.value
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "call"),
+    [
+        ("llama", UP, lambda m: m.generate("the", max_tokens=2)),
+        ("llama", UP, lambda m: list(m.stream("the", max_tokens=2))),
+        ("llama", UP, lambda m: m.generate("the", max_tokens=2, beams=2)),
+        ("llama", UP, lambda m: m.score("the cat")),
+        ("llama", UP, lambda m: m.hidden_states([1, 2])),
+        ("bert-seqcls", "bert.encoder.layer.0.output.dense.weight", lambda m: m.classify("the")),
+        ("bert-seqcls", "bert.encoder.layer.0.output.dense.weight", lambda m: m("the")),
+        ("bert-sentence", "encoder.layer.0.output.dense.weight", lambda m: m.embed("the")),
+        ("marian", "model.encoder.layers.0.fc1.weight", lambda m: m.translate("the", max_tokens=2)),
+        ("marian", "model.encoder.layers.0.fc1.weight", lambda m: m.encode([[3, 0]])),
+    ],
+)
+def test_states_beyond_f32(name: str, tensor: str, call: Callable[[Any], Any], tmp_path: Path) -> None:
+    """Weights that are finite and too large for what they are multiplied with."""
+    folder = Folder(name, tmp_path)
+    folder.tensor(tensor, lambda array: np.copyto(array, np.where(np.arange(array.size) % 3, 3e38, -3e38)))
+    with lapwing.load(folder.path) as broken:
+        fails(lapwing.NumericalError, lambda: call(broken), "f32")
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("llama", lambda m: m.generate("the")),
+        ("llama", lambda m: m.logits([1])),
+        ("llama", lambda m: list(m.stream("the"))),
+        ("bert-seqcls", lambda m: m.classify("the")),
+        ("marian", lambda m: m.translate("the")),
+        ("marian", lambda m: m.info()),
+    ],
+)
+def test_a_closed_model_says_so(name: str, call: Callable[[Any], Any]) -> None:
+    closed = lapwing.load(GOLDEN / name)
+    closed.close()
+    closed.close()
+    fails(lapwing.Error, lambda: call(closed), name, "is closed: load it again")

@@ -18,6 +18,7 @@ impl Session<'_> {
             out.extend_from_slice(&session.work.x[..rows * s.output_width()]);
             Ok(())
         })?;
+        finite(&out, "a hidden state")?;
         Ok(out)
     }
 
@@ -38,6 +39,9 @@ impl Session<'_> {
                 to.extend(from);
             }
         }
+        for states in &all {
+            finite(states, "a hidden state")?;
+        }
         Ok(all)
     }
 
@@ -47,6 +51,7 @@ impl Session<'_> {
         check_layer(layer, s)?;
         let mut watching = Watching { attention: Some(layer), ..Watching::default() };
         self.whole(s, w, batch, None, &mut watching, &mut |_, _| Ok(()))?;
+        finite(&watching.probabilities, "an attention probability")?;
         Ok(watching.probabilities)
     }
 
@@ -226,7 +231,11 @@ impl Session<'_> {
             return Err(Error::Option("decoder_hidden_states takes one pair at a time".to_owned()));
         }
         self.whole(s, w, target, Some(&mut cross), &mut watching, &mut |_, _| Ok(()))?;
-        Ok(watching.states.unwrap_or_default())
+        let all = watching.states.unwrap_or_default();
+        for states in &all {
+            finite(states, "a hidden state")?;
+        }
+        Ok(all)
     }
 
     /// Self- or cross-attention probabilities of the decoder for one pair, `[heads, target, target or source]`.
@@ -244,6 +253,7 @@ impl Session<'_> {
         let (own, other) = if cross { (None, Some(layer)) } else { (Some(layer), None) };
         let mut watching = Watching { attention: own, cross_attention: other, ..Watching::default() };
         self.whole(s, w, target, Some(&mut sources), &mut watching, &mut |_, _| Ok(()))?;
+        finite(&watching.probabilities, "an attention probability")?;
         Ok(watching.probabilities)
     }
 }

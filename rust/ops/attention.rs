@@ -98,7 +98,8 @@ fn grow(buffer: &mut Vec<f32>, length: usize) {
 
 multiversion! {
     /// Scales, caps and biases a row of scores, masks all but `from..to`, and replaces it by
-    /// exp(score - maximum). Returns the maximum and the sum; with nothing visible (minus infinity, 0).
+    /// exp(score - maximum). Returns the maximum and the sum; with nothing visible (minus infinity, 0), with
+    /// nothing but values beyond f32 not-a-number.
     fn soften / soften_at(row: &mut [f32], from: usize, to: usize, scale: f32, softcap: f32, bias: &[f32]) -> (f32, f32) {
         let mut top = Lanes::splat(f32::NEG_INFINITY);
         let mut i = 0;
@@ -125,7 +126,8 @@ multiversion! {
         }
         let m = top.0.iter().fold(f32::NEG_INFINITY, |m, &x| if m > x { m } else { x });
         if m == f32::NEG_INFINITY {
-            return (m, 0.0);
+            // Visible scores that are all not-a-number or minus infinity are not a row that sees nothing.
+            return if from < to { (f32::NAN, f32::NAN) } else { (m, 0.0) };
         }
         let m_all = Lanes::splat(m);
         let mut sum = Lanes::splat(0.0);

@@ -105,7 +105,7 @@ def id_lists(value: Any, what: str = "ids") -> tuple[list[Any], bool]:
     if isinstance(value, np.ndarray):
         return ([value], True) if value.ndim <= 1 else (list(value), False)
     items = listed(what, value, "a list of ids, or a list of such lists")
-    if items and not all(isinstance(item, Iterable) for item in items):
+    if items and not isinstance(items[0], Iterable):
         return [items], True
     return items, False
 

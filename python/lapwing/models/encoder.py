@@ -410,19 +410,19 @@ class TextEncoder(BaseModel):
 
     def hidden_states(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> list[Floats]:
         """Final hidden states of each sequence, float32 [tokens, hidden]."""
-        flat, starts, segments, _ = self._lists(ids, segment_ids)
+        flat, starts, segments = self._lists(ids, segment_ids)
         return _split(self.core.encode(flat, starts, segments), starts)
 
     def all_hidden_states(self, ids: IdList, segment_ids: IdList | None = None) -> list[Floats]:
         """Of one sequence the embedding, then each layer's output, float32 [tokens, hidden] each."""
-        flat, starts, segments, _ = self._lists([ids], None if segment_ids is None else [segment_ids])
+        flat, starts, segments = self._checked([ids], None if segment_ids is None else [segment_ids])
         return self.core.hidden_states(flat, starts, segments)
 
     def pooled(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> Floats:
         """The pooler's output, float32 [n, hidden]."""
         if self.spec.pooler is None:
             raise OptionError(f"{self._parts.identity} has no pooler: use hidden_states or embed")
-        flat, starts, segments, _ = self._lists(ids, segment_ids)
+        flat, starts, segments = self._lists(ids, segment_ids)
         return self.core.pooled(flat, starts, segments)
 
     def head_logits(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> list[Floats]:
@@ -430,7 +430,7 @@ class TextEncoder(BaseModel):
 
         For a masked language model they are the logits over the vocabulary, [tokens, vocab].
         """
-        flat, starts, segments, _ = self._lists(ids, segment_ids)
+        flat, starts, segments = self._lists(ids, segment_ids)
         if self.spec.head is None:
             if self.spec.language_head is None:
                 raise OptionError(f"{self._parts.identity} has no head: use hidden_states")
@@ -439,7 +439,7 @@ class TextEncoder(BaseModel):
 
     def attentions(self, ids: IdList, layer: int, segment_ids: IdList | None = None) -> Floats:
         """Attention probabilities of one layer for one sequence, float32 [heads, tokens, tokens]."""
-        flat, _, segments, _ = self._lists([ids], None if segment_ids is None else [segment_ids])
+        flat, _, segments = self._checked([ids], None if segment_ids is None else [segment_ids])
         return self.core.attentions(flat, arguments.layer(layer, self._stack.layers), segments)
 
     # -- inside --------------------------------------------------------------------------------------
@@ -518,21 +518,21 @@ class TextEncoder(BaseModel):
             length = places[-1]
         return [start, *ids[: length - 1]]
 
-    def _lists(self, ids: Any, segment_ids: Any) -> tuple[Any, Any, Any, bool]:
-        lists, single = id_lists(ids)
-        limit = self.max_length
-        vocab = self._stack.vocab_size
-        checked = [self._check_ids(sequence, vocab, limit) for sequence in lists]
+    def _lists(self, ids: Any, segment_ids: Any) -> tuple[Any, Any, Any]:
+        lists, _ = id_lists(ids)
+        return self._checked(lists, None if segment_ids is None else id_lists(segment_ids, "segment_ids")[0])
+
+    def _checked(self, lists: Sequence[Any], segment_lists: Sequence[Any] | None) -> tuple[Any, Any, Any]:
+        """Ids of all sequences, their borders, and segments where the model has any."""
+        stack = self._stack
+        checked = [self._check_ids(sequence, stack.vocab_size, self.max_length) for sequence in lists]
         flat, starts = ragged(checked)
-        segments = None
-        if segment_ids is not None:
-            parts, _ = id_lists(segment_ids, "segment_ids")
-            kinds = [self._check_ids(part, max(self._stack.segments, 1), None, "segment_ids") for part in parts]
-            if [len(part) for part in kinds] != [len(part) for part in checked]:
-                raise OptionError("segment_ids has other lengths than ids: expected one for each token")
-            if self._stack.segments:
-                segments = ragged(kinds)[0]
-        return flat, starts, segments, single
+        if segment_lists is None:
+            return flat, starts, None
+        kinds = [self._check_ids(part, max(stack.segments, 1), None, "segment_ids") for part in segment_lists]
+        if [len(part) for part in kinds] != [len(part) for part in checked]:
+            raise OptionError("segment_ids has other lengths than ids: expected one for each token")
+        return flat, starts, ragged(kinds)[0] if stack.segments else None
 
 
 def _content(ids: IdList, padding: Any) -> int:
