@@ -46,7 +46,7 @@ def test_names_of_models(name: Any, kind: type[Exception], words: tuple[str, ...
     [
         ("llama", "translate", ("needs an encoder-decoder", "is a decoder")),
         ("bert-seqcls", "generate", ("needs a decoder with a language head", "is an encoder")),
-        ("marian", "classify", ("needs an encoder", "is an encoder-decoder")),
+        ("marian", "chat", ("needs a decoder with a language head", "is an encoder-decoder")),
     ],
 )
 def test_tasks_that_a_checkpoint_does_not_serve(name: str, task: str, words: tuple[str, ...]) -> None:
