@@ -18,11 +18,6 @@ Heads = Mapping[str, Names]
 _OTHER_BIAS = "language_head.decoder.bias"
 
 
-def defaults(config: Config, values: Mapping[str, object]) -> Config:
-    """The configuration with a family's values for keys that it leaves out."""
-    return config.with_values(**{key: value for key, value in values.items() if config.get(key) is None})
-
-
 def pre_norm(layer: Layer, norm: Norm) -> Layer:
     """A post-norm layer with its norms moved before the blocks."""
     return replace(

@@ -14,7 +14,7 @@ from ..spec import Dense, Model
 from . import _encoder, bert
 from ._common import activation
 from ._encoder import adjust as adjust
-from ._encoder import defaults, layer_norm
+from ._encoder import layer_norm
 from ._names import Renamed
 
 _LAYER = "encoder.layers.{i}."
@@ -58,7 +58,6 @@ def _inner(config: Config) -> int:
 
 
 def spec(config: Config, task: str) -> Model:
-    config = defaults(config, DEFAULTS)
     bert.absolute(config)
     stack = bert.encoder(config, bert.layer(config), positions=config.size("max_position_embeddings", default=512))
     width = config.size("embedding_size", default=128)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import deberta_v2
-from ._encoder import defaults
 from ._names import Renamed
 
 _LAYER, _SELF = "encoder.layers.{i}.attention.", "encoder.layer.{i}.attention.self."
@@ -25,6 +24,7 @@ NAMES = {
     _LAYER + "position_key": _SELF + "pos_proj",
 }
 DEFAULTS = {
+    **deberta_v2.DEFAULTS,
     "vocab_size": 50265,
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -36,7 +36,7 @@ FIXED = {"position_buckets": -1, "share_att_key": False, "norm_rel_ebd": "none",
 
 
 def _config(config: Config) -> Config:
-    return defaults(config.with_values(**FIXED), DEFAULTS)
+    return config.with_values(**FIXED)
 
 
 def spec(config: Config, task: str) -> Model:

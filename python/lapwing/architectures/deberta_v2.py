@@ -12,7 +12,7 @@ from ..checkpoint import Config, Tensor
 from ..spec import Convolution, Dense, Disentangled, Model
 from . import _encoder, bert
 from ._common import activation
-from ._encoder import defaults, layer_norm
+from ._encoder import layer_norm
 from ._names import Names, Renamed
 
 _LAYER, _SELF = "encoder.layers.{i}.", "encoder.layer.{i}.attention.self."
@@ -93,7 +93,6 @@ def _convolution(config: Config) -> Convolution | None:
 
 
 def spec(config: Config, task: str) -> Model:
-    config = defaults(config, DEFAULTS)
     hidden = config.size("hidden_size")
     for key in ("embedding_size", "attention_head_size"):
         expected = hidden if key == "embedding_size" else hidden // config.size("num_attention_heads")

@@ -12,7 +12,7 @@ from ..checkpoint import Config, Tensor
 from ..spec import Dense, Model
 from . import _encoder, bert
 from ._common import activation, classifier
-from ._encoder import defaults, layer_norm
+from ._encoder import layer_norm
 from ._names import Renamed
 
 NAMES = {**bert.NAMES, "encoder.embedding.projection": "embeddings_project"}
@@ -40,7 +40,6 @@ def _task(config: Config, task: str) -> str:
 
 
 def spec(config: Config, task: str) -> Model:
-    config = defaults(config, DEFAULTS)
     bert.absolute(config)
     stack = bert.encoder(config, bert.layer(config), positions=config.size("max_position_embeddings", default=512))
     width = config.size("embedding_size", default=128)

@@ -12,7 +12,6 @@ from typing import Literal
 from ..checkpoint import Config, Tensor
 from ..spec import Dense, Layer, Model, Stack
 from . import _encoder, llama
-from ._encoder import defaults
 from ._names import Renamed
 from ._rope import rotary
 
@@ -38,7 +37,6 @@ POOLS: dict[str, Literal["first", "mean", "mean_output"]] = {"bos": "first", "me
 
 
 def spec(config: Config, task: str) -> Model:
-    config = defaults(config, DEFAULTS)
     norm, bias = llama.rms(config), config.flag("attention_bias")
     rotation = rotary(config, llama.head_dim(config))
     attention = llama.attention(config, rotation, norm, bias=(bias,) * 4)

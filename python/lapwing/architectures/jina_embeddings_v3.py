@@ -12,7 +12,6 @@ from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import _encoder, bert, roberta
 from ._encoder import adjust as adjust
-from ._encoder import defaults
 from ._names import Renamed, cut
 from ._rope import rotary
 
@@ -41,7 +40,6 @@ DEFAULTS = {
 
 
 def spec(config: Config, task: str) -> Model:
-    config = defaults(config, DEFAULTS)
     layer = bert.layer(config)
     rotation = rotary(config, layer.attention.head_dim, theta=20000.0)
     layer = replace(layer, attention=replace(layer.attention, rotary=rotation))
@@ -50,7 +48,6 @@ def spec(config: Config, task: str) -> Model:
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
-    config = defaults(config, DEFAULTS)
     out = _encoder.tensors(checkpoint, task, NAMES, roberta.HEADS, prefixes=("roberta.",))
     place, hidden = _LAYER + "attention.", config.size("hidden_size")
     cut(

@@ -13,7 +13,7 @@ from ..spec import Dense, Model
 from . import _encoder, bert
 from ._common import activation
 from ._encoder import adjust as adjust
-from ._encoder import defaults, layer_norm, pre_norm
+from ._encoder import layer_norm, pre_norm
 from ._names import Renamed
 
 NAMES = {
@@ -32,7 +32,6 @@ DEFAULTS = {
 
 
 def spec(config: Config, task: str) -> Model:
-    config = defaults(config, DEFAULTS)
     bert.absolute(config)
     layer = pre_norm(bert.layer(config), layer_norm(config))
     stack = bert.encoder(config, layer, positions=config.size("max_position_embeddings", default=512))

@@ -12,7 +12,7 @@ from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import _encoder, bert, roberta
 from ._encoder import adjust as adjust
-from ._encoder import defaults, layer_norm, pre_norm
+from ._encoder import layer_norm, pre_norm
 from ._names import Renamed
 
 NAMES = {
@@ -34,7 +34,6 @@ DEFAULTS = {
 
 
 def spec(config: Config, task: str) -> Model:
-    config = defaults(config, DEFAULTS)
     norm = layer_norm(config)
     layer = pre_norm(bert.layer(config), norm)
     positions = config.size("max_position_embeddings") - roberta.first_position(config)
@@ -44,5 +43,5 @@ def spec(config: Config, task: str) -> Model:
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
     out = _encoder.tensors(checkpoint, task, NAMES, roberta.HEADS, prefixes=("roberta.",))
-    _encoder.shift(out, roberta.first_position(defaults(config, DEFAULTS)))
+    _encoder.shift(out, roberta.first_position(config))
     return out
