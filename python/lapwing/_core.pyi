@@ -102,11 +102,13 @@ class Model:
         source_ids: _Ids | None = None,
         source_starts: _Ids | None = None,
         processor: Callable[[list[int], _Floats], _Floats] | None = None,
+        draft: Model | None = None,
     ) -> Generation:
         """Starts generation for a batch of prompts; nothing is computed yet.
 
         ``options`` is the JSON of ``rust/decode/options.rs`` (unknown fields are refused). For an
         encoder-decoder ``ids`` are the decoder's prompts. ``processor(ids so far, logits) -> logits``.
+        ``draft`` guesses tokens; results do not depend on it.
         """
 
 @final

@@ -9,6 +9,7 @@ pub mod beam;
 pub mod options;
 pub mod process;
 pub mod sample;
+pub mod speculate;
 mod step;
 
 use crate::error::{Error, Result};
@@ -16,6 +17,7 @@ use crate::model::{Batch, Cache, Model, PREFILL_ROWS, SequenceId, Session, Span}
 use beam::{Candidate, Search};
 use options::Options;
 use process::Custom;
+use speculate::{Draft, guess};
 use std::sync::Arc;
 use step::{Row, advance_beams, choose, continuations, feed};
 
@@ -75,6 +77,7 @@ pub struct Generation {
     cross: Option<Cache>,
     state: State,
     prefilled: bool,
+    draft: Option<Draft>,
 }
 
 impl Generation {
@@ -137,7 +140,23 @@ impl Generation {
                 (0..prompts.len()).flat_map(|i| (0..options.samples).map(move |_| i)).map(stream).collect(),
             )
         };
-        Ok(Generation { model, options, prompts, sources, cache: None, cross: None, state, prefilled: false })
+        Ok(Generation {
+            model,
+            options,
+            prompts,
+            sources,
+            cache: None,
+            cross: None,
+            state,
+            prefilled: false,
+            draft: None,
+        })
+    }
+
+    /// The same with a smaller model that guesses tokens; the result does not depend on it.
+    pub fn with_draft(mut self, draft: Arc<Model>) -> Result<Generation> {
+        self.draft = Some(Draft::new(&self.model, draft)?);
+        Ok(self)
     }
 
     pub fn model(&self) -> &Arc<Model> {
@@ -218,24 +237,48 @@ impl Generation {
                         cache.release(id);
                     }
                 }
-                let rows: Vec<Row> = active
-                    .iter()
-                    .map(|&i| Row {
-                        token: *streams[i].ids.last().expect("a prompt is never empty"),
+                if let Some(draft) = &mut self.draft {
+                    (0..streams.len()).filter(|&i| streams[i].reason.is_some()).for_each(|i| draft.end(i));
+                }
+                let guesses = guess(&self.options, streams, &active, &self.sources, self.draft.as_mut(), s)?;
+                let row = |(&i, guesses): (&usize, &Vec<u32>)| {
+                    let newest = *streams[i].ids.last().expect("a prompt is never empty");
+                    Row {
+                        tokens: std::iter::once(newest).chain(guesses.iter().copied()).collect(),
                         sequence: streams[i].cache.expect("running sequences are cached"),
                         source: streams[i].source,
-                    })
-                    .collect();
+                    }
+                };
+                let rows: Vec<Row> = active.iter().zip(&guesses).map(row).collect();
                 let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
                 let options = &self.options;
-                feed(s, &rows, &mut cache, self.cross.as_mut(), vocab, &mut |first, logits| {
-                    for (row, logits) in logits.chunks_mut(vocab).enumerate() {
-                        let i = active[first + row];
-                        let source = &sources[streams[i].source];
-                        events.push(choose(options, &mut streams[i], i, source, logits, custom)?);
+                let before: Vec<usize> = active.iter().map(|&i| streams[i].ids.len()).collect();
+                let cross = self.cross.as_mut();
+                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |row, place, logits| {
+                    let i = active[row];
+                    let stream = &mut streams[i];
+                    // Logits after a guess count if everything guessed so far has come true.
+                    let right = stream.reason.is_none()
+                        && stream.ids.len() == before[row] + place
+                        && stream.ids.last() == Some(&rows[row].tokens[place]);
+                    if right {
+                        let source = &sources[stream.source];
+                        events.push(choose(options, stream, i, source, logits, custom)?);
                     }
                     Ok(())
-                })
+                });
+                for ((&i, guesses), before) in active.iter().zip(&guesses).zip(before) {
+                    if guesses.is_empty() {
+                        continue;
+                    }
+                    // The newest token itself is not in the cache.
+                    let sequence = streams[i].cache.expect("running sequences are cached");
+                    cache.truncate(sequence, streams[i].ids.len() - 1);
+                    if let Some(draft) = &mut self.draft {
+                        draft.settle(i, &streams[i].ids, before, guesses);
+                    }
+                }
+                result
             }
             State::Beams(searches) => {
                 let mut rows = Vec::new();
@@ -243,19 +286,18 @@ impl Generation {
                 for (p, (search, sequences)) in searches.iter().enumerate().filter(|(_, (s, _))| !s.over) {
                     for (b, beam) in search.running.iter().enumerate() {
                         let token = *beam.ids.last().expect("a prompt is never empty");
-                        rows.push(Row { token, sequence: sequences[b], source: p });
+                        rows.push(Row { tokens: vec![token], sequence: sequences[b], source: p });
                         owners.push((p, b));
                     }
                 }
                 let mut candidates: Vec<Vec<Candidate>> = vec![Vec::new(); searches.len()];
                 let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
                 let options = &self.options;
-                let result = feed(s, &rows, &mut cache, self.cross.as_mut(), vocab, &mut |first, logits| {
-                    for (row, logits) in logits.chunks_mut(vocab).enumerate() {
-                        let (p, b) = owners[first + row];
-                        let search = &searches[p].0;
-                        candidates[p].extend(continuations(options, search, b, &sources[p], logits, custom)?);
-                    }
+                let cross = self.cross.as_mut();
+                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |row, _, logits| {
+                    let (p, b) = owners[row];
+                    let found = continuations(options, &searches[p].0, b, &sources[p], logits, custom)?;
+                    candidates[p].extend(found);
                     Ok(())
                 });
                 if result.is_ok() {

@@ -88,6 +88,12 @@ pub struct Options {
     pub num_hypotheses: usize,
     pub length_penalty: f64,
     pub early_stopping: EarlyStopping,
+    /// Tokens to guess from the text itself; 0 guesses none.
+    pub prompt_lookup: usize,
+    /// Longest sequence of last tokens that is looked up.
+    pub lookup_ngram: usize,
+    /// Tokens to guess with the draft model.
+    pub draft_tokens: usize,
 }
 
 impl Default for Options {
@@ -127,6 +133,9 @@ impl Default for Options {
             num_hypotheses: 1,
             length_penalty: 1.0,
             early_stopping: EarlyStopping::Heuristic,
+            prompt_lookup: 0,
+            lookup_ngram: 3,
+            draft_tokens: 4,
         }
     }
 }
@@ -159,6 +168,10 @@ impl Options {
         within("length_penalty", self.length_penalty, -100.0, 100.0, "-100 to 100")?;
         within("beams", self.beams as f64, 1.0, 256.0, "1 to 256")?;
         within("n", self.samples as f64, 1.0, 1024.0, "1 to 1024")?;
+        let most = super::speculate::MOST as f64;
+        within("prompt_lookup", self.prompt_lookup as f64, 0.0, most, "0 to 64")?;
+        within("lookup_ngram", self.lookup_ngram as f64, 1.0, most, "1 to 64")?;
+        within("draft_tokens", self.draft_tokens as f64, 1.0, most, "1 to 64")?;
         within("top_logprobs", self.top_logprobs as f64, 0.0, 1000.0, "0 to 1000")?;
         let most = self.beams as f64;
         within("num_hypotheses", self.num_hypotheses as f64, 1.0, most, "1 to the number of beams")?;

@@ -7,43 +7,61 @@ use super::{Event, LENGTH, STOP, Stream, sample};
 use crate::error::{Error, Result};
 use crate::model::{Cache, PREFILL_ROWS, SequenceId, Session, Span};
 
-/// The newest token of a running sequence.
+/// Tokens that a running sequence is fed: its newest one, and guesses of what follows.
 pub(super) struct Row {
-    pub token: u32,
+    pub tokens: Vec<u32>,
     pub sequence: SequenceId,
     pub source: usize,
 }
 
-/// Feeds one token to each of some sequences; `each` gets the logits of a group: (first row, logits).
+/// Takes logits: (row of the list, place of the token in it, logits).
+pub(super) type Each<'a> = &'a mut dyn FnMut(usize, usize, &mut [f32]) -> Result<()>;
+
+/// Feeds tokens to some sequences; `each` gets the logits after every token, or after the last of a sequence alone.
 pub(super) fn feed(
     s: &mut Session<'_>,
     rows: &[Row],
     cache: &mut Cache,
     mut cross: Option<&mut Cache>,
     vocab: usize,
-    each: &mut dyn FnMut(usize, &mut [f32]) -> Result<()>,
+    last_only: bool,
+    each: Each<'_>,
 ) -> Result<()> {
     let mut logits = Vec::new();
-    for (group, rows) in rows.chunks(PREFILL_ROWS).enumerate() {
-        let ids: Vec<u32> = rows.iter().map(|r| r.token).collect();
-        let mut spans = Vec::with_capacity(rows.len());
-        for (i, row) in rows.iter().enumerate() {
-            let first = cache.length(row.sequence);
-            cache.extend(row.sequence, 1)?;
+    let (mut ids, mut spans, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+    // (row, first token) of the next piece: long rows are fed in pieces.
+    let (mut row, mut from) = (0, 0);
+    while row < rows.len() {
+        ids.clear();
+        spans.clear();
+        wanted.clear();
+        while row < rows.len() && ids.len() < PREFILL_ROWS {
+            let Row { tokens, sequence, source } = &rows[row];
+            let to = tokens.len().min(from + PREFILL_ROWS - ids.len());
+            let first = cache.length(*sequence);
+            cache.extend(*sequence, to - from)?;
             spans.push(Span {
-                sequence: row.sequence,
-                rows: i..i + 1,
+                sequence: *sequence,
+                rows: ids.len()..ids.len() + to - from,
                 first,
-                total: first + 1,
-                source: row.source,
-                source_length: cross.as_deref().map_or(0, |c| c.length(row.source)),
+                total: first + to - from,
+                source: *source,
+                source_length: cross.as_deref().map_or(0, |c| c.length(*source)),
             });
+            let least = if last_only { tokens.len() - 1 } else { 0 };
+            for place in from.max(least)..to {
+                wanted.push((ids.len() + place - from, row, place));
+            }
+            ids.extend_from_slice(&tokens[from..to]);
+            (row, from) = if to == tokens.len() { (row + 1, 0) } else { (row, to) };
         }
         s.forward(&ids, &spans, cache, cross.as_deref_mut())?;
-        let all: Vec<usize> = (0..rows.len()).collect();
-        logits.resize(rows.len() * vocab, 0.0);
-        s.logits(&all, &mut logits)?;
-        each(group * PREFILL_ROWS, &mut logits)?;
+        let places: Vec<usize> = wanted.iter().map(|w| w.0).collect();
+        logits.resize(wanted.len() * vocab, 0.0);
+        s.logits(&places, &mut logits)?;
+        for (&(_, row, place), logits) in wanted.iter().zip(logits.chunks_mut(vocab)) {
+            each(row, place, logits)?;
+        }
     }
     Ok(())
 }

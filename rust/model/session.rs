@@ -116,6 +116,12 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Whether rotations depend on the length of the whole sequence.
+    pub fn rotates_by_length(&self) -> bool {
+        let rotaries = self.last().0.layers.iter().filter_map(|layer| layer.attention.rotary.as_ref());
+        rotaries.into_iter().any(|r| r.long.is_some() || r.dynamic.is_some())
+    }
+
     /// The stack that reads text: the encoder, or a decoder alone.
     pub(super) fn reader(&self) -> (&'a spec::Stack, &'a StackWeights) {
         self.encoder().unwrap_or_else(|_| self.last())

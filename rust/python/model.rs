@@ -264,7 +264,7 @@ impl Model {
         cube(py, out, n, if cross { m } else { n })
     }
 
-    #[pyo3(signature = (ids, starts, options, source_ids = None, source_starts = None, processor = None))]
+    #[pyo3(signature = (ids, starts, options, source_ids = None, source_starts = None, processor = None, draft = None))]
     fn generate(
         &self,
         py: Python<'_>,
@@ -274,8 +274,10 @@ impl Model {
         source_ids: Option<Ids<'_>>,
         source_starts: Option<Ids<'_>>,
         processor: Option<Py<PyAny>>,
+        draft: Option<PyRef<'_, Model>>,
     ) -> PyResult<Generation> {
         let model = self.get(py)?;
+        let draft = draft.map(|draft| draft.get(py)).transpose()?;
         let make = || {
             let options = Options::from_json(options, model.vocab_size()?)?;
             let prompts = ragged(&ids, &starts)?.parts();
@@ -283,7 +285,11 @@ impl Model {
                 (Some(ids), Some(starts)) => ragged(ids, starts)?.parts(),
                 _ => Vec::new(),
             };
-            crate::decode::Generation::new(model, prompts, sources, options)
+            let generation = crate::decode::Generation::new(model, prompts, sources, options)?;
+            match draft {
+                Some(draft) => generation.with_draft(draft),
+                None => Ok(generation),
+            }
         };
         let generation = make().map_err(|e| raise(py, &e))?;
         Ok(Generation::wrap(generation, processor))

@@ -90,7 +90,8 @@ class Job:
         sources: tuple[Any, Any] = (None, None)
         if self.sources is not None:
             sources = ragged([self.sources[index] for index in indices])
-        return self.core.generate(ids, starts, json.dumps(options), *sources, self.request.processor)
+        request = self.request
+        return self.core.generate(ids, starts, json.dumps(options), *sources, request.processor, request.draft)
 
 
 def run(job: Job, done: Callable[[int], None] | None = None) -> list[list[Finished]]:

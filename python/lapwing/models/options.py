@@ -50,6 +50,10 @@ class GenerateOptions(TypedDict, total=False):
     function of the ids so far and the logits [vocab] that returns new logits; called at each step of each sequence,
     which is slow).
 
+    Speed, without any effect on the result: ``prompt_lookup`` guesses so many tokens from what followed the last few ones
+    earlier in the text or the source (0: none); ``draft_model`` is a smaller `TextGenerator` of the same vocabulary that
+    guesses ``draft_tokens`` (4) at a time.
+
     Results: ``logprobs`` True or the number of alternatives to report beside each token.
     """
 
@@ -82,6 +86,9 @@ class GenerateOptions(TypedDict, total=False):
     forced_bos: int | None
     forced_eos: int | Sequence[int] | None
     processor: Processor | None
+    prompt_lookup: int | None
+    draft_model: Any
+    draft_tokens: int | None
     logprobs: bool | int | None
 
 
@@ -227,6 +234,8 @@ class Request:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     processor: Processor | None = field(default=None, compare=False)
+    draft: Any = field(default=None, compare=False)
+    """The core of the draft model."""
 
     @property
     def beams(self) -> int:
@@ -308,6 +317,7 @@ def resolve(
         if core["beams"] > 1:
             raise OptionError("logprobs is set with beams: a beam search reports the score of each hypothesis")
     core["logprobs"], core["top_logprobs"] = logprobs is not None, logprobs or 0
+    draft = _speculation(core, given)
     max_tokens, max_length = _lengths(core, given, defaults)
     processor = given.get("processor")
     if processor is not None and not callable(processor):
@@ -320,6 +330,7 @@ def resolve(
         stop=_stops(given.get("stop", defaults.get("stop_strings"))),
         logprobs=logprobs,
         processor=processor,
+        draft=draft,
     )
 
 
@@ -330,6 +341,23 @@ def _suggest(name: str) -> str:
     near = [meant] if meant in known else difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"{name}: {hint}expected {', '.join(known)}"
+
+
+def _speculation(core: dict[str, Any], given: Mapping[str, Any]) -> Any:
+    """Settles what guesses tokens; the compiled draft model, where there is one."""
+    for name, low, value in (("prompt_lookup", 0, 0), ("draft_tokens", 1, 4)):
+        core[name] = number(name, given.get(name, value), low, 64, whole=True)
+    draft = given.get("draft_model")
+    if draft is None and "draft_tokens" in given:
+        raise OptionError("draft_tokens is set without draft_model, which would guess them")
+    named = [name for name in ("prompt_lookup", "draft_model") if given.get(name)]
+    if named and core["beams"] > 1:
+        raise OptionError(f"{named[0]} is set with beams {core['beams']}: a beam search is not guessed; set beams to 1")
+    if draft is None:
+        return None
+    if getattr(draft, "kind", None) != "decoder":
+        raise OptionError(f"draft_model is {draft!r}: expected a TextGenerator")
+    return draft.core
 
 
 def _refuse(defaults: Defaults) -> None:

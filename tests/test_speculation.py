@@ -1,0 +1,115 @@
+"""Guessed tokens change nothing but the number of steps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import lapwing
+from lapwing import _core
+from lapwing.models.base import ragged
+
+from .strategies import Case, cases, compiled
+from .test_properties import every_type, static
+
+TEXT = "First Citizen:\nWe are accounted poor citizens.\n\nFirst Citizen:\nWe are"
+
+
+def generate(model: _core.Model, prompts: list[list[int]], draft: _core.Model | None = None, **options: Any) -> Any:
+    """Results, and how many steps they took."""
+    generation = model.generate(*ragged(prompts), json.dumps(options), draft=draft)
+    steps, events = 0, []
+    while not generation.finished():
+        events += generation.advance(1)
+        steps += 1
+    results = generation.results()
+    for i, ((ids, _, _),) in enumerate(results):
+        assert [token for number, token, _, _ in events if number == i] == ids
+    return results, steps
+
+
+@every_type
+@given(cases("decoder").map(static), st.integers(1, 8), st.sampled_from((0.0, 0.8)))
+def test_lookup_gives_the_same_ids(types: dict[str, str], case: Case, guesses: int, temperature: float) -> None:
+    model = compiled(case.spec, case.weights, **types)
+    # Texts that repeat themselves, so that there is something to guess.
+    prompts = [(ids * 3)[:40] for ids in case.ids]
+    options = {"max_tokens": 12, "temperature": temperature, "seed": 7, "repetition_penalty": 1.1}
+    want, steps = generate(model, prompts, **options)
+    got, fewer = generate(model, prompts, prompt_lookup=guesses, **options)
+    assert got == want and fewer <= steps
+
+
+@given(cases("decoder").map(static), st.integers(1, 6), st.sampled_from((0.0, 0.8)))
+def test_a_draft_gives_the_same_ids(case: Case, guesses: int, temperature: float) -> None:
+    model = compiled(case.spec, case.weights)
+    noise = np.random.default_rng(1)
+    near = {name: value + 0.01 * noise.standard_normal(value.shape).astype("f") for name, value in case.weights.items()}
+    draft = compiled(case.spec, near)
+    options = {"max_tokens": 12, "temperature": temperature, "seed": 7}
+    want, steps = generate(model, case.ids, **options)
+    got, fewer = generate(model, case.ids, draft, draft_tokens=guesses, **options)
+    assert got == want and fewer <= steps
+
+
+@given(cases("decoder"))
+def test_rotations_by_length_are_not_guessed_across(case: Case) -> None:
+    assert case.spec.decoder is not None
+    model = compiled(replace(case.spec, decoder=case.spec.decoder), case.weights)
+    want, _ = generate(model, case.ids, max_tokens=8)
+    assert generate(model, case.ids, prompt_lookup=4, max_tokens=8)[0] == want
+
+
+def test_a_perfect_draft_saves_most_steps() -> None:
+    with lapwing.load("lapwing/tiny-shakespeare") as model, lapwing.load("lapwing/tiny-shakespeare") as draft:
+        ids = model.tokenizer.encode(TEXT)
+        want, steps = generate(model.core, [ids], max_tokens=40)
+        got, fewer = generate(model.core, [ids], draft.core, max_tokens=40, draft_tokens=4)
+        assert got == want
+        assert steps == 40 and fewer == 1 + -(-39 // 5)
+
+
+def test_options_reach_the_text_level() -> None:
+    with lapwing.load("lapwing/tiny-shakespeare") as model, lapwing.load("lapwing/tiny-shakespeare") as draft:
+        want = model.generate(TEXT, max_tokens=30, temperature=0).text
+        assert model.generate(TEXT, max_tokens=30, temperature=0, prompt_lookup=5).text == want
+        assert model.generate(TEXT, max_tokens=30, temperature=0, draft_model=draft, draft_tokens=3).text == want
+        chunks = model.stream(TEXT, max_tokens=30, temperature=0, prompt_lookup=5, stop="citizen")
+        alone = model.stream(TEXT, max_tokens=30, temperature=0, stop="citizen")
+        assert "".join(c.text for c in chunks) == "".join(c.text for c in alone)
+
+
+def test_translations_are_looked_up_in_their_source() -> None:
+    with lapwing.load("lapwing/tiny-en-de") as model:
+        texts = ["A man in a red shirt is riding a bicycle down the street.", "A dog."]
+        want = [t.text for t in model.translate(texts, beams=1)]
+        assert [t.text for t in model.translate(texts, beams=1, prompt_lookup=4)] == want
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prompt_lookup": -1}, "prompt_lookup"),
+        ({"prompt_lookup": 100}, "prompt_lookup"),
+        ({"draft_tokens": 3}, "draft_model"),
+        ({"draft_model": "small"}, "TextGenerator"),
+        ({"prompt_lookup": 3, "beams": 2}, "beams"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
+    with lapwing.load("lapwing/tiny-shakespeare") as model, pytest.raises(lapwing.OptionError, match=words):
+        model.generate("A", max_tokens=2, **options)
+
+
+def test_drafts_must_fit() -> None:
+    with lapwing.load("lapwing/tiny-shakespeare") as model, lapwing.load("lapwing/tiny-en-de") as other:
+        with pytest.raises(lapwing.OptionError, match="TextGenerator"):
+            model.generate("A", draft_model=other)
+        with pytest.raises(lapwing.OptionError, match="itself"):
+            model.generate("A", draft_model=model)
