@@ -164,6 +164,7 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
             },
         },
     ),
+    "persimmon": ("PersimmonForCausalLM", {"hidden_size": 32, "intermediate_size": 24}),
     "phi3-longrope": (
         "Phi3ForCausalLM",
         {

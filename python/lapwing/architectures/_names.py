@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..checkpoint import Tensor
 
@@ -73,6 +73,24 @@ def cut(tensors: dict[str, Tensor], fused: str, parts: Mapping[str, int], layers
                 continue
             for part, piece in zip(parts, tensor.split(*parts.values()), strict=True):
                 tensors[f"{part.replace('{i}', str(i))}.{suffix}"] = piece
+
+
+def cut_heads(tensors: dict[str, Tensor], fused: str, parts: Sequence[str], heads: int, layers: int) -> None:
+    """Replaces the fused linear ``fused`` of every layer by its ``parts``, whose rows lie head by head beside each other.
+
+    All names hold ``{i}``; the parts are of one size.
+    """
+    for i in range(layers):
+        for suffix in ("weight", "bias"):
+            name = f"{fused.replace('{i}', str(i))}.{suffix}"
+            tensor = tensors.get(name)
+            # One of another shape is left whole, so that the check of shapes reports it.
+            if tensor is None or not tensor.shape or tensor.shape[0] % (heads * len(parts)):
+                continue
+            size = tensor.shape[0] // (heads * len(parts))
+            for which, part in enumerate(parts):
+                tensors[f"{part.replace('{i}', str(i))}.{suffix}"] = tensor.heads(heads, (size,) * len(parts), which)
+            del tensors[name]
 
 
 def tie(tensors: dict[str, Tensor], target: str, source: str) -> None:

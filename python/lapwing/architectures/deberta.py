@@ -11,10 +11,9 @@ from dataclasses import replace
 from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import deberta_v2
-from ._names import Renamed
+from ._names import Renamed, cut_heads
 
 _LAYER, _SELF = "encoder.layers.{i}.attention.", "encoder.layer.{i}.attention.self."
-_FUSED = "attention.fused.weight"
 NAMES = {
     **deberta_v2.NAMES,
     _LAYER + "fused": _SELF + "in_proj",
@@ -52,13 +51,6 @@ def spec(config: Config, task: str) -> Model:
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
     config = _config(config)
     out = deberta_v2.tensors(config, checkpoint, task, names=NAMES)
-    heads, hidden = config.size("num_attention_heads"), config.size("hidden_size")
-    for i in range(config.size("num_hidden_layers")):
-        place = f"encoder.layers.{i}."
-        fused = out.get(place + _FUSED)
-        # One of another shape is left for the check of shapes.
-        if fused is not None and fused.shape == (3 * hidden, hidden) and hidden % heads == 0:
-            for which, part in enumerate(("query", "key", "value")):
-                out[f"{place}attention.{part}.weight"] = fused.heads(heads, (hidden // heads,) * 3, which)
-            del out[place + _FUSED]
+    parts = [f"{_LAYER}{part}" for part in ("query", "key", "value")]
+    cut_heads(out, _LAYER + "fused", parts, config.size("num_attention_heads"), config.size("num_hidden_layers"))
     return out
