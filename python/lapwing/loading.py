@@ -199,7 +199,7 @@ def _family_task(checkpoint: Checkpoint, task: str | None, recipe: Recipe | None
     """What the architecture is asked to build, instead of what config.json says; None leaves it to config.json."""
     if recipe is not None and task in (None, "embed", "rank", "encode"):
         # Published as an embedding model: a language head would be dead weight.
-        return "features" if task_of(checkpoint.config) == "generation" else None
+        return "features" if task_of(checkpoint.config) in ("generation", "text-to-text") else None
     return _FAMILY_TASKS.get(task or "")
 
 

@@ -6,7 +6,8 @@ English ("German").
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import OptionError
@@ -120,19 +121,37 @@ def find(text: str) -> Language | None:
     return None
 
 
-def code(text: str, known: Callable[[str], bool], what: str, examples: str) -> str:
-    """How a checkpoint writes the language that ``text`` names; ``known`` says which codes it has."""
-    if not isinstance(text, str):
-        raise OptionError(f"{what} is {type(text).__name__}: expected a language such as {examples}")
-    if known(text):
-        return text
+def code(text: str, known: Sequence[str], what: str) -> str:
+    """How a checkpoint writes the language that ``text`` names.
+
+    Args:
+        text: the checkpoint's own code, or any name of the language.
+        known: the codes that the checkpoint has.
+        what: the option, for the message.
+
+    Raises:
+        OptionError: it has none for this language; names the nearest that it has.
+    """
+    by_lower = {own.lower(): own for own in reversed(known)}
     language = find(text)
-    for form in language.forms() if language is not None else ():
-        if known(form):
-            return form
-    raise OptionError(
-        f"{what} is {text!r}, which this checkpoint does not have: expected a language such as {examples}"
-    )
+    forms = (text, f"__{text}__", *(language.forms() if language is not None else ()))
+    for form in forms:
+        if form.lower() in by_lower:
+            return by_lower[form.lower()]
+    # A code without its script or country, where that leaves no doubt: "ceb" for "ceb_Latn".
+    begins = [own for own in known if own.lower().split("_")[0] == text.lower().split("_")[0]]
+    if len(begins) == 1 and "_" not in text:
+        return begins[0]
+    names = {name.lower(): own for own in known if (found := find(own)) is not None for name in found.forms()}
+    near = difflib.get_close_matches(text.lower(), {**names, **by_lower}, n=8, cutoff=0.5)
+    nearest = list(dict.fromkeys([*begins, *(by_lower.get(name) or names[name] for name in near)]))
+    meant = f"the nearest are {some(nearest)}" if nearest else f"it has {some(known)}"
+    raise OptionError(f"{what} is {text!r}, which this checkpoint does not have: {meant}")
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names."""
+    return ", ".join(map(repr, names[:8])) + (" ..." if len(names) > 8 else "")
 
 
 def same(left: str, right: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -11,9 +11,10 @@ import numpy as np
 from ..errors import CheckpointError, OptionError
 from ..progress import Callback, Progress
 from ..results import Chunk, Hypothesis, Translation
-from . import arguments, engine, languages, sentences
+from . import arguments, directions, engine, sentences
 from .arguments import flag, id_lists, is_text, one_or_many, optional_text
 from .base import BaseModel, IdList, Parts, ragged, stack_length
+from .directions import Direction
 from .options import Defaults, Request, id_list, resolve
 
 if TYPE_CHECKING:
@@ -96,10 +97,10 @@ class Seq2Seq(BaseModel):
         """
         items, single = one_or_many(texts, is_text, "text")
         flag("split_sentences", split_sentences)
-        task = self._task_defaults("translation", source_lang, target_lang)
-        source, extra = self._languages(source_lang, target_lang, task)
-        request = self._resolve({**options, **extra.options(options)}, "translate", task)
-        results = self._texts(items, source, extra, request, progress, "translating", split_sentences)
+        task = self._task("translation", source_lang, target_lang)
+        direction = self._direction(source_lang, target_lang, task)
+        request = self._resolve({**options, **direction.options(options)}, "translate", task)
+        results = self._texts(items, direction, request, progress, "translating", split_sentences)
         return results[0] if single else results
 
     def summarize(
@@ -109,18 +110,13 @@ class Seq2Seq(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Translation | list[Translation]:
-        """Summarizes. T5's prefix and the checkpoint's settings for summaries are used where it has them."""
+        """Summarizes. The checkpoint's prefix and settings for summaries are used where it has them."""
         items, single = one_or_many(texts, is_text, "text")
-        task = self._task_defaults("summarization", None, None)
-        prefix = task.get("prefix")
-        if prefix is None and self._is_t5():
-            prefix = "summarize: "
-
-        def source(text: str) -> list[int]:
-            return self._source((prefix or "") + text)
-
+        task = self._task("summarization")
+        prefix = task.get("prefix", self.config.get("prefix"))
+        direction = Direction(prefix=prefix if isinstance(prefix, str) else "")
         request = self._resolve(options, "summarize", task)
-        results = self._texts(items, source, _Target(), request, progress, "summarizing", False)
+        results = self._texts(items, direction, request, progress, "summarizing", False)
         return results[0] if single else results
 
     def generate(
@@ -133,7 +129,7 @@ class Seq2Seq(BaseModel):
         """Text to text, with nothing put before the texts."""
         items, single = one_or_many(texts, is_text, "text")
         request = self._resolve(options, "generate", {})
-        results = self._texts(items, self._source, _Target(), request, progress, "generating", False)
+        results = self._texts(items, Direction(), request, progress, "generating", False)
         return results[0] if single else results
 
     def stream(
@@ -153,18 +149,17 @@ class Seq2Seq(BaseModel):
         if options.get("beams") is None:
             options["beams"] = 1
         task: Mapping[str, Any] = {}
-        source: Callable[[str], list[int]] = self._source
-        extra = _Target()
+        direction = Direction()
         if source_lang is not None or target_lang is not None:
-            task = self._task_defaults("translation", source_lang, target_lang)
-            source, extra = self._languages(source_lang, target_lang, task)
-        request = self._resolve({**options, **extra.options(options)}, "stream", task)
+            task = self._task("translation", source_lang, target_lang)
+            direction = self._direction(source_lang, target_lang, task)
+        request = self._resolve({**options, **direction.options(options)}, "stream", task)
         if request.beams > 1 or request.samples > 1:
             name = "beams" if request.beams > 1 else "n"
             raise OptionError(
                 f"{name} is set for stream, which shows one text as it comes: use generate, or set it to 1"
             )
-        return engine.stream(self._job([source(text) for text in items], request, extra))
+        return engine.stream(self._job([self._source(text, direction) for text in items], request, direction))
 
     # -- token level ---------------------------------------------------------------------------------
 
@@ -184,7 +179,7 @@ class Seq2Seq(BaseModel):
         request = self._resolve(options, "generate_ids", {})
         results: list[list[Hypothesis]] = []
         with Progress(progress, len(sources), "generating") as bar:
-            for found in self._run(sources, request, _Target(), bar):
+            for found in self._run(sources, request, Direction(), bar):
                 results.append([Hypothesis(ids=tuple(h.ids), score=h.score, finish_reason=h.reason) for h in found])
         return results[0] if single else results
 
@@ -242,8 +237,8 @@ class Seq2Seq(BaseModel):
         target = self._check_ids(target_ids, self._vocab(self.spec.decoder), self.max_length, "target_ids")
         return self._check_source(source_ids), target
 
-    def _source(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text)
+    def _source(self, text: str, direction: Direction) -> list[int]:
+        ids = direction.encode(self.tokenizer, text)
         if not ids:
             raise OptionError("a text is empty and the checkpoint adds no tokens to it: expected some text")
         return self._check_source(ids)
@@ -277,143 +272,29 @@ class Seq2Seq(BaseModel):
     def _is_t5(self) -> bool:
         return self._parts.architecture in ("t5", "mt5", "umt5")
 
-    def _task_defaults(self, task: str, source: str | None, target: str | None) -> Mapping[str, Any]:
-        """The settings that old checkpoints keep in config.json under a task's name."""
+    def _task(self, task: str, source: str | None = None, target: str | None = None) -> Mapping[str, Any]:
         optional_text("source_lang", source)
         optional_text("target_lang", target)
-        params = self.config.get("task_specific_params")
-        if not isinstance(params, Mapping):
-            return {}
-        if task == "translation" and (source is not None or target is not None):
-            for name, value in params.items():
-                parts = str(name).split("_")
-                if len(parts) != 4 or parts[0] != task or not isinstance(value, Mapping):
-                    continue
-                asked = ((parts[1], source), (parts[3], target))
-                if all(text is None or languages.same(own, text) for own, text in asked):
-                    return value
-            return {}
-        value = params.get(task)
-        return value if isinstance(value, Mapping) else {}
+        return directions.task_settings(self.config, task, source, target)
 
-    def _languages(
-        self, source: str | None, target: str | None, task: Mapping[str, Any]
-    ) -> tuple[Callable[[str], list[int]], _Target]:
-        """How a source is written in one language, and how the decoder is told the other."""
-        tokenizer = self.tokenizer
-        kind = str(tokenizer.config.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
-        own_source = tokenizer.config.get("src_lang") or tokenizer.config.get("source_lang")
-        own_target = tokenizer.config.get("tgt_lang") or tokenizer.config.get("target_lang")
-        if kind in ("M2M100", "Nllb", "MBart", "MBart50"):
-            return self._coded(kind, source, target, own_source, own_target)
-        if self._is_t5():
-            return self._prefixed(source, target, task)
-        codes = _marian_codes(tokenizer)
-        if codes and (target is not None or own_target is None):
-            if target is None:
-                raise OptionError(f"target_lang is needed: this checkpoint translates into {_some(codes)}")
-            forms = {text[2:-2]: text for text in codes}
-            found = languages.code(target, forms.__contains__, "target_lang", _some(sorted(forms)))
-            return (lambda text: self._source(f"{forms[found]} {text}")), _Target()
-        for name, asked, own in (
-            ("source_lang", source, own_source),
-            ("target_lang", target, own_target),
-        ):
-            if asked is None:
-                continue
-            if own is None:
-                raise OptionError(f"{name} is {asked!r}, but this checkpoint names no languages: leave it out")
-            if not languages.same(str(asked), str(own)):
-                raise OptionError(f"{name} is {asked!r}: this checkpoint translates from {own_source} to {own_target}")
-        return self._source, _Target()
-
-    def _coded(
-        self, kind: str, source: str | None, target: str | None, own_source: Any, own_target: Any
-    ) -> tuple[Callable[[str], list[int]], _Target]:
-        """Languages as tokens of their own."""
-        tokenizer = self.tokenizer
-        special = tokenizer.special_ids
-
-        def known(text: str) -> bool:
-            index = tokenizer.token_to_id(text)
-            return index is not None and (index in special or text.startswith("__"))
-
-        examples = {"M2M100": "'de' or '__de__'", "Nllb": "'German' or 'deu_Latn'"}.get(kind, "'de' or 'de_DE'")
-        source_text = languages.code(source or own_source or "en", known, "source_lang", examples)
-        wanted = target or own_target
-        if wanted is None and not (kind == "MBart" or self._defaults.get("forced_bos_token_id")):
-            raise OptionError(
-                f"target_lang is needed: this checkpoint translates into many languages, such as {examples}"
-            )
-        source_id = tokenizer.token_to_id(source_text)
-        assert source_id is not None  # `known` has seen it
-        target_id = None
-        if wanted is not None:
-            target_id = tokenizer.token_to_id(languages.code(wanted, known, "target_lang", examples))
-
-        def encode(text: str) -> list[int]:
-            encoding = tokenizer.encoding(text)
-            is_code = [
-                bool(flag) and known(tokenizer.id_to_token(index) or "") and index not in self._ends(tokenizer)
-                for index, flag in zip(encoding.ids, encoding.special, strict=True)
-            ]
-            if sum(is_code) != 1:
-                raise CheckpointError(
-                    f"the tokenizer of {self._parts.identity} puts {sum(is_code)} language tokens around a text: expected one"
-                )
-            ids = [source_id if flag else index for index, flag in zip(encoding.ids, is_code, strict=True)]
-            return self._check_source(ids)
-
-        # mBART-25 starts its decoder with the language; the others start as usual and force it next.
-        start = target_id if kind == "MBart" else None
-        return encode, _Target(forced=None if start is not None else target_id, start=start)
-
-    @staticmethod
-    def _ends(tokenizer: Any) -> set[int]:
-        names = (
-            "bos_token_id",
-            "eos_token_id",
-            "pad_token_id",
-            "unk_token_id",
-            "sep_token_id",
-            "cls_token_id",
+    def _direction(self, source: str | None, target: str | None, task: Mapping[str, Any]) -> Direction:
+        return directions.choose(
+            self.tokenizer, self._defaults.values, task, in_words=self._is_t5(), source=source, target=target
         )
-        return {index for name in names if (index := getattr(tokenizer, name)) is not None}
 
-    def _prefixed(
-        self, source: str | None, target: str | None, task: Mapping[str, Any]
-    ) -> tuple[Callable[[str], list[int]], _Target]:
-        """T5: the task is said in English before the text."""
-        prefix = task.get("prefix")
-        if prefix is None and (source is not None or target is not None):
-            if source is None or target is None:
-                raise OptionError("source_lang and target_lang go together: this model is told both in words")
-            names = []
-            for what, text in (("source_lang", source), ("target_lang", target)):
-                language = languages.find(text)
-                if language is None:
-                    raise OptionError(f"{what} is {text!r}: expected a language such as 'de' or 'German'")
-                names.append(language.name)
-            prefix = f"translate {names[0]} to {names[1]}: "
-        if prefix is None:
-            raise OptionError(
-                "source_lang and target_lang are needed: this model is told them in words; or use generate"
-            )
-        return (lambda text: self._source(f"{prefix}{text}")), _Target()
-
-    def _job(self, sources: Sequence[IdList], request: Request, target: _Target) -> engine.Job:
-        start = self._start_ids() if target.start is None else [target.start]
+    def _job(self, sources: Sequence[IdList], request: Request, direction: Direction) -> engine.Job:
+        start = self._start_ids() if direction.start is None else [direction.start]
         prompts = [start for _ in sources]
         return engine.Job(self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources)
 
     def _run(
-        self, sources: Sequence[IdList], request: Request, target: _Target, bar: Progress
+        self, sources: Sequence[IdList], request: Request, direction: Direction, bar: Progress
     ) -> list[list[engine.Finished]]:
         order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
         results: list[list[engine.Finished]] = [[] for _ in sources]
         for start in range(0, len(order), BATCH_SOURCES):
             batch = order[start : start + BATCH_SOURCES]
-            found = engine.run(self._job([sources[index] for index in batch], request, target), bar.advance)
+            found = engine.run(self._job([sources[index] for index in batch], request, direction), bar.advance)
             for index, hypotheses in zip(batch, found, strict=True):
                 results[index] = hypotheses
         return results
@@ -421,17 +302,16 @@ class Seq2Seq(BaseModel):
     def _texts(
         self,
         texts: Sequence[str],
-        source: Callable[[str], list[int]],
-        target: _Target,
+        direction: Direction,
         request: Request,
         progress: bool | Callback | None,
         what: str,
         split: bool,
     ) -> list[Translation]:
         parts = [sentences.split(text) if split else [(text, "")] for text in texts]
-        flat = [source(body) for pieces in parts for body, _ in pieces]
+        flat = [self._source(body, direction) for pieces in parts for body, _ in pieces]
         with Progress(progress, len(flat), what) as bar:
-            found = iter([self._translation(h, request) for h in self._run(flat, request, target, bar)])
+            found = iter([self._translation(h, request) for h in self._run(flat, request, direction, bar)])
         results = []
         for pieces in parts:
             translated = [(next(found), space) for _, space in pieces]
@@ -457,31 +337,6 @@ class Seq2Seq(BaseModel):
             hypotheses=tuple(found),
             logprobs=tuple(hypotheses[0].logprobs) if request.logprobs is not None else None,
         )
-
-
-class _Target:
-    """How the decoder is told its language: a forced first token, or a start token of its own."""
-
-    def __init__(self, forced: int | None = None, start: int | None = None) -> None:
-        self.forced = forced
-        self.start = start
-
-    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The option that a language sets."""
-        if self.forced is None and self.start is None:
-            return {}
-        if given.get("forced_bos") is not None:
-            raise OptionError("forced_bos and target_lang both say how the text begins: leave one out")
-        return {} if self.forced is None else {"forced_bos": self.forced}
-
-
-def _marian_codes(tokenizer: Any) -> list[str]:
-    marian = tokenizer.language_prefixes()
-    return sorted(marian)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (" ..." if len(names) > 8 else "")
 
 
 def _joined(parts: Sequence[tuple[Translation, str]]) -> Translation:

@@ -1,0 +1,149 @@
+"""From one language to another: how each family of translation models is told what to translate into what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import CheckpointError, OptionError
+from ..tokenizer import Tokenizer, multilingual
+from . import languages
+
+_CODE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
+"""A language as M2M-100, NLLB and mBART write it."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """How a text is encoded, and how the decoder begins.
+
+    ``prefix`` is put before the text; ``language`` is the token of the source's language, in the place of the
+    tokenizer's own; ``forced`` is the first token after the decoder's start, ``start`` the start itself.
+    """
+
+    prefix: str = ""
+    language: int | None = None
+    forced: int | None = None
+    start: int | None = None
+
+    def encode(self, tokenizer: Tokenizer, text: str) -> list[int]:
+        """The ids of a source."""
+        encoding = tokenizer.encoding(self.prefix + text)
+        if self.language is None:
+            return encoding.ids
+        own = tokenizer.token_to_id(multilingual.source_token(tokenizer.config))
+        # The text itself may spell out a language too: only what the tokenizer put around it counts.
+        around = [
+            place
+            for place, (index, special) in enumerate(zip(encoding.ids, encoding.special, strict=True))
+            if special and index == own
+        ]
+        if len(around) != 1:
+            raise CheckpointError(
+                f"the tokenizer of {tokenizer.folder} puts {len(around)} language tokens around a text: expected one"
+            )
+        ids = list(encoding.ids)
+        ids[around[0]] = self.language
+        return ids
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The option of generation that the target language sets."""
+        if self.forced is None and self.start is None:
+            return {}
+        if given.get("forced_bos") is not None:
+            raise OptionError("forced_bos and target_lang both say how the text begins: leave one out")
+        return {} if self.forced is None else {"forced_bos": self.forced}
+
+
+def task_settings(config: Mapping[str, Any], task: str, source: str | None, target: str | None) -> Mapping[str, Any]:
+    """The settings that old checkpoints keep in config.json under a task's name, such as translation_en_to_de."""
+    params = config.get("task_specific_params")
+    if not isinstance(params, Mapping):
+        return {}
+    if task == "translation" and (source is not None or target is not None):
+        for name, value in params.items():
+            parts = str(name).split("_")
+            if len(parts) != 4 or parts[0] != task or not isinstance(value, Mapping):
+                continue
+            asked = ((parts[1], source), (parts[3], target))
+            if all(text is None or languages.same(own, text) for own, text in asked):
+                return value
+        return {}
+    value = params.get(task)
+    return value if isinstance(value, Mapping) else {}
+
+
+def choose(
+    tokenizer: Tokenizer,
+    settings: Mapping[str, Any],
+    task: Mapping[str, Any],
+    *,
+    in_words: bool,
+    source: str | None,
+    target: str | None,
+) -> Direction:
+    """The direction that ``source`` and ``target`` name, either of which may be left to the checkpoint.
+
+    Args:
+        tokenizer: the checkpoint's.
+        settings: its generation settings.
+        task: what `task_settings` found.
+        in_words: the model is told its languages in the text (T5).
+        source: the language of the texts.
+        target: the language to translate into.
+
+    Raises:
+        OptionError: a language that the checkpoint does not have, or that it needs and was not given.
+    """
+    if multilingual.kind(tokenizer.config):
+        return _by_token(tokenizer, settings, source, target)
+    if in_words:
+        return _in_words(source, target, task)
+    own_source = tokenizer.config.get("src_lang") or tokenizer.config.get("source_lang")
+    own_target = tokenizer.config.get("tgt_lang") or tokenizer.config.get("target_lang")
+    codes = {text[2:-2]: text for text in sorted(tokenizer.language_prefixes())}
+    if codes and (target is not None or own_target is None):
+        if target is None:
+            raise OptionError(f"target_lang is needed: this checkpoint translates into {languages.some(list(codes))}")
+        return Direction(prefix=codes[languages.code(target, list(codes), "target_lang")] + " ")
+    for name, asked, own in (("source_lang", source, own_source), ("target_lang", target, own_target)):
+        if asked is None:
+            continue
+        if own is None:
+            raise OptionError(f"{name} is {asked!r}, but this checkpoint names no languages: leave it out")
+        if not languages.same(str(asked), str(own)):
+            raise OptionError(f"{name} is {asked!r}: this checkpoint translates from {own_source} to {own_target}")
+    return Direction()
+
+
+def _by_token(tokenizer: Tokenizer, settings: Mapping[str, Any], source: str | None, target: str | None) -> Direction:
+    """Languages as tokens of their own. mBART's first models start the decoder with the language; all others start as
+    usual and force it next."""
+    texts = {index: tokenizer.id_to_token(index) or "" for index in sorted(tokenizer.special_ids)}
+    codes = {text: index for index, text in texts.items() if _CODE.fullmatch(text)}
+    starts = multilingual.kind(tokenizer.config) == "MBart"
+    settled = settings.get("decoder_start_token_id" if starts else "forced_bos_token_id")
+    if target is None and settled is None:
+        target = tokenizer.config.get("tgt_lang")
+    if target is None and settled is None:
+        raise OptionError(f"target_lang is needed: this checkpoint translates into {languages.some(list(codes))}")
+    source = source if source is not None else multilingual.source_token(tokenizer.config)
+    language = codes[languages.code(source, list(codes), "source_lang")]
+    wanted = None if target is None else codes[languages.code(target, list(codes), "target_lang")]
+    return Direction(language=language, start=wanted if starts else None, forced=None if starts else wanted)
+
+
+def _in_words(source: str | None, target: str | None, task: Mapping[str, Any]) -> Direction:
+    """T5: the task is said in English before the text."""
+    prefix = task.get("prefix")
+    if isinstance(prefix, str):
+        return Direction(prefix=prefix)
+    if source is None and target is None:
+        raise OptionError("source_lang and target_lang are needed: this model is told them in words; or use generate")
+    if source is None or target is None:
+        raise OptionError("source_lang and target_lang go together: this model is told both in words")
+    known: Sequence[str] = [language.name for language in languages.LANGUAGES]
+    names = [languages.code(text, known, what) for what, text in (("source_lang", source), ("target_lang", target))]
+    return Direction(prefix=f"translate {names[0]} to {names[1]}: ")
