@@ -24,6 +24,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from peers.inputs import SHAPES
+
 HERE = Path(__file__).parent
 PACKAGES = ("llama-cpp-python", "ctranslate2", "onnxruntime", "openvino", "numpy")
 
@@ -32,7 +34,8 @@ PACKAGES = ("llama-cpp-python", "ctranslate2", "onnxruntime", "openvino", "numpy
 class Row:
     """One kind of work: our variant, the peers', and what is wanted.
 
-    Variants are "engine variant"; ``read`` and ``peak`` say which of the machine's bounds the rate is a part of.
+    Variants are "engine variant". ``bound`` is (the machine's bound, what a unit of work takes of it in bytes or
+    multiply-adds, the part that is wanted).
     """
 
     name: str
@@ -41,38 +44,60 @@ class Row:
     peers: tuple[str, ...]
     work: dict[str, Any]
     wanted: float
-    read: float | None = None
-    peak: float | None = None
+    bound: tuple[str, float, float] | None = None
+
+
+BYTES = {"q8": 34 / 32, "q4": 0.59, "bf16": 2.0}
+"""Bytes of a weight."""
+
+
+def layers(shape: str) -> float:
+    """Weights of the layers of a shape: multiply-adds of a token of a prompt."""
+    s = SHAPES[shape]
+    hidden, key = s["hidden_size"], s["hidden_size"] // s["num_attention_heads"] * s["num_key_value_heads"]
+    return float(s["num_hidden_layers"] * hidden * (2 * hidden + 2 * key + 3 * s["intermediate_size"]))
+
+
+def step_bytes(shape: str, kind: str) -> float:
+    """Bytes that decoding a token reads: the layers, and the table of tokens, which 4-bit models keep in 8."""
+    table = SHAPES[shape]["vocab_size"] * SHAPES[shape]["hidden_size"]
+    return layers(shape) * BYTES[kind] + table * BYTES["q8" if kind == "q4" else kind]
 
 
 def rows() -> list[Row]:
-    found = []
+    """The table."""
     q8, q4 = ("llama.cpp q8_0",), ("llama.cpp q4_0", "llama.cpp q4_k_m")
     short, long = {"work": "decode", "tokens": 32, "context": 16, "batch": 1}, {"work": "prefill", "tokens": 512}
+    one, found = "llama-1b", []
     for shape, times, part in (
-        ("llama-1b", 1.3, {"q8": 0.88, "q4": 0.82}),
+        (one, 1.3, {"q8": 0.88, "q4": 0.82}),
         ("qwen-0.5b", 1.3, {"q8": 0.8, "q4": 0.8}),
         ("smollm-135m", 2.0, {"q8": 0.7, "q4": 0.7}),
     ):
         for kind, peers in (("q8", q8), ("q4", q4)):
-            found.append(Row(f"decode {shape} {kind}", shape, f"lapwing {kind}", peers, short, times, read=part[kind]))
-    one = "llama-1b"
+            bound = ("read", step_bytes(shape, kind), part[kind])
+            found.append(Row(f"decode {shape} {kind}", shape, f"lapwing {kind}", peers, short, times, bound))
     for kind, peers in (("q8", q8), ("q4", q4)):
         late = {**short, "context": 4096}
         found.append(Row(f"decode after 4096 {one} {kind}", one, f"lapwing {kind}", peers, late, 1.4))
-    found.append(Row(f"prefill 512 {one} q8", one, "lapwing q8", q8, long, 2.0, peak=1.5))
-    found.append(Row(f"prefill 512 {one} q8 int8", one, "lapwing q8:int8", q8, long, 3.0))
-    found.append(Row(f"prefill 512 {one} q4", one, "lapwing q4", q4, long, 2.5, peak=2.5))
-    found.append(Row(f"prefill 512 {one} bf16", one, "lapwing bf16", ("llama.cpp bf16",), long, 2.0, peak=0.8))
-    found.append(Row(f"decode {one} bf16", one, "lapwing bf16", ("llama.cpp bf16",), short, 1.0, read=0.8))
+    for kind, peers, times, part in (
+        ("q8", q8, 2.0, 1.5),
+        ("q8:int8", q8, 3.0, None),
+        ("q4", q4, 2.5, 2.5),
+        ("bf16", ("llama.cpp bf16",), 2.0, 0.8),
+    ):
+        limit = None if part is None else ("multiply_adds", layers(one), part)
+        name = f"prefill 512 {one} {kind.replace(':', ' ')}"
+        found.append(Row(name, one, f"lapwing {kind}", peers, long, times, limit))
+    bound = ("read", step_bytes(one, "bf16"), 0.8)
+    found.append(Row(f"decode {one} bf16", one, "lapwing bf16", ("llama.cpp bf16",), short, 1.0, bound))
     for kind, peers in (("q8", q8), ("q4", q4)):
         eight = {**short, "batch": 8}
         found.append(Row(f"8 prompts {one} {kind}", one, f"lapwing {kind}", peers, eight, 1.5))
-    f32 = ("onnxruntime f32", "openvino f32", "ctranslate2 float32")
-    int8 = ("onnxruntime int8", "ctranslate2 int8")
+    f32, int8 = ("onnxruntime f32", "openvino f32", "ctranslate2 float32"), ("onnxruntime int8", "ctranslate2 int8")
     for kind in ("short", "long"):
         work = {"work": "encode", "kind": kind}
-        found.append(Row(f"minilm {kind} f32", "minilm", "lapwing f32", f32, work, 1.2, peak=0.8))
+        found.append(Row(f"minilm {kind} f32", "minilm", "lapwing f32", f32, work, 1.2))
         found.append(Row(f"minilm {kind} q8", "minilm", "lapwing q8", int8, work, 1.1))
         found.append(Row(f"minilm {kind} q8 int8", "minilm", "lapwing q8:int8", int8, work, 1.5))
     for beams in (1, 4):

@@ -96,9 +96,6 @@ class Lapwing:
 
         return clock(run), len(found) * TRANSLATED
 
-    def load(self) -> tuple[float, int]:
-        raise NotImplementedError
-
 
 class LlamaCpp:
     """VARIANT is a type of gguf file."""
