@@ -70,6 +70,10 @@ class Model:
     def info(self) -> dict[str, Any]:
         """parameters, bytes, weight_types {name: bytes}, activations, kv, isa, threads."""
     def spec_json(self) -> str: ...
+    def limit_prefixes(self, bytes: int) -> None:
+        """Bounds what is kept of past sequences for prompts that begin as they did; forgets what is kept so far."""
+    def prefixes(self) -> tuple[int, int, int]:
+        """What is kept: sequences, bytes, and how many tokens were reused so far."""
     def close(self) -> None: ...
     def encode(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """Final hidden states of the encoder (or decoder-only stack), [tokens, hidden]."""
@@ -123,7 +127,7 @@ class Generation:
     def stop(self, sequence: int, reason: str) -> None:
         """Ends one sequence, e.g. because its text holds a stop string."""
     def results(self) -> list[list[tuple[list[int], float, str]]]:
-        """Per prompt its hypotheses, best first: (ids, score, finish reason "stop" | "length" | ...)."""
+        """Per prompt its hypotheses, best first: (ids, score, finish reason "stop" | "length" | "time" | ...)."""
     def close(self) -> None:
         """Frees the cache; may be called from another thread, and stops a running ``advance``."""
 
@@ -139,3 +143,12 @@ def spec_tensors(spec: str) -> list[tuple[str, list[int]]]:
 
 def render_template(source: str, variables: str) -> str:
     """Renders a chat template (jinja) with JSON variables, bounded in steps, depth and output."""
+
+def process_logits(
+    logits: Floats, options: str, ids: list[int], prompt: int, max_length: int, source: list[int]
+) -> tuple[Floats, NDArray[np.float64]]:
+    """Logits [vocab] as the options of a generation change them, and the probability that each token is then drawn.
+
+    ``ids`` are those so far, of which the first ``prompt`` were given; ``source`` is the encoder's input, or the
+    prompt. The logits are before temperature and filters.
+    """

@@ -49,7 +49,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """A generated text. ``finish_reason`` is "stop" (an end token or a stop string) or "length"."""
+    """A generated text. ``finish_reason`` is "stop" (an end token or a stop string), "length" or "time"."""
 
     text: str
     ids: tuple[int, ...]

@@ -67,6 +67,11 @@ impl Search {
         self.max_length
     }
 
+    /// Ends every hypothesis with the next token.
+    pub fn end(&mut self) {
+        self.max_length = self.running[0].ids.len() + 1;
+    }
+
     /// How many candidates a step looks at.
     pub fn width(o: &Options) -> usize {
         o.beams * (o.eos_ids.len() + 1).max(2)

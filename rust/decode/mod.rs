@@ -19,12 +19,15 @@ use options::Options;
 use process::Custom;
 use speculate::{Draft, guess};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use step::{Row, advance_beams, choose, continuations, feed};
 
 /// Why a sequence ended.
 pub const STOP: &str = "stop";
 /// It reached the largest number of tokens.
 pub const LENGTH: &str = "length";
+/// The time was up.
+pub const TIME: &str = "time";
 
 /// Refuses ids outside of the vocabulary.
 pub(crate) fn in_vocabulary(name: &str, mut ids: impl Iterator<Item = u32>, vocab_size: usize) -> Result<()> {
@@ -56,6 +59,8 @@ struct Stream {
     prompt: usize,
     max_length: usize,
     source: usize,
+    /// Whether it is its prompt's first sample.
+    first: bool,
     cache: Option<SequenceId>,
     reason: Option<String>,
     score: f32,
@@ -78,6 +83,7 @@ pub struct Generation {
     state: State,
     prefilled: bool,
     draft: Option<Draft>,
+    deadline: Option<Instant>,
 }
 
 impl Generation {
@@ -127,17 +133,21 @@ impl Generation {
                 |(prompt, &limit): (&Vec<u32>, &usize)| (Search::new(prompt, limit, &options), Vec::new());
             State::Beams(prompts.iter().zip(&limits).map(search).collect())
         } else {
-            let stream = |i: usize| Stream {
+            let stream = |(i, first): (usize, bool)| Stream {
                 ids: prompts[i].clone(),
                 prompt: prompts[i].len(),
                 max_length: limits[i],
                 source: i,
+                first,
                 cache: None,
                 reason: None,
                 score: 0.0,
             };
             State::Streams(
-                (0..prompts.len()).flat_map(|i| (0..options.samples).map(move |_| i)).map(stream).collect(),
+                (0..prompts.len())
+                    .flat_map(|i| (0..options.samples).map(move |n| (i, n == 0)))
+                    .map(stream)
+                    .collect(),
             )
         };
         Ok(Generation {
@@ -150,6 +160,7 @@ impl Generation {
             state,
             prefilled: false,
             draft: None,
+            deadline: None,
         })
     }
 
@@ -202,12 +213,36 @@ impl Generation {
                 self.cache = None;
                 return Err(error);
             }
+            if self.late()
+                && let State::Streams(streams) = &mut self.state
+            {
+                for stream in streams.iter_mut().filter(|t| t.reason.is_none()) {
+                    stream.reason = Some(TIME.to_owned());
+                }
+            }
             left -= 1;
         }
         if self.finished() {
+            self.keep();
             (self.cache, self.cross) = (None, None);
         }
         Ok(events)
+    }
+
+    fn late(&self) -> bool {
+        self.deadline.is_some_and(|end| Instant::now() >= end)
+    }
+
+    /// Leaves what was computed to later generations.
+    fn keep(&mut self) {
+        if let (State::Streams(streams), Some(cache)) = (&mut self.state, &mut self.cache) {
+            for stream in streams.iter_mut() {
+                if let Some(id) = stream.cache.take() {
+                    keep(&self.model, stream, cache, id);
+                    cache.release(id);
+                }
+            }
+        }
     }
 
     fn step(
@@ -218,10 +253,14 @@ impl Generation {
     ) -> Result<()> {
         let vocab = self.model.vocab_size()?;
         if !self.prefilled {
+            // A time that the clock cannot hold never comes.
+            let seconds = self.options.max_time.map(Duration::try_from_secs_f64);
+            self.deadline = seconds.and_then(|s| Instant::now().checked_add(s.ok()?));
             let logits = self.prefill(s, vocab)?;
             self.prefilled = true;
             return self.first(&logits, vocab, custom, events);
         }
+        let late = self.late();
         let mut cache = self.cache.take().ok_or_else(|| {
             Error::Option(
                 "this generation was interrupted and cannot be continued: start it again".to_owned(),
@@ -234,6 +273,7 @@ impl Generation {
                 // Sequences that ended since the last step give back their blocks.
                 for stream in streams.iter_mut().filter(|t| t.reason.is_some()) {
                     if let Some(id) = stream.cache.take() {
+                        keep(&self.model, stream, &cache, id);
                         cache.release(id);
                     }
                 }
@@ -304,6 +344,9 @@ impl Generation {
                     for (p, (search, sequences)) in
                         searches.iter_mut().enumerate().filter(|(_, (s, _))| !s.over)
                     {
+                        if late {
+                            search.end();
+                        }
                         advance_beams(options, search, sequences, &mut candidates[p], &mut cache);
                     }
                 }
@@ -321,8 +364,15 @@ impl Generation {
             self.cross = Some(s.cross(&Batch { ids: &ids, starts: &starts, segments: None })?);
         }
         let mut cache = self.model.cache()?;
-        let (ids, starts) = concatenate(&self.prompts);
         let sequences: Vec<SequenceId> = self.prompts.iter().map(|_| cache.start()).collect();
+        let mut kept = vec![0; self.prompts.len()];
+        if let Some(mut prefixes) = self.model.prefixes() {
+            for ((prompt, &sequence), kept) in self.prompts.iter().zip(&sequences).zip(&mut kept) {
+                *kept = prefixes.fill(prompt, &mut cache, sequence);
+            }
+        }
+        let rest: Vec<&[u32]> = self.prompts.iter().zip(&kept).map(|(prompt, &n)| &prompt[n..]).collect();
+        let (ids, starts) = concatenate(&rest);
         let mut logits = vec![0.0; self.prompts.len() * vocab];
         let mut from = 0;
         while from < ids.len() {
@@ -338,8 +388,8 @@ impl Generation {
                 spans.push(Span {
                     sequence,
                     rows: a - from..b - from,
-                    first: a - starts[i],
-                    total: starts[i + 1] - starts[i],
+                    first: kept[i] + a - starts[i],
+                    total: kept[i] + starts[i + 1] - starts[i],
                     source: i,
                     source_length: self.cross.as_ref().map_or(0, |c| c.length(i)),
                 });
@@ -384,6 +434,7 @@ impl Generation {
     ) -> Result<()> {
         let row = |p: usize| logits[p * vocab..(p + 1) * vocab].to_vec();
         let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
+        let late = self.late();
         match &mut self.state {
             State::Streams(streams) => {
                 for (i, stream) in streams.iter_mut().enumerate().filter(|(_, t)| t.reason.is_none()) {
@@ -397,6 +448,9 @@ impl Generation {
                 for (p, (search, sequences)) in searches.iter_mut().enumerate() {
                     let mut found =
                         continuations(&self.options, search, 0, &sources[p], &mut row(p), custom)?;
+                    if late {
+                        search.end();
+                    }
                     advance_beams(&self.options, search, sequences, &mut found, cache);
                 }
             }
@@ -433,12 +487,26 @@ impl Generation {
     }
 }
 
+/// Leaves a stream's keys and values to later generations; of several samples the first one's, as they share the prompt.
+fn keep(model: &Model, stream: &Stream, cache: &Cache, id: SequenceId) {
+    if let Some(mut prefixes) = model.prefixes().filter(|_| stream.first) {
+        prefixes
+            .keep(&stream.ids[..cache.length(id).min(stream.ids.len())], cache, id, || model.cache().ok());
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.keep();
+    }
+}
+
 /// All ids one after the other, and the borders.
-pub fn concatenate(parts: &[Vec<u32>]) -> (Vec<u32>, Vec<usize>) {
+pub fn concatenate<T: AsRef<[u32]>>(parts: &[T]) -> (Vec<u32>, Vec<usize>) {
     let mut starts = vec![0];
     let mut ids = Vec::new();
     for part in parts {
-        ids.extend_from_slice(part);
+        ids.extend_from_slice(part.as_ref());
         starts.push(ids.len());
     }
     (ids, starts)

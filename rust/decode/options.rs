@@ -53,6 +53,12 @@ pub struct Options {
     pub top_p: f64,
     pub min_p: f64,
     pub typical_p: f64,
+    /// Share of the entropy of the hundred likeliest tokens that may be drawn from; 0: all.
+    pub top_h: f64,
+    /// Tokens of a smaller probability are not drawn; 0: none.
+    pub epsilon_cutoff: f64,
+    /// As `epsilon_cutoff`, less where the distribution is flat.
+    pub eta_cutoff: f64,
     pub seed: u64,
     /// Samples per prompt.
     pub samples: usize,
@@ -79,6 +85,10 @@ pub struct Options {
     pub exponential_decay_length_penalty: Option<(usize, f64)>,
     /// Not-a-number and infinite logits become finite instead of an error.
     pub remove_invalid_values: bool,
+    /// Processed scores of a beam search are normalized again.
+    pub renormalize_logits: bool,
+    /// Seconds after which no further token is begun.
+    pub max_time: Option<f64>,
     /// Whether to return log-probabilities.
     pub logprobs: bool,
     /// How many alternatives to return with them.
@@ -107,6 +117,9 @@ impl Default for Options {
             top_p: 1.0,
             min_p: 0.0,
             typical_p: 1.0,
+            top_h: 0.0,
+            epsilon_cutoff: 0.0,
+            eta_cutoff: 0.0,
             seed: 0,
             samples: 1,
             stop_ids: Vec::new(),
@@ -127,6 +140,8 @@ impl Default for Options {
             forced_eos_token_ids: Vec::new(),
             exponential_decay_length_penalty: None,
             remove_invalid_values: false,
+            renormalize_logits: false,
+            max_time: None,
             logprobs: false,
             top_logprobs: 0,
             beams: 1,
@@ -161,6 +176,10 @@ impl Options {
         within("top_p", self.top_p, f64::MIN_POSITIVE, 1.0, "above 0, at most 1")?;
         within("min_p", self.min_p, 0.0, 1.0, "0 to 1")?;
         within("typical_p", self.typical_p, f64::MIN_POSITIVE, 1.0, "above 0, at most 1")?;
+        within("top_h", self.top_h, 0.0, 1.0, "0 to 1")?;
+        within("epsilon_cutoff", self.epsilon_cutoff, 0.0, 1.0, "0 to 1")?;
+        within("eta_cutoff", self.eta_cutoff, 0.0, 1.0, "0 to 1")?;
+        within("max_time", self.max_time.unwrap_or(0.0), 0.0, f64::MAX, "seconds from 0")?;
         within("repetition_penalty", self.repetition_penalty, 1e-3, 1e3, "0.001 to 1000")?;
         within("encoder_repetition_penalty", self.encoder_repetition_penalty, 1e-3, 1e3, "0.001 to 1000")?;
         within("presence_penalty", self.presence_penalty, -100.0, 100.0, "-100 to 100")?;

@@ -140,6 +140,9 @@ pub(super) fn continuations(
             Context { ids: &running.ids, prompt: search.prompt(), max_length: search.max_length(), source };
         process::process(o, &context, logits, custom)?;
         check(logits)?;
+        if o.renormalize_logits {
+            shift = sample::log_sum_exp(logits);
+        }
     }
     let best = sample::top(logits, Search::width(o)).into_iter();
     Ok(best.map(|(token, v)| Candidate { beam, token, score: (v - shift) + running.score }).collect())

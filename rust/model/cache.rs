@@ -2,7 +2,8 @@
 
 use super::spec;
 use crate::error::{Error, Result};
-use crate::ops::kv::{BLOCK, KvBlocks, KvType};
+use crate::ops::kv::{BLOCK, KvBlocks, KvType, SEGMENT};
+use std::ops::Range;
 
 /// A sequence of a cache.
 pub type SequenceId = usize;
@@ -153,6 +154,28 @@ impl Cache {
     /// The blocks of a layer, and the tables beside them.
     pub fn layer(&mut self, layer: usize) -> (&mut KvBlocks, Tables<'_>) {
         (self.layers[layer].kv(), Tables(&self.sequences))
+    }
+
+    /// Copies blocks of another cache's sequence to the same places of a sequence that has room for them. Both are of
+    /// the same model.
+    pub fn copy_blocks(&mut self, id: SequenceId, other: &Cache, from: SequenceId, blocks: Range<usize>) {
+        for (layer, source) in self.layers.iter_mut().zip(&other.layers) {
+            let (LayerState::KeysAndValues(to), LayerState::KeysAndValues(kv)) = (layer, source);
+            let (into, out) = (Tables(&self.sequences).table(id), Tables(&other.sequences).table(from));
+            for block in blocks.clone() {
+                to.copy_block_of(kv, out[block], into[block]);
+            }
+        }
+    }
+
+    /// Bytes that a block takes in all layers.
+    pub fn block_bytes(&self) -> usize {
+        self.layers.iter().map(|LayerState::KeysAndValues(kv)| kv.block_bytes()).sum()
+    }
+
+    /// Blocks that are allocated together.
+    pub fn grain(&self) -> usize {
+        SEGMENT
     }
 
     /// Bytes in memory.

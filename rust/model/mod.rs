@@ -13,6 +13,7 @@ mod cache;
 mod calls;
 mod disentangled;
 pub mod packed;
+pub mod prefix;
 mod session;
 pub mod spec;
 mod stack;
@@ -30,8 +31,9 @@ use crate::matmul::Activations;
 use crate::ops::kv::KvType;
 use crate::threads::{Hook, Pool};
 use block::Workspace;
+use prefix::Prefixes;
 use session::missing;
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use weights::Weights;
 
 /// Rows that a decoder computes at a time while it reads a prompt.
@@ -52,6 +54,7 @@ pub struct Model {
     kv_type: KvType,
     activations: Activations,
     workspace: Mutex<Workspace>,
+    prefixes: Mutex<Prefixes>,
 }
 
 /// A ragged batch.
@@ -77,7 +80,16 @@ impl Model {
     pub fn new(loader: Loader, pool: Pool) -> Result<Self> {
         let (activations, kv_type) = (loader.options().activations, loader.kv_type());
         let (spec, weights, summary) = loader.finish()?;
-        Ok(Model { spec, weights, summary, pool, kv_type, activations, workspace: Mutex::default() })
+        Ok(Model {
+            spec,
+            weights,
+            summary,
+            pool,
+            kv_type,
+            activations,
+            workspace: Mutex::default(),
+            prefixes: Mutex::default(),
+        })
     }
 
     pub fn spec(&self) -> &spec::Model {
@@ -121,6 +133,19 @@ impl Model {
     pub fn cache(&self) -> Result<Cache> {
         let decoder = self.spec.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
         Ok(Cache::new(decoder, self.kv_type(), false))
+    }
+
+    /// What is kept of past sequences; none where another call holds it just now (or did when the process forked), or
+    /// where nothing can be reused.
+    pub fn prefixes(&self) -> Option<MutexGuard<'_, Prefixes>> {
+        if !prefix::reusable(&self.spec) {
+            return None;
+        }
+        match self.prefixes.try_lock() {
+            Ok(guard) => Some(guard),
+            // A panic may have left it half changed.
+            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Longest sequence of the last stack.

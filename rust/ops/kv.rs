@@ -15,7 +15,7 @@ use half::slice::HalfFloatSliceExt;
 pub const BLOCK: usize = 32;
 
 /// Blocks that are allocated together.
-const SEGMENT: usize = 16;
+pub const SEGMENT: usize = 16;
 
 /// Element type of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,7 +100,12 @@ impl KvBlocks {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> usize {
-        let values = 2 * self.blocks() * self.block_size();
+        self.blocks() * self.block_bytes()
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(&self) -> usize {
+        let values = 2 * self.block_size();
         match self.kv_type {
             KvType::F32 => 4 * values,
             KvType::F16 => 2 * values,
@@ -202,27 +207,15 @@ impl KvBlocks {
         }
         let (low, high) = self.segments.split_at_mut(sf.max(st));
         let (a, b) = if sf < st { (&low[sf], &mut high[0]) } else { (&high[0], &mut low[st]) };
-        match (a, b) {
-            (Segment::F32 { keys, values }, Segment::F32 { keys: k, values: v }) => {
-                k[at..at + size].copy_from_slice(&keys[af..af + size]);
-                v[at..at + size].copy_from_slice(&values[af..af + size]);
-            }
-            (Segment::F16 { keys, values }, Segment::F16 { keys: k, values: v }) => {
-                k[at..at + size].copy_from_slice(&keys[af..af + size]);
-                v[at..at + size].copy_from_slice(&values[af..af + size]);
-            }
-            (
-                Segment::Q8 { keys, values, key_scales, value_scales },
-                Segment::Q8 { keys: k, values: v, key_scales: ks, value_scales: vs },
-            ) => {
-                k[at..at + size].copy_from_slice(&keys[af..af + size]);
-                v[at..at + size].copy_from_slice(&values[af..af + size]);
-                let (af, at) = (af / self.head_dim, at / self.head_dim);
-                ks[at..at + scales].copy_from_slice(&key_scales[af..af + scales]);
-                vs[at..at + scales].copy_from_slice(&value_scales[af..af + scales]);
-            }
-            _ => unreachable!("all segments of a layer have one type"),
-        }
+        copy_segment(a, b, af, at, size, self.head_dim);
+    }
+
+    /// Copies a block of another cache of the same kind onto one of this.
+    pub fn copy_block_of(&mut self, other: &KvBlocks, from: u32, to: u32) {
+        let size = self.block_size();
+        debug_assert_eq!(size, other.block_size());
+        let ((sf, af), (st, at)) = (other.place(from, 0), self.place(to, 0));
+        copy_segment(&other.segments[sf], &mut self.segments[st], af, at, size, self.head_dim);
     }
 
     /// Keys of one head of a block, `[head_dim][32]`: the stored ones, or widened into `scratch`.
@@ -293,6 +286,32 @@ fn widen<'a>(stored: &[u16], scratch: &'a mut [f32]) -> &'a [f32] {
     let out = &mut scratch[..stored.len()];
     stored.reinterpret_cast::<f16>().convert_to_f32_slice(out);
     out
+}
+
+/// Copies `size` keys and values, with their scales, from one segment to another.
+fn copy_segment(a: &Segment, b: &mut Segment, af: usize, at: usize, size: usize, head_dim: usize) {
+    let scales = size / head_dim;
+    match (a, b) {
+        (Segment::F32 { keys, values }, Segment::F32 { keys: k, values: v }) => {
+            k[at..at + size].copy_from_slice(&keys[af..af + size]);
+            v[at..at + size].copy_from_slice(&values[af..af + size]);
+        }
+        (Segment::F16 { keys, values }, Segment::F16 { keys: k, values: v }) => {
+            k[at..at + size].copy_from_slice(&keys[af..af + size]);
+            v[at..at + size].copy_from_slice(&values[af..af + size]);
+        }
+        (
+            Segment::Q8 { keys, values, key_scales, value_scales },
+            Segment::Q8 { keys: k, values: v, key_scales: ks, value_scales: vs },
+        ) => {
+            k[at..at + size].copy_from_slice(&keys[af..af + size]);
+            v[at..at + size].copy_from_slice(&values[af..af + size]);
+            let (af, at) = (af / head_dim, at / head_dim);
+            ks[at..at + scales].copy_from_slice(&key_scales[af..af + scales]);
+            vs[at..at + scales].copy_from_slice(&value_scales[af..af + scales]);
+        }
+        _ => unreachable!("all segments of a layer have one type"),
+    }
 }
 
 #[cfg(test)]

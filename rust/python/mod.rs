@@ -10,7 +10,11 @@ mod loader;
 mod machine;
 mod model;
 
+use crate::decode::in_vocabulary;
+use crate::decode::options::Options;
+use crate::decode::process::{self, Context};
 use crate::error::Error;
+use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 
 /// Number of threads used by default.
@@ -46,6 +50,38 @@ fn render_template(py: Python<'_>, source: &str, variables: &str) -> PyResult<St
     result.map_err(|e| call::raise(py, &e))
 }
 
+type Scores<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f64>>);
+
+/// Logits as the options of a generation change them, and the probability that each token is then drawn.
+#[pyfunction]
+fn process_logits<'py>(
+    py: Python<'py>,
+    logits: PyReadonlyArray1<'_, f32>,
+    options: &str,
+    ids: Vec<u32>,
+    prompt: usize,
+    max_length: usize,
+    source: Vec<u32>,
+) -> PyResult<Scores<'py>> {
+    let mut logits = logits.as_array().to_vec();
+    let vocab = logits.len();
+    let run = || {
+        let options = Options::from_json(options, vocab)?;
+        in_vocabulary("ids", ids.iter().chain(&source).copied(), vocab)?;
+        if logits.is_empty() || prompt > ids.len() {
+            return Err(Error::Option(format!(
+                "{vocab} logits and a prompt of {prompt} of {} ids were given: expected at least one logit, and the prompt among the ids",
+                ids.len()
+            )));
+        }
+        let context = Context { ids: &ids, prompt, max_length, source: &source };
+        process::process(&options, &context, &mut logits, None)?;
+        Ok(crate::decode::sample::probabilities(&options, &logits))
+    };
+    let probabilities = call::guarded(std::panic::AssertUnwindSafe(run)).map_err(|e| call::raise(py, &e))?;
+    Ok((PyArray1::from_vec(py, logits), PyArray1::from_vec(py, probabilities)))
+}
+
 #[pymodule]
 fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<loader::Loader>()?;
@@ -57,6 +93,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(normalize_spec, m)?)?;
     m.add_function(wrap_pyfunction!(spec_tensors, m)?)?;
     m.add_function(wrap_pyfunction!(render_template, m)?)?;
+    m.add_function(wrap_pyfunction!(process_logits, m)?)?;
     Ok(())
 }
 

@@ -99,6 +99,18 @@ impl Model {
         Ok(self.get(py)?.spec().to_json())
     }
 
+    /// Bounds what is kept of past sequences, in bytes; what is kept so far is forgotten.
+    fn limit_prefixes(&self, py: Python<'_>, bytes: usize) -> PyResult<()> {
+        if let Some(mut prefixes) = self.get(py)?.prefixes() {
+            prefixes.limit(bytes);
+        }
+        Ok(())
+    }
+
+    fn prefixes(&self, py: Python<'_>) -> PyResult<(usize, usize, u64)> {
+        Ok(self.get(py)?.prefixes().map_or((0, 0, 0), |prefixes| prefixes.summary()))
+    }
+
     fn close(&self) {
         self.model.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

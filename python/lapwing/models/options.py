@@ -8,6 +8,7 @@ config.json does. Each key of it is honoured (`HONOURED`), refused by name once 
 from __future__ import annotations
 
 import difflib
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,10 +35,11 @@ class GenerateOptions(TypedDict, total=False):
 
     Length: ``max_tokens`` and ``min_tokens`` count new tokens; ``ignore_eos`` goes on past end tokens;
     ``stop`` is a text or several at which generation ends (the text itself is left out); ``stop_ids`` are further
-    end tokens.
+    end tokens; after ``max_time`` seconds no further token is begun.
 
     Choice: ``temperature`` 0 is greedy; above 0, tokens are drawn after ``top_k``, ``top_p`` (Holtzman et al. 2019),
-    ``min_p`` (Nguyen et al. 2024) and ``typical_p`` (Meister et al. 2022); ``seed`` makes draws repeatable; ``n`` asks
+    ``min_p`` (Nguyen et al. 2024), ``typical_p`` (Meister et al. 2022), ``epsilon_cutoff`` and ``eta_cutoff`` (Hewitt
+    et al. 2022) and ``top_h`` (Potraghloo et al. 2025) have left some out; ``seed`` makes draws repeatable; ``n`` asks
     for several texts, drawn independently.
 
     Search: ``beams``, ``length_penalty``, ``early_stopping`` (False, True or "never") as in transformers;
@@ -45,10 +47,13 @@ class GenerateOptions(TypedDict, total=False):
 
     Changes of the logits: ``repetition_penalty`` (Keskar et al. 2019), ``encoder_repetition_penalty``,
     ``presence_penalty``, ``frequency_penalty``, ``no_repeat_ngram_size``, ``encoder_no_repeat_ngram_size``,
-    ``logit_bias`` (id to added value), ``bad_words`` (texts or lists of ids), ``suppress_tokens`` (ids),
+    ``logit_bias`` (id to added value), ``sequence_bias`` (pairs of ids and what is added to the last one's logit after
+    the others), ``bad_words`` (texts or lists of ids), ``suppress_tokens`` (ids),
     ``begin_suppress_tokens`` (ids, at the first new token), ``forced_bos`` (id, encoder-decoders only) and ``forced_eos`` (ids), ``processor`` (a
     function of the ids so far and the logits [vocab] that returns new logits; called at each step of each sequence,
-    which is slow).
+    which is slow), ``exponential_decay_length_penalty`` (a start and a factor: after so many new tokens the end becomes
+    ever likelier), ``remove_invalid_values`` (logits that are no finite numbers become finite), ``renormalize_logits``
+    (scores of beams are normalized after their changes).
 
     Speed, without any effect on the result: ``prompt_lookup`` guesses so many tokens from what followed the last few ones
     earlier in the text or the source (0: none); ``draft_model`` is a smaller `TextGenerator` of the same vocabulary that
@@ -60,6 +65,7 @@ class GenerateOptions(TypedDict, total=False):
     max_tokens: int | None
     min_tokens: int | None
     ignore_eos: bool
+    max_time: float | None
     stop: str | Sequence[str] | None
     stop_ids: Sequence[int] | None
     temperature: float | None
@@ -67,6 +73,9 @@ class GenerateOptions(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     typical_p: float | None
+    top_h: float | None
+    epsilon_cutoff: float | None
+    eta_cutoff: float | None
     seed: int | None
     n: int | None
     beams: int | None
@@ -80,11 +89,15 @@ class GenerateOptions(TypedDict, total=False):
     no_repeat_ngram_size: int | None
     encoder_no_repeat_ngram_size: int | None
     logit_bias: Mapping[int, float] | None
+    sequence_bias: Mapping[tuple[int, ...], float] | Sequence[tuple[Sequence[int], float]] | None
     bad_words: Sequence[str | Sequence[int]] | None
     suppress_tokens: Sequence[int] | None
     begin_suppress_tokens: Sequence[int] | None
     forced_bos: int | None
     forced_eos: int | Sequence[int] | None
+    exponential_decay_length_penalty: tuple[int, float] | None
+    remove_invalid_values: bool | None
+    renormalize_logits: bool | None
     processor: Processor | None
     prompt_lookup: int | None
     draft_model: Any
@@ -103,6 +116,10 @@ HONOURED = {
     "top_p": "top_p",
     "min_p": "min_p",
     "typical_p": "typical_p",
+    "top_h": "top_h",
+    "epsilon_cutoff": "epsilon_cutoff",
+    "eta_cutoff": "eta_cutoff",
+    "max_time": "max_time",
     "num_beams": "beams",
     "num_return_sequences": "num_hypotheses, or n without beams",
     "length_penalty": "length_penalty",
@@ -116,9 +133,10 @@ HONOURED = {
     "begin_suppress_tokens": "begin_suppress_tokens",
     "forced_bos_token_id": "forced_bos",
     "forced_eos_token_id": "forced_eos",
-    "sequence_bias": "as it is",
-    "exponential_decay_length_penalty": "as it is",
-    "remove_invalid_values": "as it is",
+    "sequence_bias": "sequence_bias",
+    "exponential_decay_length_penalty": "exponential_decay_length_penalty",
+    "remove_invalid_values": "remove_invalid_values",
+    "renormalize_logits": "renormalize_logits",
     "eos_token_id": "the end tokens",
     "bos_token_id": "the start of an empty prompt",
     "decoder_start_token_id": "the decoder's first token",
@@ -131,15 +149,11 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "constraints": (None,),
     "diversity_penalty": (None, 0, 0.0),
     "dola_layers": (None,),
-    "epsilon_cutoff": (None, 0, 0.0),
-    "eta_cutoff": (None, 0, 0.0),
     "force_words_ids": (None,),
     "guidance_scale": (None, 1, 1.0),
-    "max_time": (None,),
     "num_beam_groups": (None, 1),
     "penalty_alpha": (None, 0, 0.0),
     "token_healing": (None, False),
-    "top_h": (None, 1, 1.0),
     "watermarking_config": (None,),
 }
 """Keys that would change the text and are not supported, with the values at which they do not."""
@@ -167,7 +181,6 @@ WITHOUT_EFFECT = frozenset(
         "pad_token_id",
         "prefill_chunk_size",
         "prompt_lookup_num_tokens",
-        "renormalize_logits",
         "return_dict_in_generate",
         "speculation_type",
         "target_lookbehind",
@@ -177,8 +190,7 @@ WITHOUT_EFFECT = frozenset(
         "_from_model_config",
     ]
 )
-"""Keys about caches, drafts, compilation, padding and the form of transformers' results; ``renormalize_logits``,
-since scores are normalized anyway."""
+"""Keys about caches, drafts, compilation, padding and the form of transformers' results."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +260,16 @@ class Request:
 
 _SEARCH = {"length_penalty": 1, "early_stopping": False}
 """Options that only a beam search has, with the values at which they say nothing."""
-_NEUTRAL = {"top_k": (0,), "top_p": (1,), "min_p": (0,), "typical_p": (1,)}
+_NEUTRAL = {
+    "top_k": (0,),
+    "top_p": (1,),
+    "min_p": (0,),
+    "typical_p": (1,),
+    "top_h": (0,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+}
+_BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
 _RANGES: dict[str, tuple[str, float, float, bool, bool, Any]] = {
@@ -257,6 +278,9 @@ _RANGES: dict[str, tuple[str, float, float, bool, bool, Any]] = {
     "top_p": ("top_p", 0, 1, False, True, 1.0),
     "min_p": ("min_p", 0, 1, False, False, 0.0),
     "typical_p": ("typical_p", 0, 1, False, True, 1.0),
+    "top_h": ("top_h", 0, 1, False, False, 0.0),
+    "epsilon_cutoff": ("epsilon_cutoff", 0, _BELOW_ONE, False, False, 0.0),
+    "eta_cutoff": ("eta_cutoff", 0, _BELOW_ONE, False, False, 0.0),
     "repetition_penalty": ("repetition_penalty", 1e-3, 1e3, False, False, 1.0),
     "encoder_repetition_penalty": ("encoder_repetition_penalty", 1e-3, 1e3, False, False, 1.0),
     "presence_penalty": ("", -100, 100, False, False, 0.0),
@@ -435,7 +459,7 @@ def _tokens(
     core["logit_bias"] = {
         str(_ids("logit_bias", [index])[0]): number("logit_bias", value, -1e9, 1e9) for index, value in bias.items()
     }
-    core["sequence_bias"] = _sequence_bias(defaults)
+    core["sequence_bias"] = _sequence_bias(*_named("sequence_bias", given, defaults))
     words: list[list[int]] = []
     for word in _items("bad_words", given.get("bad_words", defaults.get("bad_words_ids"))):
         found = encode(word) if isinstance(word, str) else [_ids("bad_words", word)]
@@ -454,8 +478,21 @@ def _tokens(
         raise OptionError(f"forced_bos is {first}: expected one id")
     core["forced_bos_token_id"] = first[0] if first else None
     core["forced_eos_token_ids"] = _ids("forced_eos", given.get("forced_eos", defaults.get("forced_eos_token_id")))
-    core["exponential_decay_length_penalty"] = _decay(defaults)
-    core["remove_invalid_values"] = bool(defaults.get("remove_invalid_values"))
+    core["exponential_decay_length_penalty"] = _decay(*_named("exponential_decay_length_penalty", given, defaults))
+    for name in ("remove_invalid_values", "renormalize_logits"):
+        what, value = _named(name, given, defaults)
+        if value not in (None, False, True):
+            raise OptionError(f"{what} is {value!r}: expected True or False")
+        core[name] = bool(value)
+    what, seconds = _named("max_time", given, defaults)
+    core["max_time"] = None if seconds is None else number(what, seconds, 0, BIG)
+
+
+def _named(name: str, given: Mapping[str, Any], defaults: Defaults) -> tuple[str, Any]:
+    """An option that the checkpoint may set under the same name: how to call it in an error, and its value."""
+    if name in given:
+        return name, given[name]
+    return f"{name} of {defaults.source}", defaults.get(name)
 
 
 def _ids(name: str, value: Any) -> list[int]:
@@ -474,29 +511,26 @@ def _items(name: str, value: Any) -> list[Any]:
     return [] if value is None else listed(name, value, "a list")
 
 
-def _sequence_bias(defaults: Defaults) -> list[list[Any]]:
+def _sequence_bias(name: str, value: Any) -> list[list[Any]]:
     """As transformers writes it: a list of [ids, bias], or an object whose keys are ids or tuples of them."""
-    value = defaults.get("sequence_bias")
     if not value:
         return []
-    pairs = list(value.items()) if isinstance(value, Mapping) else _items("sequence_bias", value)
+    pairs = list(value.items()) if isinstance(value, Mapping) else _items(name, value)
     found = []
     for pair in pairs:
         if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise OptionError(f"sequence_bias of {defaults.source} holds {pair!r}: expected [ids, bias]")
+            raise OptionError(f"{name} holds {pair!r}: expected [ids, bias]")
         ids, bias = pair
         if isinstance(ids, str):
-            ids = [int(text) for text in ids.strip("()[] ").replace(",", " ").split() if text.isdigit()]
-        name = f"sequence_bias of {defaults.source}"
+            texts = ids.strip("()[] ").replace(",", " ").split()
+            ids = [int(text) if text.isdigit() else text for text in texts]
         found.append([_ids(name, ids), number(name, bias, -1e9, 1e9)])
     return found
 
 
-def _decay(defaults: Defaults) -> list[Any] | None:
-    value = defaults.get("exponential_decay_length_penalty")
+def _decay(name: str, value: Any) -> list[Any] | None:
     if value is None:
         return None
-    name = f"exponential_decay_length_penalty of {defaults.source}"
     if not isinstance(value, Sequence) or len(value) != 2:
         raise OptionError(f"{name} is {value!r}: expected a start and a factor")
     return [number(name, value[0], 0, BIG, whole=True), number(name, value[1], 1e-3, 1e3)]
