@@ -145,8 +145,8 @@ def render_template(source: str, variables: str) -> str:
     """Renders a chat template (jinja) with JSON variables, bounded in steps, depth and output."""
 
 def process_logits(
-    logits: Floats, options: str, ids: list[int], prompt: int, max_length: int, source: list[int]
-) -> tuple[Floats, NDArray[np.float64]]:
+    logits: _Floats, options: str, ids: list[int], prompt: int, max_length: int, source: list[int]
+) -> tuple[_Floats, NDArray[np.float64]]:
     """Logits [vocab] as the options of a generation change them, and the probability that each token is then drawn.
 
     ``ids`` are those so far, of which the first ``prompt`` were given; ``source`` is the encoder's input, or the

@@ -77,6 +77,7 @@ def load(
     local_files_only: bool = False,
     generation_config: Mapping[str, Any] | None = None,
     cache: bool | None = None,
+    prefix_cache: bool | int = True,
     progress: bool | Callback | None = None,
 ) -> Any:
     """Loads a model: a `TextGenerator`, a `TextEncoder` or a `Seq2Seq`, as the checkpoint is.
@@ -100,6 +101,9 @@ def load(
         generation_config: settings that stand above those of generation_config.json; None for a key drops it.
         cache: whether packed weights are kept on disk, so that the next load maps them (`lapwing.packed`): None keeps
             quantized weights of at least 100 million parameters, True any, False none and uses none.
+        prefix_cache: whether a decoder keeps keys and values of past sequences, so that a prompt that begins as one of
+            them (a conversation's next turn, the same system message) is read from there on. True keeps up to 512 MiB,
+            a number so many bytes; what is used longest ago goes first. Answers are the same, to the bit.
         progress: True for a line on standard error, or a function of the bytes done and the whole.
 
     Raises:
@@ -125,6 +129,8 @@ def load(
         raise OptionError(f"generation_config is {type(generation_config).__name__}: expected a mapping")
     if cache is not None and not isinstance(cache, bool):
         raise OptionError(f"cache is {cache!r}: expected True, False or None")
+    if not isinstance(prefix_cache, int) or not 0 <= prefix_cache < 1 << 63:
+        raise OptionError(f"prefix_cache is {prefix_cache!r}: expected True, False or a number of bytes")
     folder, identity = find(name, revision=revision, local_files_only=local_files_only)
     options = {
         "weights": weights,
@@ -136,12 +142,15 @@ def load(
         "local_files_only": local_files_only,
         "generation_config": dict(generation_config) if generation_config is not None else None,
         "cache": cache,
+        "prefix_cache": prefix_cache,
     }
     checkpoint = open_checkpoint(folder)
     config = complete(checkpoint.config)
     recipe = Recipe.read(folder)
     core, spec = _build(checkpoint, task, recipe, (weights, activations, kv), threads, cache, progress)
     try:
+        if prefix_cache is not True:
+            core.limit_prefixes(int(prefix_cache))
         parts = Parts(
             core=core,
             folder=folder,
