@@ -383,16 +383,28 @@ def test_option_changes_the_answer(option: str) -> None:
     assert with_it == own.generate(PROMPT, **{**rest, option: value})
 
 
+# They make the work shorter and leave the answer as it is.
+SPEED = {
+    "prompt_lookup": "test_lookup_gives_the_same_ids",
+    "draft_model": "test_a_draft_gives_the_same_ids",
+    "draft_tokens": "test_a_draft_gives_the_same_ids",
+}
+
+
 def test_every_option_has_a_case() -> None:
+    source = (Path(__file__).parent / "test_speculation.py").read_text(encoding="utf-8")
+    assert all(f"def {test}(" in source for test in SPEED.values())
     assert {AS_KEYS.get(name, name) for name in GenerateOptions.__annotations__} == (
-        {*EQUAL, *CALLS} - {"max_length", "min_length", "eos_token_id", "do_sample"}
+        {*EQUAL, *CALLS, *SPEED} - {"max_length", "min_length", "eos_token_id", "do_sample"}
     )
 
 
 def test_the_document_names_the_place_and_the_test_of_every_option() -> None:
     """Rows of the form: option, file, test."""
     rows = re.findall(r"^\| `(\w+)` \| `([\w/.]+)` \| `test_generation_keys.py::(\w+)\[(\w+)\]` \|$", DOCUMENT, re.M)
-    assert [row[0] for row in rows] == sorted(GenerateOptions.__annotations__)
+    assert [row[0] for row in rows] == sorted(set(GenerateOptions.__annotations__) - set(SPEED))
+    for option, test in SPEED.items():
+        assert f"| `{option}` | `rust/decode/speculate.rs` | `test_speculation.py::{test}` |" in DOCUMENT
     for option, file, test, parameter in rows:
         known = {"test_key_equals_option": EQUAL, "test_option_changes_the_answer": CALLS}[test]
         assert parameter in known and parameter == AS_KEYS.get(option, option)
@@ -431,6 +443,7 @@ def test_time_that_is_up_ends_the_text() -> None:
         {"sequence_bias": {"(1, x)": 1.0}},
         {"exponential_decay_length_penalty": 3},
         {"renormalize_logits": "yes"},
+        {"renormalize_logits": True},
         {"top_h": 0.5},
         {"max_length": 7},
     ],

@@ -258,7 +258,7 @@ class Request:
         return int(self.core["samples"])
 
 
-_SEARCH = {"length_penalty": 1, "early_stopping": False}
+_SEARCH = {"length_penalty": 1, "early_stopping": False, "renormalize_logits": False}
 """Options that only a beam search has, with the values at which they say nothing."""
 _NEUTRAL = {
     "top_k": (0,),
@@ -328,7 +328,7 @@ def resolve(
     early = given.get("early_stopping", defaults.get("early_stopping"))
     if not (early is None or isinstance(early, bool) or (isinstance(early, str) and early == "never")):
         raise OptionError(f"early_stopping is {shown(early)}: expected False, True or 'never'")
-    asked = [name for name in ("length_penalty", "early_stopping") if given.get(name, _SEARCH[name]) != _SEARCH[name]]
+    asked = [name for name, neutral in _SEARCH.items() if given.get(name, neutral) != neutral]
     if asked and core["beams"] == 1:
         raise OptionError(f"{asked[0]} compares the hypotheses of a beam search: set beams above 1, or leave it out")
     core["early_stopping"] = early or False
