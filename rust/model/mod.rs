@@ -141,11 +141,8 @@ impl Model {
         if !prefix::reusable(&self.spec) {
             return None;
         }
-        match self.prefixes.try_lock() {
-            Ok(guard) => Some(guard),
-            // A panic may have left it half changed.
-            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => None,
-        }
+        // A panic may have left it half changed: then nothing is reused any more.
+        self.prefixes.try_lock().ok()
     }
 
     /// Longest sequence of the last stack.
