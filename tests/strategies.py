@@ -208,6 +208,7 @@ def stacks(draw: st.DrawFn, *, decoder: bool, beside: bool = False) -> Stack:
         segments=0 if decoder else draw(st.sampled_from((0, 2))),
         embedding_norm=maybe(draw, norms()),
         norm_before_positions=draw(st.booleans()),
+        unplaced=maybe(draw, st.integers(0, VOCABULARY - 1)),
         relative_rows=2 * span,
         relative_norm=draw(norms()) if span and draw(st.booleans()) else None,
         final_norm=maybe(draw, norms()),

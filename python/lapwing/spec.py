@@ -232,7 +232,8 @@ class Stack:
     position table (0: none) and thereby the longest sequence; ``max_length`` bounds the others.
     Tables and norm are ``embedding_size`` wide, or ``hidden_size`` with ``project_before_positions``.
     ``norm_before_positions`` adds positions and segments to what ``embedding_norm`` makes of the tokens
-    (Blenderbot small). ``output_size`` projects the final states to another width (OPT-350m).
+    (Blenderbot small); the token ``unplaced`` gets no position, though it takes up one (padding that M2M-100 writes).
+    ``output_size`` projects the final states to another width (OPT-350m).
     """
 
     vocab_size: int
@@ -247,6 +248,7 @@ class Stack:
     segments: int = 0
     embedding_norm: Norm | None = None
     norm_before_positions: bool = False
+    unplaced: int | None = None
     relative_rows: int = 0
     relative_norm: Norm | None = None
     final_norm: Norm | None = None

@@ -122,6 +122,7 @@ mirror!(Stack {
     segments: usize,
     embedding_norm: Option<Norm>,
     norm_before_positions: bool,
+    unplaced: Option<usize>,
     relative_rows: usize,
     relative_norm: Option<Norm>,
     final_norm: Option<Norm>,

@@ -105,7 +105,7 @@ pub fn embed(
             if s.segments > 0 {
                 add(&w.segment, segments.map_or(0, |t| t[row] as usize));
             }
-            if s.positions > 0 {
+            if s.positions > 0 && s.unplaced != Some(ids[row] as usize) {
                 add(&w.position, span.first + row - span.rows.start);
             }
         }

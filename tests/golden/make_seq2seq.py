@@ -79,7 +79,7 @@ FIXTURES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "m2m_100-unscaled": (
         "M2M100ForConditionalGeneration",
         {**BART, "scale_embedding": False, "pad_token_id": 5, "decoder_start_token_id": 2},
-        {"forced_bos_token_id": 11},
+        {"forced_bos_token_id": 5},  # padding, which gets no position
     ),
     "marian-two-tables": (
         "MarianMTModel",

@@ -88,7 +88,8 @@ class Twin:
         if stack.segments:
             x = x + w[f"{place}.segment.weight"][[0] * len(ids) if segments is None else list(segments)]
         if stack.positions:
-            x = x + w[f"{place}.position.weight"][: len(ids)]
+            placed = np.array(ids) != (-1 if stack.unplaced is None else stack.unplaced)
+            x = x + w[f"{place}.position.weight"][: len(ids)] * placed[:, None]
         if not stack.norm_before_positions:
             x = norm(stack.embedding_norm, w, f"{place}.norm", x)
         if stack.embedding_size is not None and not stack.project_before_positions:

@@ -85,7 +85,8 @@ class Shape:
 
     ``place`` is where each block has its norm; with norms before the blocks each stack ends in one more. Positions are
     learned, less the first ``offset`` rows of their table, or those of ``table`` unless a table is stored. With
-    ``decoder_norm_first`` the decoder norms its tokens, never scaled, before it adds positions.
+    ``decoder_norm_first`` the decoder norms its tokens, never scaled, before it adds positions. With
+    ``padding_unplaced`` the decoder gives padding, where it writes it, no position.
     """
 
     place: Literal["input_norm", "residual_norm"]
@@ -94,6 +95,7 @@ class Shape:
     table: Callable[[Config], Table] | None = None
     logits_bias: bool = True
     decoder_norm_first: bool = False
+    padding_unplaced: bool = False
 
     @property
     def final_norm(self) -> bool:
@@ -168,6 +170,7 @@ class Shape:
             embedding_scale=hidden**0.5 if scaled else 1.0,
             embedding_norm=norm if self.embedding_norm else None,
             norm_before_positions=norm_first,
+            unplaced=config.size("pad_token_id", least=0) if decoder and self.padding_unplaced else None,
             final_norm=norm if self.final_norm else None,
         )
 

@@ -35,5 +35,5 @@ def positions(config: Config) -> Table:
     return table
 
 
-_SHAPE = Shape(place="input_norm", table=positions, logits_bias=False)
+_SHAPE = Shape(place="input_norm", table=positions, logits_bias=False, padding_unplaced=True)
 spec, tensors = _SHAPE.spec, _SHAPE.tensors
