@@ -389,6 +389,23 @@ def test_language_stands_where_the_class_has_it_whatever_the_file_says(tmp_path:
     assert Tokenizer(tmp_path).encode("Hello") == [*first[1:], first[0]]
 
 
+def test_languages_are_special_tokens_by_their_class(tmp_path: Path) -> None:
+    shutil.copytree(GOLDEN / "m2m_100-nllb", tmp_path, dirs_exist_ok=True)
+    description = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    added = description["added_tokens"]
+    description["added_tokens"] = [token for token in added if not token["content"].endswith(("_Latn", "_Cyrl"))]
+    assert len(description["added_tokens"]) < len(added)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    config = {"tokenizer_class": "NllbTokenizerFast", "eos_token": "</s>", "src_lang": "fra_Latn"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    (tmp_path / "special_tokens_map.json").unlink()
+    own, other = Tokenizer(tmp_path), tokenizer("m2m_100-nllb")
+    ids = other.encode("Hello rus_Cyrl deu_Latn")
+    ids[0] = other.token_to_id("fra_Latn") or 0
+    assert own.encode("Hello rus_Cyrl deu_Latn") == ids
+    assert own.decode(ids, skip_special_tokens=True).strip() == "Hello"
+
+
 def test_vocabulary_and_merges_of_blenderbot(tmp_path: Path) -> None:
     description = json.loads((GOLDEN / "bart" / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(description["vocab"]))

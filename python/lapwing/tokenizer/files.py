@@ -239,9 +239,14 @@ def _add_tokens(backend: Backend, folder: Path, config: dict[str, Any], specials
 def _mark_language(
     backend: Backend, folder: Path, config: dict[str, Any], specials: dict[str, str], must: bool
 ) -> None:
-    """Puts the token of the configuration's language where its class has it, whatever tokenizer.json says."""
+    """Makes the languages of the class special tokens, and puts that of the configuration where the class has it,
+    whatever tokenizer.json says."""
+    from tokenizers import AddedToken
     from tokenizers.processors import TemplateProcessing
 
+    have = {token.content for token in backend.get_added_tokens_decoder().values()}
+    codes = [text for text in multilingual.languages(config) if text not in have and backend.token_to_id(text)]
+    backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in codes])
     template = multilingual.template(config, specials, lambda text: backend.token_to_id(text))
     if template is not None:
         backend.post_processor = TemplateProcessing(**template)

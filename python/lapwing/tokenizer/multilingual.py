@@ -62,6 +62,18 @@ def kind(config: Json) -> str:
     return name if name in DEFAULT_SOURCE else ""
 
 
+def languages(config: Json) -> list[str]:
+    """The tokens of the languages of a configuration's class."""
+    name = kind(config)
+    if name != "M2M100":
+        return LANGUAGES[name].split()
+    lists = {"m2m100": _M2M_100, "wmt21": _WMT_21}
+    codes = config.get("language_codes") or "m2m100"
+    if codes not in lists:
+        raise CheckpointError(f"tokenizer_config.json has language_codes {codes!r}: expected {' or '.join(lists)}")
+    return [f"__{code}__" for code in lists[codes].split()]
+
+
 def source_token(config: Json) -> str:
     """The token of a text's language, as the configuration has it."""
     name = kind(config)
@@ -101,7 +113,7 @@ def from_sentencepiece(
     specials.setdefault("cls_token", "<s>")
     specials.setdefault("mask_token", "<mask>")
     head = [Piece(text, 0.0, CONTROL) for text in ("<s>", "<pad>", "</s>")]
-    codes = [Piece(text, 0.0, CONTROL) for text in LANGUAGES[name].split()]
+    codes = [Piece(text, 0.0, CONTROL) for text in languages(config)]
     pieces = [*head, Piece("<unk>", 0.0, UNKNOWN), *model.pieces[3:], *codes, Piece("<mask>", 0.0, CONTROL)]
     added = families.control_tokens(pieces)
     for token in added:
@@ -123,10 +135,6 @@ def _m2m_100(path: Path, model: SentencePieceModel, vocab: Json | None, config: 
         raise CheckpointError(
             f"{path} is the model of an M2M100Tokenizer: expected the vocab.json of its ids beside it"
         )
-    lists = {"m2m100": _M2M_100, "wmt21": _WMT_21}
-    name = config.get("language_codes") or "m2m100"
-    if name not in lists:
-        raise CheckpointError(f"tokenizer_config.json has language_codes {name!r}: expected {' or '.join(lists)}")
     ids = {text: index for text, index in vocab.items() if isinstance(index, int) and 0 <= index < len(vocab)}
     families.require(ids, "<s>", "<pad>", "</s>", "<unk>")
     by_id = {index: text for text, index in ids.items()}
@@ -138,11 +146,11 @@ def _m2m_100(path: Path, model: SentencePieceModel, vocab: Json | None, config: 
         found = known.get(text, empty)
         special = text in ("<s>", "<pad>", "</s>", "<unk>") or found is empty
         pieces.append(Piece(text, found.score, CONTROL if special else found.kind))
-    languages = {f"__{code}__": len(pieces) + index for index, code in enumerate(lists[name].split())}
-    families.require(languages, source_token(config))
+    places = {text: len(pieces) + index for index, text in enumerate(languages(config))}
+    families.require(places, source_token(config))
     control = {text: ids[text] for text in ("<s>", "<pad>", "</s>", "<unk>")}
     return families.description(
-        added_tokens=families.added({**control, **languages}, True),
+        added_tokens=families.added({**control, **places}, True),
         normalizer=normalizer_json(model, prefix=True),
         decoder=decoder_json(model),
         model=model_json(model, pieces, ids["<unk>"]),
