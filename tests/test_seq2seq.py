@@ -384,6 +384,13 @@ def test_heads_that_are_not_stored_are_named() -> None:
         lapwing.load(GOLDEN / "bart", task="classify")
 
 
+@pytest.mark.parametrize("start", [-1, 64, "x", [2], 1.5])
+def test_impossible_start_tokens_of_heads_are_named(start: Any, tmp_path: Path) -> None:
+    own = lapwing.load(copy("bart-seqcls", tmp_path, decoder_start_token_id=start))
+    with pytest.raises(lapwing.CheckpointError, match=r"decoder_start_token_id is .* from 0 to 63"):
+        own.head_logits([[5, 2]])
+
+
 @pytest.mark.parametrize(
     ("name", "config", "message"),
     [

@@ -504,10 +504,9 @@ class TextEncoder(BaseModel):
 
         A head over whole texts reads the state at the last end token; what follows that cannot change it.
         """
-        ends, start = (
-            id_list(self.config.get("eos_token_id"), "eos_token_id"),
-            self.config.get("decoder_start_token_id"),
-        )
+        ends = id_list(self.config.get("eos_token_id"), "eos_token_id")
+        most = self.spec.decoder.vocab_size - 1 if self.spec.decoder is not None else 0
+        start = self.config.optional_size("decoder_start_token_id", least=0, most=most)
         if start is None or self._parts.architecture == "mbart":
             start = ids[-1]  # the language, in mBART
         length = len(ids)
