@@ -384,6 +384,18 @@ def test_heads_that_are_not_stored_are_named() -> None:
         lapwing.load(GOLDEN / "bart", task="classify")
 
 
+@pytest.mark.parametrize(("name", "count"), [("bart-seqcls", 3), ("t5-seqcls", 3), ("t5-tokcls", 5)])
+def test_heads_tell_the_number_of_labels_where_the_configuration_does_not(
+    name: str, count: int, tmp_path: Path
+) -> None:
+    own = lapwing.load(copy(name, tmp_path, id2label=None, label2id=None, num_labels=None), weights="f32")
+    got = own.head_logits([[5, 2, 1]])[0]
+    assert got.shape[-1] == count
+    np.testing.assert_array_equal(got, model(name).head_logits([[5, 2, 1]])[0])
+    with pytest.raises(lapwing.CheckpointError, match=r"has shape \[\d, 16\], expected \[4, 16\]"):
+        lapwing.load(copy(name, tmp_path / "wrong", id2label={str(i): str(i) for i in range(4)}))
+
+
 @pytest.mark.parametrize("start", [-1, 64, "x", [2], 1.5])
 def test_impossible_start_tokens_of_heads_are_named(start: Any, tmp_path: Path) -> None:
     own = lapwing.load(copy("bart-seqcls", tmp_path, decoder_start_token_id=start))

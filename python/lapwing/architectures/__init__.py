@@ -8,6 +8,7 @@ perhaps ``DEFAULTS``: values for keys that a configuration leaves out (a null st
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -134,11 +135,22 @@ def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Ma
     config = complete(checkpoint.config)
     task = task if task is not None else task_of(config)
     tensors = module.tensors(config, checkpoint.tensors, task)
+    if task in ("sequence-classification", "token-classification"):
+        config = _labelled(config, tensors)
     model: Model = module.spec(config, task)
     adjust = getattr(module, "adjust", None)
     if adjust is not None:
         model = adjust(model, tensors)
     return model, tensors, list(tensors.unused)
+
+
+def _labelled(config: Config, tensors: Mapping[str, Tensor]) -> Config:
+    """The configuration with the number of labels that the head's last tensor has, where it tells none."""
+    if config.get("id2label") or config.get("num_labels") is not None:
+        return config
+    layers = [name for name in tensors if re.fullmatch(r"head\.\d+\.weight", name)]
+    last = tensors[max(layers, key=lambda name: int(name.split(".")[1]))] if layers else None
+    return config.with_values(num_labels=last.shape[0]) if last is not None and last.shape else config
 
 
 def check(needed: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], unused: list[str], place: str) -> None:

@@ -10,7 +10,6 @@ from ._seq2seq import Shape
 
 DEFAULTS = {
     **_SIZES,
-    "num_labels": 3,
     "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 2,
