@@ -48,6 +48,12 @@ _NUMBERS: dict[str, dict[str, Any]] = {
     "no_repeat_ngram_size": {"-1": -1, "half": 0.5, "true": True},
     "encoder_no_repeat_ngram_size": {"-1": -1, "half": 0.5, "true": True},
     "logprobs": {"-1": -1, "half": 0.5, "1001": 1001},
+    "max_time": {"-1": -1, "true": True},
+    "top_h": {"-1": -1, "1.1": 1.1, "true": True},
+    "epsilon_cutoff": {"-1": -1, "1": 1, "true": True},
+    "eta_cutoff": {"-1": -1, "1": 1, "true": True},
+    "prompt_lookup": {"-1": -1, "half": 0.5, "true": True},
+    "draft_tokens": {"0": 0, "-1": -1, "half": 0.5, "true": True},
 }
 _OTHERS: dict[str, dict[str, Any]] = {
     "ignore_eos": {"1": 1, "0": 0, "none of them": "yes"},
@@ -60,6 +66,23 @@ _OTHERS: dict[str, dict[str, Any]] = {
     "logit_bias": {"list": [1], "nan": {1: math.nan}, "text": {"a": 1}, "text value": {1: "a"}, "outside": {400: 1.0}},
     "bad_words": {"text": "x", "number": [3.5], "empty": [""], "outside": [[400]]},
     "processor": {"text": "x", "number": 3},
+    "sequence_bias": {
+        "flat": [1],
+        "no value": [[[1]]],
+        "nan": [[[1], math.nan]],
+        "empty": [[[], 1.0]],
+        "outside": [[[400], 1.0]],
+    },
+    "exponential_decay_length_penalty": {
+        "one": [1],
+        "start": [-1, 1.5],
+        "half": [0.5, 1.5],
+        "factor": [1, 0],
+        "nan": [1, math.nan],
+    },
+    "remove_invalid_values": {"1": 1, "0": 0},
+    "renormalize_logits": {"1": 1, "0": 0},
+    "draft_model": {"number": 3, "other shape": model("bert-mlm")},
 }
 _LISTS = ("stop", "stop_ids", "suppress_tokens", "begin_suppress_tokens", "forced_eos", "bad_words")
 _NOT_STRANGE = {("stop", "text"), ("processor", "object"), ("bad_words", "list")}

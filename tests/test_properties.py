@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from lapwing import _core
@@ -18,7 +18,7 @@ from lapwing.models.base import ragged
 from lapwing.spec import Stack
 
 from .reference import Twin
-from .reference.beam import beam_search
+from .reference.beam import beam_search, log_softmax
 from .reference.quantize import q8
 from .reference.sample import probabilities
 from .strategies import VOCABULARY, Case, cases, compiled
@@ -161,13 +161,18 @@ def test_beams_are_those_of_the_twin(case: Case, beams: int, penalty: float, ear
     def logits(ids: list[int]) -> Array:
         return model.logits(*ragged([ids]))[-1]
 
-    want = beam_search(logits, prompt, ends=ends, max_tokens=5, **options)
+    margins: list[float] = []
+    want = beam_search(logits, prompt, ends=ends, max_tokens=5, margins=margins, **options)
     stops = {"stop_ids": ends, "eos_ids": ends, "num_hypotheses": beams}
     got = generate(model, [prompt], max_tokens=5, **options, **stops)[0]
     scores = [score for _, score in want]
     np.testing.assert_allclose([score for _, score, _ in got], scores, rtol=1e-4, atol=1e-4)
-    # Hypotheses of nearly the same score may change places.
-    if len(scores) < 2 or min(-np.diff(scores)) > 1e-3:
+    for ids, score, _ in got:
+        steps = [log_softmax(logits([*prompt, *ids[:i]]))[token] for i, token in enumerate(ids)]
+        assert abs(sum(steps) / len(ids) ** penalty - score) <= 1e-4 * max(1, abs(score))
+    # Candidates of nearly the same score may change places anywhere in the search.
+    event(f"margin {'wide' if min(margins) > 1e-4 else 'narrow'}")
+    if min(margins) > 1e-4:
         assert [ids for ids, _, _ in got] == [ids for ids, _ in want]
 
 

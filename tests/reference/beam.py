@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,13 @@ def beam_search(
     max_tokens: int,
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
+    margins: list[float] | None = None,
 ) -> list[tuple[list[int], float]]:
-    """Hypotheses, best first: new ids and scores. ``logits(ids)`` are those after the last of the ids."""
+    """Hypotheses, best first: new ids and scores. ``logits(ids)`` are those after the last of the ids.
+
+    ``margins`` receives the differences of scores that decided: what rounds scores by less cannot change the choice.
+    """
+    margins = [] if margins is None else margins
     running: list[tuple[float, list[int]]] = [(0.0, [])]
     finished: list[tuple[float, list[int]]] = []
     improvable = True
@@ -35,13 +41,17 @@ def beam_search(
             values = log_softmax(logits([*prompt, *ids]))
             found += [(score + value, [*ids, token]) for token, value in enumerate(values)]
         found.sort(key=lambda item: -item[0])
-        found = found[: beams * max(2, 1 + len(ends))]
+        width = beams * max(2, 1 + len(ends))
+        margins += [a[0] - b[0] for a, b in pairwise(found[: width + 1])]
+        found = found[:width]
         over = [ids[-1] in ends or length == max_tokens for _, ids in found]
         full = len(finished) == beams
         for (score, ids), ended in list(zip(found, over, strict=True))[:beams]:
             if ended and improvable and not (full and early_stopping is True):
                 finished.append((score / length**length_penalty, ids))
-        finished = sorted(finished, key=lambda item: -item[0])[:beams]
+        finished.sort(key=lambda item: -item[0])
+        margins += [a[0] - b[0] for a, b in pairwise(finished)]
+        finished = finished[:beams]
         running = [item for item, ended in zip(found, over, strict=True) if not ended][:beams]
         if not running:
             break
@@ -49,6 +59,7 @@ def beam_search(
         best = running[0][0] / reach**length_penalty
         # A place without a hypothesis counts as a very bad one.
         worst = finished[-1][0] if len(finished) == beams else -1e9
+        margins.append(abs(best - worst))
         improvable = improvable and best > worst
         if not improvable or (len(finished) == beams and early_stopping is True):
             break

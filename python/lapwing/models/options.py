@@ -325,6 +325,7 @@ def resolve(
             value = neutral
         core[name] = number(what, value, low, high, whole=whole, open_low=open_low)
     _choice(core, given, defaults)
+    _tokens(core, given, defaults, encode)
     early = given.get("early_stopping", defaults.get("early_stopping"))
     if not (early is None or isinstance(early, bool) or (isinstance(early, str) and early == "never")):
         raise OptionError(f"early_stopping is {shown(early)}: expected False, True or 'never'")
@@ -332,7 +333,6 @@ def resolve(
     if asked and core["beams"] == 1:
         raise OptionError(f"{asked[0]} compares the hypotheses of a beam search: set beams above 1, or leave it out")
     core["early_stopping"] = early or False
-    _tokens(core, given, defaults, encode)
     logprobs = given.get("logprobs")
     if isinstance(logprobs, bool):
         logprobs = 0 if logprobs else None
@@ -374,14 +374,12 @@ def _speculation(core: dict[str, Any], given: Mapping[str, Any]) -> Any:
     draft = given.get("draft_model")
     if draft is None and "draft_tokens" in given:
         raise OptionError("draft_tokens is set without draft_model, which would guess them")
-    named = [name for name in ("prompt_lookup", "draft_model") if given.get(name)]
-    if named and core["beams"] > 1:
-        raise OptionError(f"{named[0]} is set with beams {core['beams']}: a beam search is not guessed; set beams to 1")
-    if draft is None:
-        return None
-    if getattr(draft, "kind", None) != "decoder":
-        raise OptionError(f"draft_model is {draft!r}: expected a TextGenerator")
-    return draft.core
+    if draft is not None and getattr(draft, "kind", None) != "decoder":
+        raise OptionError(f"draft_model is {shown(draft)}: expected a TextGenerator")
+    named = "draft_model" if draft is not None else "prompt_lookup" if core["prompt_lookup"] else None
+    if named is not None and core["beams"] > 1:
+        raise OptionError(f"{named} is set with beams {core['beams']}: a beam search is not guessed; set beams to 1")
+    return None if draft is None else draft.core
 
 
 def _refuse(defaults: Defaults) -> None:
@@ -481,9 +479,7 @@ def _tokens(
     core["exponential_decay_length_penalty"] = _decay(*_named("exponential_decay_length_penalty", given, defaults))
     for name in ("remove_invalid_values", "renormalize_logits"):
         what, value = _named(name, given, defaults)
-        if value not in (None, False, True):
-            raise OptionError(f"{what} is {value!r}: expected True or False")
-        core[name] = bool(value)
+        core[name] = value is not None and flag(what, value)
     what, seconds = _named("max_time", given, defaults)
     core["max_time"] = None if seconds is None else number(what, seconds, 0, BIG)
 
@@ -513,8 +509,6 @@ def _items(name: str, value: Any) -> list[Any]:
 
 def _sequence_bias(name: str, value: Any) -> list[list[Any]]:
     """As transformers writes it: a list of [ids, bias], or an object whose keys are ids or tuples of them."""
-    if not value:
-        return []
     pairs = list(value.items()) if isinstance(value, Mapping) else _items(name, value)
     found = []
     for pair in pairs:
@@ -525,6 +519,8 @@ def _sequence_bias(name: str, value: Any) -> list[list[Any]]:
             texts = ids.strip("()[] ").replace(",", " ").split()
             ids = [int(text) if text.isdigit() else text for text in texts]
         found.append([_ids(name, ids), number(name, bias, -1e9, 1e9)])
+        if not found[-1][0]:
+            raise OptionError(f"{name} holds an empty sequence: expected at least one id")
     return found
 
 
