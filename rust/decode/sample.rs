@@ -1,7 +1,7 @@
 //! Choosing a token: the likeliest, or a random one of those that the filters leave.
 
 use super::options::Options;
-use crate::simd::{Lanes, exp, log, maximum, multiversion};
+use crate::simd::{exp, log, maximum, multiversion};
 
 /// The likeliest token; of equals the one with the lowest id.
 pub fn argmax(logits: &[f32]) -> u32 {

@@ -6,7 +6,7 @@ use super::spec;
 use super::weights::{AttentionWeights, ConvolutionWeights, Linear};
 use crate::matmul::micro::{Shape, multiply};
 use crate::matmul::{Target, linear};
-use crate::simd::{Activation, Lanes, exp, level, multiversion};
+use crate::simd::{Activation, exp, level, multiversion};
 use crate::tensor::Disjoint;
 
 /// Row of the table of relative positions for `distance = query - key`; it never falls as the distance grows.
@@ -32,7 +32,7 @@ fn log_bucket(distance: isize, d: &spec::Disentangled) -> isize {
 multiversion! {
     /// Softmax of one row in place.
     fn softmax / softmax_at(x: &mut [f32]) {
-        let m = crate::simd::lanes_max(x);
+        let m = crate::simd::lanes_max::<Lanes>(x);
         let m = Lanes::splat(m);
         let mut sum = Lanes::splat(0.0);
         let mut i = 0;

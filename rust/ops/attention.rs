@@ -12,7 +12,7 @@
 use super::kv::{BLOCK, KvBlocks};
 use super::position_bias::DistanceBias;
 use crate::matmul::micro::{Shape, multiply};
-use crate::simd::{LANES, Lanes, exp, level, multiversion, tanh};
+use crate::simd::{LANES, exp, level, multiversion, tanh};
 use crate::tensor::Disjoint;
 use crate::threads::Team;
 use std::ops::Range;
@@ -113,18 +113,20 @@ multiversion! {
                 s = s + Lanes::load_or(&bias[i..bias.len().min(i + LANES)], 0.0);
             }
             if i < from || i + LANES > to {
+                let mut masked = s.to_array();
                 for j in 0..LANES {
                     if i + j < from || i + j >= to {
-                        s.0[j] = f32::NEG_INFINITY;
+                        masked[j] = f32::NEG_INFINITY;
                     }
                 }
+                s = Lanes::from_array(masked);
             }
             s.store(&mut row[i..]);
             // Not-a-number stays: the second operand is returned then.
             top = top.max(s);
             i += LANES;
         }
-        let m = top.0.iter().fold(f32::NEG_INFINITY, |m, &x| if m > x { m } else { x });
+        let m = top.to_array().iter().fold(f32::NEG_INFINITY, |m, &x| if m > x { m } else { x });
         if m == f32::NEG_INFINITY {
             // Visible scores that are all not-a-number or minus infinity are not a row that sees nothing.
             return if from < to { (f32::NAN, f32::NAN) } else { (m, 0.0) };
@@ -145,7 +147,7 @@ multiversion! {
 multiversion! {
     /// exp of one value.
     fn exp_one / exp_one_at(x: f32) -> f32 {
-        exp(Lanes::splat(x)).0[0]
+        exp(Lanes::splat(x)).to_array()[0]
     }
 }
 

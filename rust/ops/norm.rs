@@ -3,7 +3,7 @@
 //! rms:   y = x / sqrt(mean(x^2) + eps) * weight.          Zhang and Sennrich 2019, <https://arxiv.org/abs/1910.07467>
 //! layer: y = (x - mean) / sqrt(var + eps) * weight + bias. Ba et al. 2016, <https://arxiv.org/abs/1607.06450>
 
-use crate::simd::{LANES, Lanes, multiversion};
+use crate::simd::{LANES, Vector, multiversion};
 use crate::threads::Team;
 
 /// Which of the two.
@@ -29,14 +29,14 @@ const CHUNK: usize = 16 * 1024;
 
 /// Sum of `f` over `x` in sixteen lanes; the last step is filled with `fill`.
 #[inline(always)]
-fn reduce(x: &[f32], fill: f32, f: impl Fn(Lanes, Lanes) -> Lanes) -> f32 {
-    let mut acc = Lanes::splat(0.0);
+fn reduce<V: Vector>(x: &[f32], fill: f32, f: impl Fn(V, V) -> V) -> f32 {
+    let mut acc = V::splat(0.0);
     let mut chunks = x.chunks_exact(LANES);
     for chunk in &mut chunks {
-        acc = f(acc, Lanes::load(chunk));
+        acc = f(acc, V::load(chunk));
     }
     if !chunks.remainder().is_empty() {
-        acc = f(acc, Lanes::load_or(chunks.remainder(), fill));
+        acc = f(acc, V::load_or(chunks.remainder(), fill));
     }
     acc.fold_sum()
 }
@@ -45,10 +45,10 @@ multiversion! {
     /// Normalizes one row; `weight` and `bias` are as long as the row, or empty.
     fn row / row_at(layer: bool, eps: f32, weight: &[f32], bias: &[f32], x: &[f32], out: &mut [f32]) {
         let n = x.len() as f32;
-        let mean = if layer { reduce(x, 0.0, |a, v| a + v) / n } else { 0.0 };
+        let mean = if layer { reduce::<Lanes>(x, 0.0, |a, v| a + v) / n } else { 0.0 };
         let center = Lanes::splat(mean);
         // The filled lanes hold the mean, so that they add nothing.
-        let square = reduce(x, mean, |a, v| {
+        let square = reduce::<Lanes>(x, mean, |a, v| {
             let d = v - center;
             d.mul_add(d, a)
         });

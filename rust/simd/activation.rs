@@ -1,6 +1,6 @@
 //! Activation functions, element by element.
 
-use super::{LANES, Lanes, erf, multiversion, sigmoid, tanh};
+use super::{LANES, Vector, erf, multiversion, sigmoid, tanh};
 
 /// Activations by name, as in the description of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -25,20 +25,20 @@ pub enum Activation {
 
 /// One activation of sixteen values.
 #[inline(always)]
-fn apply(activation: Activation, x: Lanes) -> Lanes {
-    let half = Lanes::splat(0.5);
-    let one = Lanes::splat(1.0);
+fn apply<V: Vector>(activation: Activation, x: V) -> V {
+    let half = V::splat(0.5);
+    let one = V::splat(1.0);
     match activation {
         Activation::Identity => x,
         Activation::Relu => relu(x),
         Activation::Relu2 => relu(x) * relu(x),
-        Activation::Gelu => x * half * (one + erf(x * Lanes::splat(std::f32::consts::FRAC_1_SQRT_2))),
+        Activation::Gelu => x * half * (one + erf(x * V::splat(std::f32::consts::FRAC_1_SQRT_2))),
         Activation::GeluTanh => {
             let cube = x * x * x;
-            let inner = Lanes::splat(0.797_884_6) * cube.mul_add(Lanes::splat(0.044_715), x);
+            let inner = V::splat(0.797_884_6) * cube.mul_add(V::splat(0.044_715), x);
             half * x * (one + tanh(inner))
         }
-        Activation::QuickGelu => x * sigmoid(Lanes::splat(1.702) * x),
+        Activation::QuickGelu => x * sigmoid(V::splat(1.702) * x),
         Activation::Silu => x * sigmoid(x),
         Activation::Tanh => tanh(x),
         Activation::Sigmoid => sigmoid(x),
@@ -47,20 +47,20 @@ fn apply(activation: Activation, x: Lanes) -> Lanes {
 
 /// max(x, 0), and not-a-number where x is.
 #[inline(always)]
-fn relu(x: Lanes) -> Lanes {
-    Lanes::splat(0.0).max(x)
+fn relu<V: Vector>(x: V) -> V {
+    V::splat(0.0).max(x)
 }
 
 /// A loop and not a function that takes a closure: closures are not compiled for the instruction set around them.
 macro_rules! each {
-    ($x:ident, $activation:expr) => {{
+    ($lanes:ty, $x:ident, $activation:expr) => {{
         let mut chunks = $x.chunks_exact_mut(LANES);
         for chunk in &mut chunks {
-            apply($activation, Lanes::load(chunk)).store(chunk);
+            apply($activation, <$lanes>::load(chunk)).store(chunk);
         }
         let rest = chunks.into_remainder();
         if !rest.is_empty() {
-            apply($activation, Lanes::load_or(rest, 0.0)).store_part(rest);
+            apply($activation, <$lanes>::load_or(rest, 0.0)).store_part(rest);
         }
     }};
 }
@@ -70,14 +70,14 @@ multiversion! {
     pub fn activate / activate_at(activation: Activation, x: &mut [f32]) {
         match activation {
             Activation::Identity => {}
-            Activation::Relu => each!(x, Activation::Relu),
-            Activation::Relu2 => each!(x, Activation::Relu2),
-            Activation::Gelu => each!(x, Activation::Gelu),
-            Activation::GeluTanh => each!(x, Activation::GeluTanh),
-            Activation::QuickGelu => each!(x, Activation::QuickGelu),
-            Activation::Silu => each!(x, Activation::Silu),
-            Activation::Tanh => each!(x, Activation::Tanh),
-            Activation::Sigmoid => each!(x, Activation::Sigmoid),
+            Activation::Relu => each!(Lanes, x, Activation::Relu),
+            Activation::Relu2 => each!(Lanes, x, Activation::Relu2),
+            Activation::Gelu => each!(Lanes, x, Activation::Gelu),
+            Activation::GeluTanh => each!(Lanes, x, Activation::GeluTanh),
+            Activation::QuickGelu => each!(Lanes, x, Activation::QuickGelu),
+            Activation::Silu => each!(Lanes, x, Activation::Silu),
+            Activation::Tanh => each!(Lanes, x, Activation::Tanh),
+            Activation::Sigmoid => each!(Lanes, x, Activation::Sigmoid),
         }
     }
 }

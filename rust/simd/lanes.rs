@@ -1,131 +1,161 @@
-//! Sixteen f32 lanes as a plain array: the compiler turns the loops into the vectors of the instruction set
-//! that the surrounding function is compiled for, and the arithmetic is the same everywhere.
+//! Sixteen f32 lanes: the vector that element-wise code is written with, on every instruction set.
+//!
+//! Code is generic over [`Vector`] and [`multiversion!`](super::multiversion) picks the type: [`Portable`] is a plain array, the
+//! others (`x86`) hold registers. All operations are IEEE operations lane by lane, and a sum of the lanes
+//! has one order, so every type gives the same bits.
 
 use super::multiversion;
+use std::ops::{Add, Div, Mul, Sub};
 
 /// How many partial sums every reduction keeps, on every machine.
 pub const LANES: usize = 16;
 
 /// Sixteen values; operations act lane by lane.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[repr(C, align(64))]
-pub struct Lanes(pub [f32; LANES]);
+///
+/// Types other than [`Portable`] may only be used where their instruction set has been detected.
+pub trait Vector:
+    Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
+{
+    fn from_array(values: [f32; LANES]) -> Self;
 
-macro_rules! lanewise {
-    ($a:expr, |$x:ident| $e:expr) => {{
-        let a = $a.0;
-        let mut out = [0.0f32; LANES];
-        let mut i = 0;
-        while i < LANES {
-            let $x = a[i];
-            out[i] = $e;
-            i += 1;
-        }
-        Lanes(out)
-    }};
-    ($a:expr, $b:expr, |$x:ident, $y:ident| $e:expr) => {{
-        let (a, b) = ($a.0, $b.0);
-        let mut out = [0.0f32; LANES];
-        let mut i = 0;
-        while i < LANES {
-            let ($x, $y) = (a[i], b[i]);
-            out[i] = $e;
-            i += 1;
-        }
-        Lanes(out)
-    }};
-}
+    fn to_array(self) -> [f32; LANES];
 
-impl Lanes {
-    #[inline(always)]
-    pub fn splat(value: f32) -> Lanes {
-        Lanes([value; LANES])
-    }
+    fn splat(value: f32) -> Self;
+
+    /// `self * b + c` in one rounding.
+    fn mul_add(self, b: Self, c: Self) -> Self;
+
+    /// The larger; `other` where either is not a number.
+    fn max(self, other: Self) -> Self;
+
+    /// The smaller; `other` where either is not a number.
+    fn min(self, other: Self) -> Self;
+
+    fn abs(self) -> Self;
+
+    /// Magnitude of `self`, sign of `sign`.
+    fn copysign(self, sign: Self) -> Self;
+
+    /// `a` where `self < limit`, else `b`.
+    fn select_below(self, limit: f32, a: Self, b: Self) -> Self;
+
+    /// 2^n as a product of two factors, so that subnormal results and infinity come out right; n is the whole number that
+    /// adding 1.5 * 2^23 has left in the low bits of `self`.
+    fn powers_of_two(self) -> (Self, Self);
+
+    /// Sum of the lanes: eight and eight, four and four, two and two, one and one.
+    fn fold_sum(self) -> f32;
 
     /// The first sixteen values of `x`.
     #[inline(always)]
-    pub fn load(x: &[f32]) -> Lanes {
-        Lanes(x[..LANES].try_into().expect("sixteen values"))
+    fn load(x: &[f32]) -> Self {
+        Self::from_array(x[..LANES].try_into().expect("sixteen values"))
     }
 
     /// Up to sixteen values, the rest filled.
     #[inline(always)]
-    pub fn load_or(x: &[f32], fill: f32) -> Lanes {
+    fn load_or(x: &[f32], fill: f32) -> Self {
+        if x.len() >= LANES {
+            return Self::load(x);
+        }
         let mut out = [fill; LANES];
         out[..x.len()].copy_from_slice(x);
-        Lanes(out)
+        Self::from_array(out)
     }
 
     /// Writes sixteen values.
     #[inline(always)]
-    pub fn store(self, out: &mut [f32]) {
-        out[..LANES].copy_from_slice(&self.0);
+    fn store(self, out: &mut [f32]) {
+        out[..LANES].copy_from_slice(&self.to_array());
     }
 
     /// Writes as many values as `out` holds, at most sixteen.
     #[inline(always)]
-    pub fn store_part(self, out: &mut [f32]) {
+    fn store_part(self, out: &mut [f32]) {
+        if out.len() >= LANES {
+            return self.store(out);
+        }
         let n = out.len();
-        out.copy_from_slice(&self.0[..n]);
+        out.copy_from_slice(&self.to_array()[..n]);
     }
 
-    /// `self * b + c` in one rounding.
+    /// The largest lane.
     #[inline(always)]
-    pub fn mul_add(self, b: Lanes, c: Lanes) -> Lanes {
-        let mut out = c.0;
-        let mut i = 0;
-        while i < LANES {
-            out[i] = self.0[i].mul_add(b.0[i], out[i]);
-            i += 1;
-        }
-        Lanes(out)
+    fn fold_max(self) -> f32 {
+        self.to_array().iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+    }
+}
+
+/// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer.
+pub(super) const ROUND: f32 = 12_582_912.0;
+
+/// A plain array: what the others must equal to the bit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+pub struct Portable([f32; LANES]);
+
+impl Portable {
+    #[inline(always)]
+    fn zip(self, other: Portable, f: impl Fn(f32, f32) -> f32) -> Portable {
+        Portable(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
+impl Vector for Portable {
+    #[inline(always)]
+    fn from_array(values: [f32; LANES]) -> Self {
+        Portable(values)
     }
 
-    /// The larger; `other` where either is not a number.
     #[inline(always)]
-    pub fn max(self, other: Lanes) -> Lanes {
-        lanewise!(self, other, |x, y| if x > y { x } else { y })
-    }
-
-    /// The smaller; `other` where either is not a number.
-    #[inline(always)]
-    pub fn min(self, other: Lanes) -> Lanes {
-        lanewise!(self, other, |x, y| if x < y { x } else { y })
+    fn to_array(self) -> [f32; LANES] {
+        self.0
     }
 
     #[inline(always)]
-    pub fn abs(self) -> Lanes {
-        lanewise!(self, |x| f32::from_bits(x.to_bits() & 0x7fff_ffff))
+    fn splat(value: f32) -> Self {
+        Portable([value; LANES])
     }
 
     #[inline(always)]
-    pub fn sqrt(self) -> Lanes {
-        lanewise!(self, |x| x.sqrt())
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        Portable(std::array::from_fn(|i| self.0[i].mul_add(b.0[i], c.0[i])))
     }
 
-    /// Magnitude of `self`, sign of `sign`.
     #[inline(always)]
-    pub fn copysign(self, sign: Lanes) -> Lanes {
-        lanewise!(self, sign, |x, y| f32::from_bits(
-            (x.to_bits() & 0x7fff_ffff) | (y.to_bits() & 0x8000_0000)
-        ))
+    fn max(self, other: Self) -> Self {
+        self.zip(other, |x, y| if x > y { x } else { y })
     }
 
-    /// `a` where `self < limit`, else `b`.
     #[inline(always)]
-    pub fn select_below(self, limit: f32, a: Lanes, b: Lanes) -> Lanes {
-        let mut out = b.0;
-        let mut i = 0;
-        while i < LANES {
-            out[i] = if self.0[i] < limit { a.0[i] } else { out[i] };
-            i += 1;
-        }
-        Lanes(out)
+    fn min(self, other: Self) -> Self {
+        self.zip(other, |x, y| if x < y { x } else { y })
     }
 
-    /// Sum of the lanes: eight and eight, four and four, two and two, one and one.
     #[inline(always)]
-    pub fn fold_sum(self) -> f32 {
+    fn abs(self) -> Self {
+        Portable(self.0.map(f32::abs))
+    }
+
+    #[inline(always)]
+    fn copysign(self, sign: Self) -> Self {
+        self.zip(sign, f32::copysign)
+    }
+
+    #[inline(always)]
+    fn select_below(self, limit: f32, a: Self, b: Self) -> Self {
+        Portable(std::array::from_fn(|i| if self.0[i] < limit { a.0[i] } else { b.0[i] }))
+    }
+
+    #[inline(always)]
+    fn powers_of_two(self) -> (Self, Self) {
+        let n = self.0.map(|x| (x.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32));
+        let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
+        (Portable(n.map(|n| power(n >> 1))), Portable(n.map(|n| power(n.wrapping_sub(n >> 1)))))
+    }
+
+    #[inline(always)]
+    fn fold_sum(self) -> f32 {
         let a = self.0;
         let mut b = [0.0f32; 8];
         for i in 0..8 {
@@ -134,56 +164,41 @@ impl Lanes {
         let c = [b[0] + b[4], b[1] + b[5], b[2] + b[6], b[3] + b[7]];
         (c[0] + c[2]) + (c[1] + c[3])
     }
-
-    /// The largest lane.
-    #[inline(always)]
-    pub fn fold_max(self) -> f32 {
-        self.0.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
-    }
 }
 
-impl std::ops::Add for Lanes {
-    type Output = Lanes;
-    #[inline(always)]
-    fn add(self, other: Lanes) -> Lanes {
-        lanewise!(self, other, |x, y| x + y)
-    }
+/// The arithmetic operators of a type of vectors.
+macro_rules! operators {
+    ($type:ty, $($operator:ident $method:ident |$a:ident, $b:ident| $e:expr;)*) => {
+        $(impl std::ops::$operator for $type {
+            type Output = $type;
+            #[inline(always)]
+            fn $method(self, other: $type) -> $type {
+                let ($a, $b) = (self, other);
+                $e
+            }
+        })*
+    };
 }
+pub(super) use operators;
 
-impl std::ops::Sub for Lanes {
-    type Output = Lanes;
-    #[inline(always)]
-    fn sub(self, other: Lanes) -> Lanes {
-        lanewise!(self, other, |x, y| x - y)
-    }
-}
-
-impl std::ops::Mul for Lanes {
-    type Output = Lanes;
-    #[inline(always)]
-    fn mul(self, other: Lanes) -> Lanes {
-        lanewise!(self, other, |x, y| x * y)
-    }
-}
-
-impl std::ops::Div for Lanes {
-    type Output = Lanes;
-    #[inline(always)]
-    fn div(self, other: Lanes) -> Lanes {
-        lanewise!(self, other, |x, y| x / y)
-    }
+operators! {
+    Portable,
+    Add add |a, b| a.zip(b, |x, y| x + y);
+    Sub sub |a, b| a.zip(b, |x, y| x - y);
+    Mul mul |a, b| a.zip(b, |x, y| x * y);
+    Div div |a, b| a.zip(b, |x, y| x / y);
 }
 
 /// Folds `f` over `x`, sixteen at a time; the last step is filled with `fill`.
 #[inline(always)]
-pub(crate) fn fold(x: &[f32], fill: f32, start: Lanes, f: impl Fn(Lanes, Lanes) -> Lanes) -> Lanes {
+pub(crate) fn fold<V: Vector>(x: &[f32], fill: f32, start: V, f: impl Fn(V, V) -> V) -> V {
     let mut acc = start;
     let mut chunks = x.chunks_exact(LANES);
     for chunk in &mut chunks {
-        acc = f(acc, Lanes::load(chunk));
+        acc = f(acc, V::load(chunk));
     }
     if !chunks.remainder().is_empty() {
-        acc = f(acc, Lanes::load_or(chunks.remainder(), fill));
+        acc = f(acc, V::load_or(chunks.remainder(), fill));
     }
     acc
 }
@@ -204,14 +219,14 @@ multiversion! {
 
 /// Largest value; minus infinity for none. To be inlined in code compiled for an instruction set.
 #[inline(always)]
-pub fn lanes_max(x: &[f32]) -> f32 {
-    fold(x, f32::NEG_INFINITY, Lanes::splat(f32::NEG_INFINITY), |a, v| v.max(a)).fold_max()
+pub fn lanes_max<V: Vector>(x: &[f32]) -> f32 {
+    fold(x, f32::NEG_INFINITY, V::splat(f32::NEG_INFINITY), |a, v| v.max(a)).fold_max()
 }
 
 multiversion! {
     /// Largest value; minus infinity for none.
     pub fn maximum / maximum_at(x: &[f32]) -> f32 {
-        lanes_max(x)
+        lanes_max::<Lanes>(x)
     }
 }
 

@@ -98,7 +98,8 @@ pub fn level() -> Level {
 /// Compiles a function once per instruction set and picks the version by [`level`].
 ///
 /// `multiversion! { pub fn f / f_at (x: &mut [f32]) -> f32 { body } }` makes `f(x)` and, for tests and
-/// callers that hold a level, `f_at(level, x)`. The body must only call `#[inline(always)]` code.
+/// callers that hold a level, `f_at(level, x)`. In the body `Lanes` is the level's [`Vector`](super::Vector); it must only call
+/// `#[inline(always)]` code.
 macro_rules! multiversion {
     ($(#[$doc:meta])* $vis:vis fn $name:ident / $at:ident ( $($arg:ident : $type:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
@@ -109,15 +110,28 @@ macro_rules! multiversion {
         }
 
         /// The same at a given level, which the machine must have.
+        #[allow(unused_imports, reason = "not every function has vectors in it")]
         $vis fn $at(level: $crate::simd::Level, $($arg: $type),*) $(-> $ret)? {
-            #[inline(always)]
-            fn body($($arg: $type),*) $(-> $ret)? $body
+            use $crate::simd::Vector as _;
+            fn portable($($arg: $type),*) $(-> $ret)? {
+                #[allow(dead_code, reason = "as above")]
+                type Lanes = $crate::simd::Portable;
+                $body
+            }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
-            fn avx2($($arg: $type),*) $(-> $ret)? { body($($arg),*) }
+            fn avx2($($arg: $type),*) $(-> $ret)? {
+                #[allow(dead_code, reason = "as above")]
+                type Lanes = $crate::simd::Avx2;
+                $body
+            }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")]
-            fn avx512($($arg: $type),*) $(-> $ret)? { body($($arg),*) }
+            fn avx512($($arg: $type),*) $(-> $ret)? {
+                #[allow(dead_code, reason = "as above")]
+                type Lanes = $crate::simd::Avx512;
+                $body
+            }
             match level {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a level in use has been detected on this machine.
@@ -125,7 +139,7 @@ macro_rules! multiversion {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
-                _ => body($($arg),*),
+                _ => portable($($arg),*),
             }
         }
     };

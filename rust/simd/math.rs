@@ -2,83 +2,73 @@
 //! bits on every instruction set; errors are stated in units in the last place (ULP), measured over all
 //! binades by the tests.
 
-use super::Lanes;
-
-/// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer.
-const ROUND: f32 = 12_582_912.0;
+use super::Vector;
+use super::lanes::ROUND;
 
 /// e^x, within 2 ULP (results below 2^-126 within one subnormal step). Not-a-number stays so.
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial for e^r is that of Cephes' `expf`.
 #[inline(always)]
-pub fn exp(x: Lanes) -> Lanes {
+pub fn exp<V: Vector>(x: V) -> V {
     // The bound comes first: the other operand is returned when one is not a number.
-    let x = Lanes::splat(-104.0).max(x);
-    let x = Lanes::splat(89.0).min(x);
-    let shifted = x.mul_add(Lanes::splat(std::f32::consts::LOG2_E), Lanes::splat(ROUND));
-    let n = shifted - Lanes::splat(ROUND);
-    let r = n.mul_add(Lanes::splat(-0.693_359_4), x);
-    let r = n.mul_add(Lanes::splat(2.121_944_4e-4), r);
-    let mut p = Lanes::splat(1.987_569_1e-4);
+    let x = V::splat(-104.0).max(x);
+    let x = V::splat(89.0).min(x);
+    let shifted = x.mul_add(V::splat(std::f32::consts::LOG2_E), V::splat(ROUND));
+    let n = shifted - V::splat(ROUND);
+    let r = n.mul_add(V::splat(-0.693_359_4), x);
+    let r = n.mul_add(V::splat(2.121_944_4e-4), r);
+    let mut p = V::splat(1.987_569_1e-4);
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = p.mul_add(r, Lanes::splat(c));
+        p = p.mul_add(r, V::splat(c));
     }
-    let e = p.mul_add(r * r, r) + Lanes::splat(1.0);
-    // 2^n in two steps, so that subnormal results and infinity come out right.
-    let mut low = [0.0f32; super::LANES];
-    let mut high = [0.0f32; super::LANES];
-    for i in 0..super::LANES {
-        let n = (shifted.0[i].to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-        let half = n >> 1;
-        low[i] = f32::from_bits((half.wrapping_add(127) as u32) << 23);
-        high[i] = f32::from_bits((n.wrapping_sub(half).wrapping_add(127) as u32) << 23);
-    }
-    e * Lanes(low) * Lanes(high)
+    let e = p.mul_add(r * r, r) + V::splat(1.0);
+    let (low, high) = shifted.powers_of_two();
+    e * low * high
 }
 
 /// 1 / (1 + e^-x), within 4 ULP.
 #[inline(always)]
-pub fn sigmoid(x: Lanes) -> Lanes {
-    let one = Lanes::splat(1.0);
-    one / (one + exp(Lanes::splat(0.0) - x))
+pub fn sigmoid<V: Vector>(x: V) -> V {
+    let one = V::splat(1.0);
+    one / (one + exp(V::splat(0.0) - x))
 }
 
 /// Hyperbolic tangent, within 4 ULP: a polynomial (Cephes' `tanhf`) below 0.625, else by e^2x.
 #[inline(always)]
-pub fn tanh(x: Lanes) -> Lanes {
+pub fn tanh<V: Vector>(x: V) -> V {
     let a = x.abs();
     let s = x * x;
-    let mut p = Lanes::splat(-5.704_988_7e-3);
+    let mut p = V::splat(-5.704_988_7e-3);
     for c in [2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
-        p = p.mul_add(s, Lanes::splat(c));
+        p = p.mul_add(s, V::splat(c));
     }
     let small = (p * s).mul_add(x, x);
     let e = exp(a + a);
-    let large = Lanes::splat(1.0) - Lanes::splat(2.0) / (e + Lanes::splat(1.0));
+    let large = V::splat(1.0) - V::splat(2.0) / (e + V::splat(1.0));
     a.select_below(0.625, small, large.copysign(x))
 }
 
 /// The error function, within 2 ULP: two polynomials after N. Juffa's single-precision `erff`.
 #[inline(always)]
-pub fn erf(x: Lanes) -> Lanes {
+pub fn erf<V: Vector>(x: V) -> V {
     let t = x.abs();
     let s = x * x;
-    let mut p = Lanes::splat(-5.967_617e-4);
+    let mut p = V::splat(-5.967_617e-4);
     for c in [4.991_194_2e-3, -2.676_813_5e-2, 1.128_199_2e-1, -3.761_253_3e-1, 1.283_791_7e-1] {
-        p = p.mul_add(s, Lanes::splat(c));
+        p = p.mul_add(s, V::splat(c));
     }
     let small = p.mul_add(x, x);
     // Beyond 4 the result is one; the bound keeps the polynomial in its range.
-    let t4 = Lanes::splat(4.0).min(t);
+    let t4 = V::splat(4.0).min(t);
     let s4 = t4 * t4;
-    let r = Lanes::splat(-1.728_534_7e-5).mul_add(t4, Lanes::splat(3.831_971_3e-4));
-    let u = Lanes::splat(-3.883_964_4e-3).mul_add(t4, Lanes::splat(2.425_462_2e-2));
+    let r = V::splat(-1.728_534_7e-5).mul_add(t4, V::splat(3.831_971_3e-4));
+    let u = V::splat(-3.883_964_4e-3).mul_add(t4, V::splat(2.425_462_2e-2));
     let mut r = r.mul_add(s4, u);
     for c in [-1.067_778_8e-1, -6.348_467e-1, -1.287_175_1e-1] {
-        r = r.mul_add(t4, Lanes::splat(c));
+        r = r.mul_add(t4, V::splat(c));
     }
-    let r = r.mul_add(t4, Lanes::splat(0.0) - t4);
-    let large = (Lanes::splat(1.0) - exp(r)).copysign(x);
+    let r = r.mul_add(t4, V::splat(0.0) - t4);
+    let large = (V::splat(1.0) - exp(r)).copysign(x);
     t.select_below(0.927_734_4, small, large)
 }
 
@@ -118,15 +108,15 @@ pub fn log(x: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::LANES;
+    use crate::simd::Portable;
 
     /// Largest error in ULP of `f` against `exact` over a sweep of both signs, all binades.
-    fn worst(f: fn(Lanes) -> Lanes, exact: fn(f64) -> f64, from: f32, to: f32) -> f64 {
+    fn worst(f: fn(Portable) -> Portable, exact: fn(f64) -> f64, from: f32, to: f32) -> f64 {
         let mut worst = 0.0f64;
         let mut x = from;
         while x < to {
             for v in [x, -x] {
-                let got = f(Lanes([v; LANES])).0[0];
+                let got = f(Portable::splat(v)).to_array()[0];
                 let want = exact(f64::from(v));
                 let ulp = f64::from(f32::from_bits((want.abs() as f32).max(f32::MIN_POSITIVE).to_bits() + 1))
                     - f64::from((want.abs() as f32).max(f32::MIN_POSITIVE));
@@ -171,7 +161,7 @@ mod tests {
 
     #[test]
     fn edges() {
-        let at = |f: fn(Lanes) -> Lanes, x: f32| f(Lanes::splat(x)).0[3];
+        let at = |f: fn(Portable) -> Portable, x: f32| f(Portable::splat(x)).to_array()[3];
         assert_eq!(at(exp, f32::NEG_INFINITY), 0.0);
         assert_eq!(at(exp, f32::INFINITY), f32::INFINITY);
         assert_eq!(at(exp, 0.0), 1.0);

@@ -1,17 +1,22 @@
 //! Instruction sets, sixteen lanes of f32, and element-wise arithmetic that gives equal bits on each of them.
 //!
-//! Element-wise code is written once over [`Lanes`], sixteen f32 values, and compiled once per instruction
-//! set by [`multiversion!`]; which version runs is chosen at run time by [`level`]. All operations are
+//! Element-wise code is written once over a [`Vector`] of sixteen f32 values and compiled once per instruction
+//! set by [`multiversion!`], which names its type of vectors `Lanes`; which version runs is chosen at run time by [`level`]. All operations are
 //! IEEE operations in a fixed order, so every version gives the same bits.
 
 mod activation;
 mod lanes;
 mod level;
 mod math;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use activation::{Activation, activate};
-pub use lanes::{LANES, Lanes, add_scaled, lanes_max, maximum, multiply_by, sum, sum_of_squares};
+pub use lanes::{LANES, Portable, Vector, add_scaled, lanes_max, maximum, multiply_by, sum, sum_of_squares};
 pub use level::{Level, level, level_or_error};
 pub use math::{erf, exp, log, sigmoid, tanh};
+
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
 
 pub(crate) use level::multiversion;

@@ -1,7 +1,7 @@
 //! Finds scales and minimums of 4-bit groups, for the 16 rows of a panel at once.
 
 use super::{GROUP, PANEL};
-use crate::simd::{Lanes, multiversion};
+use crate::simd::{Vector, multiversion};
 
 /// Largest code.
 const MOST: f32 = 15.0;
@@ -11,8 +11,8 @@ const STEPS: [f32; 13] = [13.6, 13.8, 14.0, 14.2, 14.4, 14.6, 14.8, 15.0, 15.2, 
 const ROUND: f32 = 12_582_912.0;
 
 #[inline(always)]
-fn round(x: Lanes) -> Lanes {
-    x + Lanes::splat(ROUND) - Lanes::splat(ROUND)
+fn round<V: Vector>(x: V) -> V {
+    x + V::splat(ROUND) - V::splat(ROUND)
 }
 
 multiversion! {
@@ -23,7 +23,7 @@ multiversion! {
         let zero = Lanes::splat(0.0);
         let (mut low, mut high, mut sum_x) = (zero, zero, zero);
         for v in x {
-            let v = Lanes(*v);
+            let v = Lanes::from_array(*v);
             low = low.min(v);
             high = high.max(v);
             sum_x = sum_x + v;
@@ -32,13 +32,13 @@ multiversion! {
         let n = Lanes::splat(x.len() as f32);
         // A group of zeros has no range: its codes, scale and minimum stay zero.
         let tiny = Lanes::splat(1e-30);
-        let mut best = zero;
-        let (mut scale, mut minimum) = (span * Lanes::splat(1.0 / MOST), zero - low);
+        let mut best = [0.0; PANEL];
+        let (mut scale, mut minimum) = ((span * Lanes::splat(1.0 / MOST)).to_array(), (zero - low).to_array());
         for steps in STEPS {
             let inverse = Lanes::splat(steps) / span.max(tiny);
             let (mut sum_l, mut sum_ll, mut sum_xl) = (zero, zero, zero);
             for v in x {
-                let v = Lanes(*v);
+                let v = Lanes::from_array(*v);
                 let l = round((v - low) * inverse).min(Lanes::splat(MOST)).max(zero);
                 sum_l = sum_l + l;
                 sum_ll = l.mul_add(l, sum_ll);
@@ -50,20 +50,22 @@ multiversion! {
             let s = (n * sum_xl - sum_x * sum_l) / determinant;
             let m = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
             let alone = sum_xl / sum_ll.max(tiny);
+            let (s, m, alone, spread) = (s.to_array(), m.to_array(), alone.to_array(), spread.to_array());
+            let (sum_xl, sum_x) = (sum_xl.to_array(), sum_x.to_array());
             for i in 0..PANEL {
                 // A line that would start above zero starts at zero.
-                let starts_at_zero = m.0[i] > 0.0 || spread.0[i] == 0.0;
-                let (s, m) = if starts_at_zero { (alone.0[i], 0.0) } else { (s.0[i], m.0[i]) };
+                let starts_at_zero = m[i] > 0.0 || spread[i] == 0.0;
+                let (s, m) = if starts_at_zero { (alone[i], 0.0) } else { (s[i], m[i]) };
                 // What the fit takes from the sum of squares: the more, the smaller the error.
-                let gain = s * sum_xl.0[i] + m * sum_x.0[i];
-                if gain > best.0[i] && s > 0.0 {
-                    best.0[i] = gain;
-                    scale.0[i] = s;
-                    minimum.0[i] = -m;
+                let gain = s * sum_xl[i] + m * sum_x[i];
+                if gain > best[i] && s > 0.0 {
+                    best[i] = gain;
+                    scale[i] = s;
+                    minimum[i] = -m;
                 }
             }
         }
-        (scale.0, minimum.0)
+        (scale, minimum)
     }
 }
 
@@ -76,10 +78,10 @@ multiversion! {
         }
         let mut out = [[0; PANEL]; GROUP];
         for (out, v) in out.iter_mut().zip(x) {
-            let l = round((Lanes(*v) + Lanes(*minimum)) * Lanes(inverse));
-            let l = l.min(Lanes::splat(MOST)).max(Lanes::splat(0.0));
+            let l = round((Lanes::from_array(*v) + Lanes::from_array(*minimum)) * Lanes::from_array(inverse));
+            let l = l.min(Lanes::splat(MOST)).max(Lanes::splat(0.0)).to_array();
             for i in 0..PANEL {
-                out[i] = l.0[i] as u8;
+                out[i] = l[i] as u8;
             }
         }
         out

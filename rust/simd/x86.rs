@@ -1,0 +1,224 @@
+//! Sixteen lanes in the registers of x86: two of AVX2, or one of AVX-512.
+//!
+//! The methods are inlined into functions that are compiled for the instruction set; see [`Vector`] for where they may be used.
+
+use super::lanes::{LANES, ROUND, Vector, operators};
+use std::arch::x86_64::*;
+
+/// With AVX2 and FMA.
+#[derive(Clone, Copy)]
+pub struct Avx2(__m256, __m256);
+
+/// With AVX-512 F and DQ.
+#[derive(Clone, Copy)]
+pub struct Avx512(__m512);
+
+/// Sum of eight lanes, in the order of [`Vector::fold_sum`].
+#[inline(always)]
+fn fold_eight(b: __m256) -> f32 {
+    // SAFETY: AVX, which both types have.
+    unsafe {
+        let c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps::<1>(b));
+        let d = _mm_add_ps(c, _mm_movehl_ps(c, c));
+        _mm_cvtss_f32(_mm_add_ss(d, _mm_movehdup_ps(d)))
+    }
+}
+
+macro_rules! both {
+    ($f:path, $a:ident $(, $b:ident)*) => {
+        // SAFETY: the type is used where AVX2 and FMA have been detected.
+        unsafe { Avx2($f($a.0, $($b.0),*), $f($a.1, $($b.1),*)) }
+    };
+}
+
+impl Avx2 {
+    #[inline(always)]
+    fn and(self, bits: i32) -> Self {
+        let mask = Self::splat(f32::from_bits(bits as u32));
+        both!(_mm256_and_ps, self, mask)
+    }
+}
+
+impl Vector for Avx2 {
+    #[inline(always)]
+    fn from_array(values: [f32; LANES]) -> Self {
+        // SAFETY: as above; sixteen values are read.
+        unsafe { Avx2(_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))) }
+    }
+
+    #[inline(always)]
+    fn to_array(self) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        // SAFETY: as above; sixteen values are written.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), self.0);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), self.1);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx2(_mm256_set1_ps(value), _mm256_set1_ps(value)) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        both!(_mm256_fmadd_ps, self, b, c)
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        both!(_mm256_max_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        both!(_mm256_min_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        self.and(i32::MAX)
+    }
+
+    #[inline(always)]
+    fn copysign(self, sign: Self) -> Self {
+        let (magnitude, sign) = (self.abs(), sign.and(i32::MIN));
+        both!(_mm256_or_ps, magnitude, sign)
+    }
+
+    #[inline(always)]
+    fn select_below(self, limit: f32, a: Self, b: Self) -> Self {
+        let limit = Self::splat(limit);
+        let below = both!(_mm256_cmp_ps::<_CMP_LT_OQ>, self, limit);
+        both!(_mm256_blendv_ps, b, a, below)
+    }
+
+    #[inline(always)]
+    fn powers_of_two(self) -> (Self, Self) {
+        #[inline(always)]
+        fn powers(x: __m256) -> (__m256, __m256) {
+            // SAFETY: as above.
+            unsafe {
+                let bias = _mm256_set1_epi32(127);
+                let n = _mm256_sub_epi32(_mm256_castps_si256(x), _mm256_set1_epi32(ROUND.to_bits() as i32));
+                let half = _mm256_srai_epi32::<1>(n);
+                let low = _mm256_slli_epi32::<23>(_mm256_add_epi32(half, bias));
+                let high = _mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_sub_epi32(n, half), bias));
+                (_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
+            }
+        }
+        let (a, b) = (powers(self.0), powers(self.1));
+        (Avx2(a.0, b.0), Avx2(a.1, b.1))
+    }
+
+    #[inline(always)]
+    fn fold_sum(self) -> f32 {
+        // SAFETY: as above.
+        fold_eight(unsafe { _mm256_add_ps(self.0, self.1) })
+    }
+}
+
+operators! {
+    Avx2,
+    Add add |a, b| both!(_mm256_add_ps, a, b);
+    Sub sub |a, b| both!(_mm256_sub_ps, a, b);
+    Mul mul |a, b| both!(_mm256_mul_ps, a, b);
+    Div div |a, b| both!(_mm256_div_ps, a, b);
+}
+
+macro_rules! one {
+    ($f:path, $a:ident $(, $b:ident)*) => {
+        // SAFETY: the type is used where AVX-512 F and DQ have been detected.
+        unsafe { Avx512($f($a.0, $($b.0),*)) }
+    };
+}
+
+impl Vector for Avx512 {
+    #[inline(always)]
+    fn from_array(values: [f32; LANES]) -> Self {
+        // SAFETY: as above; sixteen values are read.
+        unsafe { Avx512(_mm512_loadu_ps(values.as_ptr())) }
+    }
+
+    #[inline(always)]
+    fn to_array(self) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        // SAFETY: as above; sixteen values are written.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), self.0) };
+        out
+    }
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: as above.
+        unsafe { Avx512(_mm512_set1_ps(value)) }
+    }
+
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        one!(_mm512_fmadd_ps, self, b, c)
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        one!(_mm512_max_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        one!(_mm512_min_ps, self, other)
+    }
+
+    #[inline(always)]
+    fn abs(self) -> Self {
+        one!(_mm512_abs_ps, self)
+    }
+
+    #[inline(always)]
+    fn copysign(self, sign: Self) -> Self {
+        let mask = Self::splat(-0.0);
+        let (magnitude, sign) = (self.abs(), one!(_mm512_and_ps, sign, mask));
+        one!(_mm512_or_ps, magnitude, sign)
+    }
+
+    #[inline(always)]
+    fn select_below(self, limit: f32, a: Self, b: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let below = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, _mm512_set1_ps(limit));
+            Avx512(_mm512_mask_blend_ps(below, b.0, a.0))
+        }
+    }
+
+    #[inline(always)]
+    fn powers_of_two(self) -> (Self, Self) {
+        // SAFETY: as above.
+        unsafe {
+            let bias = _mm512_set1_epi32(127);
+            let n = _mm512_sub_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(ROUND.to_bits() as i32));
+            let half = _mm512_srai_epi32::<1>(n);
+            let low = _mm512_slli_epi32::<23>(_mm512_add_epi32(half, bias));
+            let high = _mm512_slli_epi32::<23>(_mm512_add_epi32(_mm512_sub_epi32(n, half), bias));
+            (Avx512(_mm512_castsi512_ps(low)), Avx512(_mm512_castsi512_ps(high)))
+        }
+    }
+
+    #[inline(always)]
+    fn fold_sum(self) -> f32 {
+        // SAFETY: as above.
+        fold_eight(unsafe {
+            _mm256_add_ps(_mm512_castps512_ps256(self.0), _mm512_extractf32x8_ps::<1>(self.0))
+        })
+    }
+}
+
+operators! {
+    Avx512,
+    Add add |a, b| one!(_mm512_add_ps, a, b);
+    Sub sub |a, b| one!(_mm512_sub_ps, a, b);
+    Mul mul |a, b| one!(_mm512_mul_ps, a, b);
+    Div div |a, b| one!(_mm512_div_ps, a, b);
+}
