@@ -138,7 +138,7 @@ impl Products {
     fn height(self, level: Level, rows: usize) -> usize {
         match self {
             Products::Float => float::height(level, rows),
-            Products::Q8(kernels) | Products::Q4(kernels) => kernels.height(),
+            Products::Q8(kernels) | Products::Q4(kernels) => kernels.height(rows),
         }
     }
 }

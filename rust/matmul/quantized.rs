@@ -20,6 +20,10 @@ pub const AHEAD: usize = 16 * 1024;
 /// for `lines` cache lines from `ahead` on.
 pub type Kernel = unsafe fn(usize, usize, *const u8, *const i32, usize, *mut f32, *const u8, usize, bool);
 
+/// The same for two panels side by side, `(w stride, c stride)` apart.
+pub type PairKernel =
+    unsafe fn(usize, usize, *const u8, *const i32, usize, *mut f32, *const u8, usize, bool, usize, usize);
+
 /// Kernels of an instruction set, by number of rows - 1.
 pub struct Kernels {
     pub kind: Kind,
@@ -27,12 +31,14 @@ pub struct Kernels {
     pub few: &'static [Kernel],
     /// For tile after tile over the same weights.
     pub many: &'static [Kernel],
+    /// As `many`, for two panels; may be none.
+    pub pairs: &'static [PairKernel],
 }
 
 impl Kernels {
-    /// Rows in a tile.
-    pub fn height(&self) -> usize {
-        self.many.len()
+    /// Rows in a tile, where there are so many.
+    pub fn height(&self, rows: usize) -> usize {
+        if rows > self.few.len() && !self.pairs.is_empty() { self.pairs.len() } else { self.many.len() }
     }
 }
 
@@ -80,33 +86,141 @@ pub fn product(
             let (start, m) = s.tiles[tile];
             let x = s.codes(kernels.kind, block, tile);
             assert!(x.len() >= (length - 1) * x_stride + m * kernels.kind.words(), "whole strips");
-            for (p, panel) in panels.clone().enumerate() {
-                let bytes = &w.panel(panel)[block * size..];
-                let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
-                let next = bytes.as_ptr().wrapping_add(if block + length < whole {
+            let mut p = 0;
+            while p < panels.len() {
+                let bytes = w.panel(panels.start + p)[block * size..].as_ptr();
+                let c = out[(p * rows + start - first_row) * PANEL..][..m * PANEL].as_mut_ptr();
+                let next = bytes.wrapping_add(if block + length < whole {
                     length * size
                 } else {
                     panels.len() * stride - block * size
                 });
                 let next = next.wrapping_add(t * lines * length * 64);
+                let first = block == 0;
+                if !one && p + 1 < panels.len() && m <= kernels.pairs.len() {
+                    assert!(out.len() >= ((p + 1) * rows + start - first_row + m) * PANEL, "room for two");
+                    // SAFETY: as below, for two panels, which follow each other in memory.
+                    unsafe {
+                        kernels.pairs[m - 1](
+                            length,
+                            groups,
+                            bytes,
+                            x.as_ptr(),
+                            x_stride,
+                            c,
+                            next,
+                            lines,
+                            first,
+                            stride,
+                            rows * PANEL,
+                        );
+                    }
+                    p += 2;
+                    continue;
+                }
                 let kernel = if one { kernels.few[m - 1] } else { kernels.many[m - 1] };
                 // SAFETY: the kernels are of a level that the machine has; the panel holds `length` blocks of these
                 // groups from `block` on, the strip as many, and `c` has room for all rows.
-                unsafe {
-                    kernel(
-                        length,
-                        groups,
-                        bytes.as_ptr(),
-                        x.as_ptr(),
-                        x_stride,
-                        c.as_mut_ptr(),
-                        next,
-                        lines,
-                        block == 0,
-                    );
-                }
+                unsafe { kernel(length, groups, bytes, x.as_ptr(), x_stride, c, next, lines, first) };
+                p += 1;
             }
         }
         block += length;
     }
+}
+
+/// What the kernels with AVX-512 share.
+#[cfg(target_arch = "x86_64")]
+pub mod avx512 {
+    use std::arch::x86_64::*;
+
+    /// Asks for the weights that come next, of P panels.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub fn ask<const P: usize>(ahead: *const u8, lines: usize, w_stride: usize) {
+        for i in 0..lines {
+            for p in 0..P {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(p * w_stride + 64 * i).cast());
+            }
+        }
+    }
+
+    /// The kernels of a type, from one function generic over rows, panels and whether it asks for memory as it goes.
+    macro_rules! kernels {
+        ($features:literal, $tile:ident, $name:ident, $kind:expr) => {
+            pub static $name: $crate::matmul::quantized::Kernels = {
+                use $crate::matmul::quantized::{Kernel, Kernels, PairKernel};
+
+                /// # Safety
+                /// See [`Kernel`].
+                #[target_feature(enable = $features)]
+                unsafe fn one<const M: usize, const SPREAD: bool>(
+                    blocks: usize,
+                    groups: usize,
+                    w: *const u8,
+                    x: *const i32,
+                    x_stride: usize,
+                    c: *mut f32,
+                    ahead: *const u8,
+                    lines: usize,
+                    first: bool,
+                ) {
+                    // SAFETY: as promised by the caller.
+                    unsafe {
+                        $tile::<M, 1, SPREAD>(blocks, groups, w, x, x_stride, c, ahead, lines, first, 0, 0);
+                    }
+                }
+
+                /// # Safety
+                /// See [`PairKernel`].
+                #[target_feature(enable = $features)]
+                unsafe fn two<const M: usize>(
+                    blocks: usize,
+                    groups: usize,
+                    w: *const u8,
+                    x: *const i32,
+                    x_stride: usize,
+                    c: *mut f32,
+                    ahead: *const u8,
+                    lines: usize,
+                    first: bool,
+                    w_stride: usize,
+                    c_stride: usize,
+                ) {
+                    // SAFETY: as promised by the caller.
+                    unsafe {
+                        $tile::<M, 2, false>(
+                            blocks, groups, w, x, x_stride, c, ahead, lines, first, w_stride, c_stride,
+                        );
+                    }
+                }
+
+                // One and two rows read as fast as memory gives without being asked.
+                static FEW: [Kernel; 8] = [
+                    one::<1, false>,
+                    one::<2, false>,
+                    one::<3, true>,
+                    one::<4, true>,
+                    one::<5, true>,
+                    one::<6, true>,
+                    one::<7, true>,
+                    one::<8, true>,
+                ];
+                static MANY: [Kernel; 8] = [
+                    one::<1, false>,
+                    one::<2, false>,
+                    one::<3, false>,
+                    one::<4, false>,
+                    one::<5, false>,
+                    one::<6, false>,
+                    one::<7, false>,
+                    one::<8, false>,
+                ];
+                // Twelve sums, as many totals, and what they are made of fit into 32 registers.
+                static PAIRS: [PairKernel; 6] = [two::<1>, two::<2>, two::<3>, two::<4>, two::<5>, two::<6>];
+                Kernels { kind: $kind, few: &FEW, many: &MANY, pairs: &PAIRS }
+            };
+        };
+    }
+    pub(crate) use kernels;
 }

@@ -214,4 +214,4 @@ tile!(tile3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
 tile!(tile4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
 
 static TILES: [Kernel; 4] = [tile1, tile2, tile3, tile4];
-pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &TILES, many: &TILES };
+pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &TILES, many: &TILES, pairs: &[] };

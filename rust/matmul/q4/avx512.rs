@@ -2,20 +2,21 @@
 
 use super::{CODES, offsets};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::quantized::avx512::{ask, kernels};
+use crate::matmul::quantized::{AHEAD, SCALE_BIAS};
 use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
 use std::arch::x86_64::*;
 
 /// Bytes of a whole block for each of its groups.
 const BYTES_A_GROUP: usize = offsets(GROUPS)[4] / GROUPS;
 
-/// See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
+/// M rows by P panels. See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
 ///
 /// # Safety
-/// See [`Kernel`]; AVX-512 F, BW, VL and VNNI.
-#[inline(never)]
+/// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn tile<const M: usize, const SPREAD: bool>(
+unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -25,6 +26,8 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     mut ahead: *const u8,
     lines: usize,
     first: bool,
+    w_stride: usize,
+    c_stride: usize,
 ) {
     let low = _mm512_set1_epi8(15);
     let unbias = _mm512_set1_ps(1.0 / SCALE_BIAS);
@@ -32,27 +35,36 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
-            let mut sums = [_mm512_setzero_si512(); M];
+            let mut sums = [[_mm512_setzero_si512(); M]; P];
             // Hidden, so that the compiler does not unroll the groups.
             let (mut wg, mut sg, mut xg) = (w, w.add(scales_at), x);
             let end = std::hint::black_box(w.add(scales_at));
             // Spread evenly over the block, scales and minimums too.
             let mut coming = w.wrapping_add(AHEAD);
             while wg != end {
-                let mut s = [_mm512_setzero_si512(); M];
+                let mut s = [[_mm512_setzero_si512(); M]; P];
                 for j in 0..4 {
-                    let v = _mm512_loadu_si512(wg.add(j * 64).cast());
-                    let (a, b) = (_mm512_and_si512(v, low), _mm512_and_si512(_mm512_srli_epi16::<4>(v), low));
+                    let v: [__m512i; P] =
+                        std::array::from_fn(|p| _mm512_loadu_si512(wg.add(p * w_stride + j * 64).cast()));
                     for i in 0..M {
-                        s[i] = _mm512_dpbusd_epi32(s[i], a, _mm512_set1_epi32(*xg.add(j * M + i)));
+                        let y = _mm512_set1_epi32(*xg.add(j * M + i));
+                        for p in 0..P {
+                            s[p][i] = _mm512_dpbusd_epi32(s[p][i], _mm512_and_si512(v[p], low), y);
+                        }
                     }
+                    let b = v.map(|v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), low));
                     for i in 0..M {
-                        s[i] = _mm512_dpbusd_epi32(s[i], b, _mm512_set1_epi32(*xg.add((j + 4) * M + i)));
+                        let y = _mm512_set1_epi32(*xg.add((j + 4) * M + i));
+                        for p in 0..P {
+                            s[p][i] = _mm512_dpbusd_epi32(s[p][i], b[p], y);
+                        }
                     }
                 }
-                let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(sg.cast()));
-                for i in 0..M {
-                    sums[i] = _mm512_add_epi32(sums[i], _mm512_mullo_epi32(s[i], scale));
+                for p in 0..P {
+                    let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(sg.add(p * w_stride).cast()));
+                    for i in 0..M {
+                        sums[p][i] = _mm512_add_epi32(sums[p][i], _mm512_mullo_epi32(s[p][i], scale));
+                    }
                 }
                 if SPREAD {
                     for i in 0..5 {
@@ -64,31 +76,33 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
                 sg = sg.add(PANEL);
                 xg = xg.add(GROUP / 4 * M);
             }
-            let half =
-                |at: usize| _mm512_mul_ps(_mm512_cvtph_ps(_mm256_loadu_si256(w.add(at).cast())), unbias);
-            let (d, dmin) = (half(d_at), half(dmin_at));
-            let mut minimums = [_mm512_setzero_si512(); M];
-            for p in 0..groups.div_ceil(2) {
-                let v = _mm512_cvtepu8_epi16(_mm256_loadu_si256(w.add(minimums_at + 32 * p).cast()));
+            for p in 0..P {
+                let w = w.add(p * w_stride);
+                let half =
+                    |at: usize| _mm512_mul_ps(_mm512_cvtph_ps(_mm256_loadu_si256(w.add(at).cast())), unbias);
+                let (d, dmin) = (half(d_at), half(dmin_at));
+                let mut minimums = [_mm512_setzero_si512(); M];
+                for q in 0..groups.div_ceil(2) {
+                    let v = _mm512_cvtepu8_epi16(_mm256_loadu_si256(w.add(minimums_at + 32 * q).cast()));
+                    for i in 0..M {
+                        let y = _mm512_set1_epi32(*x.add((BLOCK / 4 + q) * M + i));
+                        minimums[i] = _mm512_dpwssd_epi32(minimums[i], v, y);
+                    }
+                }
                 for i in 0..M {
-                    let y = _mm512_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
-                    minimums[i] = _mm512_dpwssd_epi32(minimums[i], v, y);
+                    let at = c.add(p * c_stride + i * PANEL);
+                    let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
+                    let t = _mm512_fmsub_ps(
+                        _mm512_cvtepi32_ps(sums[p][i]),
+                        d,
+                        _mm512_mul_ps(_mm512_cvtepi32_ps(minimums[i]), dmin),
+                    );
+                    let scale =
+                        _mm512_castsi512_ps(_mm512_set1_epi32(*x.add((BLOCK / 4 + GROUPS / 2) * M + i)));
+                    _mm512_storeu_ps(at, _mm512_fmadd_ps(t, scale, old));
                 }
             }
-            for i in 0..M {
-                let at = c.add(i * PANEL);
-                let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
-                let t = _mm512_fmsub_ps(
-                    _mm512_cvtepi32_ps(sums[i]),
-                    d,
-                    _mm512_mul_ps(_mm512_cvtepi32_ps(minimums[i]), dmin),
-                );
-                let scale = _mm512_castsi512_ps(_mm512_set1_epi32(*x.add((BLOCK / 4 + GROUPS / 2) * M + i)));
-                _mm512_storeu_ps(at, _mm512_fmadd_ps(t, scale, old));
-            }
-            for i in 0..lines {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
-            }
+            ask::<P>(ahead, lines, w_stride);
             ahead = ahead.wrapping_add(64 * lines);
             w = w.add(size);
             x = x.wrapping_add(x_stride);
@@ -96,24 +110,4 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     }
 }
 
-static FEW: [Kernel; 8] = [
-    tile::<1, false>,
-    tile::<2, false>,
-    tile::<3, true>,
-    tile::<4, true>,
-    tile::<5, true>,
-    tile::<6, true>,
-    tile::<7, true>,
-    tile::<8, true>,
-];
-static MANY: [Kernel; 8] = [
-    tile::<1, false>,
-    tile::<2, false>,
-    tile::<3, false>,
-    tile::<4, false>,
-    tile::<5, false>,
-    tile::<6, false>,
-    tile::<7, false>,
-    tile::<8, false>,
-];
-pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &FEW, many: &MANY };
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", tile, KERNELS, Kind::Quads }

@@ -251,4 +251,4 @@ unsafe fn scalar<const M: usize>(
 }
 
 static SCALARS: [Kernel; 4] = [scalar::<1>, scalar::<2>, scalar::<3>, scalar::<4>];
-static SCALAR: Kernels = Kernels { kind: Kind::Quads, few: &SCALARS, many: &SCALARS };
+static SCALAR: Kernels = Kernels { kind: Kind::Quads, few: &SCALARS, many: &SCALARS, pairs: &[] };

@@ -98,5 +98,7 @@ const fn few<const NARROW: bool>() -> [Kernel; 4] {
 const fn many<const NARROW: bool>() -> [Kernel; 4] {
     [tile::<1, NARROW, false>, tile::<2, NARROW, false>, tile::<3, NARROW, false>, tile::<4, NARROW, false>]
 }
-pub static WIDE: Kernels = Kernels { kind: Kind::Pairs, few: &few::<false>(), many: &many::<false>() };
-pub static NARROW: Kernels = Kernels { kind: Kind::GroupPairs, few: &few::<true>(), many: &many::<true>() };
+pub static WIDE: Kernels =
+    Kernels { kind: Kind::Pairs, few: &few::<false>(), many: &many::<false>(), pairs: &[] };
+pub static NARROW: Kernels =
+    Kernels { kind: Kind::GroupPairs, few: &few::<true>(), many: &many::<true>(), pairs: &[] };

@@ -2,7 +2,8 @@
 
 use super::{BYTES, CODES, GROUP};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::quantized::avx512::{ask, kernels};
+use crate::matmul::quantized::{AHEAD, SCALE_BIAS};
 use crate::matmul::strips::{GROUPS, Kind};
 use std::arch::x86_64::*;
 
@@ -48,13 +49,40 @@ unsafe fn pair<const M: usize>(s: &mut [__m512i; M], w: __m512i, x: *const i32) 
     }
 }
 
-/// 16-bit activations. See [`super::scalar`].
+/// `s += w * x` for the pairs of one row and two panels, in assembly for the same reason.
+///
+/// # Safety
+/// AVX-512 VNNI; a word lies behind `x`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
+unsafe fn pair_of_two(s: [&mut __m512i; 2], w: [__m512i; 2], x: *const i32) {
+    let [s0, s1] = s;
+    // Named, because a register without a type gets a wrong name.
+    let _b: __m512i;
+    // SAFETY: reads one word behind `x`.
+    unsafe {
+        std::arch::asm!(
+            "vpbroadcastd {b}, dword ptr [{x}]",
+            "vpdpwssd {s0}, {w0}, {b}",
+            "vpdpwssd {s1}, {w1}, {b}",
+            s0 = inout(zmm_reg) *s0,
+            s1 = inout(zmm_reg) *s1,
+            w0 = in(zmm_reg) w[0],
+            w1 = in(zmm_reg) w[1],
+            b = out(zmm_reg) _b,
+            x = in(reg) x,
+            options(readonly, nostack, preserves_flags)
+        )
+    }
+}
+
+/// 16-bit activations, M rows by P panels. See [`super::scalar`].
 ///
 /// # Safety
 /// See [`Kernel`]; AVX-512 F, BW, VL and VNNI.
-#[inline(never)]
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn wide<const M: usize, const SPREAD: bool>(
+unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -64,26 +92,42 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
     mut ahead: *const u8,
     lines: usize,
     first: bool,
+    w_stride: usize,
+    c_stride: usize,
 ) {
     // A chain advances once in four cycles: few rows have two.
-    let chains = if M <= 2 { 2 } else { 1 };
+    let chains = if M * P <= 2 { 2 } else { 1 };
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
-            let mut t = [_mm512_setzero_ps(); M];
+            let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
             // Hidden, so that the compiler does not unroll the groups.
             let end = std::hint::black_box(w.add(groups * BYTES));
             while w != end {
-                let mut s = [[_mm512_setzero_si512(); M]; 2];
-                for p in 0..GROUP / 2 {
-                    let v = _mm512_cvtepi8_epi16(_mm256_loadu_si256(w.add(32 * p).cast()));
-                    pair::<M>(&mut s[p % chains], v, xg.add(p * M));
+                let mut s = [[[_mm512_setzero_si512(); M]; P]; 2];
+                for q in 0..GROUP / 2 {
+                    let at = |p: usize| {
+                        _mm512_cvtepi8_epi16(_mm256_loadu_si256(w.add(p * w_stride + 32 * q).cast()))
+                    };
+                    let s = &mut s[q % chains];
+                    if P == 2 {
+                        let v = [at(0), at(1)];
+                        let (a, b) = s.split_at_mut(1);
+                        for (i, (a, b)) in a[0].iter_mut().zip(&mut b[0]).enumerate() {
+                            pair_of_two([a, b], v, xg.add(q * M + i));
+                        }
+                    } else {
+                        pair::<M>(&mut s[0], at(0), xg.add(q * M));
+                    }
                 }
-                let d = scales(w);
-                for i in 0..M {
-                    let sum = if chains == 2 { _mm512_add_epi32(s[0][i], s[1][i]) } else { s[0][i] };
-                    t[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), d, t[i]);
+                for p in 0..P {
+                    let d = scales(w.add(p * w_stride));
+                    for i in 0..M {
+                        let sum =
+                            if chains == 2 { _mm512_add_epi32(s[0][p][i], s[1][p][i]) } else { s[0][p][i] };
+                        t[p][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), d, t[p][i]);
+                    }
                 }
                 if SPREAD {
                     for i in 0..BYTES.div_ceil(64) {
@@ -94,14 +138,14 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
                 xg = xg.add(GROUP / 2 * M);
             }
             for i in 0..M {
-                let at = c.add(i * PANEL);
                 let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*x.add(GROUPS * GROUP / 2 * M + i)));
-                let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
-                _mm512_storeu_ps(at, _mm512_fmadd_ps(t[i], dx, old));
+                for p in 0..P {
+                    let at = c.add(p * c_stride + i * PANEL);
+                    let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
+                    _mm512_storeu_ps(at, _mm512_fmadd_ps(t[p][i], dx, old));
+                }
             }
-            for i in 0..lines {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
-            }
+            ask::<P>(ahead, lines, w_stride);
             ahead = ahead.wrapping_add(64 * lines);
             x = x.wrapping_add(x_stride);
         }
@@ -126,9 +170,9 @@ static FOURS: Words = {
 ///
 /// # Safety
 /// See [`Kernel`]; AVX-512 F, BW, VL and VNNI.
-#[inline(never)]
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn narrow<const M: usize, const SPREAD: bool>(
+unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -138,28 +182,38 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
     mut ahead: *const u8,
     lines: usize,
     first: bool,
+    w_stride: usize,
+    c_stride: usize,
 ) {
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         let (fours, flip) = (_mm512_load_si512(FOURS.0.as_ptr().cast()), _mm512_set1_epi8(-128));
         for block in 0..blocks {
-            let mut t = [_mm512_setzero_ps(); M];
+            let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
             let end = std::hint::black_box(w.add(groups * BYTES));
             while w != end {
-                let mut s: [__m512i; M] =
-                    std::array::from_fn(|i| _mm512_set1_epi32(*xg.add(GROUP / 4 * M + i)));
+                let mut s: [[__m512i; M]; P] =
+                    [std::array::from_fn(|i| _mm512_set1_epi32(*xg.add(GROUP / 4 * M + i))); P];
                 for q in 0..GROUP / 4 {
-                    let codes = _mm512_permutexvar_epi16(fours, _mm512_loadu_si512(w.add(64 * q).cast()));
-                    let u = _mm512_xor_si512(codes, flip);
+                    let u: [__m512i; P] = std::array::from_fn(|p| {
+                        let codes = _mm512_loadu_si512(w.add(p * w_stride + 64 * q).cast());
+                        _mm512_xor_si512(_mm512_permutexvar_epi16(fours, codes), flip)
+                    });
                     for i in 0..M {
-                        s[i] = _mm512_dpbusd_epi32(s[i], u, _mm512_set1_epi32(*xg.add(q * M + i)));
+                        let y = _mm512_set1_epi32(*xg.add(q * M + i));
+                        for p in 0..P {
+                            s[p][i] = _mm512_dpbusd_epi32(s[p][i], u[p], y);
+                        }
                     }
                 }
-                let d = scales(w);
+                let d: [__m512; P] = std::array::from_fn(|p| scales(w.add(p * w_stride)));
                 for i in 0..M {
                     let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*xg.add((GROUP / 4 + 1) * M + i)));
-                    t[i] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(s[i]), d), dx, t[i]);
+                    for p in 0..P {
+                        let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[p][i]), d[p]);
+                        t[p][i] = _mm512_fmadd_ps(scaled, dx, t[p][i]);
+                    }
                 }
                 if SPREAD {
                     for i in 0..BYTES.div_ceil(64) {
@@ -169,59 +223,19 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
                 w = w.add(BYTES);
                 xg = xg.add((GROUP / 4 + 2) * M);
             }
-            for i in 0..M {
-                let at = c.add(i * PANEL);
-                let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
-                _mm512_storeu_ps(at, _mm512_add_ps(old, t[i]));
+            for p in 0..P {
+                for i in 0..M {
+                    let at = c.add(p * c_stride + i * PANEL);
+                    let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
+                    _mm512_storeu_ps(at, _mm512_add_ps(old, t[p][i]));
+                }
             }
-            for i in 0..lines {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
-            }
+            ask::<P>(ahead, lines, w_stride);
             ahead = ahead.wrapping_add(64 * lines);
             x = x.wrapping_add(x_stride);
         }
     }
 }
 
-static WIDE_FEW: [Kernel; 8] = [
-    wide::<1, false>,
-    wide::<2, false>,
-    wide::<3, true>,
-    wide::<4, true>,
-    wide::<5, true>,
-    wide::<6, true>,
-    wide::<7, true>,
-    wide::<8, true>,
-];
-static WIDE_MANY: [Kernel; 8] = [
-    wide::<1, false>,
-    wide::<2, false>,
-    wide::<3, false>,
-    wide::<4, false>,
-    wide::<5, false>,
-    wide::<6, false>,
-    wide::<7, false>,
-    wide::<8, false>,
-];
-static NARROW_FEW: [Kernel; 8] = [
-    narrow::<1, false>,
-    narrow::<2, false>,
-    narrow::<3, true>,
-    narrow::<4, true>,
-    narrow::<5, true>,
-    narrow::<6, true>,
-    narrow::<7, true>,
-    narrow::<8, true>,
-];
-static NARROW_MANY: [Kernel; 8] = [
-    narrow::<1, false>,
-    narrow::<2, false>,
-    narrow::<3, false>,
-    narrow::<4, false>,
-    narrow::<5, false>,
-    narrow::<6, false>,
-    narrow::<7, false>,
-    narrow::<8, false>,
-];
-pub static WIDE: Kernels = Kernels { kind: Kind::Pairs, few: &WIDE_FEW, many: &WIDE_MANY };
-pub static NARROW: Kernels = Kernels { kind: Kind::GroupQuads, few: &NARROW_FEW, many: &NARROW_MANY };
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", wide, WIDE, Kind::Pairs }
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", narrow, NARROW, Kind::GroupQuads }

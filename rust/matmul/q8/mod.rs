@@ -196,6 +196,7 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
 const fn scalars<const NARROW: bool>() -> [Kernel; 4] {
     [scalar::<1, NARROW>, scalar::<2, NARROW>, scalar::<3, NARROW>, scalar::<4, NARROW>]
 }
-static WIDE: Kernels = Kernels { kind: Kind::Pairs, few: &scalars::<false>(), many: &scalars::<false>() };
+static WIDE: Kernels =
+    Kernels { kind: Kind::Pairs, few: &scalars::<false>(), many: &scalars::<false>(), pairs: &[] };
 static NARROW: Kernels =
-    Kernels { kind: Kind::GroupPairs, few: &scalars::<true>(), many: &scalars::<true>() };
+    Kernels { kind: Kind::GroupPairs, few: &scalars::<true>(), many: &scalars::<true>(), pairs: &[] };
