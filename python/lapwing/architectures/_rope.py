@@ -58,8 +58,8 @@ def rotary(
         raise p.wrong("rope_theta", "a number above zero")
     if dim is None:
         dim = int(head_dim * p.number("partial_rotary_factor", default=1.0))
-    if not 2 <= dim <= head_dim:
-        raise p.wrong("partial_rotary_factor", f"2 to {head_dim} rotated dimensions, not {dim}")
+    if not 1 <= dim <= head_dim:
+        raise p.wrong("partial_rotary_factor", f"1 to {head_dim} rotated dimensions, not {dim}")
     # An odd number of rotated dimensions is rounded up, and still divides the exponents.
     pairs = (dim + 1) // 2
     if 2 * pairs > head_dim:
