@@ -185,22 +185,21 @@ def tensors(
     checkpoint: Mapping[str, Tensor],
     task: str,
     *,
-    tied: bool = False,
     names: Names = NAMES,
     prefixes: Sequence[str] = PREFIXES,
 ) -> Renamed:
-    """Renamed tensors; ``tied`` is the family's default for ``tie_word_embeddings``, ``names`` its table."""
+    """Renamed tensors; ``names`` is the family's table, ``prefixes`` are what may stand before all names."""
     if task == "question-answering":
         names = {**names, "head.0": "qa_outputs"}
     out = rename(checkpoint, names, ignore=IGNORE, prefixes=prefixes)
-    finish(config, out, task, tied=tied)
+    finish(config, out, task)
     return out
 
 
-def finish(config: Config, out: Renamed, task: str, *, tied: bool) -> None:
+def finish(config: Config, out: Renamed, task: str) -> None:
     """Ties the language head, or drops heads that the task does not use."""
     if task in ("generation", "causal"):
-        if config.flag("tie_word_embeddings", default=tied):
+        if config.flag("tie_word_embeddings"):
             tie(out, "language_head.weight", "decoder.embedding.token.weight")
     else:
         out.pop("language_head.weight", None)
