@@ -136,6 +136,8 @@ def test_final_norms_of_opt() -> None:
         ("mpt", {"attn_config": {"prefix_lm": True}}, "prefix_lm"),
         ("mpt", {"attn_config": {"attn_type": "multiquery_attention"}}, "attn_type"),
         ("mpt", {"attn_config": {"clip_qkv": -1}}, "clip_qkv"),
+        ("mpt", {"attn_config": {"rope": True}}, "rope"),
+        ("mpt", {"norm_type": "rmsnorm"}, "norm_type"),
         ("mpt", {"logit_scale": "inv_sqrt_d_model"}, "logit_scale"),
     ],
 )

@@ -19,6 +19,7 @@ _FIXED = {
     "prefix_lm": False,
     "qk_ln": False,
     "alibi": True,
+    "rope": False,
 }
 """Choices of ``attn_config`` that have one value in every model."""
 NAMES = {
@@ -54,6 +55,8 @@ def spec(config: Config, task: str) -> Model:
             raise attention.wrong(key, repr(value))
     if config.get("logit_scale") is not None:
         raise config.wrong("logit_scale", "null")
+    if "rms" in config.word("norm_type", default=""):
+        raise config.wrong("norm_type", "low_precision_layernorm or another layer norm")
     norm, heads = _gpt.layer_norm(config, bias=False), config.size("num_attention_heads")
     alibi = Alibi(slopes=_slopes(heads, attention.number("alibi_bias_max", default=8)))
     clip = attention.optional_number("clip_qkv") or None
