@@ -131,6 +131,7 @@ def test_final_norms_of_opt() -> None:
         ("falcon", {"num_ln_in_parallel_attn": 2}, "num_ln_in_parallel_attn"),
         ("falcon-new-decoder", {"parallel_attn": False}, "parallel_attn"),
         ("falcon-new-decoder", {"num_kv_heads": 3}, "num_kv_heads"),
+        ("phi", {"rope_parameters": {"partial_rotary_factor": 0.3}}, "partial_rotary_factor"),
         ("mpt", {"attn_config": {"qk_ln": True}}, "qk_ln"),
         ("mpt", {"attn_config": {"alibi": False}}, "alibi"),
         ("mpt", {"attn_config": {"prefix_lm": True}}, "prefix_lm"),

@@ -51,7 +51,7 @@ def spec(config: Config, task: str) -> Model:
     layer = _gpt.layer(
         config,
         norm,
-        rotary(config, llama.head_dim(config)),
+        rotary(config, llama.head_dim(config), round_up=True),
         bias=config.flag("attention_bias"),
         parallel=config.flag("use_parallel_residual"),
     )
