@@ -29,6 +29,12 @@ BASES = (
     "xlm-roberta-tokcls",
     "marian",
     "modernbert-mlm",
+    "bloom",
+    "falcon-rw",
+    "gpt2",
+    "gpt_neo",
+    "mpt-clipped",
+    "opt-projected",
 )
 MEMORY = 6 << 30
 """Bytes of address space of the process that tries them."""

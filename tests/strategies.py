@@ -100,7 +100,7 @@ def attentions(draw: st.DrawFn, *, causal: bool, cross: bool = False, span: int 
         )
         kind = draw(st.sampled_from(("none", "alibi", "relative")))
         if kind == "alibi":
-            fields["alibi"] = Alibi(slopes=tuple(2.0 ** -(h + 1) for h in range(heads)))
+            fields["alibi"] = Alibi(slopes=tuple(0.7 ** (h + 1) for h in range(heads)), rounded=draw(st.booleans()))
         elif kind == "relative":
             fields["relative_bias"] = RelativeBias(
                 buckets=draw(st.sampled_from((8, 32))),

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import lapwing
+from lapwing.checkpoint import Config
 from lapwing.checkpoint.safetensors import read_safetensors
 from lapwing.checkpoint.tensor import Tensor
 
@@ -20,6 +22,12 @@ def test_a_header_whose_length_begins_like_another_format_is_read(tmp_path: Path
     file = tmp_path / "model.safetensors"
     file.write_bytes(struct.pack("<Q", length) + text + values.tobytes())
     np.testing.assert_array_equal(read_safetensors(file)["x"].read(), values.reshape(2, 3))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 10**400, -(10**400), True, "1"])
+def test_a_number_is_finite(value: object) -> None:
+    with pytest.raises(lapwing.CheckpointError, match=r"eps is .*: expected a finite number"):
+        Config({"eps": value}).number("eps")
 
 
 def test_stacked_tensors_are_rows_of_one() -> None:

@@ -28,6 +28,8 @@ SIZES = (
     "intermediate_size",
 )
 """What every configuration says."""
+COMPLETE = ["bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi"]
+"""Families with values for the sizes too."""
 
 
 def config_of(name: str, **values: Any) -> dict[str, Any]:
@@ -132,6 +134,14 @@ def test_gemma_calls_the_approximation_gelu() -> None:
         ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 0}}, "factor"),
         ("llama", {"head_dim": 64, "rope_parameters": {"rope_theta": 5e-324}}, "rope_theta"),
         ("llama", {"hidden_act": "xielu"}, "hidden_act"),
+        ("llama", {"head_dim": 5}, "even number of rotated dimensions, not 5"),
+        ("stablelm", {"head_dim": 10, "rope_parameters": {"partial_rotary_factor": 0.3}}, "partial_rotary_factor"),
+        ("persimmon", {"rope_parameters": {"partial_rotary_factor": 0.4}}, "partial_rotary_factor"),
+        (
+            "nemotron",
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "partial_rotary_factor": 0.4}},
+            "rope_type is 'yarn': expected another kind where 3 dimensions are rotated",
+        ),
         ("phi3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "rope_type"),
         ("phi3-longrope", {"hidden_size": 64}, "long_factor"),
         ("gemma2", {"sliding_window": None}, "sliding_window"),
@@ -165,7 +175,7 @@ def test_newer_names_of_the_language_model_beside_images(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", sorted(DEFAULTS))
 def test_keys_that_a_configuration_leaves_out(name: str) -> None:
     full = DEFAULTS[name]
-    small = {key: full[key] for key in SIZES}
+    small = {key: full[key] for key in (("model_type",) if name in COMPLETE else SIZES)}
     assert spec(small) == spec(full)
     ties = getattr(family(Config(small)), "DEFAULTS", {}).get("tie_word_embeddings", False)
     assert ties == full["tie_word_embeddings"]

@@ -174,15 +174,16 @@ def test_word_list_alone_gives_berts_ids(tmp_path: Path) -> None:
         assert own.encode(entry["text"]) == entry["ids"]
 
 
-def test_vocabulary_and_merges_alone_give_qwens_ids(tmp_path: Path) -> None:
-    folder = GOLDEN / "qwen2"
+@pytest.mark.parametrize("name", ["qwen2", "gpt2", "opt", "phi"])
+def test_vocabulary_and_merges_alone_give_the_same_ids(name: str, tmp_path: Path) -> None:
+    folder = GOLDEN / name
     model = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
     shutil.copy(folder / "tokenizer_config.json", tmp_path)
     own = Tokenizer(tmp_path)
-    for entry in expected("qwen2")["tokenizer"]["encode"]:
+    for entry in expected(name)["tokenizer"]["encode"]:
         assert own.encode(entry["text"]) == entry["ids"]
 
 

@@ -94,10 +94,13 @@ class RelativeBias:
 class Alibi:
     """Bias ``slope[head] * (key position - query position)`` added to the scores.
 
+    ``rounded`` (Falcon) makes it ``scale * round(round(slope[head]) * round(key position))``, with the attention's
+    scale and everything rounded to bfloat16; that of the query is the same for all keys and left out.
     Press et al. 2022, https://arxiv.org/abs/2108.12409
     """
 
     slopes: tuple[float, ...]
+    rounded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

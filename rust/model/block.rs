@@ -12,12 +12,15 @@ use crate::ops::position_bias::{DistanceBias, bucket};
 use crate::ops::rotary::{Angles, rotate};
 use crate::simd::{Activation, add_scaled};
 use crate::threads::Team;
+use half::bf16;
 use std::ops::Range;
 
 /// How a bias depends on the distance.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Rule {
     alibi: Option<spec::Alibi>,
+    /// What the attention scales by, where the rule needs it.
+    scale: f64,
     relative: Option<spec::RelativeBias>,
 }
 
@@ -205,7 +208,8 @@ impl Workspace {
     /// Makes the table of biases, unless the last one serves: layers mostly share theirs, and the next token of a
     /// sequence needs hardly more.
     fn make_bias(&mut self, a: &spec::Attention, table: Option<&[f32]>, spans: &[Span]) {
-        let rule = Rule { alibi: a.alibi.clone(), relative: a.relative_bias.clone() };
+        let scale = if a.alibi.as_ref().is_some_and(|alibi| alibi.rounded) { a.scale } else { 0.0 };
+        let rule = Rule { alibi: a.alibi.clone(), scale, relative: a.relative_bias.clone() };
         let table = table.unwrap_or_default();
         if rule == Rule::default() {
             return;
@@ -225,8 +229,16 @@ impl Workspace {
                 .collect();
             DistanceBias::new(a.heads, reach, |h, d| table[rows[(d + reach as isize) as usize] * a.heads + h])
         } else {
-            let slopes = &rule.alibi.as_ref().expect("one of the two").slopes;
-            DistanceBias::new(a.heads, reach, |h, d| (slopes[h] * d as f64) as f32)
+            let alibi = rule.alibi.as_ref().expect("one of the two");
+            let slopes = &alibi.slopes;
+            if alibi.rounded {
+                let round = |x: f32| bf16::from_f32(x).to_f32();
+                DistanceBias::of_keys(a.heads, reach, |h, k| {
+                    a.scale as f32 * round(round(slopes[h] as f32) * round(k as f32))
+                })
+            } else {
+                DistanceBias::new(a.heads, reach, |h, d| (slopes[h] * d as f64) as f32)
+            }
         };
         self.bias = Some((bias, rule, table.to_vec()));
     }

@@ -32,7 +32,7 @@ mirror!(Rotary {
 
 mirror!(RelativeBias { buckets: usize, max_distance: usize, bidirectional: bool });
 
-mirror!(Alibi { slopes: Vec<f64> });
+mirror!(Alibi { slopes: Vec<f64>, rounded: bool });
 
 mirror!(Disentangled {
     span: usize,

@@ -1,12 +1,13 @@
-//! Biases that depend on the distance between key and query alone: ALiBi and T5's buckets.
+//! Biases that depend on the distance between key and query alone, ALiBi and T5's buckets, or on the key alone.
 //!
-//! Both become one table per head over the distance `key - query`, of which attention adds a contiguous
-//! piece to a row of scores.
+//! All become one table per head over the distance `key - query`, or over the key's position, of which attention adds
+//! a contiguous piece to a row of scores.
 
-/// Values for distances `-reach..=reach`, `[heads, 2 * reach + 1]`.
+/// Values for distances `-reach..=reach`, `[heads, 2 * reach + 1]`, or for keys `0..=reach`, `[heads, reach + 1]`.
 #[derive(Debug, Clone)]
 pub struct DistanceBias {
     reach: usize,
+    of_keys: bool,
     table: Vec<f32>,
 }
 
@@ -17,7 +18,13 @@ impl DistanceBias {
         let table = (0..heads)
             .flat_map(|h| (-reach_signed..=reach_signed).map(move |d| (h, d)))
             .map(|(h, d)| value(h, d));
-        DistanceBias { reach, table: table.collect() }
+        DistanceBias { reach, of_keys: false, table: table.collect() }
+    }
+
+    /// Builds a table that knows no query by asking `value(head, key)`.
+    pub fn of_keys(heads: usize, reach: usize, value: impl Fn(usize, usize) -> f32) -> Self {
+        let table = (0..heads).flat_map(|h| (0..=reach).map(move |k| (h, k))).map(|(h, k)| value(h, k));
+        DistanceBias { reach, of_keys: true, table: table.collect() }
     }
 
     /// Largest distance in the table.
@@ -27,7 +34,11 @@ impl DistanceBias {
 
     /// The biases of `keys` successive keys, the first at position `key`, for a query at position `query`.
     pub fn row(&self, head: usize, query: usize, key: usize, keys: usize) -> &[f32] {
-        let start = head * (2 * self.reach + 1) + self.reach + key - query;
+        let start = if self.of_keys {
+            head * (self.reach + 1) + key
+        } else {
+            head * (2 * self.reach + 1) + self.reach + key - query
+        };
         &self.table[start..start + keys]
     }
 }
@@ -75,5 +86,7 @@ mod tests {
     fn rows_are_pieces_of_the_table() {
         let bias = DistanceBias::new(2, 9, |h, d| h as f32 * 100.0 + d as f32);
         assert_eq!(bias.row(1, 4, 2, 3), [98.0, 99.0, 100.0]);
+        let bias = DistanceBias::of_keys(2, 9, |h, k| h as f32 * 100.0 + k as f32);
+        assert_eq!(bias.row(1, 4, 2, 3), [102.0, 103.0, 104.0]);
     }
 }

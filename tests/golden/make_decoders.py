@@ -185,6 +185,8 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "starcoder2": ("Starcoder2ForCausalLM", {"sliding_window": 9}),
 }
+COMPLETE = ["bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi"]
+"""Families of make_gpt.py, whose configurations may leave out their sizes too."""
 
 
 def older(config: Any) -> dict[str, Any]:
@@ -194,19 +196,8 @@ def older(config: Any) -> dict[str, Any]:
         values.pop(key, None)
     if not values.get("use_bidirectional_attention"):
         values.pop("use_bidirectional_attention", None)
-    found = copy.deepcopy(config.rope_parameters)
-    if "full_attention" in found:
-        if "gemma3" in config.model_type:
-            values["rope_local_base_freq"] = found["sliding_attention"]["rope_theta"]
-        found = found["full_attention"]
-    values["rope_theta"] = found.pop("rope_theta")
-    if "partial_rotary_factor" in found:
-        values["partial_rotary_factor"] = found.pop("partial_rotary_factor")
-    values["rope_scaling"] = None if found["rope_type"] == "default" else found
-    if found["rope_type"] in ("linear", "longrope") and "gemma" not in config.model_type:
-        found["type"] = found.pop("rope_type")
-    if "phi3" in config.model_type and found.get("type") == "longrope":
-        found.pop("original_max_position_embeddings", None)
+    if hasattr(config, "rope_parameters"):
+        values |= older_rotation(config)
     if config.tie_word_embeddings:
         values.pop("tie_word_embeddings")
         if not type(config)().tie_word_embeddings:
@@ -214,6 +205,25 @@ def older(config: Any) -> dict[str, Any]:
     if config.model_type in ("cohere2", "gemma3_text", "olmo3", "smollm3", "exaone4"):
         values.pop("layer_types")
     return {**values, "torch_dtype": "float32", "transformers_version": "4.51.3"}
+
+
+def older_rotation(config: Any) -> dict[str, Any]:
+    """The keys of the rotation in the words of transformers 4."""
+    found, values = copy.deepcopy(config.rope_parameters), {}
+    if "full_attention" in found:
+        if "gemma3" in config.model_type:
+            values["rope_local_base_freq"] = found["sliding_attention"]["rope_theta"]
+        found = found["full_attention"]
+    neox = config.model_type == "gpt_neox"
+    values["rotary_emb_base" if neox else "rope_theta"] = found.pop("rope_theta")
+    if "partial_rotary_factor" in found:
+        values["rotary_pct" if neox else "partial_rotary_factor"] = found.pop("partial_rotary_factor")
+    values["rope_scaling"] = None if found["rope_type"] == "default" else found
+    if found["rope_type"] in ("linear", "longrope") and "gemma" not in config.model_type:
+        found["type"] = found.pop("rope_type")
+    if "phi3" in config.model_type and found.get("type") == "longrope":
+        found.pop("original_max_position_embeddings", None)
+    return values
 
 
 def ids_of(rng: np.random.Generator, n: int) -> list[int]:
@@ -243,7 +253,8 @@ def causal(model: Any, prompts: dict[str, list[int]], fixed: dict[str, list[int]
     for key, prompt in prompts.items():
         out = model(torch.tensor([prompt]), output_hidden_states=key == "p7", use_cache=False)
         values[f"{key}.logits"] = out.logits[0].float().clone()
-        if key == "p7":
+        # A last state of another width does not go into one tensor with the others.
+        if key == "p7" and len({state.shape for state in out.hidden_states}) == 1:
             values["p7.hidden_states"] = torch.cat(out.hidden_states).float().clone()
         found, margin, last = greedy(model, prompt, None if fixed is None else fixed[key])
         values[f"{key}.decode_logits"] = last
@@ -261,14 +272,10 @@ def encoder(model: Any, prompts: dict[str, list[int]]) -> dict[str, torch.Tensor
     return values
 
 
-def make(name: str, seed: int) -> bool:
+def make(name: str, class_name: str, values: dict[str, Any], seed: int) -> bool:
     """Writes a fixture; False where its ids do not survive a small change of the weights."""
-    class_name, changes = FIXTURES[name]
-    cls = getattr(t, class_name)
-    values = copy.deepcopy({**SMALL, **changes})
-    if "text_config" in changes:
-        values = {**copy.deepcopy(changes), "text_config": {**SMALL, **changes["text_config"]}}
-    config = cls.config_class(**values, attn_implementation="eager")
+    cls, values = getattr(t, class_name), copy.deepcopy(values)
+    config = cls.config_class(**{"attn_implementation": "eager", **values})
     generator = torch.Generator().manual_seed(seed)
     model = cls(config).eval()
     randomize(model, generator)
@@ -276,7 +283,7 @@ def make(name: str, seed: int) -> bool:
     prompts = {f"p{n}": ids_of(rng, n) for n in (1, 7, 40)}
     if class_name.endswith("ForSequenceClassification"):
         prompts["padded"] = [*prompts["p7"], 0, 0]
-    generates = class_name.endswith(("ForCausalLM", "ForConditionalGeneration"))
+    generates = class_name.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"))
 
     def run(model: Any, fixed: dict[str, list[int]] | None = None) -> tuple[dict, dict]:
         return causal(model, prompts, fixed) if generates else (encoder(model, prompts), {})
@@ -302,8 +309,7 @@ def make(name: str, seed: int) -> bool:
     shutil.rmtree(folder, ignore_errors=True)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
-    if hasattr(config, "rope_parameters"):
-        older_config(name, model, run, values, fixed)
+    older_config(name, model, run, values, fixed)
     save_file({key: value.contiguous() for key, value in values.items()}, folder / "expected.safetensors")
     expected = {
         "name": name,
@@ -327,7 +333,9 @@ def older_config(name: str, model: Any, run: Any, values: dict[str, torch.Tensor
     """Writes config.v4.json where it means the same."""
     written = older(model.config)
     try:
-        config = type(model.config).from_dict(copy.deepcopy(written), attn_implementation="eager")
+        config = type(model.config).from_dict(
+            copy.deepcopy(written), attn_implementation=model.config._attn_implementation
+        )
         other = type(model)(config).eval()
         other.load_state_dict(model.state_dict())
         again, _ = run(other, fixed)
@@ -345,8 +353,8 @@ def defaults() -> None:
     """Writes defaults.json: what a configuration of each family means that says nothing but its sizes."""
     types = sorted({getattr(t, name).config_class.model_type for name, _ in FIXTURES.values()} - {"gemma3"})
     found = {}
-    for kind in [*types, "gemma3_text", "phi3", "qwen2", "qwen3"]:
-        values = t.AutoConfig.for_model(kind, num_hidden_layers=8).to_dict()
+    for kind in [*types, "gemma3_text", "phi3", "qwen2", "qwen3", *COMPLETE]:
+        values = t.AutoConfig.for_model(kind, **({} if kind in COMPLETE else {"num_hidden_layers": 8})).to_dict()
         if kind == "ministral":
             values["head_dim"] = values["hidden_size"] // values["num_attention_heads"]
         plain = t.PretrainedConfig().to_dict()
@@ -355,12 +363,20 @@ def defaults() -> None:
     (GOLDEN / "defaults.json").write_text(f"{{{text}}}\n", encoding="utf-8")
 
 
-if __name__ == "__main__":
+def main(fixtures: dict[str, tuple[str, dict[str, Any]]], small: dict[str, Any]) -> None:
+    """Makes the fixtures that the command names, or all; ``small`` holds sizes that all share."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    defaults()
     with torch.no_grad():
-        for fixture in sys.argv[1:] or FIXTURES:
-            start = zlib.crc32(fixture.encode()) % 10000
-            if not any(make(fixture, start + attempt) for attempt in range(20)):
-                raise SystemExit(f"{fixture}: no seed whose ids survive a small change of the weights")
+        for name in sys.argv[1:] or fixtures:
+            class_name, changes = fixtures[name]
+            inner = {"text_config": {**small, **changes["text_config"]}} if "text_config" in changes else small
+            values = {**inner, **changes} if inner is small else {**changes, **inner}
+            start = zlib.crc32(name.encode()) % 10000
+            if not any(make(name, class_name, values, start + attempt) for attempt in range(20)):
+                raise SystemExit(f"{name}: no seed whose ids survive a small change of the weights")
+
+
+if __name__ == "__main__":
+    defaults()
+    main(FIXTURES, SMALL)

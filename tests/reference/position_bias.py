@@ -32,9 +32,18 @@ def bucket(spec: RelativeBias, distance: int) -> int:
     return offset + min(exact + int(ratio * np.float32(buckets - exact)), buckets - 1)
 
 
+def _bfloat16(x: Array) -> Array:
+    """The nearest numbers with eight bits, ties to even; exact for what has at most 29 bits more."""
+    fraction, exponent = np.frexp(np.asarray(x, dtype=np.float64))
+    return np.ldexp(np.rint(fraction * 256) / 256, exponent)
+
+
 def position_bias(spec: Attention, weights: Mapping[str, Array], name: str, queries: int, keys: int) -> Array | float:
     """``[heads, queries, keys]``, or 0."""
     distance = np.arange(keys)[None] - np.arange(queries)[:, None]
+    if spec.alibi is not None and spec.alibi.rounded:
+        slopes, positions = _bfloat16(np.array(spec.alibi.slopes)), _bfloat16(np.arange(keys))
+        return spec.scale * _bfloat16(slopes[:, None, None] * positions)
     if spec.alibi is not None:
         return np.array(spec.alibi.slopes)[:, None, None] * distance
     if spec.relative_bias is not None:

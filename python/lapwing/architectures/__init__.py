@@ -44,7 +44,7 @@ BOUNDS = {
         "encoder_layers",
         "decoder_layers",
     ),
-    1 << 18: ("hidden_size", "d_model", "n_embd", "dim"),
+    1 << 18: ("hidden_size", "d_model", "n_embd", "n_embed", "dim"),
     1 << 14: ("head_dim", "d_kv"),
 }
 """Numbers of layers and widths that no model exceeds, by the keys that name them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from ..checkpoint import Tensor
 
@@ -75,21 +75,23 @@ def cut(tensors: dict[str, Tensor], fused: str, parts: Mapping[str, int], layers
                 tensors[f"{part.replace('{i}', str(i))}.{suffix}"] = piece
 
 
-def cut_heads(tensors: dict[str, Tensor], fused: str, parts: Sequence[str], heads: int, layers: int) -> None:
-    """Replaces the fused linear ``fused`` of every layer by its ``parts``, whose rows lie head by head beside each other.
+def cut_heads(tensors: dict[str, Tensor], fused: str, parts: Mapping[str, int], groups: int, layers: int) -> None:
+    """Replaces the fused linear ``fused`` of every layer by its ``parts``, whose rows lie group by group beside each other.
 
-    All names hold ``{i}``; the parts are of one size.
+    A group is a head, or several with the keys and values that they share. All names hold ``{i}``; the parts are told
+    with their shares of a group's rows.
     """
     for i in range(layers):
         for suffix in ("weight", "bias"):
             name = f"{fused.replace('{i}', str(i))}.{suffix}"
             tensor = tensors.get(name)
             # One of another shape is left whole, so that the check of shapes reports it.
-            if tensor is None or not tensor.shape or tensor.shape[0] % (heads * len(parts)):
+            shares = groups * sum(parts.values())
+            if tensor is None or not tensor.shape or tensor.shape[0] % shares:
                 continue
-            size = tensor.shape[0] // (heads * len(parts))
+            sizes = [share * (tensor.shape[0] // shares) for share in parts.values()]
             for which, part in enumerate(parts):
-                tensors[f"{part.replace('{i}', str(i))}.{suffix}"] = tensor.heads(heads, (size,) * len(parts), which)
+                tensors[f"{part.replace('{i}', str(i))}.{suffix}"] = tensor.heads(groups, sizes, which)
             del tensors[name]
 
 

@@ -40,6 +40,7 @@ def rotary(
     interleaved: bool = False,
     layer_type: str | None = None,
     rope: Config | None = None,
+    round_up: bool = False,
 ) -> Rotary:
     """The rotation that a configuration asks for.
 
@@ -51,6 +52,8 @@ def rotary(
         interleaved: whether neighbours are rotated together instead of halves.
         layer_type: kind of layer, where the configuration differs by kind.
         rope: parameters to use instead of the configuration's.
+        round_up: whether an odd number of rotated dimensions is rounded up, though it still divides the exponents;
+            else it is refused.
     """
     p = parameters(config, layer_type) if rope is None else rope
     base = p.number("rope_theta", default=theta)
@@ -58,9 +61,10 @@ def rotary(
         raise p.wrong("rope_theta", "a number above zero")
     if dim is None:
         dim = int(head_dim * p.number("partial_rotary_factor", default=1.0))
-    if not 2 <= dim <= head_dim:
-        raise p.wrong("partial_rotary_factor", f"2 to {head_dim} rotated dimensions, not {dim}")
-    # An odd number of rotated dimensions is rounded up, and still divides the exponents.
+    if not 1 <= dim <= head_dim:
+        raise p.wrong("partial_rotary_factor", f"1 to {head_dim} rotated dimensions, not {dim}")
+    if dim % 2 and not round_up:
+        raise p.wrong("partial_rotary_factor", f"an even number of rotated dimensions, not {dim}")
     pairs = (dim + 1) // 2
     if 2 * pairs > head_dim:
         raise p.wrong("partial_rotary_factor", f"at most {head_dim} rotated dimensions, not {2 * pairs}")
@@ -125,7 +129,8 @@ def _dynamic(p: Config, config: Config, frequencies: list[float], base: float, d
             raise p.wrong("alpha", "a number above zero, with heads of more than 2 dimensions")
         base *= alpha ** (dim / (dim - 2))
         return Rotary(inv_freq=tuple(base ** (-2 * j / dim) for j in range(dim // 2)), interleaved=interleaved)
-    if dim % 2 or dim == 2:
+    _even(p, dim)
+    if dim == 2:
         raise p.wrong("rope_type", f"another kind where {dim} dimensions are rotated")
     original = config.size("max_position_embeddings", default=2048, most=1 << 30)
     dynamic = DynamicRotary(base=base, factor=_factor(p), original_length=original)
@@ -153,6 +158,7 @@ def _llama3(p: Config, config: Config, frequencies: list[float], base: float, di
 
 def _yarn(p: Config, config: Config, frequencies: list[float], base: float, dim: int, interleaved: bool) -> Rotary:
     """Peng et al. 2023, https://arxiv.org/abs/2309.00071"""
+    _even(p, dim)
     original = _trained(p)
     factor = _ratio(p, config, original)
     mscale, mscale_all = p.optional_number("mscale"), p.optional_number("mscale_all_dim")
@@ -203,6 +209,11 @@ def _longrope(p: Config, config: Config, frequencies: list[float], base: float, 
 
     long = LongRotary(after=original, inv_freq=divided("long_factor"), scale=scale)
     return Rotary(inv_freq=divided("short_factor"), scale=scale, interleaved=interleaved, long=long)
+
+
+def _even(p: Config, dim: int) -> None:
+    if dim % 2:
+        raise p.wrong("rope_type", f"another kind where {dim} dimensions are rotated")
 
 
 def _factor(p: Config) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..checkpoint import Config
-from ..spec import Model, Norm
+from ..spec import Model, Norm, Rotary
 from . import llama
 from ._rope import rotary
 from .llama import tensors as tensors
@@ -16,10 +16,13 @@ from .llama import tensors as tensors
 DEFAULTS = {"hidden_act": "relu2", "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 
 
-def build(config: Config, task: str, norm: Norm, head_norm: Norm | None = None) -> Model:
-    """The family with another norm, and perhaps one on each head's queries and keys."""
+def build(
+    config: Config, task: str, norm: Norm, head_norm: Norm | None = None, *, rotation: Rotary | None = None
+) -> Model:
+    """The family with another norm, and perhaps one on each head's queries and keys, or another rotation."""
     bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
-    layer = llama.layer(config, rotary(config, llama.head_dim(config)), norm, bias=(bias,) * 4, head_norm=head_norm)
+    rotation = rotation or rotary(config, llama.head_dim(config))
+    layer = llama.layer(config, rotation, norm, bias=(bias,) * 4, head_norm=head_norm)
     layer = replace(layer, feed_forward=llama.feed_forward(config, norm, bias=mlp_bias, gated=False))
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 

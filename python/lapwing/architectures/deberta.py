@@ -51,6 +51,6 @@ def spec(config: Config, task: str) -> Model:
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
     config = _config(config)
     out = deberta_v2.tensors(config, checkpoint, task, names=NAMES)
-    parts = [f"{_LAYER}{part}" for part in ("query", "key", "value")]
+    parts = {f"{_LAYER}{part}": 1 for part in ("query", "key", "value")}
     cut_heads(out, _LAYER + "fused", parts, config.size("num_attention_heads"), config.size("num_hidden_layers"))
     return out

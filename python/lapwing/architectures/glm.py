@@ -26,7 +26,7 @@ DEFAULTS = {
 def layer(config: Config) -> Layer:
     """A layer of the family."""
     bias = config.flag("attention_bias")
-    rotation = rotary(config, llama.head_dim(config), interleaved=True)
+    rotation = rotary(config, llama.head_dim(config), interleaved=True, round_up=True)
     return llama.layer(config, rotation, llama.rms(config), bias=(bias, bias, bias, False))
 
 

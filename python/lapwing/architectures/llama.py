@@ -32,7 +32,8 @@ NAMES = {
     "head.0": "score",
 }
 PREFIXES = ("model.", "transformer.")
-IGNORE = (r".*rotary_emb\.inv_freq", r".*\.attention\.(masked_)?bias")
+IGNORE = (r".*rotary_emb\.inv_freq", r".*\.(attn|attention)\.(bias|masked_bias|causal_mask)")
+"""Tables that are computed."""
 NO_BIAS = (False, False, False, False)
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -180,20 +181,25 @@ def spec(config: Config, task: str) -> Model:
 
 
 def tensors(
-    config: Config, checkpoint: Mapping[str, Tensor], task: str, *, tied: bool = False, names: Names = NAMES
+    config: Config,
+    checkpoint: Mapping[str, Tensor],
+    task: str,
+    *,
+    names: Names = NAMES,
+    prefixes: Sequence[str] = PREFIXES,
 ) -> Renamed:
-    """Renamed tensors; ``tied`` is the family's default for ``tie_word_embeddings``, ``names`` its table."""
+    """Renamed tensors; ``names`` is the family's table, ``prefixes`` are what may stand before all names."""
     if task == "question-answering":
         names = {**names, "head.0": "qa_outputs"}
-    out = rename(checkpoint, names, ignore=IGNORE, prefixes=PREFIXES)
-    finish(config, out, task, tied=tied)
+    out = rename(checkpoint, names, ignore=IGNORE, prefixes=prefixes)
+    finish(config, out, task)
     return out
 
 
-def finish(config: Config, out: Renamed, task: str, *, tied: bool) -> None:
+def finish(config: Config, out: Renamed, task: str) -> None:
     """Ties the language head, or drops heads that the task does not use."""
     if task in ("generation", "causal"):
-        if config.flag("tie_word_embeddings", default=tied):
+        if config.flag("tie_word_embeddings"):
             tie(out, "language_head.weight", "decoder.embedding.token.weight")
     else:
         out.pop("language_head.weight", None)

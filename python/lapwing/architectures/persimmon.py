@@ -39,7 +39,7 @@ def spec(config: Config, task: str) -> Model:
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
     out = llama.tensors(config, checkpoint, task, names=NAMES)
-    parts = [f"{_LAYER}attention.{part}" for part in ("query", "key", "value")]
+    parts = {f"{_LAYER}attention.{part}": 1 for part in ("query", "key", "value")}
     heads, layers = config.size("num_attention_heads"), config.size("num_hidden_layers")
     cut_heads(out, _LAYER + "attention.fused", parts, heads, layers)
     return out

@@ -30,7 +30,7 @@ def spec(config: Config, task: str) -> Model:
     if rope["rope_type"] not in ("default", "longrope"):
         raise rope.wrong("rope_type", "default or longrope")
     norm = llama.rms(config)
-    rotation = rotary(config, llama.head_dim(config), rope=rope)
+    rotation = rotary(config, llama.head_dim(config), rope=rope, round_up=True)
     layer = llama.layer(config, rotation, norm, window=config.optional_size("sliding_window", most=1 << 30))
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 

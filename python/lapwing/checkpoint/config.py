@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -68,7 +68,8 @@ class Config(Mapping[str, Any]):
     def number(self, *keys: str, default: Any = _REQUIRED) -> float:
         """A finite number."""
         key, value = self._find(keys, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        # An integer may be beyond what a float holds.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
             raise self.wrong(key, "a finite number")
         return float(value)
 
