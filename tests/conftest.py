@@ -1,12 +1,25 @@
-"""Profiles of hypothesis: the default is quick and the same each time; HYPOTHESIS_PROFILE=thorough looks further."""
+"""Profiles of hypothesis, and signals as a terminal gives them.
+
+The default profile is quick and the same each time; HYPOTHESIS_PROFILE=thorough looks further. Where ``CI`` is set a
+failing example is shown as it was found: making it small takes minutes on a slow machine.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
-settings.register_profile("default", max_examples=25, deadline=None, derandomize=True, suppress_health_check=_SLOW)
+_PHASES = (Phase.explicit, Phase.reuse, Phase.generate) if os.environ.get("CI") else tuple(Phase)
+settings.register_profile(
+    "default", max_examples=25, deadline=None, derandomize=True, phases=_PHASES, suppress_health_check=_SLOW
+)
 settings.register_profile("thorough", max_examples=1000, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Shells start what runs in the background with Ctrl-C ignored, and programs inherit that: the tests of Ctrl-C and
+    # the programs they start would wait for an interrupt that never comes.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
