@@ -29,7 +29,7 @@ def generate(model: _core.Model, prompts: list[list[int]], draft: _core.Model | 
         events += generation.advance(1)
         steps += 1
     results = generation.results()
-    for i, ((ids, _, _),) in enumerate(results):
+    for i, ((ids, *_),) in enumerate(results):
         assert [token for number, token, _, _ in events if number == i] == ids
     return results, steps
 

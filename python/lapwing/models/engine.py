@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextLengthError
-from ..results import Chunk, TokenLogprob
+from ..results import Chunk, Hypothesis, TokenLogprob
 from .base import ragged
 
 if TYPE_CHECKING:
@@ -27,6 +27,13 @@ class Finished:
     text: str | None = None
     """Set where a stop string cut it."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def hypothesis(self, request: Request, text: str | None = None) -> Hypothesis:
+        """As a result, with its text if there is one."""
+        logprobs = tuple(self.logprobs) if request.logprobs is not None else None
+        return Hypothesis(
+            ids=tuple(self.ids), score=self.score, text=text, finish_reason=self.reason, logprobs=logprobs
+        )
 
 
 @dataclass(frozen=True)
@@ -107,11 +114,17 @@ def run(job: Job, done: Callable[[int], None] | None = None) -> list[list[Finish
                 while not generation.finished():
                     generation.advance(0)
             for place, hypotheses in enumerate(generation.results()):
-                for rank, (ids, score, reason) in enumerate(hypotheses):
+                for rank, (ids, score, reason, scored) in enumerate(hypotheses):
                     watcher = None
                     if watchers is not None and job.request.beams == 1:
                         watcher = watchers[place * job.request.samples + rank]
-                    results[indices[place]].append(_finished(ids, score, reason, watcher, job))
+                    finished = _finished(ids, score, reason, watcher, job)
+                    if job.request.logprobs is not None and watcher is None:
+                        finished.logprobs = [
+                            token_logprob(job.tokenizer(), token, own, top)
+                            for token, (own, top) in zip(ids, scored, strict=True)
+                        ]
+                    results[indices[place]].append(finished)
         finally:
             generation.close()
         if done is not None:
