@@ -385,7 +385,10 @@ class Hub(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         parts = path.strip("/").split("/")
         names = sorted(p.name for p in self.folder.iterdir() if p.is_file())
-        if path.startswith("/api/models/someone/hosted"):
+        if parts[-2:-1] == ["revision"] and parts[-1] not in ("main", "v2", self.commit):
+            head = {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "no such revision"}
+            self._send(404, b'{"error":"no such revision"}', "application/json", head, show)
+        elif path.startswith("/api/models/someone/hosted"):
             info = {
                 "id": "someone/hosted",
                 "modelId": "someone/hosted",
@@ -438,14 +441,20 @@ def test_hub_id_is_downloaded_once(tmp_path: Path) -> None:
         assert facts["architecture"] == "bert"
         result = run("info", "someone/missing", code=1, **environment)
         assert "no such repository" in result.stderr
+        result = run("info", "someone/hosted", "--revision", "v2", "--offline", code=1, **environment)
+        assert "someone/hosted at v2 is not in the local cache" in result.stderr
+        assert lines(run("info", "someone/hosted", "--revision", "v2", "--json", **environment))[0] == facts
+        result = run("info", "someone/hosted", "--revision", "v3", code=1, **environment)
+        assert "no revision 'v3' of someone/hosted" in result.stderr
     finally:
         server.shutdown()
         server.server_close()
     snapshot = tmp_path / "models--someone--hosted" / "snapshots" / Hub.commit
     assert (snapshot / "model.safetensors").is_file()
     assert not (snapshot / "pytorch_model.bin").exists()
-    offline = lines(run("info", "someone/hosted", "--json", "--offline", **environment))[0]
-    assert offline == facts
+    assert (tmp_path / "models--someone--hosted" / "refs" / "v2").read_text() == Hub.commit
+    for revision in ([], ["--revision", "v2"], ["--revision", Hub.commit]):
+        assert lines(run("info", "someone/hosted", "--json", "--offline", *revision, **environment))[0] == facts
 
 
 def test_ctrl_c_in_python_leaves_the_model_usable() -> None:

@@ -895,6 +895,19 @@ def test_progress_counts_to_the_whole() -> None:
         assert seen[-1] == (3, 3)
 
 
+@pytest.mark.parametrize(
+    "options", [{"beams": 4}, {"beams": 1}, {"beams": 1, "stop": "zzz"}, {"beams": 1, "n": 2, "temperature": 1.0}]
+)
+def test_progress_counts_texts_as_they_end(options: dict[str, Any]) -> None:
+    seen: list[tuple[int, int]] = []
+    texts = ["A dog.", "A man in a blue shirt and a woman in a red dress are riding their bicycles down a busy street."]
+    with lapwing.load("lapwing/tiny-en-de") as own:
+        sources = [own.tokenizer.encode(text) for text in texts]
+        silent = own.generate_ids(sources, seed=1, **options)
+        assert own.generate_ids(sources, seed=1, progress=lambda *counts: seen.append(counts), **options) == silent
+    assert seen == [(1, 2), (2, 2)]
+
+
 @pytest.mark.parametrize(("weights", "least"), [("q8", 0.9997), ("q4", 0.95)])
 def test_quantized_weights_stay_near_the_stored_ones(weights: str, least: float) -> None:
     # The cosines that 8 and 4 bits leave (1 - c is about the sum of the squared relative errors of the

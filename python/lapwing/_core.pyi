@@ -124,6 +124,8 @@ class Generation:
         (sequence, token, log-probability, top alternatives); the log-probabilities are 0 and empty
         unless asked for. With beams tokens appear only in ``results``. Empty once ``finished``."""
     def finished(self) -> bool: ...
+    def unfinished(self) -> int:
+        """How many prompts are not at their end."""
     def stop(self, sequence: int, reason: str) -> None:
         """Ends one sequence, e.g. because its text holds a stop string."""
     def results(self) -> list[list[tuple[list[int], float, str, list[tuple[float, list[tuple[int, float]]]]]]]:

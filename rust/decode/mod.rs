@@ -179,9 +179,17 @@ impl Generation {
 
     /// Whether nothing is left to do.
     pub fn finished(&self) -> bool {
+        self.unfinished() == 0
+    }
+
+    /// How many prompts have a sequence that is not at its end.
+    pub fn unfinished(&self) -> usize {
         match &self.state {
-            State::Streams(streams) => streams.iter().all(|s| s.reason.is_some()),
-            State::Beams(searches) => searches.iter().all(|(search, _)| search.over),
+            State::Streams(streams) => streams
+                .chunks(self.options.samples)
+                .filter(|samples| samples.iter().any(|s| s.reason.is_none()))
+                .count(),
+            State::Beams(searches) => searches.iter().filter(|(search, _)| !search.over).count(),
         }
     }
 

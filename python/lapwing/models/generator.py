@@ -242,7 +242,7 @@ class TextGenerator(BaseModel):
         checked = [self._check_ids(prompt, self._vocab_size, limit) for prompt in prompts]
         several = options.get("num_hypotheses") is not None or options.get("n") is not None
         with Progress(progress, len(checked), "generating") as bar:
-            results = engine.run(self._job(checked, request), bar.advance)
+            results = engine.run(self._job(checked, request), bar.reports)
         found: list[Any] = []
         for hypotheses in results:
             if several:
@@ -326,7 +326,7 @@ class TextGenerator(BaseModel):
         self, prompts: list[list[int]], request: Request, progress: bool | Callback | None
     ) -> list[Generation]:
         with Progress(progress, len(prompts), "generating") as bar:
-            results = engine.run(self._job(prompts, request), bar.advance)
+            results = engine.run(self._job(prompts, request), bar.reports)
         tokenizer = self.tokenizer
         found = []
         for prompt, hypotheses in zip(prompts, results, strict=True):

@@ -294,7 +294,7 @@ class Seq2Seq(BaseModel):
         results: list[list[engine.Finished]] = [[] for _ in sources]
         for start in range(0, len(order), BATCH_SOURCES):
             batch = order[start : start + BATCH_SOURCES]
-            found = engine.run(self._job([sources[index] for index in batch], request, direction), bar.advance)
+            found = engine.run(self._job([sources[index] for index in batch], request, direction), bar.reports)
             for index, hypotheses in zip(batch, found, strict=True):
                 results[index] = hypotheses
         return results
