@@ -7,9 +7,14 @@ failing example is shown as it was found: making it small takes minutes on a slo
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
+
+from .checkpoints import large_decoder
 
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate) if os.environ.get("CI") else tuple(Phase)
@@ -23,3 +28,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start what runs in the background with Ctrl-C ignored, and programs inherit that: the tests of Ctrl-C and
     # the programs they start would wait for an interrupt that never comes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder that chats at length, and not too fast: up to 4,096 tokens of random text."""
+    folder = large_decoder(tmp_path_factory.mktemp("talker"), vocabulary=320, length=4096)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(Path(__file__).parent / "golden" / "qwen3" / name, folder / name)
+    return folder

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,16 @@ def run(*words: str, text: str = "", code: int = 0, **environment: str) -> subpr
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     return result
+
+
+@contextmanager
+def killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Waits for a process, whatever happens, and not for ever."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def lines(result: subprocess.CompletedProcess[str]) -> list[Any]:
@@ -274,35 +286,30 @@ def test_reader_that_goes_away_is_no_error() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.read(1)
-    process.stdout.close()
-    assert process.wait(timeout=120) in (0, 141)
-    assert b"Traceback" not in process.stderr.read()
-    process.stderr.close()
+    with killed_at_the_end(process):
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(timeout=120) in (0, 141)
+        assert b"Traceback" not in process.stderr.read()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_stops_with_130() -> None:
-    words = [
-        "generate",
-        SHAKESPEARE,
-        "ROMEO:\n",
-        "--max-tokens",
-        "450",
-        "--ignore-eos",
-        "--temperature",
-        "0",
-    ]
+def test_ctrl_c_stops_with_130(talker: Path) -> None:
+    options = ["--max-tokens", "4000", "--ignore-eos", "--temperature", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "lapwing", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "lapwing", "generate", str(talker), "Hello", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pipesize=4096,  # less than the text: it cannot be over before somebody reads it
     )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.read(1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, (out, err)
-    assert b"Traceback" not in err
+    with killed_at_the_end(process):
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, (out, err)
+        assert b"Traceback" not in err
 
 
 def test_import_is_light() -> None:
