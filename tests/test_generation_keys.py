@@ -391,9 +391,9 @@ def test_option_changes_the_answer(option: str) -> None:
 
 # They make the work shorter and leave the answer as it is.
 SPEED = {
-    "prompt_lookup": "test_lookup_gives_the_same_ids",
-    "draft_model": "test_a_draft_gives_the_same_ids",
-    "draft_tokens": "test_a_draft_gives_the_same_ids",
+    "prompt_lookup": "test_a_text_that_repeats_itself_saves_steps",
+    "draft_model": "test_a_perfect_draft_saves_most_steps",
+    "draft_tokens": "test_a_perfect_draft_saves_most_steps",
 }
 
 
