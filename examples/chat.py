@@ -8,11 +8,8 @@ import lapwing
 TINY = Path(__file__).parent.parent / "tests" / "golden" / "qwen2"
 
 with lapwing.load(sys.argv[1] if len(sys.argv) > 1 else TINY) as model:
-    messages = [{"role": "system", "content": "Answer in one sentence."}]
+    chat = lapwing.Chat(model, system="Answer in one sentence.", max_tokens=12, temperature=0)
     for question in ("What is a lapwing?", "Where does it nest?"):
-        messages.append({"role": "user", "content": question})
-        answer = ""
-        for chunk in model.stream_chat(messages, max_tokens=12, temperature=0):
-            answer += chunk.text
-        messages.append({"role": "assistant", "content": answer})
+        answer = "".join(chunk.text for chunk in chat.stream(question))
         print(f"{question} -> {len(answer)} characters")
+    print(f"{len(chat.messages)} messages")

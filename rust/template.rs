@@ -51,7 +51,8 @@ pub fn render(source: &str, variables: &str) -> Result<String> {
         },
     );
     environment.add_function("strftime_now", strftime_now);
-    let source = without_generation_blocks(source);
+    environment.add_filter("wordcount", |text: String| text.split_whitespace().count());
+    let source = without_generation_blocks(&source.replace("\r\n", "\n").replace('\r', "\n"));
     let template = environment.template_from_str(&source).map_err(|e| refuse(&e))?;
     let mut out = Bounded { text: Vec::new(), over: false };
     let result = template.render_captured_to(variables, &mut out).map(|_| ());
@@ -117,20 +118,114 @@ fn method(
     name: &str,
     arguments: &[Value],
 ) -> std::result::Result<Value, minijinja::Error> {
-    if let (Some(text), "partition" | "rpartition") = (value.as_str(), name) {
-        let (by,): (&str,) = minijinja::value::from_args(arguments)?;
-        if by.is_empty() {
-            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "empty separator"));
-        }
-        let found = if name == "partition" { text.split_once(by) } else { text.rsplit_once(by) };
-        let parts = match (found, name) {
-            (Some((before, after)), _) => [before, by, after],
-            (None, "partition") => [text, "", ""],
-            (None, _) => ["", "", text],
-        };
-        return Ok(Value::from_iter(parts.map(str::to_owned)));
+    if let Some(found) = value.as_str().map(|text| text_method(text, name, arguments)).transpose()?.flatten()
+    {
+        return Ok(found);
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments)
+}
+
+/// Methods of Python's `str` that the library does not bring.
+fn text_method(
+    text: &str,
+    name: &str,
+    arguments: &[Value],
+) -> std::result::Result<Option<Value>, minijinja::Error> {
+    use minijinja::value::from_args;
+    let wrong = |text: String| minijinja::Error::new(ErrorKind::InvalidOperation, text);
+    let found = match name {
+        "partition" | "rpartition" => parted(text, name, arguments)?,
+        "removeprefix" => Value::from(text.strip_prefix(from_args::<(&str,)>(arguments)?.0).unwrap_or(text)),
+        "removesuffix" => Value::from(text.strip_suffix(from_args::<(&str,)>(arguments)?.0).unwrap_or(text)),
+        "swapcase" => {
+            from_args::<()>(arguments)?;
+            let other = |c: char| -> String {
+                if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
+            };
+            Value::from(text.chars().map(other).collect::<String>())
+        }
+        "ljust" | "rjust" | "center" | "zfill" => {
+            let (width, fill): (usize, Option<&str>) = from_args(arguments)?;
+            let mut fill = fill.unwrap_or(" ").chars();
+            let (Some(fill), None) = (fill.next(), fill.next()) else {
+                return Err(wrong(format!("{name} fills with one character")));
+            };
+            if width > MOST_OUTPUT {
+                return Err(wrong(format!("{name} was asked for {width} characters")));
+            }
+            Value::from(padded(text, name, width, fill))
+        }
+        "index" | "rindex" => {
+            let (part,): (&str,) = from_args(arguments)?;
+            let at = if name == "index" { text.find(part) } else { text.rfind(part) };
+            let at = at.ok_or_else(|| wrong(format!("{name}: the text holds no {part:?}")))?;
+            Value::from(text[..at].chars().count())
+        }
+        "rsplit" => {
+            let (by, most): (Option<&str>, Option<i64>) = from_args(arguments)?;
+            if by == Some("") {
+                return Err(wrong("empty separator".to_owned()));
+            }
+            // A negative number is no bound.
+            let most = most.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+            Value::from_iter(split_from_the_right(text, by, most).into_iter().map(str::to_owned))
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(found))
+}
+
+/// `text` filled up to so many characters, as Python does it.
+fn padded(text: &str, how: &str, width: usize, fill: char) -> String {
+    let length = text.chars().count();
+    let room = width.saturating_sub(length);
+    let of = |fill: char, n: usize| fill.to_string().repeat(n);
+    match how {
+        "ljust" => text.to_owned() + &of(fill, room),
+        "rjust" => of(fill, room) + text,
+        "zfill" => {
+            let sign = usize::from(text.starts_with(['+', '-']));
+            format!("{}{}{}", &text[..sign], of('0', room), &text[sign..])
+        }
+        // An odd blank goes to the left where the width is odd.
+        _ => {
+            let left = room / 2 + (room & width & 1);
+            of(fill, left) + text + &of(fill, room - left)
+        }
+    }
+}
+
+fn split_from_the_right<'a>(text: &'a str, by: Option<&str>, most: usize) -> Vec<&'a str> {
+    let mut parts = Vec::new();
+    let mut rest = if by.is_none() { text.trim_end() } else { text };
+    while parts.len() < most {
+        let cut = match by {
+            Some(by) => rest.rsplit_once(by),
+            None => rest.rsplit_once(char::is_whitespace).map(|(before, part)| (before.trim_end(), part)),
+        };
+        let Some((before, part)) = cut else { break };
+        parts.push(part);
+        rest = before;
+    }
+    if by.is_some() || !rest.is_empty() {
+        parts.push(rest);
+    }
+    parts.reverse();
+    parts
+}
+
+fn parted(text: &str, name: &str, arguments: &[Value]) -> std::result::Result<Value, minijinja::Error> {
+    let (by,): (&str,) = minijinja::value::from_args(arguments)?;
+    if by.is_empty() {
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "empty separator"));
+    }
+    let found = if name == "partition" { text.split_once(by) } else { text.rsplit_once(by) };
+    let parts = match (found, name) {
+        (Some((before, after)), _) => [before, by, after],
+        (None, "partition") => [text, "", ""],
+        (None, _) => ["", "", text],
+    };
+    Ok(Value::from_iter(parts.map(str::to_owned)))
 }
 
 /// JSON as Python's `json.dumps` writes it; like transformers' filter it keeps other letters than ASCII unless asked.

@@ -120,7 +120,6 @@ def test_every_option_has_bad_values() -> None:
         ({"top_p": 0.5, "min_p": 0.1}, ("top_p, min_p", "greedy")),
         ({"num_hypotheses": 3}, ("num_hypotheses is 3", "beams 1")),
         ({"n": 4}, ("n is 4", "set temperature above 0")),
-        ({"logprobs": 2, "beams": 2}, ("logprobs", "beams")),
         ({"length_penalty": 2.0}, ("length_penalty", "set beams above 1")),
         ({"early_stopping": True}, ("early_stopping", "set beams above 1")),
         ({"forced_bos": 3}, ("forced_bos", "add it to the prompt")),

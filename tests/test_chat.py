@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,57 @@ CONSTRUCTS = {
     "indent": "{{ 'a\nb' | indent(2) }}|{{ 'a\nb' | indent(2, first=true) }}|{{ [1, 2] | string }}|{{ 'a' | length }}",
     "splitlines": "{{ 'a\nb'.splitlines() | length }}{{ 'abab'.count('ab') }}{{ 'abc'.find('c') }}{{ '%s-%d' | format('x', 3) }}",
     "nested": "{% set s = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}{{ bos_token }}[INST] {{ s + messages[-1]['content'] }} [/INST]{{ eos_token }}",
+    "strftime_now": "{{ strftime_now('%d %b %Y') }}|{{ strftime_now('%Y-%m-%d') }}|{{ strftime_now('%A %B %-d %j %y %%') }}|{% if strftime_now is defined %}{{ strftime_now('%d %B %Y') }}{% endif %}",
+    "map": "{{ messages|map(attribute='content')|first }}{{ messages | map('upper') | list | length }}",
+    "methods of objects": "{% set d = {'a':1,'b':2} %}{{ d.keys()|list }}{{ d.values()|list }}{{ d|length }}{{ d['a'] }}{{ d.get('z') }}{{ d.get('z', 3) }}{{ 'a' in d }}{{ d|items|list }}",
+    "lists as text": "{{ [1,'a',none,true,1.0,{'k':'v'}] }}",
+    "objects as text": "{{ {'it\\'s': \"q\\\"\"} }}",
+    "tojson options": "{{ {'b':1,'a':'ü'}|tojson(sort_keys=true) }}{{ {'a':'ü'}|tojson(ensure_ascii=true) }}{{ {'a':[1,2]}|tojson(separators=(',',':')) }}{{ {'a':[]}|tojson(indent=4) }}",
+    "tojson of messages": "{{ messages|tojson(indent=4) }}",
+    "conversions": "{{ '3'|int + 1 }}{{ 3|string + 'a' }}{{ '3.5'|float }}{{ 3.7|int }}{{ -3|abs }}{{ 3.14159|round(2) }}",
+    "filters of lists": "{{ [1,2,3,4]|batch(2)|list }}{{ [3,1,2]|sort(reverse=true) }}{{ ['b','a']|sort }}{{ [1,2]|sum }}{{ [1,2]|max }}{{ [1,2]|min }}",
+    "groupby": "{% for k,g in messages|groupby('role') %}{{ k }}:{{ g|length }};{% endfor %}",
+    "reverse": "{{ 'abc'|reverse }}{{ [1,2]|reverse|list }}{{ 'abc'[::-1] }}",
+    "strip of characters": "{{ 'xxaxx'.strip('x') }}{{ ' a '.rstrip() }}{{ 'a\\n'.strip('\\n') }}",
+    "split from both sides": "{{ 'a b  c'.split() }}{{ 'a,b,c'.split(',',1) }}{{ 'a,b,c'.rsplit(',',1) }}{{ 'a,b'.rsplit(',') }}{{ ' a  b c '.rsplit(none, 1) }}{{ 'abc'.partition('b')[2] }}",
+    "join and format": "{{ ','.join(['a','b']) }}{{ '{} {x}'.format(1,x=2) }}{{ 'Ab'.swapcase() }}",
+    "kinds of letters": "{{ 'abc'.isalpha() }}{{ '12'.isdigit() }}{{ 'ab'.isupper() }}{{ 'a b'.capitalize() }}",
+    "prefixes and padding": "{{ 'abc'.removeprefix('a') }}{{ 'abc'.removesuffix('c') }}{{ '-7'.zfill(4) }}{{ 'ab'.center(5) }}|{{ 'a'.ljust(3) }}|{{ 'a'.rjust(3, '.') }}|{{ 'abc'.center(4, '*') }}",
+    "list in a namespace": "{% set ns=namespace(l=[]) %}{% for m in messages %}{% set ns.l = ns.l + [m.role] %}{% endfor %}{{ ns.l }}",
+    "none in a namespace": "{% set ns=namespace(a=none) %}{{ ns.a is none }}{% set ns.a = {'x':1} %}{{ ns.a.x }}",
+    "comparisons": "{{ 1 < 2 }}{{ 'a' < 'b' }}{{ 1 == 1.0 }}{{ 'a' == 1 }}{{ none == false }}{{ not none }}{{ 1 and 0 }}{{ '' or 'x' }}",
+    "negative slices": "{{ messages[-2:]|length }}{{ 'hello'[1:-1] }}{{ [1,2,3][:2] }}{{ 'hello'[-3:] }}",
+    "call blocks": "{% macro m(x) %}{{ caller() }}{{ x }}{% endmacro %}{% call m(1) %}in{% endcall %}",
+    "recursive macro": "{% macro f(n) %}{% if n %}{{ n }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(4) }}",
+    "recursive loop": "{% for k in [[1,[2]],[3,[]]] recursive %}{{ k[0] if k is sequence else k }}{{ loop(k[1]) if k is sequence and k[1] }}{% endfor %}",
+    "filter block": "{% filter upper %}abc{% endfilter %}",
+    "loop cycle": "{% for m in messages %}{{ loop.cycle('a','b') }}{{ loop.index0 }}{{ loop.revindex0 }}{{ loop.depth }}{% endfor %}",
+    "loop changed": "{% for m in messages %}{{ loop.changed(m.role) }}{% endfor %}",
+    "undefined attributes": "{{ messages[0].nothing }}{{ messages[0]['nothing'] }}{% if messages[0].tool_calls %}x{% endif %}{{ messages[0].nothing is defined }}",
+    "index beyond the end": "{{ messages[99] }}|{{ messages[99] is defined }}",
+    "escapes": "{{ '<a>&' }}{{ '<a>'|escape }}{{ '<a>'|e }}{{ '<a>'|safe }}",
+    "words": "{{ 'a b c'|wordcount }}{{ 'a b'|title }}{{ 'abc'|first }}{{ 'abc'|last }}{{ 'aXb'|lower }}{{ 'a'|list }}",
+    "select and reject": "{{ messages|selectattr('tool_calls','defined')|list|length }}{{ messages|selectattr('role','in',['user','tool'])|list|length }}{{ [1,2,3]|select('gt',1)|list }}{{ [1,2,3]|reject('odd')|list }}",
+    "expressions over lines": "{{-\n  'a'\n  ~\n  'b'\n-}}\n x {%- if true -%} y {%- endif -%} z",
+    "comments": "a{#- x -#} b {# {{ }} #}c",
+    "kept white space": "  {%+ if true %}a{%+ endif %}\n  {%+ set x = 1 %}b",
+    "line ends of other systems": "a\r\nb",
+    "unicode": "{{ 'é'|upper }}{{ '你'|length }}{{ '\\u00e9' }}{{ 'ß'|upper }}",
+    "escapes in texts": "{{ 'a\\tb\\n\\\\n\\'' }}{{ \"a\\\"b\" }}",
+    "tuples and empty values": "{{ ['a'] + ['b'] }}{{ ('a','b') }}{{ (1,) }}{{ [] }}{{ {} }}",
+    "two at once": "{% set a, b = 1, 2 %}{{ a }}{{ b }}",
+    "dict": "{% set d = dict(a=1) %}{{ dict(d, b=2) }}",
+    "range": "{{ range(3)|list }}{{ range(1,7,2)|list }}{{ range(3)|length }}",
+    "loops in loops": "{% for a in [1,2] %}{% for b in ['x','y'] %}{{ a }}{{ b }}{{ loop.index }}{% endfor %}{% endfor %}",
+    "elif": "{% if false %}a{% elif messages|length == 3 %}b{% else %}c{% endif %}",
+    "with": "{% with a = 1, b = 2 %}{{ a + b }}{% endwith %}",
+    "tool arguments": "{% for m in messages %}{% if m.tool_calls %}{% for t in m.tool_calls %}{{ t.function.name }}({{ t.function.arguments|tojson }}){% for k, v in t.function.arguments.items() %}{{ k }}={{ v|tojson if v is not string else v }}{% endfor %}{% endfor %}{% endif %}{% endfor %}",
+    "special tokens": "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ unk_token }}",
+    "arithmetic": "{{ -7 // 2 }}{{ -7 % 3 }}{{ 7 // 2.0 }}{{ 2**0.5 > 1.4 }}{{ 2**-1 }}",
+    "chained filters": "{{ messages[0].content | trim | replace('H','J') | upper | length }}",
+    "lines with their ends": "{{ 'a\\nb'.splitlines() }}{{ 'a\\nb'.splitlines(true) }}",
+    "index of a part": "{{ 'abc'.index('b') }}{{ 'abcabc'.rfind('b') }}{{ 'abcab'.rindex('b') }}{{ 'a.b'.split('.')|last }}",
+    "tojson of values": "{{ true|tojson }}{{ none|tojson }}{{ 'a/b'|tojson }}{{ 1.0|tojson }}{{ 1e20|tojson }}{{ 'é\\n'|tojson }}{{ '<>&\\''|tojson }}",
 }
 
 TALK = [
@@ -246,6 +298,7 @@ def oracle(source: str, **variables: Any) -> str:
 
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = fail
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     return str(environment.from_string(source).render(**variables))
 
 
@@ -254,16 +307,10 @@ def test_constructs_of_templates_render_as_jinja2_does(name: str) -> None:
     own = model().tokenizer
     source = CONSTRUCTS[name]
     for prompt in (True, False):
-        wanted = oracle(
-            source,
-            messages=TALK,
-            tools=None,
-            documents=None,
-            add_generation_prompt=prompt,
-            **own.specials,
-        )
+        names = {"messages": TALK, "tools": None, "documents": None, "add_generation_prompt": prompt, **own.specials}
+        before = oracle(source + "{# #}", **names)
         found = own.apply_chat_template(TALK, add_generation_prompt=prompt, chat_template=source + "{# #}")
-        assert found == wanted
+        assert found in (before, oracle(source + "{# #}", **names))  # midnight may come between
 
 
 def test_endless_templates_are_bounded() -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,16 @@ def run(*words: str, text: str = "", code: int = 0, **environment: str) -> subpr
     assert result.returncode == code, result.stderr
     assert "Traceback" not in result.stderr
     return result
+
+
+@contextmanager
+def killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Waits for a process, whatever happens, and not for ever."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
 
 
 def lines(result: subprocess.CompletedProcess[str]) -> list[Any]:
@@ -102,6 +114,109 @@ def test_tasks_of_encoders() -> None:
     ranked = lines(run("rank", str(GOLDEN / "bert-sentence"), "a dog", "--json", text="one\ntwo\nthree\n"))
     assert [r["score"] for r in ranked] == sorted((r["score"] for r in ranked), reverse=True)
     assert {r["text"] for r in ranked} == {"one", "two", "three"}
+
+
+def test_options_of_tasks_reach_the_model() -> None:
+    """Every option of a command does what the method's does."""
+    folder, text = str(GOLDEN / "bert-seqcls"), "The quick brown fox."
+    own = lapwing.load(folder)
+    rows = [line.split("\t")[0] for line in run("classify", folder, "--top-k", "2", text).stdout.splitlines()]
+    assert rows == [label.label for label in own.classify(text).labels[:2]]
+    pair = lines(run("classify", folder, "--pairs", "--json", "--scores", "sigmoid", text="one\ttwo\n"))[0]
+    assert pair["text"] == ["one", "two"]
+    assert pair["score"] == own.classify(("one", "two"), scores="sigmoid").score
+    assert len(pair["labels"]) == len(own.classify("one").labels)
+    assert "tab" in run("classify", folder, "--pairs", text, code=1).stderr
+    folder = str(GOLDEN / "bert-tokcls")
+    tags = lines(run("tag", folder, "--json", "--aggregation", "none", "--ignore-label", "B-PER", text))[0]["tags"]
+    found = lapwing.load(folder).tag(text, aggregation="none", ignore_labels=["B-PER"])
+    assert [tag["label"] for tag in tags] == [tag.label for tag in found]
+    folder, context = str(GOLDEN / "bert-qa"), "The quick brown fox jumps over the lazy dog. " * 3
+    options = {"max_answer_tokens": 2, "window": 24, "stride": 4}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    entry = lines(run("answer", folder, "Who?", context, "--json", *words))[0]
+    assert (entry["text"], entry["score"]) == (
+        (found := lapwing.load(folder).answer("Who?", context, **options)).text,
+        found.score,
+    )
+    folder = str(GOLDEN / "bert-mlm")
+    fills = run("fill-mask", folder, "A [MASK] fox.", "--target", "dog", "--target", "the").stdout.splitlines()
+    assert {line.split("\t")[1] for line in fills} == {"dog", "the"}
+    folder = str(GOLDEN / "bert-sentence")
+    own = lapwing.load(folder)
+    ranked = lines(run("rank", folder, "q", "one", "two", "--json", "--query-prompt", "query: "))
+    assert [entry["score"] for entry in ranked] == [
+        one.score for one in own.rank("q", ["one", "two"], query_prompt="query: ")
+    ]
+    vector = lines(run("embed", folder, "--json", "--max-tokens", "4", "--truncate", text))[0]["embedding"]
+    assert np.array_equal(np.float32(vector), own.embed(text, max_tokens=4, truncate=True))
+    assert "tokens" in run("embed", folder, "--max-tokens", "4", "--no-truncate", text, code=1).stderr
+    folder = str(GOLDEN / "xlm-roberta-rerank")
+    ranked = lines(run("rank", folder, "q", "one", "two", "--json", "--scores", "none"))
+    assert [entry["score"] for entry in ranked] == [
+        one.score for one in lapwing.load(folder).rank("q", ["one", "two"], scores="none")
+    ]
+
+
+def test_any_option_of_generation_can_be_given() -> None:
+    own = lapwing.load(SHAKESPEARE)
+    words = ["generate", SHAKESPEARE, "ROMEO:", "--max-tokens", "12", "--seed", "1"]
+    for options, given in (
+        ({"temperature": 0, "bad_words": ["KING"]}, ["-o", "temperature=0", "-o", 'bad_words=["KING"]']),
+        ({"temperature": 1.0, "top_h": 0.4}, ["--temperature", "1", "--option", "top-h=0.4"]),
+        ({"temperature": 0, "stop": "KING"}, ["--temperature", "0", "-o", "stop=KING"]),
+    ):
+        assert run(*words, *given).stdout == own.generate("ROMEO:", max_tokens=12, seed=1, **options).text + "\n"
+    assert "nonsense" in run(*words, "-o", "nonsense=1", code=1).stderr
+    assert "NAME=VALUE" in run(*words, "-o", "nonsense", code=2).stderr
+    beams = own.generate("ROMEO:", max_tokens=12, beams=3, num_hypotheses=2)
+    words = ["generate", SHAKESPEARE, "ROMEO:", "--max-tokens", "12", "--beams", "3", "--num-hypotheses", "2"]
+    assert run(*words).stdout == f"{beams.text}\n{beams.alternatives[0].text}\n"
+
+
+def test_beams_of_the_checkpoint_are_shown_when_complete(tmp_path: Path) -> None:
+    """Neither a stream that would refuse them nor a greedy one."""
+    source = Path(lapwing.__file__).parent / "builtin" / "tiny-shakespeare"
+    for path in source.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    settings = {"num_beams": 4, "max_new_tokens": 9, "bos_token_id": 0, "eos_token_id": 0}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    assert run("generate", str(tmp_path), "ROMEO:").stdout == lapwing.load(tmp_path).generate("ROMEO:").text + "\n"
+    text = "People are waiting for the train at a station in the evening."
+    translator = lapwing.load(EN_DE)
+    assert run("generate", EN_DE, text).stdout == translator.generate(text).text + "\n"
+    found = run("generate", EN_DE, text, "--beams", "3", "--num-hypotheses", "2").stdout.splitlines()
+    assert found == [one.text for one in translator.generate(text, beams=3, num_hypotheses=2).hypotheses]
+
+
+def test_chat_passes_tools_documents_and_variables(tmp_path: Path) -> None:
+    folder = str(GOLDEN / "qwen3")
+    tools = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]
+    (tmp_path / "tools.json").write_text(json.dumps(tools))
+    (tmp_path / "documents.json").write_text(json.dumps([{"title": "T", "text": "x"}]))
+    words = ["chat", folder, "--max-tokens", "8", "--temperature", "0", "--json"]
+    own = lapwing.load(folder)
+    message = [{"role": "user", "content": "Hello"}]
+    options: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
+    for given, more in (
+        (["--tools", str(tmp_path / "tools.json")], {"tools": tools}),
+        (["--set", "enable_thinking=false"], {"template_variables": {"enable_thinking": False}}),
+        (
+            [
+                "--documents",
+                str(tmp_path / "documents.json"),
+                "--template",
+                "{{ documents[0].title }}{{ messages[-1].content }}",
+            ],
+            {
+                "documents": [{"title": "T", "text": "x"}],
+                "chat_template": "{{ documents[0].title }}{{ messages[-1].content }}",
+            },
+        ),
+    ):
+        assert lines(run(*words, *given, text="Hello\n"))[0]["text"] == own.chat(message, **more, **options).text
+    (tmp_path / "tools.json").write_text("{}")
+    assert "expected a list" in run(*words, "--tools", str(tmp_path / "tools.json"), text="x\n", code=1).stderr
 
 
 def test_score_info_and_version() -> None:
@@ -171,35 +286,30 @@ def test_reader_that_goes_away_is_no_error() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.read(1)
-    process.stdout.close()
-    assert process.wait(timeout=120) in (0, 141)
-    assert b"Traceback" not in process.stderr.read()
-    process.stderr.close()
+    with killed_at_the_end(process):
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(timeout=120) in (0, 141)
+        assert b"Traceback" not in process.stderr.read()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_ctrl_c_stops_with_130() -> None:
-    words = [
-        "generate",
-        SHAKESPEARE,
-        "ROMEO:\n",
-        "--max-tokens",
-        "450",
-        "--ignore-eos",
-        "--temperature",
-        "0",
-    ]
+def test_ctrl_c_stops_with_130(talker: Path) -> None:
+    options = ["--max-tokens", "4000", "--ignore-eos", "--temperature", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "lapwing", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "lapwing", "generate", str(talker), "Hello", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pipesize=4096,  # less than the text: it cannot be over before somebody reads it
     )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.read(1)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, (out, err)
-    assert b"Traceback" not in err
+    with killed_at_the_end(process):
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, (out, err)
+        assert b"Traceback" not in err
 
 
 def test_import_is_light() -> None:
@@ -282,7 +392,10 @@ class Hub(BaseHTTPRequestHandler):
         path = self.path.split("?")[0]
         parts = path.strip("/").split("/")
         names = sorted(p.name for p in self.folder.iterdir() if p.is_file())
-        if path.startswith("/api/models/someone/hosted"):
+        if parts[-2:-1] == ["revision"] and parts[-1] not in ("main", "v2", self.commit):
+            head = {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "no such revision"}
+            self._send(404, b'{"error":"no such revision"}', "application/json", head, show)
+        elif path.startswith("/api/models/someone/hosted"):
             info = {
                 "id": "someone/hosted",
                 "modelId": "someone/hosted",
@@ -335,14 +448,20 @@ def test_hub_id_is_downloaded_once(tmp_path: Path) -> None:
         assert facts["architecture"] == "bert"
         result = run("info", "someone/missing", code=1, **environment)
         assert "no such repository" in result.stderr
+        result = run("info", "someone/hosted", "--revision", "v2", "--offline", code=1, **environment)
+        assert "someone/hosted at v2 is not in the local cache" in result.stderr
+        assert lines(run("info", "someone/hosted", "--revision", "v2", "--json", **environment))[0] == facts
+        result = run("info", "someone/hosted", "--revision", "v3", code=1, **environment)
+        assert "no revision 'v3' of someone/hosted" in result.stderr
     finally:
         server.shutdown()
         server.server_close()
     snapshot = tmp_path / "models--someone--hosted" / "snapshots" / Hub.commit
     assert (snapshot / "model.safetensors").is_file()
     assert not (snapshot / "pytorch_model.bin").exists()
-    offline = lines(run("info", "someone/hosted", "--json", "--offline", **environment))[0]
-    assert offline == facts
+    assert (tmp_path / "models--someone--hosted" / "refs" / "v2").read_text() == Hub.commit
+    for revision in ([], ["--revision", "v2"], ["--revision", Hub.commit]):
+        assert lines(run("info", "someone/hosted", "--json", "--offline", *revision, **environment))[0] == facts
 
 
 def test_ctrl_c_in_python_leaves_the_model_usable() -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+import lapwing
+from lapwing import TextEncoder, TextGenerator
 from lapwing.architectures import families
 from lapwing.cli.parser import build
+from lapwing.cli.talk import HELP
+from lapwing.models.options import GenerateOptions
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,6 +31,54 @@ def test_every_command_is_in_the_readme() -> None:
     commands = next(action.choices for action in build()._actions if hasattr(action, "choices") and action.choices)
     for name in commands:
         assert f"`{name}`" in README, name
+
+
+def document(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "apart"),
+    [
+        ("loading.md", lapwing.load, {"name"}),
+        ("chat.md", TextGenerator.chat, {"self", "messages", "progress", "options", "chat_template"}),
+        *(
+            (
+                "tasks.md",
+                getattr(TextEncoder, task),
+                {"self", "text", "texts", "question", "context", "query", "documents"},
+            )
+            for task in ("embed", "rank", "classify", "tag", "answer", "fill_mask")
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_every_argument_is_documented(name: str, function: Callable[..., Any], apart: set[str]) -> None:
+    text = document(name)
+    if name == "tasks.md":
+        general, *sections = text.split("\n## ")
+        (section,) = (one for one in sections if one.startswith(function.__name__ + "\n"))
+        assert "`progress=True`" in general and "`batch_tokens`" in text
+        text, apart = section, apart | {"progress", "batch_tokens"}
+    rows = {word for line in text.splitlines() if line.startswith("|") for word in re.findall(r"`(\w+)`", line)}
+    assert set(inspect.signature(function).parameters) - apart <= rows
+
+
+def test_every_option_of_a_command_is_documented() -> None:
+    """Of loading, of a conversation and of the tasks; those of generation are options of the methods."""
+    commands = next(action.choices for action in build()._actions if hasattr(action, "choices") and action.choices)
+    told = document("tasks.md") + document("chat.md") + document("loading.md") + document("translation.md")
+    generation = {name.replace("_", "-") for name in GenerateOptions.__annotations__}
+    for name in ("embed", "rank", "classify", "tag", "answer", "fill-mask", "chat", "translate", "summarize"):
+        for action in commands[name]._actions:
+            option = next((word for word in action.option_strings if word.startswith("--")), "--help").lstrip("-")
+            if option not in {*generation, "help", "option", "lines", "whole", "quiet"}:
+                assert f"`--{option}" in told, (name, option)
+
+
+def test_every_word_of_the_terminal_is_documented() -> None:
+    words = set(re.findall(r"^/(\w+)", HELP, re.M))
+    assert words == set(re.findall(r"`/(\w+)", document("chat.md")))
 
 
 def test_every_task_has_an_example() -> None:

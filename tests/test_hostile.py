@@ -14,6 +14,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from . import mutants
 
 COUNT = int(os.environ.get("LAPWING_MUTANTS", "2000"))
@@ -59,6 +61,7 @@ class Worker:
             return process.wait()
 
 
+@pytest.mark.timeout(1200)  # half a minute where nothing else runs
 def test_broken_checkpoints_are_refused_or_work(tmp_path: Path) -> None:
     worker, wrong, outcomes = Worker(), [], Counter[str]()
     try:

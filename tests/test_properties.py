@@ -113,7 +113,7 @@ def test_cached_steps_equal_the_whole_sequence(types: dict[str, str], case: Case
     generation = model.generate(*ragged([prompt]), json.dumps({"max_tokens": steps}), processor=watch)
     while not generation.finished():
         generation.advance(1)
-    ((new, _, reason),) = generation.results()[0]
+    ((new, _, reason, _),) = generation.results()[0]
     assert len(new) == steps and reason == "length"
     whole = model.logits(*ragged([[*prompt, *new[:-1]]]))
     for length, logits in seen.items():
@@ -166,14 +166,14 @@ def test_beams_are_those_of_the_twin(case: Case, beams: int, penalty: float, ear
     stops = {"stop_ids": ends, "eos_ids": ends, "num_hypotheses": beams}
     got = generate(model, [prompt], max_tokens=5, **options, **stops)[0]
     scores = [score for _, score in want]
-    np.testing.assert_allclose([score for _, score, _ in got], scores, rtol=1e-4, atol=1e-4)
-    for ids, score, _ in got:
+    np.testing.assert_allclose([score for _, score, *_ in got], scores, rtol=1e-4, atol=1e-4)
+    for ids, score, *_ in got:
         steps = [log_softmax(logits([*prompt, *ids[:i]]))[token] for i, token in enumerate(ids)]
         assert abs(sum(steps) / len(ids) ** penalty - score) <= 1e-4 * max(1, abs(score))
     # Candidates of nearly the same score may change places anywhere in the search.
     event(f"margin {'wide' if min(margins) > 1e-4 else 'narrow'}")
     if min(margins) > 1e-4:
-        assert [ids for ids, _, _ in got] == [ids for ids, _ in want]
+        assert [ids for ids, *_ in got] == [ids for ids, _ in want]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_draws_follow_the_twin(options: dict[str, Any], case: Case) -> None:
     prompt = case.ids[0][:4]
     want = probabilities(model.logits(*ragged([prompt]))[-1], temperature=0.7, **options)
     found = generate(model, [prompt], max_tokens=1, temperature=0.7, samples=draws, seed=3, **options)[0]
-    counts = Counter(ids[0] for ids, _, _ in found)
+    counts = Counter(ids[0] for ids, *_ in found)
     assert all(want[token] > 0 for token in counts)
     for token, p in enumerate(want):
         # Six standard deviations of a binomial, and one draw.

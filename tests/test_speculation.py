@@ -29,7 +29,7 @@ def generate(model: _core.Model, prompts: list[list[int]], draft: _core.Model | 
         events += generation.advance(1)
         steps += 1
     results = generation.results()
-    for i, ((ids, _, _),) in enumerate(results):
+    for i, ((ids, *_),) in enumerate(results):
         assert [token for number, token, _, _ in events if number == i] == ids
     return results, steps
 
@@ -66,13 +66,29 @@ def test_rotations_by_length_are_not_guessed_across(case: Case) -> None:
     assert generate(model, case.ids, prompt_lookup=4, max_tokens=8)[0] == want
 
 
-def test_a_perfect_draft_saves_most_steps() -> None:
+@pytest.mark.parametrize("guesses", [2, 4, 7])
+def test_a_perfect_draft_saves_most_steps(guesses: int) -> None:
     with lapwing.load("lapwing/tiny-shakespeare") as model, lapwing.load("lapwing/tiny-shakespeare") as draft:
         ids = model.tokenizer.encode(TEXT)
         want, steps = generate(model.core, [ids], max_tokens=40)
-        got, fewer = generate(model.core, [ids], draft.core, max_tokens=40, draft_tokens=4)
+        got, fewer = generate(model.core, [ids], draft.core, max_tokens=40, draft_tokens=guesses)
         assert got == want
-        assert steps == 40 and fewer == 1 + -(-39 // 5)
+        assert steps == 40 and fewer == 1 + -(-39 // (guesses + 1))
+
+
+def test_a_text_that_repeats_itself_saves_steps() -> None:
+    with lapwing.load("lapwing/tiny-shakespeare") as model:
+        ids = model.tokenizer.encode(TEXT)
+        steps = [generate(model.core, [ids], max_tokens=60, prompt_lookup=guesses)[1] for guesses in (0, 1, 8)]
+        assert steps[0] == 60 > steps[1] > steps[2]
+
+
+def test_the_core_is_told() -> None:
+    """Results do not tell whether anything was guessed: what a call hands to the core does."""
+    with lapwing.load("lapwing/tiny-shakespeare") as model, lapwing.load("lapwing/tiny-shakespeare") as draft:
+        assert model._resolve({"prompt_lookup": 5}, "generate").core["prompt_lookup"] == 5
+        request = model._resolve({"draft_model": draft, "draft_tokens": 3}, "generate")
+        assert request.draft is draft.core and request.core["draft_tokens"] == 3
 
 
 def test_options_reach_the_text_level() -> None:

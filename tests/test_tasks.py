@@ -229,6 +229,48 @@ def test_logprobs_agree_with_logits() -> None:
     np.testing.assert_allclose([t.logprob for t in result.logprobs], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["lapwing/tiny-shakespeare", "lapwing/tiny-en-de"])
+def test_every_hypothesis_has_log_probabilities(name: str) -> None:
+    """Of a beam search, of samples and of the likeliest tokens, they are those of one pass over the result."""
+    own = lapwing.load(name, weights="f32")
+    decoder = own.kind == "decoder"
+    text = "ROMEO:\n" if decoder else "A man is riding a bicycle."
+    source = own.tokenizer.encode(text)
+    prompt = source if decoder else [own.config["decoder_start_token_id"]]
+    draws = {"n": 3, "temperature": 1.0, "seed": 1}
+    # At this penalty the changed scores of beams differ from the model's own.
+    beams = {"beams": 4, "num_hypotheses": 3, "length_penalty": 0.5}
+    for options in (beams, draws, {**beams, "repetition_penalty": 1.5}):
+        # Long enough for an end of its own: the checkpoint forces one at the bound.
+        found = own.generate_ids(source, max_tokens=9 if decoder else 60, logprobs=3, **options)
+        assert len(found) == 3
+        for one in found:
+            given = [*prompt, *one.ids[:-1]]
+            logits = own.logits(given) if decoder else own.decoder_logits(source, given)
+            rows = logits[len(prompt) - 1 :].astype(np.float64)
+            exact = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+            assert [token.id for token in one.logprobs] == list(one.ids)
+            np.testing.assert_allclose(
+                [t.logprob for t in one.logprobs], exact[np.arange(len(rows)), one.ids], atol=1e-5
+            )
+            for token, row in zip(one.logprobs, exact, strict=True):
+                assert [index for index, _, _ in token.top] == np.argsort(-row, kind="stable")[:3].tolist()
+            if "repetition_penalty" not in options:
+                total = sum(token.logprob for token in one.logprobs) / len(one.ids) ** options.get(
+                    "length_penalty", 1.0
+                )
+                assert one.score == pytest.approx(total, abs=1e-4)
+
+
+def test_translations_have_scores_without_beams() -> None:
+    own = lapwing.load("lapwing/tiny-en-de")
+    found = own.translate("A dog runs. A cat sleeps.", beams=1, split_sentences=True, logprobs=0)
+    parts = own.translate(["A dog runs.", "A cat sleeps."], beams=1)
+    assert [one.score < 0 for one in parts] == [True, True]
+    assert [token.id for token in found.logprobs] == [index for one in parts for index in one.ids]
+    assert found.score == pytest.approx(np.mean([one.score for one in parts]))
+
+
 def test_score_sums_log_probabilities() -> None:
     own = model("lapwing/tiny-shakespeare")
     texts = ["First Citizen:\nWe are", "I am", "A"]
@@ -252,7 +294,6 @@ def test_options_are_honoured_or_refused_by_name() -> None:
         ({"stop_ids": [-1]}, "stop_ids"),
         ({"beams": 2, "temperature": 0.5}, "beams"),
         ({"beams": 2, "num_hypotheses": 3}, "num_hypotheses"),
-        ({"beams": 2, "logprobs": True}, "logprobs"),
         ({"n": 2, "temperature": 0}, "n is 2"),
         ({"early_stopping": "soon"}, "early_stopping"),
         ({"logit_bias": [1]}, "logit_bias"),
@@ -852,6 +893,19 @@ def test_progress_counts_to_the_whole() -> None:
         seen.clear()
         own.score(["a", "b", "c"], progress=lambda done, whole: seen.append((done, whole)))
         assert seen[-1] == (3, 3)
+
+
+@pytest.mark.parametrize(
+    "options", [{"beams": 4}, {"beams": 1}, {"beams": 1, "stop": "zzz"}, {"beams": 1, "n": 2, "temperature": 1.0}]
+)
+def test_progress_counts_texts_as_they_end(options: dict[str, Any]) -> None:
+    seen: list[tuple[int, int]] = []
+    texts = ["A dog.", "A man in a blue shirt and a woman in a red dress are riding their bicycles down a busy street."]
+    with lapwing.load("lapwing/tiny-en-de") as own:
+        sources = [own.tokenizer.encode(text) for text in texts]
+        silent = own.generate_ids(sources, seed=1, **options)
+        assert own.generate_ids(sources, seed=1, progress=lambda *counts: seen.append(counts), **options) == silent
+    assert seen == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize(("weights", "least"), [("q8", 0.9997), ("q4", 0.95)])

@@ -124,10 +124,13 @@ class Generation:
         (sequence, token, log-probability, top alternatives); the log-probabilities are 0 and empty
         unless asked for. With beams tokens appear only in ``results``. Empty once ``finished``."""
     def finished(self) -> bool: ...
+    def unfinished(self) -> int:
+        """How many prompts are not at their end."""
     def stop(self, sequence: int, reason: str) -> None:
         """Ends one sequence, e.g. because its text holds a stop string."""
-    def results(self) -> list[list[tuple[list[int], float, str]]]:
-        """Per prompt its hypotheses, best first: (ids, score, finish reason "stop" | "length" | "time" | ...)."""
+    def results(self) -> list[list[tuple[list[int], float, str, list[tuple[float, list[tuple[int, float]]]]]]]:
+        """Per prompt its hypotheses, best first: (ids, score, finish reason "stop" | "length" | "time" | ..., and of a
+        beam search, if asked for, of each token its log-probability and the likeliest tokens with theirs)."""
     def close(self) -> None:
         """Frees the cache; may be called from another thread, and stops a running ``advance``."""
 

@@ -29,8 +29,10 @@ class Chat:
         system: the system message.
         messages: a history to go on with.
         tools: JSON schemas or functions offered to the model.
+        documents: objects with ``title`` and ``text``, for templates of retrieval.
         chat_template: name or text of a template.
         template_variables: further names that the template knows.
+        allow_control_tokens: lets control tokens in messages act as such.
         options: options of generation for every turn; those of `send` stand above them.
     """
 
@@ -41,8 +43,10 @@ class Chat:
         system: str | None = None,
         messages: Sequence[Mapping[str, Any]] = (),
         tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
         chat_template: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
+        allow_control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> None:
         for name in ("n", "beams"):
@@ -56,8 +60,10 @@ class Chat:
         self._messages = list(self._start)
         self._settings: dict[str, Any] = {
             "tools": tools,
+            "documents": documents,
             "chat_template": chat_template,
             "template_variables": template_variables,
+            "allow_control_tokens": allow_control_tokens,
         }
         self._options: dict[str, Any] = dict(options)
 

@@ -53,8 +53,15 @@ class Progress:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
+    @property
+    def reports(self) -> Callable[[int], None] | None:
+        """`advance`, if anybody is told."""
+        return self.advance if self._line or self._call is not None else None
+
     def advance(self, amount: int = 1) -> None:
         """Adds to the work done."""
+        if not amount:
+            return
         self._done += amount
         if self._call is not None:
             self._call(self._done, self._total)

@@ -33,14 +33,15 @@ class TokenLogprob:
 class Hypothesis:
     """One candidate of a beam search or one of several samples.
 
-    ``score`` is the sum of log-probabilities divided by the number of generated tokens to the power of
-    the length penalty (0.0 where nothing was scored).
+    ``score`` is the sum of log-probabilities divided by the number of generated tokens to the power of the length
+    penalty. A beam search sums them after its changes (penalties, forbidden tokens), otherwise they are the model's own.
     """
 
     ids: tuple[int, ...]
     score: float
     text: str | None = None
     finish_reason: str = "stop"
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
     def __iter__(self) -> object:
         """Unpacks as ``ids, score``."""
@@ -132,7 +133,7 @@ class Label:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """The best label of a text and all ``labels``, best first."""
+    """The best label of a text and its ``labels``, best first: all, or as many as asked for."""
 
     label: str
     score: float

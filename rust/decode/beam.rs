@@ -6,8 +6,12 @@
 //! go on.
 
 use super::options::{EarlyStopping, Options};
+use std::sync::Arc;
 
 const NEVER: f32 = -1.0e9;
+
+/// What the model itself gave a token: its log-probability, and the likeliest tokens with theirs.
+pub type Scored = (f32, Arc<Vec<(u32, f32)>>);
 
 /// A running beam.
 #[derive(Debug, Clone)]
@@ -16,6 +20,8 @@ pub struct Beam {
     pub ids: Vec<u32>,
     /// Sum of log-probabilities.
     pub score: f32,
+    /// Of each generated token; empty unless asked for.
+    scored: Vec<Scored>,
 }
 
 /// A hypothesis: finished, or a place for one.
@@ -23,6 +29,7 @@ pub struct Beam {
 pub struct Finished {
     pub ids: Vec<u32>,
     pub score: f32,
+    scored: Vec<Scored>,
     done: bool,
 }
 
@@ -37,18 +44,19 @@ pub struct Search {
 }
 
 /// A continuation of a beam by a token, with the sum of log-probabilities.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Candidate {
     pub beam: usize,
     pub token: u32,
     pub score: f32,
+    pub scored: Option<Scored>,
 }
 
 impl Search {
     pub fn new(prompt: &[u32], max_length: usize, o: &Options) -> Search {
-        let empty = Finished { ids: Vec::new(), score: NEVER, done: false };
+        let empty = Finished { ids: Vec::new(), score: NEVER, scored: Vec::new(), done: false };
         Search {
-            running: vec![Beam { ids: prompt.to_vec(), score: 0.0 }],
+            running: vec![Beam { ids: prompt.to_vec(), score: 0.0, scored: Vec::new() }],
             finished: vec![empty; o.beams],
             prompt: prompt.len(),
             max_length,
@@ -103,9 +111,8 @@ impl Search {
                 if (full && o.early_stopping == EarlyStopping::WhenFull) || !self.improvable {
                     score += NEVER;
                 }
-                let mut ids = self.running[c.beam].ids.clone();
-                ids.push(c.token);
-                merged.push(Finished { ids, score, done: true });
+                let Beam { ids, scored, .. } = self.grown(c, score);
+                merged.push(Finished { ids, score, scored, done: true });
             }
         }
         merged.sort_by(|a, b| b.score.total_cmp(&a.score));
@@ -114,14 +121,7 @@ impl Search {
 
         let parents: Vec<(usize, u32)> =
             order.iter().map(|&(_, i)| (candidates[i].beam, candidates[i].token)).collect();
-        self.running = order
-            .iter()
-            .map(|&(score, i)| {
-                let mut ids = self.running[candidates[i].beam].ids.clone();
-                ids.push(candidates[i].token);
-                Beam { ids, score }
-            })
-            .collect();
+        self.running = order.iter().map(|&(score, i)| self.grown(&candidates[i], score)).collect();
 
         // Whether any running beam can still become better than the worst finished one.
         let reach = if o.early_stopping == EarlyStopping::Never && o.length_penalty > 0.0 {
@@ -137,13 +137,21 @@ impl Search {
         parents
     }
 
-    /// The hypotheses, best first: generated ids and score.
-    pub fn hypotheses(&self, count: usize) -> Vec<(Vec<u32>, f32)> {
+    /// The beam of a candidate with its token behind it.
+    fn grown(&self, c: &Candidate, score: f32) -> Beam {
+        let Beam { mut ids, mut scored, .. } = self.running[c.beam].clone();
+        ids.push(c.token);
+        scored.extend(c.scored.clone());
+        Beam { ids, score, scored }
+    }
+
+    /// The hypotheses, best first: generated ids, score and what each token was given.
+    pub fn hypotheses(&self, count: usize) -> Vec<(Vec<u32>, f32, Vec<Scored>)> {
         self.finished
             .iter()
             .filter(|f| f.done)
             .take(count)
-            .map(|f| (f.ids[self.prompt..].to_vec(), f.score))
+            .map(|f| (f.ids[self.prompt..].to_vec(), f.score, f.scored.clone()))
             .collect()
     }
 }

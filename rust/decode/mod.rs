@@ -50,8 +50,11 @@ pub struct Event {
     pub top: Vec<(u32, f32)>,
 }
 
-/// A result: ids without the prompt, score, reason.
-pub type Hypothesis = (Vec<u32>, f32, String);
+/// Log-probability of a token, and the likeliest tokens with theirs.
+pub type Scored = (f32, Vec<(u32, f32)>);
+
+/// A result: ids without the prompt, score, reason, and of a beam search what each token was given, if asked for.
+pub type Hypothesis = (Vec<u32>, f32, String, Vec<Scored>);
 
 /// One sequence of tokens being generated.
 struct Stream {
@@ -176,9 +179,17 @@ impl Generation {
 
     /// Whether nothing is left to do.
     pub fn finished(&self) -> bool {
+        self.unfinished() == 0
+    }
+
+    /// How many prompts have a sequence that is not at its end.
+    pub fn unfinished(&self) -> usize {
         match &self.state {
-            State::Streams(streams) => streams.iter().all(|s| s.reason.is_some()),
-            State::Beams(searches) => searches.iter().all(|(search, _)| search.over),
+            State::Streams(streams) => streams
+                .chunks(self.options.samples)
+                .filter(|samples| samples.iter().any(|s| s.reason.is_none()))
+                .count(),
+            State::Beams(searches) => searches.iter().filter(|(search, _)| !search.over).count(),
         }
     }
 
@@ -465,7 +476,10 @@ impl Generation {
                 .chunks(self.options.samples)
                 .map(|samples| {
                     let result = |t: &Stream| {
-                        (t.ids[t.prompt..].to_vec(), t.score, t.reason.clone().unwrap_or_default())
+                        let (ids, reason) =
+                            (t.ids[t.prompt..].to_vec(), t.reason.clone().unwrap_or_default());
+                        let divisor = (ids.len().max(1) as f64).powf(self.options.length_penalty) as f32;
+                        (ids, t.score / divisor, reason, Vec::new())
                     };
                     samples.iter().map(result).collect()
                 })
@@ -476,9 +490,10 @@ impl Generation {
                     search
                         .hypotheses(self.options.num_hypotheses)
                         .into_iter()
-                        .map(|(ids, score)| {
+                        .map(|(ids, score, scored)| {
                             let ended = ids.last().is_some_and(|&id| self.options.ends(id));
-                            (ids, score, if ended { STOP } else { LENGTH }.to_owned())
+                            let scored = scored.into_iter().map(|(own, top)| (own, top.to_vec())).collect();
+                            (ids, score, if ended { STOP } else { LENGTH }.to_owned(), scored)
                         })
                         .collect()
                 })

@@ -213,12 +213,6 @@ impl Options {
                 self.samples, self.beams
             )));
         }
-        if self.beams > 1 && (self.logprobs || self.top_logprobs > 0) {
-            return Err(Error::Option(format!(
-                "logprobs does not go with beams={}: hypotheses carry scores",
-                self.beams
-            )));
-        }
         if self.samples > 1 && self.temperature == 0.0 {
             return Err(Error::Option(format!(
                 "n={} does not go with temperature=0: all samples would be equal",

@@ -6,6 +6,7 @@ use super::process::{self, Context, Custom};
 use super::{Event, LENGTH, STOP, Stream, sample};
 use crate::error::{Error, Result};
 use crate::model::{Cache, PREFILL_ROWS, SequenceId, Session, Span};
+use std::sync::Arc;
 
 /// Tokens that a running sequence is fed: its newest one, and guesses of what follows.
 pub(super) struct Row {
@@ -77,12 +78,14 @@ pub(super) fn choose(
 ) -> Result<Event> {
     let (mut logprob, mut top) = (0.0, Vec::new());
     let mut normalizer = 0.0;
-    if o.logprobs || o.top_logprobs > 0 {
+    let scored = o.logprobs || o.top_logprobs > 0;
+    if scored {
         normalizer = sample::log_sum_exp(logits);
         top = sample::top(logits, o.top_logprobs).into_iter().map(|(id, v)| (id, v - normalizer)).collect();
     }
-    let plain = (o.logprobs || o.top_logprobs > 0).then(|| logits.to_vec());
-    if process::needed(o, custom.is_some()) {
+    let changed = process::needed(o, custom.is_some());
+    let plain = (scored && changed).then(|| logits.to_vec());
+    if changed {
         let context =
             Context { ids: &stream.ids, prompt: stream.prompt, max_length: stream.max_length, source };
         process::process(o, &context, logits, custom)?;
@@ -94,8 +97,8 @@ pub(super) fn choose(
         let u = sample::uniform(o.seed, number, stream.ids.len() - stream.prompt);
         sample::sample(o, logits, u)
     };
-    if let Some(plain) = plain {
-        logprob = plain[token as usize] - normalizer;
+    if scored {
+        logprob = plain.as_deref().unwrap_or(logits)[token as usize] - normalizer;
         stream.score += logprob;
     }
     stream.ids.push(token);
@@ -132,6 +135,11 @@ pub(super) fn continuations(
     let running = &search.running[beam];
     let normalizer = sample::log_sum_exp(logits);
     let mut shift = normalizer;
+    let plain = (o.logprobs || o.top_logprobs > 0).then(|| {
+        let top =
+            sample::top(logits, o.top_logprobs).into_iter().map(|(id, v)| (id, v - normalizer)).collect();
+        (logits.to_vec(), Arc::new(top))
+    });
     if process::needed(o, custom.is_some()) {
         // The reference processes log-probabilities here, not logits.
         logits.iter_mut().for_each(|v| *v -= normalizer);
@@ -145,7 +153,13 @@ pub(super) fn continuations(
         }
     }
     let best = sample::top(logits, Search::width(o)).into_iter();
-    Ok(best.map(|(token, v)| Candidate { beam, token, score: (v - shift) + running.score }).collect())
+    let candidate = |(token, v): (u32, f32)| Candidate {
+        beam,
+        token,
+        score: (v - shift) + running.score,
+        scored: plain.as_ref().map(|(logits, top)| (logits[token as usize] - normalizer, Arc::clone(top))),
+    };
+    Ok(best.map(candidate).collect())
 }
 
 /// One step of a search: the beams' cached sequences follow their parents.

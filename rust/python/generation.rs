@@ -109,6 +109,10 @@ impl Generation {
         Ok(self.lock(py)?.as_ref().is_none_or(decode::Generation::finished))
     }
 
+    fn unfinished(&self, py: Python<'_>) -> PyResult<usize> {
+        Ok(self.lock(py)?.as_ref().map_or(0, decode::Generation::unfinished))
+    }
+
     fn stop(&self, py: Python<'_>, sequence: usize, reason: &str) -> PyResult<()> {
         let mut guard = self.lock(py)?;
         let generation = guard.as_mut().expect("checked by lock");

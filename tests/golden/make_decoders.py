@@ -184,6 +184,7 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
         {"hidden_size": 32, "intermediate_size": 24, "use_parallel_residual": True, "qk_layernorm": True},
     ),
     "starcoder2": ("Starcoder2ForCausalLM", {"sliding_window": 9}),
+    "vaultgemma": ("VaultGemmaForCausalLM", {**FOUR, "head_dim": 8, "sliding_window": 5, "query_pre_attn_scalar": 12}),
 }
 COMPLETE = ["bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi"]
 """Families of make_gpt.py, whose configurations may leave out their sizes too."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from typing import Any
 
+from ..errors import OptionError
 from .text import generation, load, need, progress, texts, write_json
 
 
@@ -15,9 +17,13 @@ def generate(arguments: argparse.Namespace) -> None:
     with load(arguments) as model:
         run = need(model, "generate", "generate")
         options = generation(arguments)
-        several = options.get("n", 1) > 1 or options.get("beams", 1) > 1
-        if len(items) == 1 and not several and not arguments.no_stream and not arguments.json:
-            for chunk in model.stream(items[0], **options):
+        chunks = None
+        if len(items) == 1 and model.kind == "decoder" and not (arguments.no_stream or arguments.json):
+            # Beams and several samples, asked for or the checkpoint's own, are refused there and shown when complete.
+            with contextlib.suppress(OptionError):
+                chunks = model.stream(items[0], **options)
+        if chunks is not None:
+            for chunk in chunks:
                 print(chunk.text, end="", flush=True)
             print()
             return
@@ -25,9 +31,9 @@ def generate(arguments: argparse.Namespace) -> None:
             if arguments.json:
                 write_json(result, prompt=items[index])
             else:
-                print(result.text)
-                for other in getattr(result, "alternatives", ()):
-                    print(other.text)
+                others = getattr(result, "alternatives", None)
+                for one in (result, *(result.hypotheses[1:] if others is None else others)):
+                    print(one.text)
 
 
 def translate(arguments: argparse.Namespace) -> None:
@@ -74,6 +80,7 @@ def embed(arguments: argparse.Namespace) -> None:
             prompt=arguments.prompt,
             prompt_name=arguments.prompt_name,
             truncate=arguments.truncate,
+            max_tokens=arguments.max_tokens,
             truncate_dim=arguments.dim,
             progress=progress(arguments),
         )
@@ -93,10 +100,13 @@ def embed(arguments: argparse.Namespace) -> None:
 
 def classify(arguments: argparse.Namespace) -> None:
     """Label and score of each text."""
-    items = texts(arguments)
+    items: list[Any] = texts(arguments)
+    if arguments.pairs:
+        items = [_pair(item) for item in items]
     with load(arguments, "classify") as model:
         results = model.classify(
             items,
+            top_k=arguments.top_k or (None if arguments.json else 1),
             scores=arguments.scores,
             truncate=arguments.truncate,
             progress=progress(arguments),
@@ -104,8 +114,17 @@ def classify(arguments: argparse.Namespace) -> None:
     for item, result in zip(items, results, strict=True):
         if arguments.json:
             write_json(result, text=item)
-        else:
-            print(f"{result.label}\t{result.score:.4f}\t{item}")
+            continue
+        shown = item if isinstance(item, str) else "\t".join(item)
+        for found in result.labels:
+            print(f"{found.label}\t{found.score:.4f}\t{shown}")
+
+
+def _pair(item: str) -> tuple[str, str]:
+    left, tab, right = item.partition("\t")
+    if not tab:
+        raise OptionError(f"--pairs is set, and {item!r} is one text: expected two with a tab between them")
+    return left, right
 
 
 def tag(arguments: argparse.Namespace) -> None:
@@ -115,6 +134,7 @@ def tag(arguments: argparse.Namespace) -> None:
         results = model.tag(
             items,
             aggregation=arguments.aggregation,
+            ignore_labels=arguments.ignore_label or ["O"],
             stride=arguments.stride,
             progress=progress(arguments),
         )
@@ -137,6 +157,9 @@ def answer(arguments: argparse.Namespace) -> None:
             items,
             top_k=arguments.top_k,
             allow_no_answer=arguments.allow_no_answer,
+            max_answer_tokens=arguments.max_answer_tokens,
+            window=arguments.window,
+            stride=arguments.stride,
             progress=progress(arguments),
         )
     for result in results:
@@ -155,6 +178,9 @@ def rank(arguments: argparse.Namespace) -> None:
             arguments.query,
             items,
             top_k=arguments.top_k,
+            scores=arguments.scores,
+            query_prompt=arguments.query_prompt,
+            document_prompt=arguments.document_prompt,
             truncate=arguments.truncate,
             progress=progress(arguments),
         )
@@ -169,7 +195,7 @@ def fill_mask(arguments: argparse.Namespace) -> None:
     """Candidates, best first."""
     items = texts(arguments)
     with load(arguments, "fill-mask") as model:
-        results = model.fill_mask(items, top_k=arguments.top_k, progress=progress(arguments))
+        results = model.fill_mask(items, top_k=arguments.top_k, targets=arguments.target, progress=progress(arguments))
     for item, result in zip(items, results, strict=True):
         masks = result if result and isinstance(result[0], list) else [result]
         if arguments.json:

@@ -50,6 +50,19 @@ _GENERATION: tuple[tuple[str, Any, str], ...] = (
 )
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE``; a value that is no JSON is a text."""
+    import json
+
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    try:
+        return name.replace("-", "_"), json.loads(value)
+    except ValueError:
+        return name.replace("-", "_"), value
+
+
 def _model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
@@ -116,6 +129,15 @@ def _generation(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", type=kind, help=text)
     group.add_argument("--stop", action="append", metavar="TEXT", help="end at this text (may be repeated)")
     group.add_argument("--ignore-eos", action="store_true", default=None, help="go on past end tokens")
+    group.add_argument(
+        "-o",
+        "--option",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other option of generation, its value as JSON: -o top_h=0.4 -o 'bad_words=[\"man\"]' (may be repeated)",
+    )
 
 
 def build() -> argparse.ArgumentParser:
@@ -143,7 +165,17 @@ def build() -> argparse.ArgumentParser:
     chat = command("chat", "talk with a model", "talk", "chat")
     _model(chat)
     chat.add_argument("--system", help="system message")
-    chat.add_argument("--template", help="name of one of the checkpoint's chat templates")
+    chat.add_argument("--template", help="name of one of the checkpoint's chat templates, or a template itself")
+    chat.add_argument(
+        "--set",
+        action="append",
+        type=_setting,
+        default=[],
+        metavar="NAME=VALUE",
+        help="a name that the template knows, its value as JSON: --set enable_thinking=false (may be repeated)",
+    )
+    chat.add_argument("--tools", metavar="FILE", help="JSON list of tools that the template offers")
+    chat.add_argument("--documents", metavar="FILE", help="JSON list of documents that the template shows")
     _json(chat)
     _generation(chat)
 
@@ -168,7 +200,12 @@ def build() -> argparse.ArgumentParser:
     embed.add_argument("--output", metavar="FILE", help="write a float32 array [texts, dim] as .npy")
     embed.add_argument("--prompt-name", help="one of the checkpoint's prompts, such as query")
     embed.add_argument("--prompt", help="text to put before each text")
-    embed.add_argument("--truncate", action="store_true", default=None, help="cut texts that are too long")
+    embed.add_argument(
+        "--truncate",
+        action=argparse.BooleanOptionalAction,
+        help="cut texts that are too long, or refuse them (default: as the checkpoint says)",
+    )
+    embed.add_argument("--max-tokens", type=_positive, help="longest text in tokens")
     embed.add_argument("--dim", type=_positive, help="keep the first dimensions only")
     embed.add_argument("--normalize", action=argparse.BooleanOptionalAction, help="unit length")
     _input(embed, lines=True)
@@ -176,14 +213,27 @@ def build() -> argparse.ArgumentParser:
     classify = command("classify", "labels of texts")
     _model(classify)
     classify.add_argument("text", nargs="*", help="texts")
-    classify.add_argument("--scores", default="auto", choices=("auto", "softmax", "sigmoid", "none"))
+    classify.add_argument("--pairs", action="store_true", help="each text is two, set apart by a tab")
+    classify.add_argument("--top-k", type=_positive, help="how many labels to show (default: 1; all with --json)")
+    classify.add_argument(
+        "--scores",
+        default="auto",
+        choices=("auto", "softmax", "sigmoid", "none"),
+        help="one label of several, each label alone, raw logits, or as the checkpoint says (default: auto)",
+    )
     classify.add_argument("--truncate", action="store_true", help="cut texts that are too long")
     _input(classify, lines=True)
 
     tag = command("tag", "labelled stretches of texts, such as names")
     _model(tag)
     tag.add_argument("text", nargs="*", help="texts")
-    tag.add_argument("--aggregation", default="simple", choices=("none", "simple", "first", "average", "max"))
+    tag.add_argument(
+        "--aggregation",
+        default="simple",
+        choices=("none", "simple", "first", "average", "max"),
+        help="each token, adjacent tokens of one label, or words by their tokens' labels (default: simple)",
+    )
+    tag.add_argument("--ignore-label", action="append", metavar="LABEL", help="leave out (may be repeated; default: O)")
     tag.add_argument("--stride", type=int, help="read long texts in windows that share so many tokens")
     _input(tag, lines=True)
 
@@ -192,6 +242,9 @@ def build() -> argparse.ArgumentParser:
     answer.add_argument("question", help="the question")
     answer.add_argument("text", nargs="*", help="contexts")
     answer.add_argument("--top-k", type=_positive, default=1, help="how many answers to show")
+    answer.add_argument("--max-answer-tokens", type=_positive, default=15, help="longest answer (default: 15)")
+    answer.add_argument("--window", type=_positive, default=384, help="tokens read at once (default: 384)")
+    answer.add_argument("--stride", type=int, default=128, help="tokens that windows share (default: 128)")
     answer.add_argument("--allow-no-answer", action="store_true", help="let 'no answer' win, as an empty line")
     _input(answer, lines=False)
 
@@ -200,13 +253,26 @@ def build() -> argparse.ArgumentParser:
     rank.add_argument("query", help="the query")
     rank.add_argument("text", nargs="*", help="documents")
     rank.add_argument("--top-k", type=_positive, help="how many to show")
-    rank.add_argument("--truncate", action="store_true", default=None, help="cut documents that are too long")
+    rank.add_argument(
+        "--scores",
+        default="auto",
+        choices=("auto", "sigmoid", "none"),
+        help="of a cross-encoder: probabilities, raw logits, or as the checkpoint says (default: auto)",
+    )
+    rank.add_argument("--query-prompt", metavar="TEXT", help="of an embedding model: text before the query")
+    rank.add_argument("--document-prompt", metavar="TEXT", help="of an embedding model: text before each document")
+    rank.add_argument(
+        "--truncate",
+        action=argparse.BooleanOptionalAction,
+        help="cut documents that are too long, or refuse them (default: as the checkpoint says)",
+    )
     _input(rank, lines=True)
 
     fill = command("fill-mask", "candidates for a mask token in texts")
     _model(fill)
     fill.add_argument("text", nargs="*", help="texts with a mask token")
-    fill.add_argument("--top-k", type=_positive, default=5, help="how many to show")
+    fill.add_argument("--top-k", type=_positive, default=5, help="how many to show (default: 5)")
+    fill.add_argument("--target", action="append", metavar="TOKEN", help="a candidate to choose from (may be repeated)")
     _input(fill, lines=True)
 
     score = command("score", "log-probability and perplexity of texts")

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import Error
-from .text import generation, load, need, write_json
+from .text import generation, json_list, load, need, write_json
 
 if TYPE_CHECKING:
     from ..chat import Chat
@@ -33,25 +34,30 @@ def chat(arguments: argparse.Namespace) -> int:
 
     with load(arguments, "chat") as model:
         need(model, "stream_chat", "chat")
-        talk = Chat(
-            model,
-            system=arguments.system,
-            chat_template=arguments.template,
+        settings = {
+            "chat_template": arguments.template,
+            "template_variables": dict(arguments.set),
+            "tools": json_list(arguments.tools, "--tools"),
+            "documents": json_list(arguments.documents, "--documents"),
             **generation(arguments),
-        )
+        }
+
+        def begin(system: str | None) -> Chat:
+            return Chat(model, system=system, **settings)
+
+        talk = begin(arguments.system)
         if sys.stdin.isatty():
-            return _terminal(talk, arguments)
+            return _terminal(talk, begin, arguments)
         for line in sys.stdin:
             if line.strip():
                 _say(talk, line.rstrip("\n"), arguments.json)
     return 0
 
 
-def _terminal(talk: Chat, arguments: argparse.Namespace) -> int:
+def _terminal(talk: Chat, begin: Callable[[str | None], Chat], arguments: argparse.Namespace) -> int:
     history = _history()
     if not arguments.quiet:
         print(f"{talk.model.info().id}: /help for commands, Ctrl-D ends", file=sys.stderr)
-    system = arguments.system
     while True:
         try:
             line = _read()
@@ -67,8 +73,7 @@ def _terminal(talk: Chat, arguments: argparse.Namespace) -> int:
         if command in ("/quit", "/exit"):
             break
         if command == "/system":
-            system = rest.strip() or None
-            talk = type(talk)(talk.model, system=system, chat_template=arguments.template, **generation(arguments))
+            talk = begin(rest.strip() or None)
             continue
         try:
             if not _command(talk, command, rest.strip(), arguments):

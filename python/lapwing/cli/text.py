@@ -89,4 +89,18 @@ def generation(arguments: argparse.Namespace) -> dict[str, Any]:
     from ..models.options import GenerateOptions
 
     names = GenerateOptions.__annotations__
-    return {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
+    return {**given, **dict(arguments.option)}
+
+
+def json_list(path: str | None, what: str) -> list[Any] | None:
+    """A list from a JSON file, if one is named."""
+    if path is None:
+        return None
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise OptionError(f"{what} {path} is no JSON: {error}") from error
+    if not isinstance(found, list):
+        raise OptionError(f"{what} {path} holds {type(found).__name__}: expected a list")
+    return found

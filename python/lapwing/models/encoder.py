@@ -129,6 +129,7 @@ class TextEncoder(BaseModel):
         self,
         text: TextOrPair | Sequence[TextOrPair],
         *,
+        top_k: int | None = None,
         scores: str = "auto",
         truncate: bool = False,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
@@ -137,6 +138,7 @@ class TextEncoder(BaseModel):
         """The labels of a text or pair.
 
         Args:
+            top_k: how many labels to return; None returns all.
             scores: "softmax" (one label of several), "sigmoid" (each label alone), "none" (raw logits), or "auto":
                 as config.json's ``problem_type`` says.
             truncate: cuts texts that are too long.
@@ -144,12 +146,14 @@ class TextEncoder(BaseModel):
         self._require_head("classify", per_token=False)
         items, single = one_or_many(text, is_text_or_pair, "text")
         flag("truncate", truncate)
+        if top_k is not None:
+            whole("top_k", top_k)
         encodings = [self._encode(item, truncate=truncate) for item in items]
         labels = tasks.labels(self.config, self._outputs)
         how = tasks.score_function(self.config, scores, len(labels))
 
         def run(batch: list[Encoding]) -> list[Classification]:
-            return [tasks.classification(row, labels, how) for row in self._head(batch)]
+            return [tasks.classification(row, labels, how, top_k) for row in self._head(batch)]
 
         results = self._map(encodings, len, run, batch_tokens=batch_tokens, progress=progress, what="classifying")
         return results[0] if single else results

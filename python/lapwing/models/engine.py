@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextLengthError
-from ..results import Chunk, TokenLogprob
+from ..results import Chunk, Hypothesis, TokenLogprob
 from .base import ragged
 
 if TYPE_CHECKING:
     from .. import _core
     from ..tokenizer import Tokenizer
     from .options import Request
+
+
+STEPS = 16
+"""Tokens between two reports of progress."""
 
 
 @dataclass
@@ -27,6 +31,13 @@ class Finished:
     text: str | None = None
     """Set where a stop string cut it."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def hypothesis(self, request: Request, text: str | None = None) -> Hypothesis:
+        """As a result, with its text if there is one."""
+        logprobs = tuple(self.logprobs) if request.logprobs is not None else None
+        return Hypothesis(
+            ids=tuple(self.ids), score=self.score, text=text, finish_reason=self.reason, logprobs=logprobs
+        )
 
 
 @dataclass(frozen=True)
@@ -95,27 +106,37 @@ class Job:
 
 
 def run(job: Job, done: Callable[[int], None] | None = None) -> list[list[Finished]]:
-    """Generates to the end: for each prompt its hypotheses, best first."""
+    """Generates to the end: for each prompt its hypotheses, best first. ``done`` is told how many prompts have ended."""
     results: list[list[Finished]] = [[] for _ in job.prompts]
     for indices, options in job.groups():
         generation = job.start(indices, options)
+        watchers = None
+        if job.request.stop or job.request.logprobs is not None:
+            watchers = [_Watcher(job) for _ in range(len(indices) * job.request.samples)]
+        steps = 1 if job.request.stop else 0 if done is None else STEPS
+        left = len(indices)
         try:
-            if job.request.stop or job.request.logprobs is not None:
-                watchers = _step(job, generation, len(indices))
-            else:
-                watchers = None
-                while not generation.finished():
-                    generation.advance(0)
+            while not generation.finished():
+                for sequence, token, logprob, top in generation.advance(steps):
+                    if watchers is not None and watchers[sequence].take(token, logprob, top):
+                        generation.stop(sequence, "stop")
+                if done is not None:
+                    before, left = left, generation.unfinished()
+                    done(before - left)
             for place, hypotheses in enumerate(generation.results()):
-                for rank, (ids, score, reason) in enumerate(hypotheses):
+                for rank, (ids, score, reason, scored) in enumerate(hypotheses):
                     watcher = None
                     if watchers is not None and job.request.beams == 1:
                         watcher = watchers[place * job.request.samples + rank]
-                    results[indices[place]].append(_finished(ids, score, reason, watcher, job))
+                    finished = _finished(ids, score, reason, watcher, job)
+                    if job.request.logprobs is not None and watcher is None:
+                        finished.logprobs = [
+                            token_logprob(job.tokenizer(), token, own, top)
+                            for token, (own, top) in zip(ids, scored, strict=True)
+                        ]
+                    results[indices[place]].append(finished)
         finally:
             generation.close()
-        if done is not None:
-            done(len(indices))
     return results
 
 
@@ -132,17 +153,6 @@ def _finished(ids: list[int], score: float, reason: str, watcher: _Watcher | Non
             )
         return Finished(ids, score, reason)
     return Finished(watcher.ids, score, watcher.reason or reason, watcher.cut_text(), watcher.logprobs)
-
-
-def _step(job: Job, generation: _core.Generation, prompts: int) -> list[_Watcher]:
-    watchers = [_Watcher(job) for _ in range(prompts * job.request.samples)]
-    steps = 1 if job.request.stop else 0
-    while not generation.finished():
-        for sequence, token, logprob, top in generation.advance(steps):
-            watcher = watchers[sequence]
-            if watcher.take(token, logprob, top):
-                generation.stop(sequence, "stop")
-    return watchers
 
 
 class _Watcher:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import OptionError
 from ..progress import Callback, Progress
-from ..results import Chunk, Generation, Hypothesis, Score
+from ..results import Chunk, Generation, Score
 from ..tokenizer import template
 from . import arguments, engine
 from .arguments import flag, id_lists, is_text, one_or_many
@@ -242,11 +242,11 @@ class TextGenerator(BaseModel):
         checked = [self._check_ids(prompt, self._vocab_size, limit) for prompt in prompts]
         several = options.get("num_hypotheses") is not None or options.get("n") is not None
         with Progress(progress, len(checked), "generating") as bar:
-            results = engine.run(self._job(checked, request), bar.advance)
+            results = engine.run(self._job(checked, request), bar.reports)
         found: list[Any] = []
         for hypotheses in results:
             if several:
-                found.append([Hypothesis(ids=tuple(h.ids), score=h.score, finish_reason=h.reason) for h in hypotheses])
+                found.append([h.hypothesis(request) for h in hypotheses])
             else:
                 found.append(list(hypotheses[0].ids))
         return found[0] if single else found
@@ -326,7 +326,7 @@ class TextGenerator(BaseModel):
         self, prompts: list[list[int]], request: Request, progress: bool | Callback | None
     ) -> list[Generation]:
         with Progress(progress, len(prompts), "generating") as bar:
-            results = engine.run(self._job(prompts, request), bar.advance)
+            results = engine.run(self._job(prompts, request), bar.reports)
         tokenizer = self.tokenizer
         found = []
         for prompt, hypotheses in zip(prompts, results, strict=True):
@@ -342,8 +342,7 @@ class TextGenerator(BaseModel):
                     prompt_tokens=len(prompt),
                     logprobs=tuple(best.logprobs) if request.logprobs is not None else None,
                     alternatives=tuple(
-                        Hypothesis(ids=tuple(h.ids), score=h.score, text=text, finish_reason=h.reason)
-                        for h, text in zip(hypotheses[1:], texts[1:], strict=True)
+                        h.hypothesis(request, text) for h, text in zip(hypotheses[1:], texts[1:], strict=True)
                     ),
                 )
             )

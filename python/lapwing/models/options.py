@@ -338,9 +338,9 @@ def resolve(
         logprobs = 0 if logprobs else None
     if logprobs is not None:
         logprobs = number("logprobs", logprobs, 0, 1000, whole=True)
-        if core["beams"] > 1:
-            raise OptionError("logprobs is set with beams: a beam search reports the score of each hypothesis")
-    core["logprobs"], core["top_logprobs"] = logprobs is not None, logprobs or 0
+    # Translations and samples carry a score, asked for or not.
+    scored = logprobs is not None or defaults.encoder_decoder or core["samples"] > 1
+    core["logprobs"], core["top_logprobs"] = scored, logprobs or 0
     draft = _speculation(core, given)
     max_tokens, max_length = _lengths(core, given, defaults)
     processor = given.get("processor")

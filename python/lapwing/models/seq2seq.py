@@ -180,7 +180,7 @@ class Seq2Seq(BaseModel):
         results: list[list[Hypothesis]] = []
         with Progress(progress, len(sources), "generating") as bar:
             for found in self._run(sources, request, Direction(), bar):
-                results.append([Hypothesis(ids=tuple(h.ids), score=h.score, finish_reason=h.reason) for h in found])
+                results.append([h.hypothesis(request) for h in found])
         return results[0] if single else results
 
     def encode(self, ids: Sequence[IdList]) -> list[Floats]:
@@ -294,7 +294,7 @@ class Seq2Seq(BaseModel):
         results: list[list[engine.Finished]] = [[] for _ in sources]
         for start in range(0, len(order), BATCH_SOURCES):
             batch = order[start : start + BATCH_SOURCES]
-            found = engine.run(self._job([sources[index] for index in batch], request, direction), bar.advance)
+            found = engine.run(self._job([sources[index] for index in batch], request, direction), bar.reports)
             for index, hypotheses in zip(batch, found, strict=True):
                 results[index] = hypotheses
         return results
@@ -320,11 +320,8 @@ class Seq2Seq(BaseModel):
 
     def _translation(self, hypotheses: Sequence[engine.Finished], request: Request) -> Translation:
         found = [
-            Hypothesis(
-                ids=tuple(h.ids),
-                score=h.score,
-                text=h.text if h.text is not None else self.tokenizer.decode(h.ids, skip_special_tokens=True),
-                finish_reason=h.reason,
+            h.hypothesis(
+                request, h.text if h.text is not None else self.tokenizer.decode(h.ids, skip_special_tokens=True)
             )
             for h in hypotheses
         ]
@@ -335,7 +332,7 @@ class Seq2Seq(BaseModel):
             score=best.score,
             finish_reason=best.finish_reason,
             hypotheses=tuple(found),
-            logprobs=tuple(hypotheses[0].logprobs) if request.logprobs is not None else None,
+            logprobs=best.logprobs,
         )
 
 
@@ -344,10 +341,12 @@ def _joined(parts: Sequence[tuple[Translation, str]]) -> Translation:
         return Translation(text="", ids=(), score=0.0, finish_reason="stop", hypotheses=())
     text = "".join(part.text + (space or "") for part, space in parts).strip()
     reasons = {part.finish_reason for part, _ in parts}
+    logprobs = [part.logprobs for part, _ in parts if part.logprobs is not None]
     return Translation(
         text=text,
         ids=tuple(index for part, _ in parts for index in part.ids),
         score=float(np.mean([part.score for part, _ in parts])),
-        finish_reason="length" if "length" in reasons else "stop",
+        finish_reason=next((reason for reason in ("time", "length") if reason in reasons), "stop"),
         hypotheses=(),
+        logprobs=tuple(token for one in logprobs for token in one) if logprobs else None,
     )

@@ -75,10 +75,10 @@ def apply(row: Floats, how: str) -> Any:
     return softmax(row) if how == "softmax" else sigmoid(row) if how == "sigmoid" else np.asarray(row, np.float64)
 
 
-def classification(row: Floats, names: Sequence[str], how: str) -> Classification:
-    """All labels of one text, best first."""
+def classification(row: Floats, names: Sequence[str], how: str, top_k: int | None = None) -> Classification:
+    """The labels of one text, best first."""
     scores = apply(row, how)
-    order = sorted(range(len(names)), key=lambda index: (-scores[index], index))
+    order = sorted(range(len(names)), key=lambda index: (-scores[index], index))[:top_k]
     ranked = tuple(Label(label=names[index], score=float(scores[index])) for index in order)
     return Classification(label=ranked[0].label, score=ranked[0].score, labels=ranked)
 

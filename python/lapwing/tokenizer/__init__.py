@@ -236,21 +236,12 @@ class Tokenizer:
         source = self._template(chat_template, tools)
         request = self._request(messages, add_generation_prompt, tools, documents, continue_final_message, variables)
         tokens = [] if allow_control_tokens or self._marian is not None else self._control
-        inputs = (request.messages, request.tools, request.documents, request.variables)
-        if not tokens or not template.spelled(inputs, tokens):
-            text = template.render(source, request, self.specials)
+        marks = template.Marks(tokens, source, request) if tokens else None
+        marked = request if marks is None else marks.request(request)
+        text = template.render(source, marked, self.specials)
+        if marks is None or marked == request:
             return self.encode(text, add_special_tokens=False)
-        tokens = sorted(tokens, key=len, reverse=True)
-        marked = template.Request(
-            messages=template.mark(request.messages, tokens),
-            tools=template.mark(request.tools, tokens),
-            documents=template.mark(request.documents, tokens),
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            variables=template.mark(request.variables, tokens),
-        )
-        text, spelled = template.split_marked(template.render(source, marked, self.specials))
-        return self._encode_spelled(text, spelled, tokens)
+        return self._encode_spelled(*marks.split(text), sorted(tokens, key=len, reverse=True))
 
     def _encode_spelled(self, text: str, spelled: Sequence[int], tokens: Sequence[str]) -> list[int]:
         """Encodes ``text``, where the control tokens that begin at ``spelled`` are to stay text.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,6 @@ from .files import read_object, read_text
 Message = Mapping[str, Any]
 
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
-_MARK = "\U0010fffd"
-"""A private character that no text holds: put into control tokens that a message spells out."""
 _MOST_DEPTH = 100
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -205,37 +204,58 @@ def _cut_final(text: str, final: str) -> str:
     return text[:at].rstrip()  # the template trims its messages
 
 
-def spelled(value: Any, tokens: Sequence[str]) -> bool:
-    """Whether a string inside ``value`` spells out one of ``tokens``."""
-    if isinstance(value, str):
-        return any(token in value for token in tokens)
-    if isinstance(value, Mapping):
-        return any(spelled(item, tokens) for item in value.values())
-    if isinstance(value, list | tuple):
-        return any(spelled(item, tokens) for item in value)
-    return False
+class Marks:
+    """Puts a private character behind the first character of whatever in a message may become a control token.
 
+    That is one spelled out, in any case of its letters (templates change them), and a beginning of one at the end of a
+    text, white space aside: what follows may complete it.
+    """
 
-def mark(value: Any, tokens: Sequence[str]) -> Any:
-    """``value`` with a private character after the first character of each control token in its strings."""
-    if isinstance(value, str):
-        for token in tokens:
-            if token in value:
-                value = value.replace(token, token[0] + _MARK + token[1:])
+    def __init__(self, tokens: Sequence[str], source: str, request: Request) -> None:
+        # A character that nobody has written, as the texts that are marked are anybody's.
+        written = json.dumps([source, asdict(request)], ensure_ascii=False)
+        self._mark = next(mark for mark in map(chr, range(0x10FFFD, 0x10FF00, -1)) if mark not in written)
+        self._whole = re.compile(f"(?={'|'.join(re.escape(token) for token in tokens)})", re.IGNORECASE)
+        self._beginnings = {token[:size].lower() for token in tokens for size in range(1, len(token))}
+        self._longest = max(map(len, tokens))
+
+    def text(self, text: str, *, open_end: bool = True) -> str:
+        """One text with its marks; ``open_end`` says that another may follow it."""
+        places = {found.start() for found in self._whole.finditer(text)}
+        if open_end:
+            end = len(text.rstrip())
+            starts = range(max(end - self._longest + 1, 0), end)
+            places |= {start for start in starts if text[start:end].lower() in self._beginnings}
+        for place in sorted(places, reverse=True):
+            text = text[: place + 1] + self._mark + text[place + 1 :]
+        return text
+
+    def request(self, request: Request) -> Request:
+        """Everything that is given, with its marks; equal to ``request`` where there are none."""
+        return replace(
+            request,
+            messages=self.all(request.messages),
+            tools=self.all(request.tools),
+            documents=self.all(request.documents),
+            variables=self.all(request.variables),
+        )
+
+    def all(self, value: Any) -> Any:
+        """``value`` with marks in all of its strings."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {self.text(key, open_end=False): self.all(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.all(item) for item in value]
         return value
-    if isinstance(value, Mapping):
-        return {key: mark(item, tokens) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [mark(item, tokens) for item in value]
-    return value
 
-
-def split_marked(text: str) -> tuple[str, list[int]]:
-    """The text without marks, and the positions where a spelled-out control token begins."""
-    parts = text.split(_MARK)
-    positions = []
-    length = 0
-    for part in parts[:-1]:
-        length += len(part)
-        positions.append(length - 1)
-    return "".join(parts), positions
+    def split(self, text: str) -> tuple[str, list[int]]:
+        """The text without marks, and the positions of the characters before them."""
+        parts = text.split(self._mark)
+        positions = []
+        length = 0
+        for part in parts[:-1]:
+            length += len(part)
+            positions.append(length - 1)
+        return "".join(parts), positions
