@@ -150,6 +150,12 @@ macro_rules! multiversion {
                 type Lanes = $crate::simd::Avx512;
                 $body
             }
+            #[cfg(target_arch = "aarch64")]
+            fn neon($($arg: $type),*) $(-> $ret)? {
+                #[allow(dead_code, reason = "as above")]
+                type Lanes = $crate::simd::Neon;
+                $body
+            }
             match level {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a level in use has been detected on this machine.
@@ -157,6 +163,10 @@ macro_rules! multiversion {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
                 $crate::simd::Level::Avx2 | $crate::simd::Level::AvxVnni => unsafe { avx2($($arg),*) },
+                #[cfg(target_arch = "aarch64")]
+                $crate::simd::Level::Neon | $crate::simd::Level::Dotprod | $crate::simd::Level::I8mm => {
+                    neon($($arg),*)
+                }
                 _ => portable($($arg),*),
             }
         }
