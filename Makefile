@@ -1,13 +1,13 @@
 # `make` or `make help` tells what there is. Everything is installed into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint wheel clean check-tools
+.PHONY: help demo test test-emulated build lint wheel clean check-tools
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 SOURCES := $(shell find rust python -name '*.rs' -o -name '*.py' -o -name '*.pyi' 2>/dev/null) Cargo.toml Cargo.lock pyproject.toml
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 check-tools:
 	@command -v $(PYTHON) >/dev/null || { echo "python3 is missing: install Python 3.10 or newer, or run make PYTHON=/path/to/python3"; exit 1; }
@@ -37,6 +37,9 @@ test: $(VENV)/.built ## Install, then run the Rust and the Python tests
 $(VENV)/.lint: $(VENV)/.created
 	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[lint]'
 	@touch $@
+
+test-emulated: ## Run the kernel tests on emulated CPUs: AVX-512, AVX-VNNI, NEON (Debian; installs packages as root)
+	tests/emulate/run.sh
 
 lint: $(VENV)/.built $(VENV)/.lint ## Check formatting, lints and types
 	cargo fmt --check

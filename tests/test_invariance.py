@@ -59,7 +59,7 @@ print(model.info().isa, digest.hexdigest())
 
 def test_logits_do_not_depend_on_the_instruction_set() -> None:
     digests = {}
-    for isa in ("scalar", "avx2", "avx512", "neon"):
+    for isa in ("scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm"):
         environment = {**os.environ, "LAPWING_ISA": isa}
         result = subprocess.run(
             [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False

@@ -136,7 +136,7 @@ class Generation:
 
 def default_threads() -> int: ...
 def isa() -> str:
-    """The instruction set in use: "scalar", "avx2", "avx512" or "neon"."""
+    """The instruction set in use: "scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod" or "i8mm"."""
 
 def normalize_spec(spec: str) -> str:
     """Reads a spec into Rust and writes it back."""

@@ -18,7 +18,9 @@ fn burst(level: Level) -> usize {
         Level::Avx512 => unsafe { x86::burst512() },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { x86::burst256() },
+        Level::Avx2 | Level::AvxVnni => unsafe { x86::burst256() },
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::Dotprod | Level::I8mm => burst128(),
         _ => {
             let (mut sums, x) = ([0.0f32; 48], std::hint::black_box(0.999f32));
             for _ in 0..STEPS {
@@ -30,6 +32,23 @@ fn burst(level: Level) -> usize {
             48 * STEPS
         }
     }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn burst128() -> usize {
+    use std::arch::aarch64::*;
+    // SAFETY: NEON belongs to the architecture.
+    unsafe {
+        let (x, y) = (vdupq_n_f32(std::hint::black_box(0.999)), vdupq_n_f32(std::hint::black_box(0.9)));
+        let mut sums = [vdupq_n_f32(0.0); 24];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = vfmaq_f32(y, *sum, x);
+            }
+        }
+        std::hint::black_box(sums);
+    }
+    24 * 4 * STEPS
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -3,6 +3,9 @@
 //! A panel is `[input][16 outputs]`. In `bf16` outputs i and i + 8 lie beside each other, so that 32 bytes widen to
 //! two vectors with one shift and one mask.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
 use super::strips::{BLOCK, Strips};
 use super::{Matrix, PANEL};
 use crate::simd::Level;
@@ -84,7 +87,11 @@ pub fn product(
 ) {
     match level {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 => x86::product(level, w, panels, s, tiles, widened, out),
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 => {
+            x86::product(level, w, panels, s, tiles, widened, out)
+        }
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::Dotprod | Level::I8mm => neon::product(w, panels, s, tiles, widened, out),
         _ => {
             let _ = widened;
             scalar(w, panels, s, tiles, out);

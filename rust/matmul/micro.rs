@@ -4,6 +4,9 @@
 //! runs over k in order from zero or from `c`, so the result has the same bits on every level and does not
 //! depend on how many rows or columns are computed together.
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+
 use crate::simd::Level;
 
 /// Where the operands lie: `a[i, k] = a[i * a_stride + k]`, `b[k, j] = b[k * b_stride + j]`,
@@ -37,8 +40,13 @@ pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32]
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx2 => unsafe {
+        Level::Avx2 | Level::AvxVnni => unsafe {
             x86::multiply_avx2(shape, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), accumulate)
+        },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        Level::Neon | Level::Dotprod | Level::I8mm => unsafe {
+            neon::multiply(shape, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), accumulate)
         },
         _ => {
             for i in 0..rows {

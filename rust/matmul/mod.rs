@@ -14,6 +14,8 @@ pub mod bounds;
 mod float;
 mod matrix;
 pub mod micro;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod q4;
 mod q8;
 mod quantized;

@@ -11,6 +11,7 @@ pub const SCALE_BIAS: f32 = 4096.0;
 const BLOCKS_AT_ONCE: usize = 4;
 
 /// Bytes ahead of the reading that some kernels ask the memory for.
+#[cfg(target_arch = "x86_64")]
 pub const AHEAD: usize = 16 * 1024;
 
 /// M rows by 16 outputs: `(blocks, groups, w, x, x_stride, c, ahead, lines, first)`.

@@ -23,6 +23,9 @@ pub enum Kind {
     Float,
     /// Two i16 in a word `[input pair 128][M]`, then a scale for all `[M]` f32.
     Pairs,
+    /// By group of 32: high bytes of four i16 in a word `[input quad 8][M]`, then their low bytes `[input quad 8][M]`;
+    /// after the groups a scale for all `[M]` f32.
+    Planes,
     /// By group of 32: two i16 (of 8 bits) in a word `[input pair 16][M]`, a scale `[M]` f32.
     GroupPairs,
     /// By group of 32: four i8 in a word `[input quad 8][M]`, -128 times their sum `[M]`, a scale `[M]` f32.
@@ -37,7 +40,7 @@ impl Kind {
     pub const fn words(self) -> usize {
         match self {
             Kind::Float => BLOCK,
-            Kind::Pairs => BLOCK / 2 + 1,
+            Kind::Pairs | Kind::Planes => BLOCK / 2 + 1,
             Kind::GroupPairs => GROUPS * (GROUP / 2 + 1),
             Kind::GroupQuads => GROUPS * (GROUP / 4 + 2),
             Kind::Quads => BLOCK / 4 + GROUPS / 2 + 1,
@@ -178,10 +181,13 @@ fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], m: usize, to: &mut [i32]
     };
     match kind {
         Kind::Float => {}
-        Kind::Pairs => {
+        Kind::Pairs | Kind::Planes => {
             let mut words = [0i32; BLOCK / 2 + 1];
             let (codes, scale) = words.split_at_mut(BLOCK / 2);
             scale[0] = pairs_at(level, x, codes.try_into().expect("half a block")).to_bits() as i32;
+            if kind == Kind::Planes {
+                words[..BLOCK / 2].chunks_exact_mut(GROUP / 2).for_each(part);
+            }
             spread(&words, 0, to);
         }
         Kind::Quads => {
@@ -212,6 +218,17 @@ fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], m: usize, to: &mut [i32]
                 }
             }
         }
+    }
+}
+
+/// Parts a group of pairs into high and low bytes.
+fn part(group: &mut [i32]) {
+    let (mut high, mut low) = ([0u8; GROUP], [0u8; GROUP]);
+    for (p, word) in group.iter().enumerate() {
+        [low[2 * p], high[2 * p], low[2 * p + 1], high[2 * p + 1]] = word.to_le_bytes();
+    }
+    for (word, four) in group.iter_mut().zip(high.chunks_exact(4).chain(low.chunks_exact(4))) {
+        *word = i32::from_le_bytes([four[0], four[1], four[2], four[3]]);
     }
 }
 

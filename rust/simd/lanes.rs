@@ -1,7 +1,7 @@
 //! Sixteen f32 lanes: the vector that element-wise code is written with, on every instruction set.
 //!
 //! Code is generic over [`Vector`] and [`multiversion!`](super::multiversion) picks the type: [`Portable`] is a plain array, the
-//! others (`x86`) hold registers. All operations are IEEE operations lane by lane, and a sum of the lanes
+//! others (`x86`, `neon`) hold registers. All operations are IEEE operations lane by lane, and a sum of the lanes
 //! has one order, so every type gives the same bits.
 
 use super::multiversion;

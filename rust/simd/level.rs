@@ -1,6 +1,8 @@
 //! Which instruction set to use: the best that the machine has, or the one that `LAPWING_ISA` names.
 
 use crate::error::{Error, Result};
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected;
 use std::sync::OnceLock;
 
 /// Instruction sets with kernels of their own, from the plainest up.
@@ -10,22 +12,32 @@ pub enum Level {
     Scalar,
     /// AVX2, FMA and F16C: x86-64 since 2013-2015.
     Avx2,
+    /// AVX2 with AVX-VNNI, which multiplies and adds integers of 8 and 16 bits in 256-bit registers: Alder Lake, Zen 5.
+    AvxVnni,
     /// AVX-512 F, BW, VL, DQ and VNNI: Ice Lake, Zen 4.
     Avx512,
     /// Advanced SIMD, present on every 64-bit ARM.
     Neon,
+    /// NEON with FEAT_DotProd, dot products of four bytes: Cortex-A55 and A76, Apple M1.
+    Dotprod,
+    /// NEON with FEAT_DotProd and FEAT_I8MM, products of small matrices of bytes: Neoverse V1, Cortex-A510, Apple M2.
+    I8mm,
 }
 
 impl Level {
-    pub const ALL: [Level; 4] = [Level::Scalar, Level::Avx2, Level::Avx512, Level::Neon];
+    pub const ALL: [Level; 7] =
+        [Level::Scalar, Level::Avx2, Level::AvxVnni, Level::Avx512, Level::Neon, Level::Dotprod, Level::I8mm];
 
     /// The name in `LAPWING_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Level::Scalar => "scalar",
             Level::Avx2 => "avx2",
+            Level::AvxVnni => "avxvnni",
             Level::Avx512 => "avx512",
             Level::Neon => "neon",
+            Level::Dotprod => "dotprod",
+            Level::I8mm => "i8mm",
         }
     }
 
@@ -40,6 +52,8 @@ impl Level {
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
+            Level::AvxVnni => Level::Avx2.available() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
             Level::Avx512 => {
                 Level::Avx2.available()
                     && is_x86_feature_detected!("avx512f")
@@ -49,7 +63,11 @@ impl Level {
                     && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => true,
+            Level::Neon => is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            Level::Dotprod => Level::Neon.available() && is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Level::I8mm => Level::Dotprod.available() && is_aarch64_feature_detected!("i8mm"),
             #[allow(unreachable_patterns, reason = "which arms remain depends on the architecture")]
             _ => false,
         }
@@ -132,16 +150,43 @@ macro_rules! multiversion {
                 type Lanes = $crate::simd::Avx512;
                 $body
             }
+            #[cfg(target_arch = "aarch64")]
+            fn neon($($arg: $type),*) $(-> $ret)? {
+                #[allow(dead_code, reason = "as above")]
+                type Lanes = $crate::simd::Neon;
+                $body
+            }
             match level {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: a level in use has been detected on this machine.
                 $crate::simd::Level::Avx512 => unsafe { avx512($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: as above.
-                $crate::simd::Level::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::simd::Level::Avx2 | $crate::simd::Level::AvxVnni => unsafe { avx2($($arg),*) },
+                #[cfg(target_arch = "aarch64")]
+                $crate::simd::Level::Neon | $crate::simd::Level::Dotprod | $crate::simd::Level::I8mm => {
+                    neon($($arg),*)
+                }
                 _ => portable($($arg),*),
             }
         }
     };
 }
 pub(crate) use multiversion;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tests of kernels go through the levels that are present: `LAPWING_TEST_ISA` tells which ones must be, so that a
+    /// run on a machine chosen for them cannot pass without them.
+    #[test]
+    fn the_expected_levels_are_detected() {
+        let present: Vec<&str> = Level::present().into_iter().map(Level::name).collect();
+        println!("levels: {}", present.join(", "));
+        assert_eq!(present[0], "scalar");
+        if let Ok(expected) = std::env::var("LAPWING_TEST_ISA") {
+            assert_eq!(present.join(","), expected);
+        }
+    }
+}

@@ -8,6 +8,8 @@ mod activation;
 mod lanes;
 mod level;
 mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -16,6 +18,8 @@ pub use lanes::{LANES, Portable, Vector, add_scaled, lanes_max, maximum, multipl
 pub use level::{Level, level, level_or_error};
 pub use math::{erf, exp, log, sigmoid, tanh};
 
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
 

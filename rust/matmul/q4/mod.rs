@@ -22,7 +22,11 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
 mod fit;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::quantized::{self, Kernel, Kernels, SCALE_BIAS, shape};
 use super::strips::{BLOCK, GROUP, GROUPS, Kind, Strips};
@@ -180,7 +184,15 @@ pub fn kernels(level: Level) -> &'static Kernels {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => &avx512::KERNELS,
         #[cfg(target_arch = "x86_64")]
+        Level::AvxVnni => &avxvnni::KERNELS,
+        #[cfg(target_arch = "x86_64")]
         Level::Avx2 => &avx2::KERNELS,
+        #[cfg(target_arch = "aarch64")]
+        Level::I8mm => &neon::I8MM,
+        #[cfg(target_arch = "aarch64")]
+        Level::Dotprod => &neon::DOTPROD,
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => &neon::KERNELS,
         _ => &SCALAR,
     }
 }

@@ -17,6 +17,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::quantized::{self, Kernel, Kernels, SCALE_BIAS};
 use super::strips::{GROUP, GROUPS, Kind, Strips};
@@ -113,9 +117,25 @@ pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512, Activations::Int8) => &avx512::NARROW,
         #[cfg(target_arch = "x86_64")]
+        (Level::AvxVnni, Activations::Int16) => &avxvnni::WIDE,
+        #[cfg(target_arch = "x86_64")]
+        (Level::AvxVnni, Activations::Int8) => &avxvnni::NARROW,
+        #[cfg(target_arch = "x86_64")]
         (Level::Avx2, Activations::Int16) => &avx2::WIDE,
         #[cfg(target_arch = "x86_64")]
         (Level::Avx2, Activations::Int8) => &avx2::NARROW,
+        #[cfg(target_arch = "aarch64")]
+        (Level::I8mm, Activations::Int16) => &neon::I8MM_WIDE,
+        #[cfg(target_arch = "aarch64")]
+        (Level::I8mm, Activations::Int8) => &neon::I8MM_NARROW,
+        #[cfg(target_arch = "aarch64")]
+        (Level::Dotprod, Activations::Int16) => &neon::DOTPROD_WIDE,
+        #[cfg(target_arch = "aarch64")]
+        (Level::Dotprod, Activations::Int8) => &neon::DOTPROD_NARROW,
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon, Activations::Int16) => &neon::WIDE,
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon, Activations::Int8) => &neon::NARROW,
         (_, Activations::Int16) => &WIDE,
         (_, Activations::Int8) => &NARROW,
     }

@@ -1,0 +1,240 @@
+//! Float weights with NEON: one multiply-add of four outputs by a lane of activations after the other.
+
+use super::{BLOCK, FEW_ROWS, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
+use crate::matmul::neon::halves;
+use std::arch::aarch64::*;
+use std::ops::Range;
+
+const F32: u8 = 0;
+const BF16: u8 = 1;
+const F16: u8 = 2;
+
+/// Sixteen weights of one input.
+///
+/// # Safety
+/// 16 weights of type `W` lie behind `w`.
+#[inline(always)]
+unsafe fn load<const W: u8>(w: *const u8) -> [float32x4_t; 4] {
+    // SAFETY: as promised.
+    unsafe {
+        match W {
+            F32 => std::array::from_fn(|o| vld1q_f32(w.cast::<f32>().add(4 * o))),
+            BF16 => {
+                let (a, b) = (vld1q_u32(w.cast()), vld1q_u32(w.add(16).cast()));
+                let high = vdupq_n_u32(0xffff_0000);
+                let outputs =
+                    [vshlq_n_u32::<16>(a), vshlq_n_u32::<16>(b), vandq_u32(a, high), vandq_u32(b, high)];
+                outputs.map(|v| vreinterpretq_f32_u32(v))
+            }
+            _ => std::array::from_fn(|o| halves(w.add(8 * o))),
+        }
+    }
+}
+
+/// `s + w * x`, for the activation in lane `i % 4` of register `i / 4`.
+#[inline(always)]
+unsafe fn multiply_add(s: float32x4_t, w: float32x4_t, x: [float32x4_t; 2], i: usize) -> float32x4_t {
+    // SAFETY: NEON belongs to the architecture.
+    unsafe {
+        match i {
+            0 => vfmaq_laneq_f32::<0>(s, w, x[0]),
+            1 => vfmaq_laneq_f32::<1>(s, w, x[0]),
+            2 => vfmaq_laneq_f32::<2>(s, w, x[0]),
+            3 => vfmaq_laneq_f32::<3>(s, w, x[0]),
+            4 => vfmaq_laneq_f32::<0>(s, w, x[1]),
+            _ => vfmaq_laneq_f32::<1>(s, w, x[1]),
+        }
+    }
+}
+
+/// M activations, 1 to 6, as lanes of two registers.
+///
+/// # Safety
+/// M values lie behind `x`.
+#[inline(always)]
+unsafe fn rows<const M: usize>(x: *const f32) -> [float32x4_t; 2] {
+    // SAFETY: as promised.
+    unsafe {
+        let two = |x| {
+            let v = vld1_f32(x);
+            vcombine_f32(v, v)
+        };
+        let first = match M {
+            1 => vld1q_dup_f32(x),
+            2 => two(x),
+            3 => vld1q_lane_f32::<2>(x.add(2), two(x)),
+            _ => vld1q_f32(x),
+        };
+        let second = match M {
+            5 => vld1q_dup_f32(x.add(4)),
+            6 => two(x.add(4)),
+            _ => first,
+        };
+        [first, second]
+    }
+}
+
+/// M rows by P panels of weights of type `W`, `length` inputs; panels lie `stride` bytes apart.
+/// `c[(p * panel_stride + i) * 16 + j]`.
+///
+/// # Safety
+/// All pointers reach as far as the sizes say.
+#[inline(never)]
+unsafe fn tile<const M: usize, const P: usize, const W: u8>(
+    length: usize,
+    w: *const u8,
+    stride: usize,
+    mut x: *const f32,
+    c: *mut f32,
+    panel_stride: usize,
+    first: bool,
+) {
+    let size = if W == F32 { 64 } else { 32 };
+    // SAFETY: as promised.
+    unsafe {
+        let at = |i: usize, p: usize, o: usize| c.add((p * panel_stride + i) * PANEL + 4 * o);
+        let mut s = [[[vdupq_n_f32(0.0); 4]; P]; M];
+        if !first {
+            for i in 0..M {
+                for p in 0..P {
+                    for o in 0..4 {
+                        s[i][p][o] = vld1q_f32(at(i, p, o));
+                    }
+                }
+            }
+        }
+        for k in 0..length {
+            let y = rows::<M>(x);
+            for p in 0..P {
+                let v = load::<W>(w.add(p * stride + k * size));
+                for i in 0..M {
+                    for o in 0..4 {
+                        s[i][p][o] = multiply_add(s[i][p][o], v[o], y, i);
+                    }
+                }
+            }
+            x = x.add(M);
+        }
+        for i in 0..M {
+            for p in 0..P {
+                for o in 0..4 {
+                    vst1q_f32(at(i, p, o), s[i][p][o]);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `w` holds `length` inputs of a panel, `out` room for them.
+unsafe fn widen<const W: u8>(length: usize, w: *const u8, out: *mut f32) {
+    for k in 0..length {
+        // SAFETY: as promised.
+        unsafe {
+            for (o, v) in load::<W>(w.add(32 * k)).into_iter().enumerate() {
+                vst1q_f32(out.add(PANEL * k + 4 * o), v);
+            }
+        }
+    }
+}
+
+type Tile = unsafe fn(usize, *const u8, usize, *const f32, *mut f32, usize, bool);
+
+/// One, two or four panels side by side, by rows, with as many of them as the registers hold.
+const fn few<const W: u8>() -> [[(usize, Tile); 3]; FEW_ROWS] {
+    [
+        [(1, tile::<1, 1, W>), (2, tile::<1, 2, W>), (4, tile::<1, 4, W>)],
+        [(1, tile::<2, 1, W>), (2, tile::<2, 2, W>), (2, tile::<2, 2, W>)],
+        [(1, tile::<3, 1, W>), (2, tile::<3, 2, W>), (2, tile::<3, 2, W>)],
+        [(1, tile::<4, 1, W>), (1, tile::<4, 1, W>), (1, tile::<4, 1, W>)],
+    ]
+}
+static FEW: [[[(usize, Tile); 3]; FEW_ROWS]; 3] = [few::<F32>(), few::<BF16>(), few::<F16>()];
+static MANY: [Tile; 6] = [
+    tile::<1, 1, F32>,
+    tile::<2, 1, F32>,
+    tile::<3, 1, F32>,
+    tile::<4, 1, F32>,
+    tile::<5, 1, F32>,
+    tile::<6, 1, F32>,
+];
+
+/// See [`crate::matmul::product`].
+pub fn product(
+    w: &Matrix,
+    panels: Range<usize>,
+    s: &Strips,
+    tiles: Range<usize>,
+    widened: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    let (first_row, rows) = s.rows_of(&tiles);
+    let inputs = w.inputs();
+    let (code, size) = match w.weight_type() {
+        WeightType::F32 => (F32, 64),
+        WeightType::Bf16 => (BF16, 32),
+        _ => (F16, 32),
+    };
+    assert!(out.len() >= panels.len() * rows * PANEL, "room for the results");
+    if inputs == 0 {
+        out.fill(0.0);
+        return;
+    }
+    let blocks = (0..inputs.div_ceil(BLOCK)).map(|b| (b, BLOCK.min(inputs - b * BLOCK)));
+    if tiles.len() == 1 && rows <= FEW_ROWS {
+        let mut p = 0;
+        while p < panels.len() {
+            let choice = match panels.len() - p {
+                SIDE_BY_SIDE.. => 2,
+                2..SIDE_BY_SIDE => 1,
+                _ => 0,
+            };
+            let (width, kernel) = FEW[code as usize][rows - 1][choice];
+            for (block, length) in blocks.clone() {
+                let bytes = &w.panel(panels.start + p)[block * BLOCK * size..];
+                let (x, c) = (s.float(block, tiles.start), &mut out[p * rows * PANEL..]);
+                // SAFETY: the panels follow each other in memory and the last lies inside the matrix; strip and results
+                // have room (checked above).
+                unsafe {
+                    kernel(
+                        length,
+                        bytes.as_ptr(),
+                        inputs * size,
+                        x.as_ptr(),
+                        c.as_mut_ptr(),
+                        rows,
+                        block == 0,
+                    );
+                }
+            }
+            p += width;
+        }
+        return;
+    }
+    if widened.len() < BLOCK * PANEL {
+        widened.resize(BLOCK * PANEL, 0.0);
+    }
+    for (block, length) in blocks {
+        for (p, panel) in panels.clone().enumerate() {
+            let mut weights = w.panel(panel)[block * BLOCK * size..].as_ptr();
+            // SAFETY: `length` inputs of the panel lie behind `weights`, `widened` has room for a block.
+            unsafe {
+                match code {
+                    BF16 => widen::<BF16>(length, weights, widened.as_mut_ptr()),
+                    F16 => widen::<F16>(length, weights, widened.as_mut_ptr()),
+                    _ => {}
+                }
+            }
+            if code != F32 {
+                weights = widened.as_ptr().cast();
+            }
+            for tile in tiles.clone() {
+                let (start, m) = s.tiles[tile];
+                let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
+                let x = s.float(block, tile);
+                // SAFETY: weights, strip and results have as many values as the tile reads.
+                unsafe { MANY[m - 1](length, weights, 0, x.as_ptr(), c.as_mut_ptr(), m, block == 0) };
+            }
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! What the NEON kernels share: loads, f16, and sums of products of bytes over a group of 32 inputs, which every
+//! 64-bit ARM can do and newer ones do faster (`FEAT_DotProd`, `FEAT_I8MM`).
+//!
+//! The instructions of the two extensions are in assembly: stable Rust has no intrinsics for them. Kernels are
+//! generic bodies over [`Dots`], inlined into functions that are compiled for the extension ([`entry!`]).
+
+use super::quantized::SCALE_BIAS;
+use super::strips::{GROUP, Kind};
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+/// Integers of 16 outputs for each of M rows.
+pub type Sums<const M: usize> = [[int32x4_t; 4]; M];
+
+/// Quads of inputs in a group.
+const QUADS: usize = GROUP / 4;
+
+/// `$step!(row)` for the rows of a tile of up to four: a row is a lane of an instruction, and loops are not always
+/// unrolled in time.
+macro_rules! each_row {
+    ($step:ident) => {
+        $step!(0);
+        $step!(1);
+        $step!(2);
+        $step!(3);
+    };
+}
+
+/// `$step!(quad)` for the quads of a group, one after the other: their number is part of the code.
+macro_rules! each_quad {
+    ($step:ident) => {
+        $step!(0);
+        $step!(1);
+        $step!(2);
+        $step!(3);
+        $step!(4);
+        $step!(5);
+        $step!(6);
+        $step!(7);
+    };
+}
+
+/// The same for two quads at a time.
+macro_rules! each_two_quads {
+    ($step:ident) => {
+        $step!(0, 1);
+        $step!(2, 3);
+        $step!(4, 5);
+        $step!(6, 7);
+    };
+}
+
+/// M words, 1 to 4, as lanes; further lanes repeat them.
+///
+/// # Safety
+/// M words lie behind `x`.
+#[inline(always)]
+pub unsafe fn words<const M: usize>(x: *const i32) -> int32x4_t {
+    const { assert!(M >= 1 && M <= 4) };
+    // SAFETY: as promised.
+    unsafe {
+        if M == 4 {
+            return vld1q_s32(x);
+        }
+        if M == 1 {
+            return vld1q_dup_s32(x);
+        }
+        let two = vld1_s32(x);
+        let two = vcombine_s32(two, two);
+        if M == 2 { two } else { vld1q_lane_s32::<2>(x.add(2), two) }
+    }
+}
+
+/// Four f16 as f32.
+///
+/// # Safety
+/// Four f16 lie behind `at`.
+#[inline(always)]
+pub unsafe fn halves(at: *const u8) -> float32x4_t {
+    let wide: float32x4_t;
+    // SAFETY: as promised; arithmetic on registers.
+    unsafe {
+        asm!("fcvtl {wide:v}.4s, {stored:v}.4h", wide = lateout(vreg) wide, stored = in(vreg) vld1_u16(at.cast()),
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    wide
+}
+
+/// Scales of 16 outputs, stored as f16 with a bias.
+///
+/// # Safety
+/// 16 f16 lie behind `at`.
+#[inline(always)]
+pub unsafe fn scales(at: *const u8) -> [float32x4_t; 4] {
+    // SAFETY: as promised.
+    unsafe {
+        let mut out = [vdupq_n_f32(0.0); 4];
+        for o in 0..4 {
+            out[o] = vmulq_n_f32(halves(at.add(8 * o)), 1.0 / SCALE_BIAS);
+        }
+        out
+    }
+}
+
+/// How the codes of a group of 32 inputs and 16 outputs are stored.
+pub trait Codes {
+    /// Signed codes of four successive inputs, `[output 16][4]`.
+    ///
+    /// # Safety
+    /// A whole group lies behind `group`; `QUAD` is below 8.
+    unsafe fn quad<const QUAD: usize>(group: *const u8) -> [int8x16_t; 4];
+}
+
+/// Signed bytes `[input pair 16][output 16][2]`.
+pub struct Pairs;
+
+impl Codes for Pairs {
+    #[inline(always)]
+    unsafe fn quad<const QUAD: usize>(group: *const u8) -> [int8x16_t; 4] {
+        // SAFETY: as promised.
+        unsafe {
+            let pair = |at: usize| vreinterpretq_s16_s8(vld1q_s8(group.add(64 * QUAD + at).cast()));
+            let (a, b) = ([pair(0), pair(16)], [pair(32), pair(48)]);
+            [vzip1q_s16(a[0], b[0]), vzip2q_s16(a[0], b[0]), vzip1q_s16(a[1], b[1]), vzip2q_s16(a[1], b[1])]
+                .map(|v| vreinterpretq_s8_s16(v))
+        }
+    }
+}
+
+/// Sums of products over a group of 32 inputs.
+pub trait Dots {
+    /// How 16-bit activations are prepared.
+    const WIDE: Kind;
+
+    /// With 8-bit activations: words of four inputs `[quad 8][M]`.
+    ///
+    /// # Safety
+    /// The instructions are there; a group of codes lies behind `w`, one of activations and another word behind `x`.
+    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
+
+    /// With 16-bit activations, prepared as [`Dots::WIDE`] says, and codes in [`Pairs`].
+    ///
+    /// # Safety
+    /// As `narrow`.
+    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
+}
+
+#[inline(always)]
+fn zero<const M: usize>() -> Sums<M> {
+    // SAFETY: NEON belongs to the architecture.
+    unsafe { [[vdupq_n_s32(0); 4]; M] }
+}
+
+/// Multiplications of NEON alone.
+pub struct Plain;
+
+impl Dots for Plain {
+    const WIDE: Kind = Kind::Pairs;
+
+    /// Products of two quads fit 16 bits (2 * 128 * 127), which are then added in pairs.
+    #[inline(always)]
+    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+        let mut out = zero();
+        // SAFETY: as promised.
+        unsafe {
+            for half in 0..2 {
+                let mut s = zero::<M>();
+                macro_rules! step {
+                    ($a:literal, $b:literal) => {
+                        let (a, b) = (C::quad::<$a>(w), C::quad::<$b>(w));
+                        let (xa, xb) = (words::<M>(x.add($a * M)), words::<M>(x.add($b * M)));
+                        macro_rules! row {
+                            ($i:literal) => {
+                                if $i < M {
+                                    let ya = vreinterpretq_s8_s32(vdupq_laneq_s32::<$i>(xa));
+                                    let yb = vreinterpretq_s8_s32(vdupq_laneq_s32::<$i>(xb));
+                                    for k in 0..2 {
+                                        let (a, b) = (a[2 * half + k], b[2 * half + k]);
+                                        let low = vmull_s8(vget_low_s8(a), vget_low_s8(ya));
+                                        let low = vmlal_s8(low, vget_low_s8(b), vget_low_s8(yb));
+                                        let high = vmlal_high_s8(vmull_high_s8(a, ya), b, yb);
+                                        s[$i][2 * k] = vpadalq_s16(s[$i][2 * k], low);
+                                        s[$i][2 * k + 1] = vpadalq_s16(s[$i][2 * k + 1], high);
+                                    }
+                                }
+                            };
+                        }
+                        each_row!(row);
+                    };
+                }
+                each_two_quads!(step);
+                for i in 0..M {
+                    for k in 0..2 {
+                        out[i][2 * half + k] = vpaddq_s32(s[i][2 * k], s[i][2 * k + 1]);
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
+    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+        let mut s = zero();
+        // SAFETY: as promised.
+        unsafe {
+            for p in 0..GROUP / 2 {
+                let (a, b) = (vld1q_s8(w.add(32 * p).cast()), vld1q_s8(w.add(32 * p + 16).cast()));
+                let (first, second) = (vuzp1q_s8(a, b), vuzp2q_s8(a, b));
+                let w = [first, second].map(|v| [vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v)]);
+                let x = vreinterpretq_s16_s32(words::<M>(x.add(p * M)));
+                macro_rules! row {
+                    ($i:literal) => {
+                        if $i < M {
+                            s[$i] = pair::<{ 2 * $i }, { 2 * $i + 1 }>(s[$i], w, x);
+                        }
+                    };
+                }
+                each_row!(row);
+            }
+        }
+        s
+    }
+}
+
+/// Adds the products of two inputs of 16 outputs, `w: [input][output 16]`, and the activations in lanes A and B.
+///
+/// # Safety
+/// None to keep: NEON belongs to the architecture.
+#[inline(always)]
+unsafe fn pair<const A: i32, const B: i32>(
+    mut s: [int32x4_t; 4],
+    w: [[int16x8_t; 2]; 2],
+    x: int16x8_t,
+) -> [int32x4_t; 4] {
+    // SAFETY: NEON belongs to the architecture.
+    unsafe {
+        for h in 0..2 {
+            let [low, high] = [s[2 * h], s[2 * h + 1]];
+            let low = vmlal_laneq_s16::<A>(low, vget_low_s16(w[0][h]), x);
+            let high = vmlal_high_laneq_s16::<A>(high, w[0][h], x);
+            s[2 * h] = vmlal_laneq_s16::<B>(low, vget_low_s16(w[1][h]), x);
+            s[2 * h + 1] = vmlal_high_laneq_s16::<B>(high, w[1][h], x);
+        }
+    }
+    s
+}
+
+/// `FEAT_DotProd`: four products in each lane.
+pub struct Dotprod;
+
+/// # Safety
+/// The CPU has dotprod.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn sdot<const LANE: i32>(mut s: int32x4_t, w: int8x16_t, x: int8x16_t) -> int32x4_t {
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!("sdot {s:v}.4s, {w:v}.16b, {x:v}.4b[{lane}]", s = inout(vreg) s, w = in(vreg) w, x = in(vreg) x,
+            lane = const LANE, options(pure, nomem, nostack, preserves_flags));
+    }
+    s
+}
+
+/// Adds the products of four inputs of 16 outputs. Spelled out: closures are not compiled for the extension.
+///
+/// # Safety
+/// The CPU has dotprod.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn fours<const LANE: i32>(s: [int32x4_t; 4], w: [int8x16_t; 4], x: int8x16_t) -> [int32x4_t; 4] {
+    // SAFETY: as promised.
+    unsafe {
+        [
+            sdot::<LANE>(s[0], w[0], x),
+            sdot::<LANE>(s[1], w[1], x),
+            sdot::<LANE>(s[2], w[2], x),
+            sdot::<LANE>(s[3], w[3], x),
+        ]
+    }
+}
+
+impl Dotprod {
+    /// Sums of a plane of activations, `[quad 8][M]`. The low bytes of 16-bit activations are unsigned, the instruction
+    /// takes signed ones: `LOW` subtracts 128 from each and adds 128 times the sum of the codes.
+    ///
+    /// # Safety
+    /// As [`Dots::narrow`].
+    #[inline]
+    #[target_feature(enable = "neon,dotprod")]
+    unsafe fn plane<C: Codes, const M: usize, const LOW: bool>(w: *const u8, x: *const i32) -> Sums<M> {
+        let (mut s, mut codes) = (zero::<M>(), zero::<1>()[0]);
+        let (flip, ones) = (vdupq_n_s8(-128), vdupq_n_s8(1));
+        // SAFETY: as promised.
+        unsafe {
+            macro_rules! step {
+                ($q:literal) => {
+                    let w = C::quad::<$q>(w);
+                    let mut x = vreinterpretq_s8_s32(words::<M>(x.add($q * M)));
+                    if LOW {
+                        x = veorq_s8(x, flip);
+                        codes = fours::<0>(codes, w, ones);
+                    }
+                    macro_rules! row {
+                        ($i:literal) => {
+                            if $i < M {
+                                s[$i] = fours::<$i>(s[$i], w, x);
+                            }
+                        };
+                    }
+                    each_row!(row);
+                };
+            }
+            each_quad!(step);
+        }
+        if LOW {
+            for i in 0..M {
+                for o in 0..4 {
+                    s[i][o] = vaddq_s32(s[i][o], vshlq_n_s32::<7>(codes[o]));
+                }
+            }
+        }
+        s
+    }
+}
+
+/// `256 high + low`.
+#[inline(always)]
+unsafe fn join<const M: usize>(high: Sums<M>, mut low: Sums<M>) -> Sums<M> {
+    for i in 0..M {
+        for o in 0..4 {
+            // SAFETY: NEON belongs to the architecture.
+            low[i][o] = unsafe { vaddq_s32(low[i][o], vshlq_n_s32::<8>(high[i][o])) };
+        }
+    }
+    low
+}
+
+impl Dots for Dotprod {
+    const WIDE: Kind = Kind::Planes;
+
+    #[inline(always)]
+    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+        // SAFETY: as promised.
+        unsafe { Dotprod::plane::<C, M, false>(w, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+        // SAFETY: as promised.
+        unsafe {
+            let high = Dotprod::plane::<Pairs, M, false>(w, x);
+            join(high, Dotprod::plane::<Pairs, M, true>(w, x.add(QUADS * M)))
+        }
+    }
+}
+
+/// `[output 4][4]` of two quads as `[output 2][8]`, twice.
+#[inline(always)]
+fn eights(a: int8x16_t, b: int8x16_t) -> [int8x16_t; 2] {
+    // SAFETY: NEON belongs to the architecture.
+    unsafe {
+        let (a, b) = (vreinterpretq_s32_s8(a), vreinterpretq_s32_s8(b));
+        [vreinterpretq_s8_s32(vzip1q_s32(a, b)), vreinterpretq_s8_s32(vzip2q_s32(a, b))]
+    }
+}
+
+/// `FEAT_I8MM`: two rows by two outputs over eight inputs in a register.
+pub struct I8mm;
+
+impl I8mm {
+    /// `s + x w`, `x: [row 2][input 8]`, `w: [output 2][input 8]`, `s: [row 2][output 2]`. The bytes of `x` are unsigned
+    /// where `LOW`.
+    ///
+    /// # Safety
+    /// The CPU has i8mm.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    unsafe fn multiply<const LOW: bool>(mut s: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            if LOW {
+                asm!("usmmla {s:v}.4s, {x:v}.16b, {w:v}.16b", s = inout(vreg) s, x = in(vreg) x, w = in(vreg) w,
+                    options(pure, nomem, nostack, preserves_flags));
+            } else {
+                asm!("smmla {s:v}.4s, {x:v}.16b, {w:v}.16b", s = inout(vreg) s, x = in(vreg) x, w = in(vreg) w,
+                    options(pure, nomem, nostack, preserves_flags));
+            }
+        }
+        s
+    }
+
+    /// Sums of a plane of activations, `[quad 8][M]`.
+    ///
+    /// # Safety
+    /// As [`Dots::narrow`].
+    #[inline]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    unsafe fn plane<C: Codes, const M: usize, const LOW: bool>(w: *const u8, x: *const i32) -> Sums<M> {
+        let mut out = zero::<M>();
+        // SAFETY: as promised; the second row of an odd last pair is the word behind, and its sums are dropped.
+        unsafe {
+            macro_rules! half {
+                ($half:literal) => {
+                    // By pair of rows, up to four.
+                    let mut s = zero::<4>();
+                    macro_rules! step {
+                        ($a:literal, $b:literal) => {
+                            let (a, b) = (C::quad::<$a>(w), C::quad::<$b>(w));
+                            let [w0, w1] = eights(a[2 * $half], b[2 * $half]);
+                            let [w2, w3] = eights(a[2 * $half + 1], b[2 * $half + 1]);
+                            macro_rules! rows {
+                                ($r:literal) => {
+                                    if 2 * $r < M {
+                                        let a = vld1_s32(x.add($a * M + 2 * $r));
+                                        let b = vld1_s32(x.add($b * M + 2 * $r));
+                                        let x = vcombine_s32(vzip1_s32(a, b), vzip2_s32(a, b));
+                                        let x = vreinterpretq_s8_s32(x);
+                                        s[$r] = [
+                                            I8mm::multiply::<LOW>(s[$r][0], x, w0),
+                                            I8mm::multiply::<LOW>(s[$r][1], x, w1),
+                                            I8mm::multiply::<LOW>(s[$r][2], x, w2),
+                                            I8mm::multiply::<LOW>(s[$r][3], x, w3),
+                                        ];
+                                    }
+                                };
+                            }
+                            each_row!(rows);
+                        };
+                    }
+                    each_two_quads!(step);
+                    macro_rules! rows {
+                        ($r:literal) => {
+                            for k in 0..2 {
+                                let a = vreinterpretq_s64_s32(s[$r][2 * k]);
+                                let b = vreinterpretq_s64_s32(s[$r][2 * k + 1]);
+                                if 2 * $r < M {
+                                    out[2 * $r][2 * $half + k] = vreinterpretq_s32_s64(vzip1q_s64(a, b));
+                                }
+                                if 2 * $r + 1 < M {
+                                    out[2 * $r + 1][2 * $half + k] = vreinterpretq_s32_s64(vzip2q_s64(a, b));
+                                }
+                            }
+                        };
+                    }
+                    each_row!(rows);
+                };
+            }
+            half!(0);
+            half!(1);
+        }
+        out
+    }
+}
+
+impl Dots for I8mm {
+    const WIDE: Kind = Kind::Planes;
+
+    /// A row alone has no pair.
+    #[inline(always)]
+    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+        // SAFETY: as promised.
+        unsafe {
+            if M == 1 {
+                return [Dotprod::narrow::<C, 1>(w, x)[0]; M];
+            }
+            I8mm::plane::<C, M, false>(w, x)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+        // SAFETY: as promised.
+        unsafe {
+            if M == 1 {
+                return [Dotprod::wide::<1>(w, x)[0]; M];
+            }
+            let high = I8mm::plane::<Pairs, M, false>(w, x);
+            join(high, I8mm::plane::<Pairs, M, true>(w, x.add(QUADS * M)))
+        }
+    }
+}
+
+/// A [`Kernel`](super::quantized::Kernel) compiled for an extension: a body for M rows in a function of its own.
+macro_rules! entry {
+    ($(#[$doc:meta])* $name:ident<M $(, $flag:ident)?>, $features:literal, $body:ident<$dots:ty>) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// See [`Kernel`]; the CPU has the features.
+        #[target_feature(enable = $features)]
+        unsafe fn $name<const M: usize $(, const $flag: bool)?>(
+            blocks: usize,
+            groups: usize,
+            w: *const u8,
+            x: *const i32,
+            x_stride: usize,
+            c: *mut f32,
+            _: *const u8,
+            _: usize,
+            first: bool,
+        ) {
+            // SAFETY: as promised by the caller.
+            unsafe { $body::<$dots, M $(, $flag)?>(blocks, groups, w, x, x_stride, c, first) }
+        }
+    };
+}
+pub(super) use entry;

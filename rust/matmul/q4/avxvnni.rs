@@ -1,0 +1,118 @@
+//! 4-bit weights with AVX-VNNI: nibbles taken apart on the fly, vpdpbusd on 8 outputs at a time.
+
+use super::{CODES, offsets};
+use crate::matmul::PANEL;
+use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
+use std::arch::x86_64::*;
+
+/// Bytes of a whole block for each of its groups.
+const BYTES_A_GROUP: usize = offsets(GROUPS)[4] / GROUPS;
+
+/// f16 values of 8 outputs as they were before the bias.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn steps(at: *const u8) -> __m256 {
+    // SAFETY: the caller points at 16 bytes.
+    let stored = unsafe { _mm_loadu_si128(at.cast()) };
+    _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
+}
+
+/// See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
+///
+/// # Safety
+/// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn tile<const M: usize, const SPREAD: bool>(
+    blocks: usize,
+    groups: usize,
+    mut w: *const u8,
+    mut x: *const i32,
+    x_stride: usize,
+    c: *mut f32,
+    mut ahead: *const u8,
+    lines: usize,
+    first: bool,
+) {
+    let low = _mm256_set1_epi8(15);
+    let [scales_at, minimums_at, d_at, dmin_at, size] = offsets(groups);
+    // SAFETY: as promised by the caller; prefetches touch no memory.
+    unsafe {
+        for block in 0..blocks {
+            let mut sums = [[_mm256_setzero_si256(); 2]; M];
+            // Hidden, so that the compiler does not unroll the groups.
+            let (mut wg, mut sg, mut xg) = (w, w.add(scales_at), x);
+            let end = std::hint::black_box(w.add(scales_at));
+            // Spread evenly over the block, scales and minimums too.
+            let mut coming = w.wrapping_add(AHEAD);
+            while wg != end {
+                let mut s = [[_mm256_setzero_si256(); 2]; M];
+                for q in 0..GROUP / 4 {
+                    let at = wg.add(q % 4 * 64).cast::<__m256i>();
+                    let (mut a, mut b) = (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1)));
+                    if q >= 4 {
+                        (a, b) = (_mm256_srli_epi16::<4>(a), _mm256_srli_epi16::<4>(b));
+                    }
+                    (a, b) = (_mm256_and_si256(a, low), _mm256_and_si256(b, low));
+                    for i in 0..M {
+                        let y = _mm256_set1_epi32(*xg.add(q * M + i));
+                        s[i][0] = _mm256_dpbusd_avx_epi32(s[i][0], a, y);
+                        s[i][1] = _mm256_dpbusd_avx_epi32(s[i][1], b, y);
+                    }
+                }
+                for h in 0..2 {
+                    let scale = _mm256_cvtepu8_epi32(_mm_loadl_epi64(sg.add(8 * h).cast()));
+                    for i in 0..M {
+                        sums[i][h] = _mm256_add_epi32(sums[i][h], _mm256_mullo_epi32(s[i][h], scale));
+                    }
+                }
+                if SPREAD {
+                    for i in 0..5 {
+                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
+                    }
+                    coming = coming.wrapping_add(BYTES_A_GROUP);
+                }
+                wg = wg.add(CODES);
+                sg = sg.add(PANEL);
+                xg = xg.add(GROUP / 4 * M);
+            }
+            for h in 0..2 {
+                let (d, dmin) = (steps(w.add(d_at + 16 * h)), steps(w.add(dmin_at + 16 * h)));
+                let mut minimums = [_mm256_setzero_si256(); M];
+                for p in 0..groups.div_ceil(2) {
+                    let at = w.add(minimums_at + 2 * PANEL * p + PANEL * h);
+                    let v = _mm256_cvtepu8_epi16(_mm_loadu_si128(at.cast()));
+                    for i in 0..M {
+                        let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
+                        minimums[i] = _mm256_dpwssd_avx_epi32(minimums[i], v, y);
+                    }
+                }
+                for i in 0..M {
+                    let t = _mm256_fmsub_ps(
+                        _mm256_cvtepi32_ps(sums[i][h]),
+                        d,
+                        _mm256_mul_ps(_mm256_cvtepi32_ps(minimums[i]), dmin),
+                    );
+                    let scale = *x.add((BLOCK / 4 + GROUPS / 2) * M + i);
+                    let scale = _mm256_castsi256_ps(_mm256_set1_epi32(scale));
+                    let at = c.add(i * PANEL + 8 * h);
+                    let old = if first && block == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
+                    _mm256_storeu_ps(at, _mm256_fmadd_ps(t, scale, old));
+                }
+            }
+            for i in 0..lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
+            }
+            ahead = ahead.wrapping_add(64 * lines);
+            w = w.add(size);
+            x = x.wrapping_add(x_stride);
+        }
+    }
+}
+
+static FEW: [Kernel; 5] =
+    [tile::<1, false>, tile::<2, false>, tile::<3, true>, tile::<4, true>, tile::<5, true>];
+static MANY: [Kernel; 5] =
+    [tile::<1, false>, tile::<2, false>, tile::<3, false>, tile::<4, false>, tile::<5, false>];
+pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &FEW, many: &MANY };

@@ -1,0 +1,129 @@
+//! 4-bit weights with NEON: nibbles taken apart on the fly, sums of groups by the best multiplications that the CPU has.
+
+use super::{CODES, offsets};
+use crate::matmul::PANEL;
+use crate::matmul::neon::{Codes, Dotprod, Dots, I8mm, Plain, entry, scales};
+use crate::matmul::quantized::{Kernel, Kernels};
+use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
+use std::arch::aarch64::*;
+
+/// Codes as `super` describes them.
+struct Nibbles;
+
+impl Codes for Nibbles {
+    #[inline(always)]
+    unsafe fn quad<const QUAD: usize>(group: *const u8) -> [int8x16_t; 4] {
+        // SAFETY: as promised.
+        unsafe {
+            let v = vld1q_u8_x4(group.add(QUAD % 4 * 64));
+            let v = [v.0, v.1, v.2, v.3];
+            [nibble::<QUAD>(v[0]), nibble::<QUAD>(v[1]), nibble::<QUAD>(v[2]), nibble::<QUAD>(v[3])]
+        }
+    }
+}
+
+/// The low half of each byte for the first four quads of a group, the high half for the others.
+#[inline(always)]
+fn nibble<const QUAD: usize>(v: uint8x16_t) -> int8x16_t {
+    // SAFETY: NEON belongs to the architecture.
+    unsafe { vreinterpretq_s8_u8(if QUAD < 4 { vandq_u8(v, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(v) }) }
+}
+
+/// 16 bytes as words of 32 bits.
+///
+/// # Safety
+/// 16 bytes lie behind `at`.
+#[inline(always)]
+unsafe fn widen(at: *const u8) -> [int32x4_t; 4] {
+    // SAFETY: as promised.
+    unsafe {
+        let v = vld1q_u8(at);
+        let (low, high) = (vmovl_u8(vget_low_u8(v)), vmovl_high_u8(v));
+        [
+            vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))),
+            vreinterpretq_s32_u32(vmovl_high_u16(low)),
+            vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(high))),
+            vreinterpretq_s32_u32(vmovl_high_u16(high)),
+        ]
+    }
+}
+
+/// See [`super::scalar`].
+///
+/// # Safety
+/// See [`Kernel`]; the CPU has the instructions of `D`.
+#[inline(always)]
+unsafe fn tile<D: Dots, const M: usize>(
+    blocks: usize,
+    groups: usize,
+    mut w: *const u8,
+    mut x: *const i32,
+    x_stride: usize,
+    c: *mut f32,
+    first: bool,
+) {
+    let [scales_at, minimums_at, d_at, dmin_at, size] = offsets(groups);
+    // SAFETY: as promised by the caller.
+    unsafe {
+        for block in 0..blocks {
+            let mut sums = [[vdupq_n_s32(0); 4]; M];
+            for g in 0..groups {
+                let s = D::narrow::<Nibbles, M>(w.add(g * CODES), x.add(g * GROUP / 4 * M));
+                let scale = widen(w.add(scales_at + g * PANEL));
+                for i in 0..M {
+                    for o in 0..4 {
+                        sums[i][o] = vmlaq_s32(sums[i][o], s[i][o], scale[o]);
+                    }
+                }
+            }
+            let (d, dmin) = (scales(w.add(d_at)), scales(w.add(dmin_at)));
+            for i in 0..M {
+                let mut minimums = [vdupq_n_s32(0); 4];
+                for p in 0..groups.div_ceil(2) {
+                    // Of two groups side by side.
+                    let both = vld2q_u8(w.add(minimums_at + 2 * PANEL * p));
+                    let sums: *const i16 = x.add((BLOCK / 4 + p) * M + i).cast();
+                    for (v, sum) in [(both.0, *sums), (both.1, *sums.add(1))] {
+                        let low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v)));
+                        let high = vreinterpretq_s16_u16(vmovl_high_u8(v));
+                        minimums[0] = vmlal_n_s16(minimums[0], vget_low_s16(low), sum);
+                        minimums[1] = vmlal_high_n_s16(minimums[1], low, sum);
+                        minimums[2] = vmlal_n_s16(minimums[2], vget_low_s16(high), sum);
+                        minimums[3] = vmlal_high_n_s16(minimums[3], high, sum);
+                    }
+                }
+                let scale = vld1q_dup_f32(x.add((BLOCK / 4 + GROUPS / 2) * M + i).cast());
+                for o in 0..4 {
+                    let at = c.add(i * PANEL + 4 * o);
+                    let old = if first && block == 0 { vdupq_n_f32(0.0) } else { vld1q_f32(at) };
+                    let minimum = vmulq_f32(vcvtq_f32_s32(minimums[o]), dmin[o]);
+                    let t = vfmaq_f32(vnegq_f32(minimum), vcvtq_f32_s32(sums[i][o]), d[o]);
+                    vst1q_f32(at, vfmaq_f32(old, t, scale));
+                }
+            }
+            w = w.add(size);
+            x = x.wrapping_add(x_stride);
+        }
+    }
+}
+
+entry!(
+    /// With NEON alone.
+    plain<M>, "neon", tile<Plain>
+);
+entry!(
+    /// With dot products.
+    dotprod<M>, "neon,dotprod", tile<Dotprod>
+);
+entry!(
+    /// With products of small matrices.
+    i8mm<M>, "neon,dotprod,i8mm", tile<I8mm>
+);
+
+static PLAINS: [Kernel; 4] = [plain::<1>, plain::<2>, plain::<3>, plain::<4>];
+static DOTPRODS: [Kernel; 4] = [dotprod::<1>, dotprod::<2>, dotprod::<3>, dotprod::<4>];
+static I8MMS: [Kernel; 8] =
+    [i8mm::<1>, i8mm::<2>, i8mm::<3>, i8mm::<4>, i8mm::<5>, i8mm::<6>, i8mm::<7>, i8mm::<8>];
+pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &PLAINS, many: &PLAINS };
+pub static DOTPROD: Kernels = Kernels { kind: Kind::Quads, few: &DOTPRODS, many: &DOTPRODS };
+pub static I8MM: Kernels = Kernels { kind: Kind::Quads, few: &I8MMS, many: &I8MMS };
