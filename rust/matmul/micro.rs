@@ -7,7 +7,7 @@
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-use crate::simd::Level;
+use crate::simd::{Level, widen_at};
 
 /// Where the operands lie: `a[i, k] = a[i * a_stride + k]`, `b[k, j] = b[k * b_stride + j]`,
 /// `c[i, j] = c[i * c_stride + j]`.
@@ -21,27 +21,35 @@ pub struct Shape {
     pub c_stride: usize,
 }
 
+impl Shape {
+    /// Panics where the slices are shorter than the shape.
+    fn check(&self, a: usize, b: usize, c: usize) {
+        let Shape { rows, columns, depth, a_stride, b_stride, c_stride } = *self;
+        assert!(c >= (rows - 1) * c_stride + columns, "c holds the result");
+        if depth > 0 {
+            assert!(a >= (rows - 1) * a_stride + depth, "a holds its rows");
+            assert!(b >= (depth - 1) * b_stride + columns, "b holds its rows");
+        }
+    }
+}
+
 /// `c = a b`, or `c += a b` where `accumulate`.
 pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32], accumulate: bool) {
     let Shape { rows, columns, depth, a_stride, b_stride, c_stride } = *shape;
     if rows == 0 || columns == 0 {
         return;
     }
-    assert!(c.len() >= (rows - 1) * c_stride + columns, "c holds the result");
-    if depth > 0 {
-        assert!(a.len() >= (rows - 1) * a_stride + depth, "a holds its rows");
-        assert!(b.len() >= (depth - 1) * b_stride + columns, "b holds its rows");
-    }
+    shape.check(a.len(), b.len(), c.len());
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level has been detected, and the slices hold what the shape says (checked above).
         Level::Avx512 => unsafe {
-            x86::multiply_avx512(shape, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), accumulate)
+            x86::multiply_avx512::<false>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx2 | Level::AvxVnni => unsafe {
-            x86::multiply_avx2(shape, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), accumulate)
+            x86::multiply_avx2::<false>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
@@ -61,20 +69,64 @@ pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32]
     }
 }
 
+/// Rows up to which f16 operands are widened as they are read; more rows would do it again and again.
+const FEW_ROWS: usize = 16;
+
+/// [`multiply`] with `b` in f16, by its bits; it may be widened into `scratch` first.
+pub fn multiply_half(
+    level: Level,
+    shape: &Shape,
+    a: &[f32],
+    b: &[u16],
+    c: &mut [f32],
+    accumulate: bool,
+    scratch: &mut Vec<f32>,
+) {
+    if shape.rows == 0 || shape.columns == 0 {
+        return;
+    }
+    shape.check(a.len(), b.len(), c.len());
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level has been detected, the slices hold what the shape says (checked above), and columns come in
+        // sixteens.
+        Level::Avx512 if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
+            x86::multiply_avx512::<true>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx2 | Level::AvxVnni if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
+            x86::multiply_avx2::<true>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
+        },
+        _ => {
+            if scratch.len() < b.len() {
+                scratch.resize(b.len(), 0.0);
+            }
+            widen_at(level, b, &mut scratch[..b.len()]);
+            multiply(level, shape, a, &scratch[..b.len()], c, accumulate);
+        }
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::Shape;
     use std::arch::x86_64::*;
 
-    /// R rows by 16 columns, or as many as `left` says.
+    /// Bytes of a number of b.
+    const fn size<const HALF: bool>() -> usize {
+        if HALF { 2 } else { 4 }
+    }
+
+    /// R rows by 16 columns, or as many as `left` says: of f16, always 16.
     ///
     /// # Safety
-    /// AVX2 and FMA; the pointers reach as far as the shape says.
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn tile_avx2<const R: usize>(
+    /// AVX2, FMA and F16C; the pointers reach as far as the shape says.
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn tile_avx2<const R: usize, const HALF: bool>(
         s: &Shape,
         a: *const f32,
-        b: *const f32,
+        b: *const u8,
         c: *mut f32,
         left: usize,
         accumulate: bool,
@@ -92,8 +144,13 @@ mod x86 {
                     }
                 }
                 for k in 0..s.depth {
-                    let p = b.add(k * s.b_stride);
-                    let (b0, b1) = (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)));
+                    let p = b.add(k * s.b_stride * size::<HALF>());
+                    let (b0, b1) = if HALF {
+                        let half = |p: *const u8| _mm256_cvtph_ps(_mm_loadu_si128(p.cast()));
+                        (half(p), half(p.add(16)))
+                    } else {
+                        (_mm256_loadu_ps(p.cast()), _mm256_loadu_ps(p.add(32).cast()))
+                    };
                     for i in 0..R {
                         let x = _mm256_broadcast_ss(&*a.add(i * s.a_stride + k));
                         acc[i] = [_mm256_fmadd_ps(x, b0, acc[i][0]), _mm256_fmadd_ps(x, b1, acc[i][1])];
@@ -114,7 +171,7 @@ mod x86 {
                     }
                 }
                 for k in 0..s.depth {
-                    let p = b.add(k * s.b_stride);
+                    let p = b.cast::<f32>().add(k * s.b_stride);
                     let (b0, b1) = (_mm256_maskload_ps(p, m0), _mm256_maskload_ps(p.wrapping_add(8), m1));
                     for i in 0..R {
                         let x = _mm256_broadcast_ss(&*a.add(i * s.a_stride + k));
@@ -130,15 +187,15 @@ mod x86 {
         }
     }
 
-    /// R rows by 32 columns, or as many as `left` says.
+    /// R rows by 32 columns, or as many as `left` says: of f16, 16 or 32.
     ///
     /// # Safety
     /// AVX-512 F; the pointers reach as far as the shape says.
     #[target_feature(enable = "avx512f")]
-    unsafe fn tile_avx512<const R: usize>(
+    unsafe fn tile_avx512<const R: usize, const HALF: bool>(
         s: &Shape,
         a: *const f32,
-        b: *const f32,
+        b: *const u8,
         c: *mut f32,
         left: usize,
         accumulate: bool,
@@ -156,8 +213,13 @@ mod x86 {
             }
             if left > 16 {
                 for k in 0..s.depth {
-                    let p = b.add(k * s.b_stride);
-                    let (b0, b1) = (_mm512_loadu_ps(p), _mm512_maskz_loadu_ps(m1, p.wrapping_add(16)));
+                    let p = b.add(k * s.b_stride * size::<HALF>());
+                    let (b0, b1) = if HALF {
+                        let half = |p: *const u8| _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()));
+                        (half(p), half(p.add(32)))
+                    } else {
+                        (_mm512_loadu_ps(p.cast()), _mm512_maskz_loadu_ps(m1, p.wrapping_add(64).cast()))
+                    };
                     for i in 0..R {
                         let x = _mm512_set1_ps(*a.add(i * s.a_stride + k));
                         acc[i] = [_mm512_fmadd_ps(x, b0, acc[i][0]), _mm512_fmadd_ps(x, b1, acc[i][1])];
@@ -165,7 +227,12 @@ mod x86 {
                 }
             } else {
                 for k in 0..s.depth {
-                    let b0 = _mm512_maskz_loadu_ps(m0, b.add(k * s.b_stride));
+                    let p = b.add(k * s.b_stride * size::<HALF>());
+                    let b0 = if HALF {
+                        _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
+                    } else {
+                        _mm512_maskz_loadu_ps(m0, p.cast())
+                    };
                     for i in 0..R {
                         let x = _mm512_set1_ps(*a.add(i * s.a_stride + k));
                         acc[i][0] = _mm512_fmadd_ps(x, b0, acc[i][0]);
@@ -185,7 +252,13 @@ mod x86 {
             /// # Safety
             /// The instruction set is there; the pointers reach as far as the shape says.
             #[target_feature(enable = $feature)]
-            pub unsafe fn $name(s: &Shape, a: *const f32, b: *const f32, c: *mut f32, accumulate: bool) {
+            pub unsafe fn $name<const HALF: bool>(
+                s: &Shape,
+                a: *const f32,
+                b: *const u8,
+                c: *mut f32,
+                accumulate: bool,
+            ) {
                 let mut j = 0;
                 while j < s.columns {
                     let mut i = 0;
@@ -193,9 +266,10 @@ mod x86 {
                         let r = (s.rows - i).min($height);
                         // SAFETY: tile (i, j) lies inside the shape.
                         unsafe {
-                            let (a, b, c) = (a.add(i * s.a_stride), b.add(j), c.add(i * s.c_stride + j));
+                            let (a, b, c) =
+                                (a.add(i * s.a_stride), b.add(j * size::<HALF>()), c.add(i * s.c_stride + j));
                             match r {
-                                $($r => $tile::<$r>(s, a, b, c, s.columns - j, accumulate),)*
+                                $($r => $tile::<$r, HALF>(s, a, b, c, s.columns - j, accumulate),)*
                                 _ => unreachable!("a tile has at most its height in rows"),
                             }
                         }
@@ -206,7 +280,7 @@ mod x86 {
             }
         };
     }
-    driver!(multiply_avx2, "avx2,fma", tile_avx2, 16, 6, [1 2 3 4 5 6]);
+    driver!(multiply_avx2, "avx2,fma,f16c", tile_avx2, 16, 6, [1 2 3 4 5 6]);
     driver!(multiply_avx512, "avx512f", tile_avx512, 32, 8, [1 2 3 4 5 6 7 8]);
 }
 
@@ -237,8 +311,16 @@ mod tests {
                         for level in Level::present() {
                             let mut got = c.clone();
                             multiply(level, &shape, &a, &b, &mut got, accumulate);
-                            let same = want.iter().zip(&got).all(|(x, y)| x.to_bits() == y.to_bits());
-                            assert!(same, "{level:?} {shape:?} {accumulate}");
+                            let same = |want: &[f32], got: &[f32]| {
+                                want.iter().zip(got).all(|(x, y)| x.to_bits() == y.to_bits())
+                            };
+                            assert!(same(&want, &got), "{level:?} {shape:?} {accumulate}");
+                            // These numbers fit f16.
+                            let half: Vec<u16> =
+                                b.iter().map(|&v| half::f16::from_f32(v).to_bits()).collect();
+                            let mut got = c.clone();
+                            multiply_half(level, &shape, &a, &half, &mut got, accumulate, &mut Vec::new());
+                            assert!(same(&want, &got), "f16 {level:?} {shape:?} {accumulate}");
                         }
                     }
                 }

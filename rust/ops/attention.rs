@@ -9,9 +9,9 @@
 //!
 //! Query heads that share a key head are computed together, so keys and values are read once.
 
-use super::kv::{BLOCK, KvBlocks};
+use super::kv::{BLOCK, KvBlocks, Numbers};
 use super::position_bias::DistanceBias;
-use crate::matmul::micro::{Shape, multiply};
+use crate::matmul::micro::{Shape, multiply, multiply_half};
 use crate::simd::{LANES, exp, level, multiversion, tanh};
 use crate::tensor::Disjoint;
 use crate::threads::Team;
@@ -23,6 +23,9 @@ pub const TILE: usize = 128;
 
 /// Rows of queries (positions times grouped heads) that a unit of work aims at.
 const ROWS: usize = 32;
+
+/// Rows for which the memory is slower than the products.
+const FEW_ROWS: usize = 16;
 
 /// One sequence of a batch.
 #[derive(Debug, Clone)]
@@ -67,6 +70,8 @@ impl Scores<'_> {
 struct ThreadScratch {
     queries: Vec<f32>,
     scores: Vec<f32>,
+    /// A block of keys or values, as f32.
+    block: Vec<f32>,
     widened: Vec<f32>,
     part: Vec<f32>,
     total: Vec<f32>,
@@ -88,6 +93,21 @@ struct Unit {
     /// First query, counted from the sequence's first, and how many.
     query: usize,
     queries: usize,
+}
+
+/// `c = a b` or `c += a b`, whatever b is stored as.
+fn product(
+    shape: &Shape,
+    a: &[f32],
+    b: Numbers<'_>,
+    c: &mut [f32],
+    accumulate: bool,
+    scratch: &mut Vec<f32>,
+) {
+    match b {
+        Numbers::F32(b) => multiply(level(), shape, a, b, c, accumulate),
+        Numbers::F16(b) => multiply_half(level(), shape, a, b, c, accumulate, scratch),
+    }
 }
 
 fn grow(buffer: &mut Vec<f32>, length: usize) {
@@ -225,13 +245,21 @@ impl Call<'_> {
         let (rows, start) = (unit.queries * g, tile * TILE);
         let end = self.span(unit).end.min(start + TILE);
         grow(&mut t.scores, ROWS.max(rows) * TILE);
-        grow(&mut t.widened, d * BLOCK);
+        grow(&mut t.block, d * BLOCK);
         let padded = (end - start).next_multiple_of(LANES);
         for block in 0..(end - start).div_ceil(BLOCK) {
-            let keys = self.kv.keys(s.table[start / BLOCK + block], unit.kv_head, &mut t.widened);
+            let at = start / BLOCK + block;
+            if rows <= FEW_ROWS {
+                // Read once and for few products: what comes next is asked for meanwhile.
+                self.kv.ask(s.table[at], unit.kv_head, true);
+                if (at + 1) * BLOCK < s.length {
+                    self.kv.ask(s.table[at + 1], unit.kv_head, false);
+                }
+            }
+            let keys = self.kv.keys(s.table[at], unit.kv_head, &mut t.block);
             let columns = BLOCK.min(padded - block * BLOCK);
             let shape = Shape { rows, columns, depth: d, a_stride: d, b_stride: BLOCK, c_stride: TILE };
-            multiply(level(), &shape, &t.queries, keys, &mut t.scores[block * BLOCK..], false);
+            product(&shape, &t.queries, keys, &mut t.scores[block * BLOCK..], false, &mut t.widened);
         }
         for row in 0..rows {
             let position = s.first + unit.query + row / g;
@@ -264,10 +292,10 @@ impl Call<'_> {
         for block in 0..(end - start).div_ceil(BLOCK) {
             let tokens = BLOCK.min(end - start - block * BLOCK);
             let table = s.table[start / BLOCK + block];
-            let values = self.kv.values(table, unit.kv_head, tokens, &mut t.widened);
+            let values = self.kv.values(table, unit.kv_head, tokens, &mut t.block);
             let shape =
                 Shape { rows, columns: d, depth: tokens, a_stride: TILE, b_stride: d, c_stride: d + 2 };
-            multiply(level(), &shape, &t.scores[block * BLOCK..], values, part, block > 0);
+            product(&shape, &t.scores[block * BLOCK..], values, part, block > 0, &mut t.widened);
         }
     }
 

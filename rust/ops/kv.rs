@@ -6,10 +6,8 @@
 //! head has a scale of its own, `[kv_head][32]`, for keys and for values.
 
 use crate::error::{Error, Result};
-use crate::simd::{level, multiversion};
+use crate::simd::{level, multiversion, narrow, prefetch};
 use crate::tensor::Buffer;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 /// Tokens in a block.
 pub const BLOCK: usize = 32;
@@ -46,6 +44,13 @@ impl KvType {
             ))),
         }
     }
+}
+
+/// Numbers as they lie in a block: f32, or f16 by their bits.
+#[derive(Debug, Clone, Copy)]
+pub enum Numbers<'a> {
+    F32(&'a [f32]),
+    F16(&'a [u16]),
 }
 
 enum Segment {
@@ -145,19 +150,16 @@ impl KvBlocks {
                     }
                     Segment::F16 { keys: k, values: v } => {
                         let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
-                        let mut half = [f16::ZERO; 64];
+                        let mut half = [0; 64];
                         for i in 0..n {
                             let from = (t + i) * width + head * dim;
                             for start in (0..dim).step_by(64) {
                                 let m = (dim - start).min(64);
-                                half[..m].convert_from_f32_slice(&keys[from + start..][..m]);
-                                for (d, key) in half[..m].iter().enumerate() {
-                                    k[(start + d) * BLOCK + slot + i] = key.to_bits();
+                                narrow(&keys[from + start..][..m], &mut half[..m]);
+                                for (d, &key) in half[..m].iter().enumerate() {
+                                    k[(start + d) * BLOCK + slot + i] = key;
                                 }
-                                half[..m].convert_from_f32_slice(&values[from + start..][..m]);
-                                for (o, value) in v[(slot + i) * dim + start..][..m].iter_mut().zip(&half) {
-                                    *o = value.to_bits();
-                                }
+                                narrow(&values[from + start..][..m], &mut v[(slot + i) * dim + start..][..m]);
                             }
                         }
                     }
@@ -218,30 +220,46 @@ impl KvBlocks {
         copy_segment(&other.segments[sf], &mut self.segments[st], af, at, size, self.head_dim);
     }
 
-    /// Keys of one head of a block, `[head_dim][32]`: the stored ones, or widened into `scratch`.
-    pub fn keys<'a>(&'a self, block: u32, head: usize, scratch: &'a mut [f32]) -> &'a [f32] {
+    /// Asks the memory for the keys, or the values, of one head of a block, which are a stream of their own to it.
+    pub fn ask(&self, block: u32, head: usize, values: bool) {
         let ((segment, at), n) = (self.place(block, head), self.head_dim * BLOCK);
         match &self.segments[segment] {
-            Segment::F32 { keys, .. } => &keys[at..at + n],
-            Segment::F16 { keys, .. } => widen(&keys[at..at + n], scratch),
+            Segment::F32 { keys: k, values: v } => prefetch(&if values { v } else { k }[at..at + n]),
+            Segment::F16 { keys: k, values: v } => prefetch(&if values { v } else { k }[at..at + n]),
+            Segment::Q8 { keys: k, values: v, .. } => prefetch(&if values { v } else { k }[at..at + n]),
+        }
+    }
+
+    /// Keys of one head of a block, `[head_dim][32]`: the stored ones, or as f32 in `scratch`.
+    pub fn keys<'a>(&'a self, block: u32, head: usize, scratch: &'a mut [f32]) -> Numbers<'a> {
+        let ((segment, at), n) = (self.place(block, head), self.head_dim * BLOCK);
+        match &self.segments[segment] {
+            Segment::F32 { keys, .. } => Numbers::F32(&keys[at..at + n]),
+            Segment::F16 { keys, .. } => Numbers::F16(&keys[at..at + n]),
             Segment::Q8 { keys, key_scales, .. } => {
                 let scales = &key_scales[at / self.head_dim..][..BLOCK];
                 keys_at(level(), &keys[at..at + n], scales, &mut scratch[..n]);
-                &scratch[..n]
+                Numbers::F32(&scratch[..n])
             }
         }
     }
 
     /// Values of the first `tokens` of a block, `[tokens][head_dim]`.
-    pub fn values<'a>(&'a self, block: u32, head: usize, tokens: usize, scratch: &'a mut [f32]) -> &'a [f32] {
+    pub fn values<'a>(
+        &'a self,
+        block: u32,
+        head: usize,
+        tokens: usize,
+        scratch: &'a mut [f32],
+    ) -> Numbers<'a> {
         let ((segment, at), n) = (self.place(block, head), self.head_dim * tokens);
         match &self.segments[segment] {
-            Segment::F32 { values, .. } => &values[at..at + n],
-            Segment::F16 { values, .. } => widen(&values[at..at + n], scratch),
+            Segment::F32 { values, .. } => Numbers::F32(&values[at..at + n]),
+            Segment::F16 { values, .. } => Numbers::F16(&values[at..at + n]),
             Segment::Q8 { values, value_scales, .. } => {
                 let scales = &value_scales[at / self.head_dim..][..tokens];
                 values_at(level(), &values[at..at + n], scales, &mut scratch[..n]);
-                &scratch[..n]
+                Numbers::F32(&scratch[..n])
             }
         }
     }
@@ -281,13 +299,6 @@ multiversion! {
     }
 }
 
-fn widen<'a>(stored: &[u16], scratch: &'a mut [f32]) -> &'a [f32] {
-    use half::slice::HalfBitsSliceExt;
-    let out = &mut scratch[..stored.len()];
-    stored.reinterpret_cast::<f16>().convert_to_f32_slice(out);
-    out
-}
-
 /// Copies `size` keys and values, with their scales, from one segment to another.
 fn copy_segment(a: &Segment, b: &mut Segment, af: usize, at: usize, size: usize, head_dim: usize) {
     let scales = size / head_dim;
@@ -318,6 +329,13 @@ fn copy_segment(a: &Segment, b: &mut Segment, af: usize, at: usize, size: usize,
 mod tests {
     use super::*;
 
+    fn at(numbers: Numbers<'_>, index: usize) -> f32 {
+        match numbers {
+            Numbers::F32(x) => x[index],
+            Numbers::F16(x) => half::f16::from_bits(x[index]).to_f32(),
+        }
+    }
+
     #[test]
     fn tokens_come_back_from_where_the_table_says() {
         for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
@@ -344,9 +362,9 @@ mod tests {
                             }
                             _ => got == want,
                         };
-                        assert!(near(kv.keys(block, h, &mut scratch)[d * BLOCK + t % BLOCK], want));
+                        assert!(near(at(kv.keys(block, h, &mut scratch), d * BLOCK + t % BLOCK), want));
                         let n = t % BLOCK + 1;
-                        assert!(near(kv.values(block, h, n, &mut scratch)[t % BLOCK * dim + d], -want));
+                        assert!(near(at(kv.values(block, h, n, &mut scratch), t % BLOCK * dim + d), -want));
                     }
                 }
             }

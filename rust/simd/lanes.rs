@@ -5,6 +5,7 @@
 //! has one order, so every type gives the same bits.
 
 use super::multiversion;
+use half::f16;
 use std::ops::{Add, Div, Mul, Sub};
 
 /// How many partial sums every reduction keeps, on every machine.
@@ -42,6 +43,18 @@ pub trait Vector:
     /// 2^n as a product of two factors, so that subnormal results and infinity come out right; n is the whole number that
     /// adding 1.5 * 2^23 has left in the low bits of `self`.
     fn powers_of_two(self) -> (Self, Self);
+
+    /// Sixteen f16 values, by their bits.
+    #[inline(always)]
+    fn from_half(bits: [u16; LANES]) -> Self {
+        Self::from_array(bits.map(|b| f16::from_bits(b).to_f32()))
+    }
+
+    /// The nearest f16 values, ties to even, by their bits.
+    #[inline(always)]
+    fn to_half(self) -> [u16; LANES] {
+        self.to_array().map(|v| f16::from_f32(v).to_bits())
+    }
 
     /// Sum of the lanes: eight and eight, four and four, two and two, one and one.
     fn fold_sum(self) -> f32;
@@ -244,6 +257,69 @@ multiversion! {
     pub fn multiply_by / multiply_by_at(out: &mut [f32], x: &[f32]) {
         for (o, v) in out.iter_mut().zip(x) {
             *o *= *v;
+        }
+    }
+}
+
+multiversion! {
+    /// f16 values, by their bits, as f32; `out` is as long as `stored`.
+    pub fn widen / widen_at(stored: &[u16], out: &mut [f32]) {
+        let (mut from, mut to) = (stored.chunks_exact(LANES), out.chunks_exact_mut(LANES));
+        for (from, to) in (&mut from).zip(&mut to) {
+            Lanes::from_half(from.try_into().expect("sixteen values")).store(to);
+        }
+        let rest = from.remainder();
+        let mut last = [0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        Lanes::from_half(last).store_part(to.into_remainder());
+    }
+}
+
+multiversion! {
+    /// The nearest f16 values, ties to even, by their bits; `out` is as long as `x`.
+    pub fn narrow / narrow_at(x: &[f32], out: &mut [u16]) {
+        for (from, to) in x.chunks(LANES).zip(out.chunks_mut(LANES)) {
+            to.copy_from_slice(&Lanes::load_or(from, 0.0).to_half()[..from.len()]);
+        }
+    }
+}
+
+/// Asks the memory for what lies in a slice, where the machine can be asked.
+#[inline]
+pub fn prefetch<T>(x: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..size_of_val(x)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch touches no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(at)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = x;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Level;
+
+    #[test]
+    fn every_level_converts_halves_as_the_portable_code_does() {
+        let bits: Vec<u16> = (0..=u16::MAX).filter(|&b| !f16::from_bits(b).is_nan()).collect();
+        let values: Vec<f32> = bits.iter().map(|&b| f16::from_bits(b).to_f32()).collect();
+        // Halves, what lies in the middle between two, and a little beside it.
+        let between = values.iter().flat_map(|&v| [v, v * 1.000_488_3, v * 1.000_244_1, v * 1.000_25]);
+        let between: Vec<f32> = between.collect();
+        for level in Level::present() {
+            for length in [bits.len(), 33, 5, 0] {
+                let mut out = vec![1.0; length];
+                widen_at(level, &bits[..length], &mut out);
+                assert!(out.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()), "{level:?}");
+            }
+            let mut out = vec![0; between.len()];
+            narrow_at(level, &between, &mut out);
+            for (v, got) in between.iter().zip(&out) {
+                assert_eq!(*got, f16::from_f32(*v).to_bits(), "{level:?} {v}");
+            }
         }
     }
 }

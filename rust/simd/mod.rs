@@ -14,7 +14,10 @@ mod neon;
 mod x86;
 
 pub use activation::{Activation, activate};
-pub use lanes::{LANES, Portable, Vector, add_scaled, lanes_max, maximum, multiply_by, sum, sum_of_squares};
+pub use lanes::{
+    LANES, Portable, Vector, add_scaled, lanes_max, maximum, multiply_by, narrow, prefetch, sum,
+    sum_of_squares, widen_at,
+};
 pub use level::{Level, level, level_or_error};
 pub use math::{erf, exp, log, sigmoid, tanh};
 

@@ -115,6 +115,25 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn from_half(bits: [u16; LANES]) -> Self {
+        let at = |i: usize| bits[i..].as_ptr().cast::<__m128i>();
+        // SAFETY: F16C comes with AVX2 here; eight values each are read.
+        unsafe { Avx2(_mm256_cvtph_ps(_mm_loadu_si128(at(0))), _mm256_cvtph_ps(_mm_loadu_si128(at(8)))) }
+    }
+
+    #[inline(always)]
+    fn to_half(self) -> [u16; LANES] {
+        let mut out = [0; LANES];
+        // SAFETY: as above; eight values each are written.
+        unsafe {
+            let half = |x| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm_storeu_si128(out.as_mut_ptr().cast(), half(self.0));
+            _mm_storeu_si128(out[8..].as_mut_ptr().cast(), half(self.1));
+        }
+        out
+    }
+
+    #[inline(always)]
     fn fold_sum(self) -> f32 {
         // SAFETY: as above.
         fold_eight(unsafe { _mm256_add_ps(self.0, self.1) })
@@ -182,6 +201,23 @@ impl Vector for Avx512 {
         let mask = Self::splat(-0.0);
         let (magnitude, sign) = (self.abs(), one!(_mm512_and_ps, sign, mask));
         one!(_mm512_or_ps, magnitude, sign)
+    }
+
+    #[inline(always)]
+    fn from_half(bits: [u16; LANES]) -> Self {
+        // SAFETY: as above; sixteen values are read.
+        unsafe { Avx512(_mm512_cvtph_ps(_mm256_loadu_si256(bits.as_ptr().cast()))) }
+    }
+
+    #[inline(always)]
+    fn to_half(self) -> [u16; LANES] {
+        let mut out = [0; LANES];
+        // SAFETY: as above; sixteen values are written.
+        unsafe {
+            let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(self.0);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), half);
+        }
+        out
     }
 
     #[inline(always)]

@@ -115,4 +115,4 @@ static FEW: [Kernel; 5] =
     [tile::<1, false>, tile::<2, false>, tile::<3, true>, tile::<4, true>, tile::<5, true>];
 static MANY: [Kernel; 5] =
     [tile::<1, false>, tile::<2, false>, tile::<3, false>, tile::<4, false>, tile::<5, false>];
-pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &FEW, many: &MANY };
+pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &FEW, many: &MANY, pairs: &[] };

@@ -181,5 +181,6 @@ static NARROW_FEW: [Kernel; 4] =
     [narrow::<1, false>, narrow::<2, false>, narrow::<3, true>, narrow::<4, true>];
 static NARROW_MANY: [Kernel; 4] =
     [narrow::<1, false>, narrow::<2, false>, narrow::<3, false>, narrow::<4, false>];
-pub static WIDE: Kernels = Kernels { kind: Kind::Pairs, few: &WIDE_FEW, many: &WIDE_MANY };
-pub static NARROW: Kernels = Kernels { kind: Kind::GroupQuads, few: &NARROW_FEW, many: &NARROW_MANY };
+pub static WIDE: Kernels = Kernels { kind: Kind::Pairs, few: &WIDE_FEW, many: &WIDE_MANY, pairs: &[] };
+pub static NARROW: Kernels =
+    Kernels { kind: Kind::GroupQuads, few: &NARROW_FEW, many: &NARROW_MANY, pairs: &[] };
