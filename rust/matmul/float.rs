@@ -263,44 +263,55 @@ mod x86 {
     static STORED: Order = Order([0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15]);
     static BACK: Order = Order([0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15]);
 
-    /// Many rows with AVX-512: M rows by one panel, widened on the fly. bf16 weights stay in their stored order, which
-    /// the results are brought into and back out of. `SPREAD` asks for the memory ahead.
+    /// Many rows with AVX-512: M rows by P panels, widened on the fly. bf16 weights stay in their stored order, which
+    /// the results are brought into and back out of. `SPREAD` asks for the memory ahead. Panels are `w_stride` bytes
+    /// apart, their results `c_stride`.
     ///
     /// # Safety
     /// AVX-512 F; all pointers reach as far as the sizes say.
     #[inline(never)]
     #[target_feature(enable = "avx512f")]
-    unsafe fn wide<const M: usize, const W: u8, const SPREAD: bool>(
+    unsafe fn wide<const M: usize, const P: usize, const W: u8, const SPREAD: bool>(
         length: usize,
         mut w: *const u8,
+        w_stride: usize,
         mut x: *const f32,
         c: *mut f32,
+        c_stride: usize,
         first: bool,
     ) {
         let size = if W == F32 { 64 } else { 32 };
-        let mut s = [_mm512_setzero_ps(); M];
+        let mut s = [[_mm512_setzero_ps(); M]; P];
         // SAFETY: as promised; prefetches touch no memory.
         unsafe {
             let stored = _mm512_load_si512(STORED.0.as_ptr().cast());
             let back = _mm512_load_si512(BACK.0.as_ptr().cast());
             if !first {
-                for i in 0..M {
-                    let v = _mm512_loadu_ps(c.add(PANEL * i));
-                    s[i] = if W == BF16 { _mm512_permutexvar_ps(stored, v) } else { v };
+                for p in 0..P {
+                    for i in 0..M {
+                        let v = _mm512_loadu_ps(c.add(p * c_stride + PANEL * i));
+                        s[p][i] = if W == BF16 { _mm512_permutexvar_ps(stored, v) } else { v };
+                    }
                 }
             }
             let end = w.add(length * size);
             while w != end {
-                let v = match W {
-                    F32 => _mm512_loadu_ps(w.cast()),
-                    BF16 => {
-                        let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(w.cast()));
-                        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+                let v: [__m512; P] = std::array::from_fn(|p| {
+                    let w = w.add(p * w_stride);
+                    match W {
+                        F32 => _mm512_loadu_ps(w.cast()),
+                        BF16 => {
+                            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(w.cast()));
+                            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+                        }
+                        _ => _mm512_cvtph_ps(_mm256_loadu_si256(w.cast())),
                     }
-                    _ => _mm512_cvtph_ps(_mm256_loadu_si256(w.cast())),
-                };
+                });
                 for i in 0..M {
-                    s[i] = _mm512_fmadd_ps(_mm512_set1_ps(*x.add(i)), v, s[i]);
+                    let y = _mm512_set1_ps(*x.add(i));
+                    for p in 0..P {
+                        s[p][i] = _mm512_fmadd_ps(y, v[p], s[p][i]);
+                    }
                 }
                 if SPREAD {
                     _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(AHEAD).cast());
@@ -308,34 +319,37 @@ mod x86 {
                 w = w.add(size);
                 x = x.add(M);
             }
-            for i in 0..M {
-                let v = if W == BF16 { _mm512_permutexvar_ps(back, s[i]) } else { s[i] };
-                _mm512_storeu_ps(c.add(PANEL * i), v);
+            for p in 0..P {
+                for i in 0..M {
+                    let v = if W == BF16 { _mm512_permutexvar_ps(back, s[p][i]) } else { s[p][i] };
+                    _mm512_storeu_ps(c.add(p * c_stride + PANEL * i), v);
+                }
             }
         }
     }
 
-    type WideFn = unsafe fn(usize, *const u8, *const f32, *mut f32, bool);
-    const fn wides<const W: u8, const S: bool>() -> [WideFn; 12] {
+    type WideFn = unsafe fn(usize, *const u8, usize, *const f32, *mut f32, usize, bool);
+    const fn wides<const P: usize, const W: u8, const S: bool>() -> [WideFn; 12] {
         [
-            wide::<1, W, S>,
-            wide::<2, W, S>,
-            wide::<3, W, S>,
-            wide::<4, W, S>,
-            wide::<5, W, S>,
-            wide::<6, W, S>,
-            wide::<7, W, S>,
-            wide::<8, W, S>,
-            wide::<9, W, S>,
-            wide::<10, W, S>,
-            wide::<11, W, S>,
-            wide::<12, W, S>,
+            wide::<1, P, W, S>,
+            wide::<2, P, W, S>,
+            wide::<3, P, W, S>,
+            wide::<4, P, W, S>,
+            wide::<5, P, W, S>,
+            wide::<6, P, W, S>,
+            wide::<7, P, W, S>,
+            wide::<8, P, W, S>,
+            wide::<9, P, W, S>,
+            wide::<10, P, W, S>,
+            wide::<11, P, W, S>,
+            wide::<12, P, W, S>,
         ]
     }
-    static WIDE: [[[WideFn; 12]; 2]; 3] = [
-        [wides::<F32, false>(), wides::<F32, true>()],
-        [wides::<BF16, false>(), wides::<BF16, true>()],
-        [wides::<F16, false>(), wides::<F16, true>()],
+    /// By weight type: one tile of rows that reads weights from memory, then tile after tile over one panel and over two.
+    static WIDE: [[[WideFn; 12]; 3]; 3] = [
+        [wides::<1, F32, true>(), wides::<1, F32, false>(), wides::<2, F32, false>()],
+        [wides::<1, BF16, true>(), wides::<1, BF16, false>(), wides::<2, BF16, false>()],
+        [wides::<1, F16, true>(), wides::<1, F16, false>(), wides::<2, F16, false>()],
     ];
 
     /// # Safety
@@ -428,13 +442,27 @@ mod x86 {
                 for tile in tiles.clone() {
                     let (start, m) = s.tiles[tile];
                     let x = s.float(block, tile);
-                    for (p, panel) in panels.clone().enumerate() {
-                        let bytes = &w.panel(panel)[block * BLOCK * size..];
-                        let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
-                        let kernel = WIDE[code as usize][usize::from(one)][m - 1];
-                        // SAFETY: AVX-512 level; `length` inputs of the panel lie in `bytes`, strip and results have as
-                        // many values as the tile reads.
-                        unsafe { kernel(length, bytes.as_ptr(), x.as_ptr(), c.as_mut_ptr(), block == 0) };
+                    let mut p = 0;
+                    while p < panels.len() {
+                        let side_by_side = if one || p + 1 == panels.len() { 1 } else { 2 };
+                        let bytes = &w.panel(panels.start + p)[block * BLOCK * size..];
+                        let (at, last) = (p * rows + start - first_row, (side_by_side - 1) * rows);
+                        let c = &mut out[at * PANEL..][..(last + m) * PANEL];
+                        let kernel = WIDE[code as usize][if one { 0 } else { side_by_side }][m - 1];
+                        // SAFETY: AVX-512 level; `length` inputs of the panels, which follow each other in memory, lie
+                        // from `bytes` on, strip and results have as many values as the tile reads.
+                        unsafe {
+                            kernel(
+                                length,
+                                bytes.as_ptr(),
+                                inputs * size,
+                                x.as_ptr(),
+                                c.as_mut_ptr(),
+                                rows * PANEL,
+                                block == 0,
+                            );
+                        }
+                        p += side_by_side;
                     }
                 }
             }
