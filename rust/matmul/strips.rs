@@ -4,7 +4,7 @@
 //! `[block of 256 inputs][tile][...][row]`; what a block of a tile holds is the [`Kind`]. Integer kinds pad the last
 //! block with zeros.
 
-use crate::simd::{Level, multiversion};
+use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
 use crate::tensor::Disjoint;
 use crate::threads::Team;
 use std::ops::Range;
@@ -195,28 +195,15 @@ fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], m: usize, to: &mut [i32]
             words[BLOCK / 4 + GROUPS / 2] = quads_at(level, x, &mut words).to_bits() as i32;
             spread(&words, 0, to);
         }
-        Kind::GroupPairs | Kind::GroupQuads => {
-            let mut codes = [0i8; BLOCK];
-            let mut scales = [0.0f32; GROUPS];
-            groups_at(level, x, &mut codes, &mut scales);
-            for (g, (codes, scale)) in codes.chunks_exact(GROUP).zip(scales).enumerate() {
-                if kind == Kind::GroupPairs {
-                    let mut words = [0i32; GROUP / 2 + 1];
-                    for (word, c) in words.iter_mut().zip(codes.chunks_exact(2)) {
-                        *word = pair(i16::from(c[0]), i16::from(c[1]));
-                    }
-                    words[GROUP / 2] = scale.to_bits() as i32;
-                    spread(&words, g * (GROUP / 2 + 1), to);
-                } else {
-                    let mut words = [0i32; GROUP / 4 + 2];
-                    for (word, c) in words.iter_mut().zip(codes.chunks_exact(4)) {
-                        *word = i32::from_le_bytes([c[0] as u8, c[1] as u8, c[2] as u8, c[3] as u8]);
-                    }
-                    words[GROUP / 4] = -128 * codes.iter().map(|&c| i32::from(c)).sum::<i32>();
-                    words[GROUP / 4 + 1] = scale.to_bits() as i32;
-                    spread(&words, g * (GROUP / 4 + 2), to);
-                }
-            }
+        Kind::GroupPairs => {
+            let mut words = [0i32; Kind::GroupPairs.words()];
+            group_pairs_at(level, x, &mut words);
+            spread(&words, 0, to);
+        }
+        Kind::GroupQuads => {
+            let mut words = [0i32; Kind::GroupQuads.words()];
+            group_quads_at(level, x, &mut words);
+            spread(&words, 0, to);
         }
     }
 }
@@ -232,41 +219,42 @@ fn part(group: &mut [i32]) {
     }
 }
 
-/// Two i16 in a word, the first in the low half.
-#[inline(always)]
-fn pair(a: i16, b: i16) -> i32 {
-    i32::from(a as u16) | i32::from(b) << 16
-}
-
-/// 1.5 * 2^23: adding it to a number below 2^22 leaves the nearest integer (ties to even) in the low bits.
-const ROUND: f32 = 12_582_912.0;
-
 /// Scale of codes up to `most` and its inverse. Not-a-number and infinities make a scale that is not finite, so that
 /// they are found in the results; values too small to divide by count as zero.
 #[inline(always)]
-fn scale(x: &[f32], most: f32) -> (f32, f32) {
-    // As integers, so that not-a-number is the largest and no order of comparisons matters.
-    let top = x.iter().fold(0, |top: i32, v| top.max((v.to_bits() & 0x7fff_ffff) as i32));
-    let top = f32::from_bits(top as u32);
+fn scale<V: Vector>(x: &[f32], most: f32) -> (f32, f32) {
+    // Loops, as functions of iterators are not compiled for the instruction set.
+    let mut top = V::splat(0.0);
+    for x in x.chunks_exact(LANES) {
+        top = top.max_magnitude(V::load(x));
+    }
+    let top = f32::from_bits(top.to_array().iter().fold(0, |top, v| v.to_bits().max(top)));
     let inverse = if top > 1e-30 { most / top } else { 0.0 };
     (top * (1.0 / most), inverse)
 }
 
+/// Sixteen codes, as the low bits of numbers.
 #[inline(always)]
-fn code(x: f32, inverse: f32) -> i32 {
-    ((x * inverse + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+fn codes<V: Vector>(x: &[f32], inverse: f32) -> V {
+    V::load(x) * V::splat(inverse) + V::splat(ROUND)
+}
+
+/// Codes of a group in quads, and their sum.
+#[inline(always)]
+fn quads_of_group<V: Vector>(x: &[f32], inverse: f32, out: &mut [i32]) -> i32 {
+    let (a, b) = (codes::<V>(x, inverse), codes::<V>(&x[LANES..], inverse));
+    out[..LANES / 4].copy_from_slice(&a.to_quads());
+    out[LANES / 4..].copy_from_slice(&b.to_quads());
+    // Exact: whole numbers of at most 32 * 127.
+    ((a - V::splat(ROUND)) + (b - V::splat(ROUND))).fold_sum() as i32
 }
 
 multiversion! {
     /// 16-bit codes of a block, in pairs; returns their scale.
     fn pairs / pairs_at (x: &[f32; BLOCK], out: &mut [i32; BLOCK / 2]) -> f32 {
-        let (scale, inverse) = scale(x, 32767.0);
-        let mut codes = [0i16; BLOCK];
-        for i in 0..BLOCK {
-            codes[i] = code(x[i], inverse) as i16;
-        }
-        for i in 0..BLOCK / 2 {
-            out[i] = pair(codes[2 * i], codes[2 * i + 1]);
+        let (scale, inverse) = scale::<Lanes>(x, 32767.0);
+        for (x, out) in x.chunks_exact(LANES).zip(out.chunks_exact_mut(LANES / 2)) {
+            out.copy_from_slice(&codes::<Lanes>(x, inverse).to_pairs());
         }
         scale
     }
@@ -275,40 +263,39 @@ multiversion! {
 multiversion! {
     /// 8-bit codes of a block, in fours, and the sums of its groups, in pairs; returns their scale.
     fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; BLOCK / 4 + GROUPS / 2 + 1]) -> f32 {
-        let (scale, inverse) = scale(x, 127.0);
-        let mut codes = [0i8; BLOCK];
-        for i in 0..BLOCK {
-            codes[i] = code(x[i], inverse) as i8;
-        }
-        let mut sums = [0i16; GROUPS];
+        let (scale, inverse) = scale::<Lanes>(x, 127.0);
+        let mut sums = [0; GROUPS];
         for g in 0..GROUPS {
-            let mut sum = 0i32;
-            for i in 0..GROUP {
-                sum += codes[g * GROUP + i] as i32;
-            }
-            sums[g] = sum as i16;
+            let quads = &mut out[g * GROUP / 4..(g + 1) * GROUP / 4];
+            sums[g] = quads_of_group::<Lanes>(&x[g * GROUP..], inverse, quads);
         }
-        for i in 0..BLOCK / 4 {
-            let c = &codes[4 * i..4 * i + 4];
-            out[i] = i32::from_le_bytes([c[0] as u8, c[1] as u8, c[2] as u8, c[3] as u8]);
-        }
-        for i in 0..GROUPS / 2 {
-            out[BLOCK / 4 + i] = pair(sums[2 * i], sums[2 * i + 1]);
+        for (out, s) in out[BLOCK / 4..].iter_mut().zip(sums.chunks_exact(2)) {
+            *out = (s[0] & 0xffff) | s[1] << 16;
         }
         scale
     }
 }
 
 multiversion! {
-    /// 8-bit codes of a block with a scale for each group.
-    fn groups / groups_at (x: &[f32; BLOCK], codes: &mut [i8; BLOCK], scales: &mut [f32; GROUPS]) {
-        for g in 0..GROUPS {
-            let x = &x[g * GROUP..(g + 1) * GROUP];
-            let (scale, inverse) = scale(x, 127.0);
-            scales[g] = scale;
-            for i in 0..GROUP {
-                codes[g * GROUP + i] = code(x[i], inverse) as i8;
-            }
+    /// 8-bit codes of a block, as i16 in pairs, and a scale, group by group.
+    fn group_pairs / group_pairs_at (x: &[f32; BLOCK], out: &mut [i32; Kind::GroupPairs.words()]) {
+        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
+            let (scale, inverse) = scale::<Lanes>(x, 127.0);
+            out[..LANES / 2].copy_from_slice(&codes::<Lanes>(x, inverse).to_pairs());
+            out[LANES / 2..LANES].copy_from_slice(&codes::<Lanes>(&x[LANES..], inverse).to_pairs());
+            out[GROUP / 2] = scale.to_bits() as i32;
+        }
+    }
+}
+
+multiversion! {
+    /// 8-bit codes of a block, in fours, -128 times their sum and a scale, group by group.
+    fn group_quads / group_quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::GroupQuads.words()]) {
+        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 4 + 2)) {
+            let (scale, inverse) = scale::<Lanes>(x, 127.0);
+            let sum = quads_of_group::<Lanes>(x, inverse, &mut out[..GROUP / 4]);
+            out[GROUP / 4] = -128 * sum;
+            out[GROUP / 4 + 1] = scale.to_bits() as i32;
         }
     }
 }

@@ -76,6 +76,27 @@ pub trait Vector:
         Self::from_array(out)
     }
 
+    /// The larger magnitude, compared by bits, so that not-a-number is the largest; `self` is a magnitude.
+    #[inline(always)]
+    fn max_magnitude(self, other: Self) -> Self {
+        let (a, b) = (self.to_array(), other.abs().to_array());
+        Self::from_array(std::array::from_fn(|i| if a[i].to_bits() > b[i].to_bits() { a[i] } else { b[i] }))
+    }
+
+    /// The whole numbers that adding 1.5 * 2^23 has left in the low bits, as i16, two in a word, the first in the low half.
+    #[inline(always)]
+    fn to_pairs(self) -> [i32; LANES / 2] {
+        let x = self.to_array().map(|v| i32::from(v.to_bits() as i16));
+        std::array::from_fn(|i| (x[2 * i] & 0xffff) | x[2 * i + 1] << 16)
+    }
+
+    /// The same as i8, four in a word, the first in the lowest byte.
+    #[inline(always)]
+    fn to_quads(self) -> [i32; LANES / 4] {
+        let x = self.to_array().map(|v| v.to_bits() as u8);
+        std::array::from_fn(|i| i32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
+    }
+
     /// Writes sixteen values.
     #[inline(always)]
     fn store(self, out: &mut [f32]) {
@@ -100,7 +121,7 @@ pub trait Vector:
 }
 
 /// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer.
-pub(super) const ROUND: f32 = 12_582_912.0;
+pub const ROUND: f32 = 12_582_912.0;
 
 /// A plain array: what the others must equal to the bit.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -15,7 +15,7 @@ mod x86;
 
 pub use activation::{Activation, activate};
 pub use lanes::{
-    LANES, Portable, Vector, add_scaled, lanes_max, maximum, multiply_by, narrow, prefetch, sum,
+    LANES, Portable, ROUND, Vector, add_scaled, lanes_max, maximum, multiply_by, narrow, prefetch, sum,
     sum_of_squares, widen_at,
 };
 pub use level::{Level, level, level_or_error};

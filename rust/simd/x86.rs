@@ -37,6 +37,17 @@ impl Avx2 {
         let mask = Self::splat(f32::from_bits(bits as u32));
         both!(_mm256_and_ps, self, mask)
     }
+
+    /// The whole numbers in the low bits, in order.
+    #[inline(always)]
+    fn to_i16(self) -> __m256i {
+        // SAFETY: as above.
+        unsafe {
+            let round = _mm256_set1_epi32(ROUND.to_bits() as i32);
+            let whole = |x| _mm256_sub_epi32(_mm256_castps_si256(x), round);
+            _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(whole(self.0), whole(self.1)))
+        }
+    }
 }
 
 impl Vector for Avx2 {
@@ -112,6 +123,36 @@ impl Vector for Avx2 {
         }
         let (a, b) = (powers(self.0), powers(self.1));
         (Avx2(a.0, b.0), Avx2(a.1, b.1))
+    }
+
+    #[inline(always)]
+    fn max_magnitude(self, other: Self) -> Self {
+        let b = other.abs();
+        // SAFETY: as above.
+        let max = |a, b| unsafe {
+            _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)))
+        };
+        Avx2(max(self.0, b.0), max(self.1, b.1))
+    }
+
+    #[inline(always)]
+    fn to_pairs(self) -> [i32; LANES / 2] {
+        let mut out = [0; LANES / 2];
+        // SAFETY: as above; eight words are written.
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), self.to_i16()) };
+        out
+    }
+
+    #[inline(always)]
+    fn to_quads(self) -> [i32; LANES / 4] {
+        let mut out = [0; LANES / 4];
+        // SAFETY: as above; four words are written.
+        unsafe {
+            let x = self.to_i16();
+            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+        }
+        out
     }
 
     #[inline(always)]
@@ -201,6 +242,37 @@ impl Vector for Avx512 {
         let mask = Self::splat(-0.0);
         let (magnitude, sign) = (self.abs(), one!(_mm512_and_ps, sign, mask));
         one!(_mm512_or_ps, magnitude, sign)
+    }
+
+    #[inline(always)]
+    fn max_magnitude(self, other: Self) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            let (a, b) = (_mm512_castps_si512(self.0), _mm512_castps_si512(other.abs().0));
+            Avx512(_mm512_castsi512_ps(_mm512_max_epi32(a, b)))
+        }
+    }
+
+    #[inline(always)]
+    fn to_pairs(self) -> [i32; LANES / 2] {
+        let mut out = [0; LANES / 2];
+        // SAFETY: as above; eight words are written.
+        unsafe {
+            let x = _mm512_cvtepi32_epi16(_mm512_castps_si512(self.0));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), x);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn to_quads(self) -> [i32; LANES / 4] {
+        let mut out = [0; LANES / 4];
+        // SAFETY: as above; four words are written.
+        unsafe {
+            let x = _mm512_cvtepi32_epi8(_mm512_castps_si512(self.0));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), x);
+        }
+        out
     }
 
     #[inline(always)]

@@ -1,14 +1,12 @@
 //! Finds scales and minimums of 4-bit groups, for the 16 rows of a panel at once.
 
 use super::{GROUP, PANEL};
-use crate::simd::{Vector, multiversion};
+use crate::simd::{ROUND, Vector, multiversion};
 
 /// Largest code.
 const MOST: f32 = 15.0;
 /// Ranges that are tried: the span of the values divided by 13.6 to 16 steps.
 const STEPS: [f32; 13] = [13.6, 13.8, 14.0, 14.2, 14.4, 14.6, 14.8, 15.0, 15.2, 15.4, 15.6, 15.8, 16.0];
-/// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer.
-const ROUND: f32 = 12_582_912.0;
 
 #[inline(always)]
 fn round<V: Vector>(x: V) -> V {
