@@ -70,6 +70,7 @@ pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32]
 }
 
 /// Rows up to which f16 operands are widened as they are read; more rows would do it again and again.
+#[cfg(target_arch = "x86_64")]
 const FEW_ROWS: usize = 16;
 
 /// [`multiply`] with `b` in f16, by its bits; it may be widened into `scratch` first.

@@ -6,6 +6,7 @@
 
 use super::quantized::SCALE_BIAS;
 use super::strips::{GROUP, Kind};
+use crate::simd::widen_half;
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -77,13 +78,8 @@ pub unsafe fn words<const M: usize>(x: *const i32) -> int32x4_t {
 /// Four f16 lie behind `at`.
 #[inline(always)]
 pub unsafe fn halves(at: *const u8) -> float32x4_t {
-    let wide: float32x4_t;
-    // SAFETY: as promised; arithmetic on registers.
-    unsafe {
-        asm!("fcvtl {wide:v}.4s, {stored:v}.4h", wide = lateout(vreg) wide, stored = in(vreg) vld1_u16(at.cast()),
-            options(pure, nomem, nostack, preserves_flags));
-    }
-    wide
+    // SAFETY: as promised.
+    widen_half(unsafe { vld1_u16(at.cast()) })
 }
 
 /// Scales of 16 outputs, stored as f16 with a bias.

@@ -22,7 +22,7 @@ pub use level::{Level, level, level_or_error};
 pub use math::{erf, exp, log, sigmoid, tanh};
 
 #[cfg(target_arch = "aarch64")]
-pub use neon::Neon;
+pub use neon::{Neon, widen_half};
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
 

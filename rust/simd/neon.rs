@@ -2,6 +2,7 @@
 
 use super::lanes::{LANES, ROUND, Vector, operators};
 use std::arch::aarch64::*;
+use std::arch::asm;
 
 /// With Advanced SIMD.
 #[derive(Clone, Copy)]
@@ -81,6 +82,30 @@ unsafe fn high_power(x: float32x4_t) -> float32x4_t {
     }
 }
 
+/// Four f16 as f32. In assembly, as older compilers have no intrinsic for it; the instruction belongs to the architecture.
+#[inline(always)]
+pub fn widen_half(stored: uint16x4_t) -> float32x4_t {
+    let wide: float32x4_t;
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!("fcvtl {wide:v}.4s, {stored:v}.4h", wide = lateout(vreg) wide, stored = in(vreg) stored,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    wide
+}
+
+/// Four f32 as the nearest f16, ties to even.
+#[inline(always)]
+fn narrow_half(wide: float32x4_t) -> uint16x4_t {
+    let stored: uint16x4_t;
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!("fcvtn {stored:v}.4h, {wide:v}.4s", stored = lateout(vreg) stored, wide = in(vreg) wide,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    stored
+}
+
 impl Vector for Neon {
     #[inline(always)]
     fn from_array(values: [f32; LANES]) -> Self {
@@ -142,6 +167,33 @@ impl Vector for Neon {
     #[inline(always)]
     fn powers_of_two(self) -> (Self, Self) {
         (each!(low_power, self), each!(high_power, self))
+    }
+
+    #[inline(always)]
+    fn from_half(bits: [u16; LANES]) -> Self {
+        let x = bits.as_ptr();
+        // SAFETY: as above; sixteen values are read.
+        unsafe {
+            Neon([
+                widen_half(vld1_u16(x)),
+                widen_half(vld1_u16(x.add(4))),
+                widen_half(vld1_u16(x.add(8))),
+                widen_half(vld1_u16(x.add(12))),
+            ])
+        }
+    }
+
+    #[inline(always)]
+    fn to_half(self) -> [u16; LANES] {
+        let mut out = [0; LANES];
+        // SAFETY: as above; sixteen values are written.
+        unsafe {
+            vst1_u16(out.as_mut_ptr(), narrow_half(self.0[0]));
+            vst1_u16(out.as_mut_ptr().add(4), narrow_half(self.0[1]));
+            vst1_u16(out.as_mut_ptr().add(8), narrow_half(self.0[2]));
+            vst1_u16(out.as_mut_ptr().add(12), narrow_half(self.0[3]));
+        }
+        out
     }
 
     #[inline(always)]

@@ -15,8 +15,9 @@ trap 'say "line $LINENO: $BASH_COMMAND failed"; exit 125' ERR
 
 here=$(dirname "$(realpath "$0")")
 cache=$(realpath -m "$here/../../target/emulate")
-emulator=$cache/bochs
-init=$cache/init-$(sha256sum < "$here/guest-init.c" | cut -c 1-12)
+hash() { sha256sum < "$here/$1" | cut -c 1-12; } # what is made from a file bears its hash
+emulator=$cache/bochs-$(hash bochs-3.0.patch)
+init=$cache/init-$(hash guest-init.c)
 kernel=$cache/vmlinuz
 
 say() { echo "x86.sh: $*" >&2; }
@@ -26,7 +27,7 @@ installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = i
 
 install_packages() {
     local missing=() package
-    for package in g++ make xz-utils binutils libc6-dev xorriso isolinux syslinux-common cpio bochsbios vgabios; do
+    for package in g++ make patch xz-utils binutils libc6-dev xorriso isolinux syslinux-common cpio bochsbios vgabios; do
         installed "$package" || missing+=("$package")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
@@ -65,6 +66,7 @@ build_bochs() {
     say "building bochs (some minutes)"
     mkdir "$1/bochs"
     tar -x -f "$archive" -C "$1/bochs" --strip-components 1
+    patch -s -d "$1/bochs" -p 1 < "$here/bochs-3.0.patch" >&2 || fail "bochs-3.0.patch does not fit $(basename "$archive")"
     (
         cd "$1/bochs"
         # No AMX: with it the kernel stops, for Bochs lacks the XFD register that guards the tile state.

@@ -111,8 +111,14 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     }
 }
 
-static FEW: [Kernel; 5] =
-    [tile::<1, false>, tile::<2, false>, tile::<3, true>, tile::<4, true>, tile::<5, true>];
-static MANY: [Kernel; 5] =
-    [tile::<1, false>, tile::<2, false>, tile::<3, false>, tile::<4, false>, tile::<5, false>];
+static FEW: [Kernel; 6] =
+    [tile::<1, false>, tile::<2, false>, tile::<3, true>, tile::<4, true>, tile::<5, true>, tile::<6, true>];
+static MANY: [Kernel; 6] = [
+    tile::<1, false>,
+    tile::<2, false>,
+    tile::<3, false>,
+    tile::<4, false>,
+    tile::<5, false>,
+    tile::<6, false>,
+];
 pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &FEW, many: &MANY, pairs: &[] };

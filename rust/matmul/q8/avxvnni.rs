@@ -175,8 +175,16 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
     }
 }
 
-static WIDE_FEW: [Kernel; 4] = [wide::<1, false>, wide::<2, false>, wide::<3, true>, wide::<4, true>];
-static WIDE_MANY: [Kernel; 4] = [wide::<1, false>, wide::<2, false>, wide::<3, false>, wide::<4, false>];
+static WIDE_FEW: [Kernel; 6] =
+    [wide::<1, false>, wide::<2, false>, wide::<3, true>, wide::<4, true>, wide::<5, true>, wide::<6, true>];
+static WIDE_MANY: [Kernel; 6] = [
+    wide::<1, false>,
+    wide::<2, false>,
+    wide::<3, false>,
+    wide::<4, false>,
+    wide::<5, false>,
+    wide::<6, false>,
+];
 static NARROW_FEW: [Kernel; 4] =
     [narrow::<1, false>, narrow::<2, false>, narrow::<3, true>, narrow::<4, true>];
 static NARROW_MANY: [Kernel; 4] =
