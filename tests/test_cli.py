@@ -271,6 +271,24 @@ def test_errors_are_one_line_and_have_codes(tmp_path: Path) -> None:
             assert result.stderr.startswith("lapwing: error: ")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of Unix")
+@pytest.mark.parametrize(
+    ("streams", "words", "code", "error"),
+    [
+        ("<&-", ["generate", SHAKESPEARE], 1, "no text: the input is empty"),
+        ("<&-", ["chat", str(GOLDEN / "qwen3")], 0, ""),
+        (">&-", ["generate", SHAKESPEARE, "ROMEO:", "--max-tokens", "3"], 0, ""),
+        ("2>&-", ["generate", SHAKESPEARE, "ROMEO:", "--top-p", "7"], 1, ""),
+        ("<&- >&-", ["translate", EN_DE, "A dog."], 0, ""),
+    ],
+)
+def test_standard_streams_may_be_closed(streams: str, words: list[str], code: int, error: str) -> None:
+    shell = ["sh", "-c", f'exec "$0" -m lapwing "$@" {streams}', sys.executable, *words]
+    found = subprocess.run(shell, capture_output=True, text=True, encoding="utf-8", timeout=240)
+    assert found.returncode == code
+    assert found.stderr.strip() == (f"lapwing: error: {error}" if error else "")
+
+
 def test_reader_that_goes_away_is_no_error() -> None:
     process = subprocess.Popen(
         [

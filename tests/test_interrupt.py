@@ -56,6 +56,27 @@ if model is not None:
 """
 
 
+WAITING = """
+import _thread, sys, threading, time
+import lapwing
+model = lapwing.load(sys.argv[1])
+long = []
+def work():
+    long.append(model.generate_ids([3, 4, 5], max_tokens=1500, temperature=0, ignore_eos=True))
+thread = threading.Thread(target=work)
+thread.start()
+time.sleep(0.3)
+threading.Timer(0.3, _thread.interrupt_main).start()
+try:
+    while True:
+        model.logits([3, 4, 5])
+except KeyboardInterrupt:
+    print("interrupted", thread.is_alive())
+thread.join()
+print(len(long[0]))
+"""
+
+
 def program(*words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
     """Runs PROGRAM to its end, or kills it after so long."""
     return subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, timeout=seconds)
@@ -111,6 +132,13 @@ def test_closing_a_model_ends_what_another_thread_computes(large: Path) -> None:
     model.close()
     thread.join(SECONDS)
     assert not thread.is_alive() and "closed" in str(ended[0])
+
+
+def test_ctrl_c_ends_the_wait_for_another_thread(talker: Path) -> None:
+    """The other thread's work, some seconds of it, goes on."""
+    found = subprocess.run([sys.executable, "-c", WAITING, str(talker)], capture_output=True, text=True, timeout=240)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split() == ["interrupted", "True", "1500"]
 
 
 def test_threads_share_a_model() -> None:

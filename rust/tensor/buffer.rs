@@ -27,6 +27,8 @@ unsafe impl Plain for f32 {}
 pub struct Buffer<T: Plain> {
     pointer: *mut T,
     length: usize,
+    /// What was allocated; a large buffer begins at a border of huge pages inside of it.
+    whole: *mut u8,
     layout: Layout,
 }
 
@@ -43,19 +45,26 @@ impl<T: Plain> Buffer<T> {
         let refuse =
             || Error::Memory(format!("cannot allocate {length} elements of {} bytes", size_of::<T>()));
         let bytes = length.checked_mul(size_of::<T>()).ok_or_else(refuse)?.max(1);
-        let align = if bytes >= 2 * HUGE { HUGE } else { 64 };
-        let layout = Layout::from_size_align(bytes, align).map_err(|_| refuse())?;
+        // Of small alignment, the system hands out zeros page by page as they are touched; for a larger one the allocator
+        // would write them all first, on one thread and without an ear for Ctrl-C. The border is sought by hand.
+        let large = bytes >= 2 * HUGE;
+        let (size, align) =
+            if large { (bytes.checked_add(HUGE).ok_or_else(refuse)?, 16) } else { (bytes, 64) };
+        let layout = Layout::from_size_align(size, align).map_err(|_| refuse())?;
         // SAFETY: the layout's size is at least one byte.
-        let pointer = unsafe { alloc_zeroed(layout) };
-        if pointer.is_null() {
+        let whole = unsafe { alloc_zeroed(layout) };
+        if whole.is_null() {
             return Err(refuse());
         }
+        let skip = if large { whole.addr().next_multiple_of(HUGE) - whole.addr() } else { 0 };
+        // SAFETY: fewer than `HUGE` bytes are skipped, and so many more were allocated.
+        let pointer = unsafe { whole.add(skip) };
         #[cfg(target_os = "linux")]
-        if align == HUGE {
+        if large {
             // SAFETY: the range was just allocated; the advice changes no content.
             unsafe { libc::madvise(pointer.cast(), bytes, libc::MADV_HUGEPAGE) };
         }
-        Ok(Buffer { pointer: pointer.cast(), length, layout })
+        Ok(Buffer { pointer: pointer.cast(), length, whole, layout })
     }
 }
 
@@ -77,6 +86,37 @@ impl<T: Plain> DerefMut for Buffer<T> {
 impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout.
-        unsafe { dealloc(self.pointer.cast(), self.layout) }
+        unsafe { dealloc(self.whole, self.layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_aligned_and_zero() {
+        for length in [0, 1, 100, HUGE, 2 * HUGE, 2 * HUGE + 1, 5 * HUGE + 3] {
+            let mut buffer = Buffer::<u8>::zeroed(length).expect("there is memory");
+            assert_eq!(buffer.len(), length);
+            assert!(buffer.iter().all(|&v| v == 0));
+            let align = if length >= 2 * HUGE { HUGE } else { 64 };
+            assert_eq!(buffer.as_ptr().addr() % align, 0, "{length}");
+            buffer.fill(1);
+        }
+        assert!(Buffer::<f32>::zeroed(usize::MAX / 2).is_err());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn zeros_take_no_memory_until_they_are_touched() {
+        let resident = || -> usize {
+            let text = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
+            4096 * text.split(' ').nth(1).and_then(|n| n.parse::<usize>().ok()).expect("the second number")
+        };
+        let before = resident();
+        let buffer = Buffer::<u8>::zeroed(1 << 30).expect("there is memory");
+        assert!(resident().saturating_sub(before) < 1 << 29);
+        assert_eq!(buffer[buffer.len() - 1], 0);
     }
 }

@@ -12,7 +12,7 @@ use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -140,10 +140,22 @@ fn spin_until(limit: Duration, done: impl Fn() -> bool) -> bool {
     }
 }
 
+/// A caller's turn; it ends with this value.
+pub struct Turn<'a>(&'a Inner);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.free.notify_one();
+    }
+}
+
 /// Workers of one process.
 pub struct Inner {
     shared: Arc<Shared>,
-    turn: Mutex<()>,
+    /// Whether a caller has its turn; `free` tells those who wait that it has ended.
+    taken: Mutex<bool>,
+    free: Condvar,
     workers: Mutex<Option<Vec<JoinHandle<()>>>>,
     started: AtomicBool,
 }
@@ -163,7 +175,8 @@ impl Inner {
         };
         Inner {
             shared: Arc::new(shared),
-            turn: Mutex::new(()),
+            taken: Mutex::new(false),
+            free: Condvar::new(),
             workers: Mutex::new(None),
             started: AtomicBool::new(false),
         }
@@ -173,9 +186,23 @@ impl Inner {
         self.shared.next.len()
     }
 
-    /// Waits for this caller's turn.
-    pub fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Waits for this caller's turn; none if `ask` says stop meanwhile.
+    pub fn turn(&self, ask: &dyn Fn() -> bool) -> Option<Turn<'_>> {
+        loop {
+            let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+            if *taken {
+                let waited = self.free.wait_timeout(taken, super::HOOK_INTERVAL);
+                taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+            if !*taken {
+                *taken = true;
+                return Some(Turn(self));
+            }
+            drop(taken); // asking may take a while
+            if ask() {
+                return None;
+            }
+        }
     }
 
     /// Starts the workers; where the system grants fewer, the others' shares are taken by those there are.

@@ -17,9 +17,8 @@ mod inner;
 pub use count::default_threads;
 
 use crate::error::{Error, Result};
-use inner::Inner;
+use inner::{Inner, Turn};
 use std::cell::Cell;
-use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -74,23 +73,18 @@ impl Pool {
     }
 
     /// Waits until no other caller holds the pool, then runs `body` with it. `hook` is asked at most every
-    /// 20 ms, from this thread, while regions run.
-    pub fn enter<R>(&self, hook: Hook<'_>, body: impl FnOnce(&Team<'_>) -> R) -> R {
+    /// 20 ms, from this thread, while it waits and while regions run.
+    pub fn enter<R>(&self, hook: Hook<'_>, body: impl FnOnce(&Team<'_>) -> Result<R>) -> Result<R> {
         let inner = self.inner();
-        let guard = inner.turn();
-        let team = Team {
-            inner,
-            hook,
-            asked: Cell::new(Instant::now()),
-            interrupted: Cell::new(false),
-            _turn: guard,
-        };
-        body(&team)
+        let turn = inner.turn(hook).ok_or(Error::Interrupted)?;
+        body(&Team::new(inner, hook, turn))
     }
 
     /// [`Pool::enter`] without a hook.
     pub fn run_alone<R>(&self, body: impl FnOnce(&Team<'_>) -> R) -> R {
-        self.enter(&|| false, body)
+        let (inner, hook): (_, Hook<'_>) = (self.inner(), &|| false);
+        let turn = inner.turn(hook).expect("the hook never says stop");
+        body(&Team::new(inner, hook, turn))
     }
 }
 
@@ -110,10 +104,15 @@ pub struct Team<'a> {
     hook: Hook<'a>,
     asked: Cell<Instant>,
     interrupted: Cell<bool>,
-    _turn: MutexGuard<'a, ()>,
+    _turn: Turn<'a>,
 }
 
-impl Team<'_> {
+impl<'a> Team<'a> {
+    fn new(inner: &'a Inner, hook: Hook<'a>, turn: Turn<'a>) -> Self {
+        let (asked, interrupted) = (Cell::new(Instant::now()), Cell::new(false));
+        Team { inner, hook, asked, interrupted, _turn: turn }
+    }
+
     pub fn threads(&self) -> usize {
         self.inner.threads()
     }
@@ -245,6 +244,18 @@ mod tests {
         assert_eq!(result, Err(Error::Interrupted));
         assert!(ran.load(Ordering::Relaxed) < 10_000);
         assert!(pool.run_alone(|team| team.check()).is_ok());
+    }
+
+    #[test]
+    fn a_caller_that_waits_can_be_interrupted() {
+        let pool = Pool::new(2);
+        pool.run_alone(|_| {
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| pool.enter(&|| true, |_| Ok(())));
+                assert_eq!(waiting.join().expect("no panic"), Err(Error::Interrupted));
+            });
+        });
+        assert_eq!(pool.enter(&|| true, |_| Ok(3)), Ok(3));
     }
 
     #[test]

@@ -16,6 +16,7 @@ def run(argv: Sequence[str]) -> int:
     """Runs one command."""
     from .parser import build
 
+    _open_closed_streams()
     parser = build()
     try:
         arguments, rest = parser.parse_known_args(argv)
@@ -49,3 +50,13 @@ def run(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _open_closed_streams() -> None:
+    """Reads nothing and writes nowhere where the program was started without its standard streams."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115  # stays open
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115

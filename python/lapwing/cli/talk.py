@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import Error
+from ..errors import ContextLengthError, Error
 from .text import generation, json_list, load, need, write_json
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def _terminal(talk: Chat, begin: Callable[[str | None], Chat], arguments: argpar
         try:
             if not _command(talk, command, rest.strip(), arguments):
                 _say(talk, line, arguments.json)
+        except ContextLengthError as error:
+            print(f"lapwing: error: {error}; /undo and /reset make room", file=sys.stderr)
         except (Error, OSError) as error:
             print(f"lapwing: error: {error}", file=sys.stderr)
     if history is not None:
