@@ -12,7 +12,7 @@ const BLOCKS_AT_ONCE: usize = 4;
 
 /// Bytes ahead of the reading that some kernels ask the memory for.
 #[cfg(target_arch = "x86_64")]
-pub const AHEAD: usize = 16 * 1024;
+pub const AHEAD: usize = 8 * 1024;
 
 /// M rows by 16 outputs: `(blocks, groups, w, x, x_stride, c, ahead, lines, first)`.
 ///
@@ -198,8 +198,8 @@ pub mod avx512 {
 
                 // One and two rows read as fast as memory gives without being asked.
                 static FEW: [Kernel; 8] = [
-                    one::<1, false>,
-                    one::<2, false>,
+                    one::<1, true>,
+                    one::<2, true>,
                     one::<3, true>,
                     one::<4, true>,
                     one::<5, true>,
