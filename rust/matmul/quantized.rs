@@ -70,23 +70,34 @@ pub fn product(
         return;
     }
     let size = block_bytes(GROUPS);
-    let stride = whole * size + if rest > 0 { block_bytes(rest) } else { 0 };
     let x_stride = s.rows * kernels.kind.words();
-    let one = tiles.len() == 1;
+    if tiles.len() == 1 {
+        // Weights are read once: panel by panel, as they lie in memory.
+        let (tile, m) = (tiles.start, rows);
+        for (c, panel) in out.chunks_exact_mut(m * PANEL).zip(panels) {
+            let w = w.panel(panel);
+            for (block, length, groups) in [(0, whole, GROUPS), (whole, 1, rest)] {
+                if length * groups > 0 {
+                    let x = strip(kernels, s, block, length, tile);
+                    let (w, c) = (w[block * size..].as_ptr(), c.as_mut_ptr());
+                    // SAFETY: the kernels are of a level that the machine has; the panel holds `length` blocks of these
+                    // groups from `block` on, the strip as many, and `c` has room for all rows.
+                    unsafe { kernels.few[m - 1](length, groups, w, x, x_stride, c, w, 0, block == 0) };
+                }
+            }
+        }
+        return;
+    }
+    let stride = whole * size + if rest > 0 { block_bytes(rest) } else { 0 };
     let mut block = 0;
     while block < whole + usize::from(rest > 0) {
-        let (length, groups) = if block < whole {
-            // A single tile has nothing to keep in the cache.
-            (if one { whole } else { BLOCKS_AT_ONCE.min(whole - block) }, GROUPS)
-        } else {
-            (1, rest)
-        };
+        let (length, groups) =
+            if block < whole { (BLOCKS_AT_ONCE.min(whole - block), GROUPS) } else { (1, rest) };
         // Each tile asks for its share of the weights that come next.
-        let lines = if one { 0 } else { (size / 64).div_ceil(tiles.len()) };
+        let lines = (size / 64).div_ceil(tiles.len());
         for (t, tile) in tiles.clone().enumerate() {
             let (start, m) = s.tiles[tile];
-            let x = s.codes(kernels.kind, block, tile);
-            assert!(x.len() >= (length - 1) * x_stride + m * kernels.kind.words(), "whole strips");
+            let x = strip(kernels, s, block, length, tile);
             let mut p = 0;
             while p < panels.len() {
                 let bytes = w.panel(panels.start + p)[block * size..].as_ptr();
@@ -98,36 +109,31 @@ pub fn product(
                 });
                 let next = next.wrapping_add(t * lines * length * 64);
                 let first = block == 0;
-                if !one && p + 1 < panels.len() && m <= kernels.pairs.len() {
+                if p + 1 < panels.len() && m <= kernels.pairs.len() {
                     assert!(out.len() >= ((p + 1) * rows + start - first_row + m) * PANEL, "room for two");
-                    // SAFETY: as below, for two panels, which follow each other in memory.
+                    let kernel = kernels.pairs[m - 1];
+                    let c_stride = rows * PANEL;
+                    // SAFETY: as above, for two panels, which follow each other in memory.
                     unsafe {
-                        kernels.pairs[m - 1](
-                            length,
-                            groups,
-                            bytes,
-                            x.as_ptr(),
-                            x_stride,
-                            c,
-                            next,
-                            lines,
-                            first,
-                            stride,
-                            rows * PANEL,
-                        );
+                        kernel(length, groups, bytes, x, x_stride, c, next, lines, first, stride, c_stride);
                     }
                     p += 2;
                     continue;
                 }
-                let kernel = if one { kernels.few[m - 1] } else { kernels.many[m - 1] };
-                // SAFETY: the kernels are of a level that the machine has; the panel holds `length` blocks of these
-                // groups from `block` on, the strip as many, and `c` has room for all rows.
-                unsafe { kernel(length, groups, bytes, x.as_ptr(), x_stride, c, next, lines, first) };
+                // SAFETY: as above.
+                unsafe { kernels.many[m - 1](length, groups, bytes, x, x_stride, c, next, lines, first) };
                 p += 1;
             }
         }
         block += length;
     }
+}
+
+/// The strip of a tile from a block on, which holds `length` blocks.
+fn strip(kernels: &Kernels, s: &Strips, block: usize, length: usize, tile: usize) -> *const i32 {
+    let (x, words) = (s.codes(kernels.kind, block, tile), kernels.kind.words());
+    assert!(x.len() >= (length - 1) * s.rows * words + s.tiles[tile].1 * words, "whole strips");
+    x.as_ptr()
 }
 
 /// What the kernels with AVX-512 share.
