@@ -66,9 +66,12 @@ class Lapwing:
         options: dict[str, Any] = {"weights": weights, "threads": THREADS, "activations": activations or "int16"}
         self.model = lapwing.load(path, **options)
         self._running: dict[tuple[int, int], Any] = {}
+        self._prompts = 0
 
     def prefill(self, tokens: int) -> tuple[float, int]:
-        ids = random_ids(tokens)
+        # Another prompt each time: what a prompt shares with an earlier one is not computed again.
+        self._prompts += 1
+        ids = random_ids(tokens, self._prompts)
         options: dict[str, Any] = {"max_tokens": 1, "temperature": 0, "ignore_eos": True}
         return clock(lambda: self.model.generate_ids(ids, **options)), tokens
 

@@ -7,10 +7,12 @@ a busy moment hits all of them; medians are shown, with the spread.
 from __future__ import annotations
 
 import argparse
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
 from typing import Any
 
 import numpy as np
@@ -138,9 +140,11 @@ def tokens(model: Any, count: int, seed: int = 0) -> list[int]:
 
 def prefill(model: TextGenerator, length: int) -> Work:
     """Reading one prompt to its first new token."""
-    prompt = tokens(model, length)
+    seeds = itertools.count()
 
     def run() -> None:
+        # Another prompt each time: what a prompt shares with an earlier one is not computed again.
+        prompt = tokens(model, length, next(seeds))
         model.generate_ids(prompt, max_tokens=1, temperature=0, ignore_eos=True)
 
     stack = _decoder(model)
