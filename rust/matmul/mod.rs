@@ -25,7 +25,7 @@ mod tests;
 
 pub use matrix::{Activations, LAYOUT_VERSION, Matrix, Storage};
 
-use crate::simd::{Activation, Level, activate, add_scaled, level, multiply_by};
+use crate::simd::{Activation, Level, activate, level, multiply_by, multiversion};
 use crate::tensor::{Disjoint, WeightType};
 use crate::threads::Team;
 use quantized::Kernels;
@@ -230,15 +230,30 @@ fn compute(
     }
     for (i, panel) in panels.enumerate() {
         let n = PANEL.min(t.weight.outputs() - panel * PANEL);
-        for row in 0..rows {
-            let z = &z[(i * rows + row) * PANEL..][..n];
-            let at = (from + first_row + row) * t.stride + panel * PANEL;
+        let at = (from + first_row) * t.stride + panel * PANEL;
+        write_at(level, &z[i * rows * PANEL..][..rows * PANEL], out, at, t.stride, n, t.add);
+    }
+}
+
+multiversion! {
+    /// Writes, or adds in one rounding, rows of a panel's results to `n` columns of `out`, `stride` apart, from `at` on.
+    fn write / write_at (
+        z: &[f32],
+        out: &Disjoint<'_, f32>,
+        at: usize,
+        stride: usize,
+        n: usize,
+        add: Option<f32>,
+    ) {
+        for (row, z) in z.chunks_exact(PANEL).enumerate() {
             // SAFETY: each panel of each row belongs to one chunk.
-            let to = unsafe { out.slice(at, n) };
-            match t.add {
-                Some(scale) => add_scaled(to, scale, z),
-                None => to.copy_from_slice(z),
-            }
+            let to = unsafe { out.slice(at + row * stride, n) };
+            let z = Lanes::load(z);
+            let sum = match add {
+                Some(scale) => Lanes::splat(scale).mul_add(z, Lanes::load_or(to, 0.0)),
+                None => z,
+            };
+            sum.store_part(to);
         }
     }
 }

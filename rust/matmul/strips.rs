@@ -122,12 +122,7 @@ impl Strips {
                     let length = BLOCK.min(inputs - block * BLOCK);
                     // SAFETY: each block of each tile is a part of its own.
                     let to = unsafe { out.slice(block * BLOCK * rows + start * length, m * length) };
-                    for i in 0..m {
-                        let from = &x[(start + i) * inputs + block * BLOCK..][..length];
-                        for (k, &v) in from.iter().enumerate() {
-                            to[k * m + i] = v;
-                        }
-                    }
+                    interleave(&x[start * inputs + block * BLOCK..], inputs, length, m, to);
                 }
             });
             return;
@@ -157,6 +152,32 @@ impl Strips {
                 }
             }
         });
+    }
+}
+
+/// `to[k * m + i] = x[i * stride + k]` for k below `length`.
+fn interleave(x: &[f32], stride: usize, length: usize, m: usize, to: &mut [f32]) {
+    fn rows<const M: usize>(x: &[f32], stride: usize, length: usize, to: &mut [f32]) {
+        let rows: [&[f32]; M] = std::array::from_fn(|i| &x[i * stride..][..length]);
+        for (k, to) in to.chunks_exact_mut(M).enumerate().take(length) {
+            for i in 0..M {
+                to[i] = rows[i][k];
+            }
+        }
+    }
+    match m {
+        1 => to[..length].copy_from_slice(&x[..length]),
+        2 => rows::<2>(x, stride, length, to),
+        3 => rows::<3>(x, stride, length, to),
+        4 => rows::<4>(x, stride, length, to),
+        5 => rows::<5>(x, stride, length, to),
+        6 => rows::<6>(x, stride, length, to),
+        7 => rows::<7>(x, stride, length, to),
+        8 => rows::<8>(x, stride, length, to),
+        9 => rows::<9>(x, stride, length, to),
+        10 => rows::<10>(x, stride, length, to),
+        11 => rows::<11>(x, stride, length, to),
+        _ => rows::<12>(x, stride, length, to),
     }
 }
 

@@ -6,7 +6,7 @@ use super::spec;
 use super::weights::{AttentionWeights, FeedForwardWeights, Linear};
 use crate::matmul::{self, Target, linear};
 use crate::ops::attention::{self, Scores, Sequence};
-use crate::ops::kv::KvBlocks;
+use crate::ops::kv::{KvBlocks, New};
 use crate::ops::norm::Norm;
 use crate::ops::position_bias::{DistanceBias, bucket};
 use crate::ops::rotary::{Angles, rotate};
@@ -310,10 +310,12 @@ impl Workspace {
                 }
             }
         }
-        for span in pass.spans {
+        let new = |span: &'_ Span| {
             let part = span.rows.start * a.kv_size()..span.rows.end * a.kv_size();
-            kv.store(tables.table(span.sequence), span.first, &ks[part.clone()], &vs[part]);
-        }
+            let table = tables.table(span.sequence);
+            New { table, position: span.first, keys: &ks[part.clone()], values: &vs[part] }
+        };
+        kv.store_all(team, &pass.spans.iter().map(new).collect::<Vec<_>>());
         self.make_bias(a, w.relative_bias.as_deref(), pass.spans);
         let sequences: Vec<Sequence<'_>> = pass
             .spans

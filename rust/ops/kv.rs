@@ -8,6 +8,7 @@
 use crate::error::{Error, Result};
 use crate::simd::{level, multiversion, narrow, prefetch};
 use crate::tensor::Buffer;
+use crate::threads::Team;
 
 /// Tokens in a block.
 pub const BLOCK: usize = 32;
@@ -127,59 +128,32 @@ impl KvBlocks {
         (block / SEGMENT, block % SEGMENT * self.block_size() + head * self.head_dim * BLOCK)
     }
 
-    /// Stores tokens from `position` on: `keys` and `values` are `[tokens, kv_heads * head_dim]`.
+    /// Stores tokens of one sequence from `position` on: `keys` and `values` are `[tokens, kv_heads * head_dim]`.
     pub fn store(&mut self, table: &[u32], position: usize, keys: &[f32], values: &[f32]) {
+        let new = New { table, position, keys, values };
         let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
-        let tokens = keys.len() / width;
-        let mut t = 0;
-        while t < tokens {
-            let (block, slot) = (table[(position + t) / BLOCK], (position + t) % BLOCK);
-            let n = (BLOCK - slot).min(tokens - t);
-            for head in 0..self.kv_heads {
-                let (segment, at) = self.place(block, head);
-                match &mut self.segments[segment] {
-                    Segment::F32 { keys: k, values: v } => {
-                        let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
-                        for i in 0..n {
-                            let from = (t + i) * width + head * dim;
-                            for (d, &key) in keys[from..from + dim].iter().enumerate() {
-                                k[d * BLOCK + slot + i] = key;
-                            }
-                            v[(slot + i) * dim..][..dim].copy_from_slice(&values[from..from + dim]);
-                        }
-                    }
-                    Segment::F16 { keys: k, values: v } => {
-                        let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
-                        let mut half = [0; 64];
-                        for i in 0..n {
-                            let from = (t + i) * width + head * dim;
-                            for start in (0..dim).step_by(64) {
-                                let m = (dim - start).min(64);
-                                narrow(&keys[from + start..][..m], &mut half[..m]);
-                                for (d, &key) in half[..m].iter().enumerate() {
-                                    k[(start + d) * BLOCK + slot + i] = key;
-                                }
-                                narrow(&values[from + start..][..m], &mut v[(slot + i) * dim + start..][..m]);
-                            }
-                        }
-                    }
-                    Segment::Q8 { keys: k, values: v, key_scales, value_scales } => {
-                        let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
-                        let scales = at / dim + slot;
-                        for i in 0..n {
-                            let from = (t + i) * width + head * dim;
-                            key_scales[scales + i] = codes(&keys[from..from + dim], |d, code| {
-                                k[d * BLOCK + slot + i] = code;
-                            });
-                            value_scales[scales + i] = codes(&values[from..from + dim], |d, code| {
-                                v[(slot + i) * dim + d] = code;
-                            });
-                        }
-                    }
-                }
-            }
-            t += n;
+        new.each_block(width, |block, slot, keys, values| {
+            self.segments[block / SEGMENT].store(block % SEGMENT, slot, keys, values, width, dim);
+        });
+    }
+
+    /// Stores tokens of several sequences, on all threads where they are many. No block belongs to two of them.
+    pub fn store_all(&mut self, team: &Team<'_>, parts: &[New<'_>]) {
+        let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
+        let tokens: usize = parts.iter().map(|new| new.keys.len() / width).sum();
+        if tokens < SEGMENT * BLOCK {
+            parts.iter().for_each(|new| self.store(new.table, new.position, new.keys, new.values));
+            return;
         }
+        team.run_mut(&mut self.segments, 1, &|segment, here, _| {
+            for new in parts {
+                new.each_block(width, |block, slot, keys, values| {
+                    if block / SEGMENT == segment {
+                        here[0].store(block % SEGMENT, slot, keys, values, width, dim);
+                    }
+                });
+            }
+        });
     }
 
     /// Copies a block onto another (before a shared one is written).
@@ -260,6 +234,82 @@ impl KvBlocks {
                 let scales = &value_scales[at / self.head_dim..][..tokens];
                 values_at(level(), &values[at..at + n], scales, &mut scratch[..n]);
                 Numbers::F32(&scratch[..n])
+            }
+        }
+    }
+}
+
+/// New tokens of a sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct New<'a> {
+    /// Blocks of the sequence.
+    pub table: &'a [u32],
+    /// Position of the first of the tokens.
+    pub position: usize,
+    /// `[tokens, kv_heads * head_dim]`
+    pub keys: &'a [f32],
+    pub values: &'a [f32],
+}
+
+impl New<'_> {
+    /// Calls `f(block, first slot, keys, values)` for each block that takes some of the tokens.
+    fn each_block(&self, width: usize, mut f: impl FnMut(usize, usize, &[f32], &[f32])) {
+        let (tokens, mut t) = (self.keys.len() / width, 0);
+        while t < tokens {
+            let (block, slot) = (self.table[(self.position + t) / BLOCK], (self.position + t) % BLOCK);
+            let n = (BLOCK - slot).min(tokens - t);
+            let part = t * width..(t + n) * width;
+            f(block as usize, slot, &self.keys[part.clone()], &self.values[part]);
+            t += n;
+        }
+    }
+}
+
+impl Segment {
+    /// Stores tokens of one block from `slot` on.
+    fn store(&mut self, block: usize, slot: usize, keys: &[f32], values: &[f32], width: usize, dim: usize) {
+        let n = keys.len() / width;
+        for head in 0..width / dim {
+            let at = (block * width + head * dim) * BLOCK;
+            match self {
+                Segment::F32 { keys: k, values: v } => {
+                    let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
+                    for i in 0..n {
+                        let from = i * width + head * dim;
+                        for (d, &key) in keys[from..from + dim].iter().enumerate() {
+                            k[d * BLOCK + slot + i] = key;
+                        }
+                        v[(slot + i) * dim..][..dim].copy_from_slice(&values[from..from + dim]);
+                    }
+                }
+                Segment::F16 { keys: k, values: v } => {
+                    let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
+                    let mut half = [0; 64];
+                    for i in 0..n {
+                        let from = i * width + head * dim;
+                        for start in (0..dim).step_by(64) {
+                            let m = (dim - start).min(64);
+                            narrow(&keys[from + start..][..m], &mut half[..m]);
+                            for (d, &key) in half[..m].iter().enumerate() {
+                                k[(start + d) * BLOCK + slot + i] = key;
+                            }
+                            narrow(&values[from + start..][..m], &mut v[(slot + i) * dim + start..][..m]);
+                        }
+                    }
+                }
+                Segment::Q8 { keys: k, values: v, key_scales, value_scales } => {
+                    let (k, v) = (&mut k[at..at + dim * BLOCK], &mut v[at..at + dim * BLOCK]);
+                    let scales = at / dim + slot;
+                    for i in 0..n {
+                        let from = i * width + head * dim;
+                        key_scales[scales + i] = codes(&keys[from..from + dim], |d, code| {
+                            k[d * BLOCK + slot + i] = code;
+                        });
+                        value_scales[scales + i] = codes(&values[from..from + dim], |d, code| {
+                            v[(slot + i) * dim + d] = code;
+                        });
+                    }
+                }
             }
         }
     }
@@ -349,6 +399,29 @@ mod tests {
             kv.store(&table, 0, &x[..cut], &y[..cut]);
             kv.store(&table, 41, &x[cut..], &y[cut..]);
             kv.copy_block(33, 5);
+            // Many sequences at once, in blocks of several segments, change nothing.
+            let mut all = KvBlocks::new(heads, dim, kv_type);
+            all.grow(40).expect("small");
+            let new = |table, position, part: std::ops::Range<usize>| New {
+                table,
+                position,
+                keys: &x[part.clone()],
+                values: &y[part],
+            };
+            let others: Vec<[u32; 1]> = (18..32).map(|block| [block]).collect();
+            let row = heads * dim;
+            let mut parts = vec![new(&table[..], 0, 0..cut), new(&table[..], 41, cut..x.len())];
+            parts.extend(others.iter().map(|table| new(&table[..], 0, 0..32 * row)));
+            crate::threads::Pool::new(2).run_alone(|team| all.store_all(team, &parts));
+            let mut scratch = (vec![0.0; dim * BLOCK], vec![0.0; dim * BLOCK]);
+            for (h, block) in (0..heads).flat_map(|h| [(h, 33), (h, 2)]) {
+                for d in 0..dim * BLOCK {
+                    let got = at(all.keys(block, h, &mut scratch.0), d);
+                    assert_eq!(got, at(kv.keys(block, h, &mut scratch.1), d));
+                    let got = at(all.values(block, h, 32, &mut scratch.0), d);
+                    assert_eq!(got, at(kv.values(block, h, 32, &mut scratch.1), d));
+                }
+            }
             let mut scratch = vec![0.0; dim * BLOCK];
             for (t, block) in (0..tokens).map(|t| (t, if t < 32 { 5 } else { table[t / BLOCK] })) {
                 for h in 0..heads {
