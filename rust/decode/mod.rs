@@ -20,7 +20,7 @@ use process::Custom;
 use speculate::{Draft, guess};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use step::{Row, advance_beams, choose, continuations, feed};
+use step::{Row, advance_beams, all_continuations, choose, continuations, feed};
 
 /// Why a sequence ended.
 pub const STOP: &str = "stop";
@@ -305,16 +305,18 @@ impl Generation {
                 let options = &self.options;
                 let before: Vec<usize> = active.iter().map(|&i| streams[i].ids.len()).collect();
                 let cross = self.cross.as_mut();
-                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |row, place, logits| {
-                    let i = active[row];
-                    let stream = &mut streams[i];
-                    // Logits after a guess count if everything guessed so far has come true.
-                    let right = stream.reason.is_none()
-                        && stream.ids.len() == before[row] + place
-                        && stream.ids.last() == Some(&rows[row].tokens[place]);
-                    if right {
-                        let source = &sources[stream.source];
-                        events.push(choose(options, stream, i, source, logits, custom)?);
+                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |_, tokens, logits| {
+                    for (&(row, place), logits) in tokens.iter().zip(logits.chunks_mut(vocab)) {
+                        let i = active[row];
+                        let stream = &mut streams[i];
+                        // Logits after a guess count if everything guessed so far has come true.
+                        let right = stream.reason.is_none()
+                            && stream.ids.len() == before[row] + place
+                            && stream.ids.last() == Some(&rows[row].tokens[place]);
+                        if right {
+                            let source = &sources[stream.source];
+                            events.push(choose(options, stream, i, source, logits, custom)?);
+                        }
                     }
                     Ok(())
                 });
@@ -345,10 +347,16 @@ impl Generation {
                 let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
                 let options = &self.options;
                 let cross = self.cross.as_mut();
-                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |row, _, logits| {
-                    let (p, b) = owners[row];
-                    let found = continuations(options, &searches[p].0, b, &sources[p], logits, custom)?;
-                    candidates[p].extend(found);
+                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |team, tokens, logits| {
+                    let beam = |&(row, _): &(usize, usize)| {
+                        let (p, b) = owners[row];
+                        (&searches[p].0, b, &sources[p][..])
+                    };
+                    let beams: Vec<_> = tokens.iter().map(beam).collect();
+                    let found = all_continuations(team, options, &beams, logits, custom)?;
+                    for (&(row, _), found) in tokens.iter().zip(found) {
+                        candidates[owners[row].0].extend(found);
+                    }
                     Ok(())
                 });
                 if result.is_ok() {

@@ -46,19 +46,28 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
     (f64::from(top) + log(f64::from(sum_exp(logits, top)))) as f32
 }
 
+/// Values that are passed over together where none is large enough.
+const PIECE: usize = 256;
+
 /// Indices of the `n` largest values, largest first, of equals the lowest index first; and their values.
 pub fn top(values: &[f32], n: usize) -> Vec<(u32, f32)> {
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(n + 1);
     if n == 0 {
         return best;
     }
-    for (i, &v) in values.iter().enumerate() {
-        if best.len() == n && best[n - 1].1 >= v {
+    for (piece, values) in values.chunks(PIECE).enumerate() {
+        // Most pieces hold nothing that belongs to the best.
+        if best.len() == n && best[n - 1].1 >= maximum(values) {
             continue;
         }
-        let at = best.partition_point(|&(_, b)| b >= v);
-        best.insert(at, (i as u32, v));
-        best.truncate(n);
+        for (i, &v) in values.iter().enumerate() {
+            if best.len() == n && best[n - 1].1 >= v {
+                continue;
+            }
+            let at = best.partition_point(|&(_, b)| b >= v);
+            best.insert(at, ((piece * PIECE + i) as u32, v));
+            best.truncate(n);
+        }
     }
     best
 }

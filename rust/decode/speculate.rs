@@ -101,8 +101,10 @@ impl Draft {
                 if rows.is_empty() {
                     return Ok(());
                 }
-                feed(s, &rows, cache, None, vocab, true, &mut |row, _, logits| {
-                    found[owners[row]].push(sample::argmax(logits));
+                feed(s, &rows, cache, None, vocab, true, &mut |_, tokens, logits| {
+                    for (&(row, _), logits) in tokens.iter().zip(logits.chunks(vocab)) {
+                        found[owners[row]].push(sample::argmax(logits));
+                    }
                     Ok(())
                 })?;
             }

@@ -6,7 +6,9 @@ use super::process::{self, Context, Custom};
 use super::{Event, LENGTH, STOP, Stream, sample};
 use crate::error::{Error, Result};
 use crate::model::{Cache, PREFILL_ROWS, SequenceId, Session, Span};
+use crate::threads::Team;
 use std::sync::Arc;
+use std::sync::OnceLock;
 
 /// Tokens that a running sequence is fed: its newest one, and guesses of what follows.
 pub(super) struct Row {
@@ -15,10 +17,10 @@ pub(super) struct Row {
     pub source: usize,
 }
 
-/// Takes logits: (row of the list, place of the token in it, logits).
-pub(super) type Each<'a> = &'a mut dyn FnMut(usize, usize, &mut [f32]) -> Result<()>;
+/// Takes logits `[tokens, vocab]`, and of each token the row of the list and its place there.
+pub(super) type Take<'a> = &'a mut dyn FnMut(&Team<'_>, &[(usize, usize)], &mut [f32]) -> Result<()>;
 
-/// Feeds tokens to some sequences; `each` gets the logits after every token, or after the last of a sequence alone.
+/// Feeds tokens to some sequences; `take` gets the logits after every token, or after the last of a sequence alone.
 pub(super) fn feed(
     s: &mut Session<'_>,
     rows: &[Row],
@@ -26,7 +28,7 @@ pub(super) fn feed(
     mut cross: Option<&mut Cache>,
     vocab: usize,
     last_only: bool,
-    each: Each<'_>,
+    take: Take<'_>,
 ) -> Result<()> {
     let mut logits = Vec::new();
     let (mut ids, mut spans, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
@@ -60,9 +62,8 @@ pub(super) fn feed(
         let places: Vec<usize> = wanted.iter().map(|w| w.0).collect();
         logits.resize(wanted.len() * vocab, 0.0);
         s.logits(&places, &mut logits)?;
-        for (&(_, row, place), logits) in wanted.iter().zip(logits.chunks_mut(vocab)) {
-            each(row, place, logits)?;
-        }
+        let tokens: Vec<(usize, usize)> = wanted.iter().map(|w| (w.1, w.2)).collect();
+        take(s.team, &tokens, &mut logits)?;
     }
     Ok(())
 }
@@ -121,6 +122,29 @@ fn check(logits: &[f32]) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+/// The best continuations of some beams, each a search, a number of a running beam and the source; on all threads where no
+/// function of the caller's is asked.
+pub(super) fn all_continuations(
+    team: &Team<'_>,
+    o: &Options,
+    beams: &[(&Search, usize, &[u32])],
+    logits: &mut [f32],
+    custom: Option<Custom<'_>>,
+) -> Result<Vec<Vec<Candidate>>> {
+    let vocab = logits.len() / beams.len().max(1);
+    if custom.is_some() {
+        let rows = beams.iter().zip(logits.chunks_mut(vocab.max(1)));
+        return rows.map(|(b, logits)| continuations(o, b.0, b.1, b.2, logits, custom)).collect();
+    }
+    let found: Vec<OnceLock<Result<Vec<Candidate>>>> = beams.iter().map(|_| OnceLock::new()).collect();
+    team.run_mut(logits, vocab, &|i, logits, _| {
+        let (search, beam, source) = beams[i];
+        // Nobody else sets it: each beam is one chunk.
+        let _ = found[i].set(continuations(o, search, beam, source, logits, None));
+    });
+    found.into_iter().map(|found| found.into_inner().unwrap_or(Err(Error::Interrupted))).collect()
 }
 
 /// The best continuations of one beam.

@@ -10,6 +10,7 @@ use crate::matmul::{Target, linear};
 use crate::ops::kv::KvType;
 use crate::simd::{Activation, activate};
 use crate::threads::Team;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) fn missing(what: &str) -> Error {
     Error::Option(format!(
@@ -220,10 +221,25 @@ impl<'a> Session<'a> {
                     piece.iter_mut().for_each(|v| *v *= cap);
                 });
             }
-            finite(out, "a logit")?;
+            all_finite(self.team, out, "a logit")?;
         }
         Ok(())
     }
+}
+
+/// [`finite`] on all threads.
+fn all_finite(team: &Team<'_>, x: &mut [f32], what: &str) -> Result<()> {
+    const PIECE: usize = 1 << 16;
+    if x.len() <= 2 * PIECE {
+        return finite(x, what);
+    }
+    let bad = AtomicBool::new(false);
+    team.run_mut(x, PIECE, &|_, piece, _| {
+        if finite(piece, what).is_err() {
+            bad.store(true, Ordering::Relaxed);
+        }
+    });
+    if bad.into_inner() { finite(x, what) } else { Ok(()) }
 }
 
 /// Refuses infinite values and not-a-number: any makes the sum of squares so.
