@@ -20,7 +20,7 @@ use process::Custom;
 use speculate::{Draft, guess};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use step::{Row, advance_beams, all_continuations, choose, continuations, feed};
+use step::{Row, advance_beams, choose, continuations, each_row, feed};
 
 /// Why a sequence ended.
 pub const STOP: &str = "stop";
@@ -305,7 +305,18 @@ impl Generation {
                 let options = &self.options;
                 let before: Vec<usize> = active.iter().map(|&i| streams[i].ids.len()).collect();
                 let cross = self.cross.as_mut();
-                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |_, tokens, logits| {
+                let guessed = guesses.iter().any(|guesses| !guesses.is_empty());
+                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |team, tokens, logits| {
+                    if !guessed {
+                        let chosen = each_row(team, tokens.len(), logits, custom.is_some(), &|n, logits| {
+                            let i = active[tokens[n].0];
+                            choose(options, &streams[i], i, &sources[streams[i].source], logits, custom)
+                        })?;
+                        for (&(row, _), choice) in tokens.iter().zip(chosen) {
+                            events.push(streams[active[row]].take(options, active[row], choice));
+                        }
+                        return Ok(());
+                    }
                     for (&(row, place), logits) in tokens.iter().zip(logits.chunks_mut(vocab)) {
                         let i = active[row];
                         let stream = &mut streams[i];
@@ -315,7 +326,8 @@ impl Generation {
                             && stream.ids.last() == Some(&rows[row].tokens[place]);
                         if right {
                             let source = &sources[stream.source];
-                            events.push(choose(options, stream, i, source, logits, custom)?);
+                            let choice = choose(options, stream, i, source, logits, custom)?;
+                            events.push(stream.take(options, i, choice));
                         }
                     }
                     Ok(())
@@ -348,12 +360,10 @@ impl Generation {
                 let options = &self.options;
                 let cross = self.cross.as_mut();
                 let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |team, tokens, logits| {
-                    let beam = |&(row, _): &(usize, usize)| {
-                        let (p, b) = owners[row];
-                        (&searches[p].0, b, &sources[p][..])
-                    };
-                    let beams: Vec<_> = tokens.iter().map(beam).collect();
-                    let found = all_continuations(team, options, &beams, logits, custom)?;
+                    let found = each_row(team, tokens.len(), logits, custom.is_some(), &|n, logits| {
+                        let (p, b) = owners[tokens[n].0];
+                        continuations(options, &searches[p].0, b, &sources[p], logits, custom)
+                    })?;
                     for (&(row, _), found) in tokens.iter().zip(found) {
                         candidates[owners[row].0].extend(found);
                     }
@@ -459,7 +469,8 @@ impl Generation {
                 for (i, stream) in streams.iter_mut().enumerate().filter(|(_, t)| t.reason.is_none()) {
                     let source = &sources[stream.source];
                     let mut logits = row(stream.source);
-                    events.push(choose(&self.options, stream, i, source, &mut logits, custom)?);
+                    let choice = choose(&self.options, stream, i, source, &mut logits, custom)?;
+                    events.push(stream.take(&self.options, i, choice));
                 }
             }
             State::Beams(searches) => {

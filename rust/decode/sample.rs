@@ -6,7 +6,9 @@ use crate::simd::{exp, log, maximum, multiversion};
 /// The likeliest token; of equals the one with the lowest id.
 pub fn argmax(logits: &[f32]) -> u32 {
     let top = maximum(logits);
-    logits.iter().position(|&v| v == top).unwrap_or(0) as u32
+    let piece = logits.chunks(PIECE).position(|piece| maximum(piece) == top).unwrap_or(0);
+    let first = piece * PIECE;
+    (first + logits[first..].iter().position(|&v| v == top).unwrap_or(0)) as u32
 }
 
 multiversion! {
@@ -46,7 +48,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f32 {
     (f64::from(top) + log(f64::from(sum_exp(logits, top)))) as f32
 }
 
-/// Values that are passed over together where none is large enough.
+/// Values that are looked at together, and passed over where none is large enough.
 const PIECE: usize = 256;
 
 /// Indices of the `n` largest values, largest first, of equals the lowest index first; and their values.

@@ -68,15 +68,42 @@ pub(super) fn feed(
     Ok(())
 }
 
-/// Chooses the next token of a stream and ends it where it must.
+/// `f(row, its logits)` of each row of `logits: [rows, vocab]`; on all threads where no function of the caller's is asked.
+pub(super) fn each_row<T: Send + Sync>(
+    team: &Team<'_>,
+    rows: usize,
+    logits: &mut [f32],
+    custom: bool,
+    f: &(dyn Fn(usize, &mut [f32]) -> Result<T> + Sync),
+) -> Result<Vec<T>> {
+    let vocab = (logits.len() / rows.max(1)).max(1);
+    if custom || rows < 2 {
+        return logits.chunks_mut(vocab).enumerate().map(|(i, logits)| f(i, logits)).collect();
+    }
+    let found: Vec<OnceLock<Result<T>>> = (0..rows).map(|_| OnceLock::new()).collect();
+    team.run_mut(logits, vocab, &|i, logits, _| {
+        // Nobody else sets it: each row is one chunk.
+        let _ = found[i].set(f(i, logits));
+    });
+    found.into_iter().map(|found| found.into_inner().unwrap_or(Err(Error::Interrupted))).collect()
+}
+
+/// A token, its log-probability and the likeliest ones with theirs, where asked for.
+pub(super) struct Choice {
+    token: u32,
+    logprob: f32,
+    top: Vec<(u32, f32)>,
+}
+
+/// Chooses the next token of a stream.
 pub(super) fn choose(
     o: &Options,
-    stream: &mut Stream,
+    stream: &Stream,
     number: usize,
     source: &[u32],
     logits: &mut [f32],
     custom: Option<Custom<'_>>,
-) -> Result<Event> {
+) -> Result<Choice> {
     let (mut logprob, mut top) = (0.0, Vec::new());
     let mut normalizer = 0.0;
     let scored = o.logprobs || o.top_logprobs > 0;
@@ -100,15 +127,23 @@ pub(super) fn choose(
     };
     if scored {
         logprob = plain.as_deref().unwrap_or(logits)[token as usize] - normalizer;
-        stream.score += logprob;
     }
-    stream.ids.push(token);
-    if o.ends(token) {
-        stream.reason = Some(STOP.to_owned());
-    } else if stream.ids.len() >= stream.max_length {
-        stream.reason = Some(LENGTH.to_owned());
+    Ok(Choice { token, logprob, top })
+}
+
+impl Stream {
+    /// Takes the chosen token, and ends where it must.
+    pub(super) fn take(&mut self, o: &Options, number: usize, choice: Choice) -> Event {
+        let Choice { token, logprob, top } = choice;
+        self.score += logprob;
+        self.ids.push(token);
+        if o.ends(token) {
+            self.reason = Some(STOP.to_owned());
+        } else if self.ids.len() >= self.max_length {
+            self.reason = Some(LENGTH.to_owned());
+        }
+        Event { sequence: number, token, logprob, top }
     }
-    Ok(Event { sequence: number, token, logprob, top })
 }
 
 /// An error where processing has left nothing to choose from.
@@ -122,29 +157,6 @@ fn check(logits: &[f32]) -> Result<()> {
         ));
     }
     Ok(())
-}
-
-/// The best continuations of some beams, each a search, a number of a running beam and the source; on all threads where no
-/// function of the caller's is asked.
-pub(super) fn all_continuations(
-    team: &Team<'_>,
-    o: &Options,
-    beams: &[(&Search, usize, &[u32])],
-    logits: &mut [f32],
-    custom: Option<Custom<'_>>,
-) -> Result<Vec<Vec<Candidate>>> {
-    let vocab = logits.len() / beams.len().max(1);
-    if custom.is_some() {
-        let rows = beams.iter().zip(logits.chunks_mut(vocab.max(1)));
-        return rows.map(|(b, logits)| continuations(o, b.0, b.1, b.2, logits, custom)).collect();
-    }
-    let found: Vec<OnceLock<Result<Vec<Candidate>>>> = beams.iter().map(|_| OnceLock::new()).collect();
-    team.run_mut(logits, vocab, &|i, logits, _| {
-        let (search, beam, source) = beams[i];
-        // Nobody else sets it: each beam is one chunk.
-        let _ = found[i].set(continuations(o, search, beam, source, logits, None));
-    });
-    found.into_iter().map(|found| found.into_inner().unwrap_or(Err(Error::Interrupted))).collect()
 }
 
 /// The best continuations of one beam.
