@@ -1,0 +1,65 @@
+"""Decoding and reading prompts while other programs use the cores.
+
+    python benches/company.py CHECKPOINT [--weights q8] [--threads N] [--rounds 5]
+
+Measures a model alone, beside one and beside two processes that compute without end, round by round in turn, and prints
+medians and their part of the speed alone. Threads that wait for each other by spinning fall to a twentieth there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lapwing
+from lapwing.cli.bench import start_decoding, tokens
+
+TOKENS, PROMPT = 24, 256
+
+
+@contextmanager
+def busy(count: int) -> Iterator[None]:
+    """So many processes that never rest."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    time.sleep(0.3)
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("--weights", default="q8")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    model = lapwing.load(arguments.checkpoint, weights=arguments.weights, threads=arguments.threads, prefix_cache=False)
+    generation = start_decoding(model, [tokens(model, 16)], 2 * TOKENS * 3 * (arguments.rounds + 1))
+    generation.advance(1)
+    prompt = tokens(model, PROMPT)
+    rates: dict[tuple[str, int], list[float]] = {}
+    for _ in range(arguments.rounds):
+        for count in (0, 1, 2):
+            with busy(count):
+                start = time.perf_counter()
+                generation.advance(TOKENS)
+                middle = time.perf_counter()
+                model.generate_ids(prompt, max_tokens=1, temperature=0, ignore_eos=True)
+                rates.setdefault(("decode", count), []).append(TOKENS / (middle - start))
+                rates.setdefault(("prefill", count), []).append(PROMPT / (time.perf_counter() - middle))
+    for (work, count), found in sorted(rates.items()):
+        median, alone = statistics.median(found), statistics.median(rates[work, 0])
+        print(f"{work} beside {count}: {median:.1f} tokens/s, {100 * median / alone:.0f} % of alone")
+
+
+if __name__ == "__main__":
+    main()
