@@ -63,10 +63,10 @@ def table(record: dict[str, Any]) -> str:
 
 
 def share(row: Row, rates: dict[str, list[float]]) -> float:
-    """Which part of its bound a row reaches: its rate times what one unit takes, over the machine's."""
+    """Which part of its bound a row reaches: its rate times what one unit takes, over the machine's in the same round."""
     assert row.bound is not None
     name, cost, _ = row.bound
-    return statistics.median(rates[row.ours]) * cost / statistics.median(rates[name])
+    return statistics.median(ours * cost / limit for ours, limit in zip(rates[row.ours], rates[name], strict=True))
 
 
 def facts(record: dict[str, Any]) -> str:
