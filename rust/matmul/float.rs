@@ -439,13 +439,14 @@ mod x86 {
             let one = tiles.len() == 1;
             for block in 0..blocks {
                 let length = BLOCK.min(inputs - block * BLOCK);
-                for tile in tiles.clone() {
-                    let (start, m) = s.tiles[tile];
-                    let x = s.float(block, tile);
-                    let mut p = 0;
-                    while p < panels.len() {
-                        let side_by_side = if one || p + 1 == panels.len() { 1 } else { 2 };
-                        let bytes = &w.panel(panels.start + p)[block * BLOCK * size..];
+                let mut p = 0;
+                while p < panels.len() {
+                    // Two panels' weights stay in the nearest cache while the rows go by.
+                    let side_by_side = if one || p + 1 == panels.len() { 1 } else { 2 };
+                    let bytes = &w.panel(panels.start + p)[block * BLOCK * size..];
+                    for tile in tiles.clone() {
+                        let (start, m) = s.tiles[tile];
+                        let x = s.float(block, tile);
                         let (at, last) = (p * rows + start - first_row, (side_by_side - 1) * rows);
                         let c = &mut out[at * PANEL..][..(last + m) * PANEL];
                         let kernel = WIDE[code as usize][if one { 0 } else { side_by_side }][m - 1];
@@ -462,8 +463,8 @@ mod x86 {
                                 block == 0,
                             );
                         }
-                        p += side_by_side;
                     }
+                    p += side_by_side;
                 }
             }
             return;
