@@ -111,7 +111,7 @@ unsafe fn steps(at: *const u8) -> __m256 {
 }
 
 macro_rules! tile {
-    ($name:ident $m:literal $($rows:tt)*) => {
+    ($name:ident $ask:literal $m:literal $($rows:tt)*) => {
         /// See [`super::scalar`].
         ///
         /// # Safety
@@ -148,6 +148,7 @@ macro_rules! tile {
                         high!(5 1 $m $($rows)*),
                         high!(6 2 $m $($rows)*),
                         high!(7 3 $m $($rows)*),
+                        $ask,
                         "vpbroadcastq ymm12, [{s}]",
                         "vpbroadcastq ymm13, [{s}+8]",
                         "vpshufb ymm12, ymm12, [{twice}]",
@@ -208,10 +209,22 @@ macro_rules! tile {
     };
 }
 
-tile!(tile1 1 (0 "ymm0" "ymm1"));
-tile!(tile2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
-tile!(tile3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
-tile!(tile4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
+tile!(tile1 "" 1 (0 "ymm0" "ymm1"));
+tile!(tile2 "" 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
+tile!(tile3 "" 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
+tile!(tile4 "" 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
 
+// The same that ask for the memory 8 KB ahead, a group's codes and a part of the scales with each group.
+macro_rules! asking {
+    ($name:ident $($rest:tt)*) => {
+        tile!($name "prefetcht1 [{w}+8192]\nprefetcht1 [{w}+8256]\nprefetcht1 [{w}+8320]\nprefetcht1 [{w}+8384]\nprefetcht1 [{w}+8448]" $($rest)*);
+    };
+}
+asking!(asking1 1 (0 "ymm0" "ymm1"));
+asking!(asking2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
+asking!(asking3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
+asking!(asking4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
+
+static FEW: [Kernel; 4] = [asking1, asking2, asking3, asking4];
 static TILES: [Kernel; 4] = [tile1, tile2, tile3, tile4];
-pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &TILES, many: &TILES, pairs: &[] };
+pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &FEW, many: &TILES, pairs: &[] };

@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 /// Bytes of a whole block for each of its groups.
 const BYTES_A_GROUP: usize = offsets(GROUPS)[4] / GROUPS;
 
-/// M rows by P panels. See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
+/// M rows by P panels. See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///
 /// # Safety
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.

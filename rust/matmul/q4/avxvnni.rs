@@ -18,7 +18,7 @@ unsafe fn steps(at: *const u8) -> __m256 {
     _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
 }
 
-/// See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
+/// See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
@@ -112,7 +112,7 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
 }
 
 static FEW: [Kernel; 6] =
-    [tile::<1, false>, tile::<2, false>, tile::<3, true>, tile::<4, true>, tile::<5, true>, tile::<6, true>];
+    [tile::<1, true>, tile::<2, true>, tile::<3, true>, tile::<4, true>, tile::<5, true>, tile::<6, true>];
 static MANY: [Kernel; 6] = [
     tile::<1, false>,
     tile::<2, false>,
