@@ -44,7 +44,7 @@ def best(row: Row, rates: dict[str, list[float]]) -> tuple[str, float] | None:
 def table(record: dict[str, Any]) -> str:
     """A row for each kind of work that was measured."""
     lines = [
-        "| Work | Lapwing, 1/s | best peer, 1/s | ratio | wanted | of the bound |",
+        "| Work | Lapwing, 1/s | best peer, 1/s | ratio | goal | of the bound |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows():
@@ -56,7 +56,7 @@ def table(record: dict[str, Any]) -> str:
         bound = (
             "-"
             if row.bound is None
-            else f"{100 * share(row, rates):.0f} % of {row.bound[0]}, wanted {100 * row.bound[2]:.0f} %"
+            else f"{100 * share(row, rates):.0f} % of {row.bound[0]}, goal {100 * row.bound[2]:.0f} %"
         )
         lines.append(f"| {row.name} | {ours:.1f} | {found} | {row.wanted} | {bound} |")
     return "\n".join(lines)
@@ -101,7 +101,7 @@ def plot(name: str) -> Path:
     figure, axes = pyplot.subplots(figsize=(9, 0.32 * len(found) + 1.2))
     places = range(len(found))
     axes.barh(places, [ratio for _, ratio, _ in found], color="#3b7a78")
-    axes.plot([wanted for _, _, wanted in found], places, "|", color="#b03a2e", markersize=14, label="wanted")
+    axes.plot([wanted for _, _, wanted in found], places, "|", color="#b03a2e", markersize=14, label="goal")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(places, [name for name, _, _ in found])
     axes.invert_yaxis()
