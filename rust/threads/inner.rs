@@ -88,10 +88,11 @@ impl Shared {
                 }
                 self.sleepers.0.fetch_sub(1, SeqCst);
             }
+            // In this order: the end is told before the epoch that goes with it, so whoever has seen that one sees the end.
+            seen = self.epoch.0.load(Acquire);
             if self.quit.load(Acquire) {
                 return;
             }
-            seen = self.epoch.0.load(Acquire);
             if !self.enter(seen) {
                 continue;
             }

@@ -213,6 +213,20 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_ends_while_its_workers_still_start() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for round in 0..20_000 {
+                let pool = Pool::new(3);
+                pool.run_alone(|team| team.run(2 + round % 3, &|_, _| ()));
+            }
+            sender.send(()).expect("the test waits");
+        });
+        // A worker that misses the end is waited for without end.
+        assert!(receiver.recv_timeout(Duration::from_secs(120)).is_ok());
+    }
+
+    #[test]
     fn a_panic_reaches_the_caller_and_the_pool_lives() {
         let pool = Pool::new(2);
         for at in [0, 50, 99] {
