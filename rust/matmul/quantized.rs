@@ -202,30 +202,21 @@ pub mod avx512 {
                     }
                 }
 
-                // One and two rows read as fast as memory gives without being asked.
-                static FEW: [Kernel; 8] = [
-                    one::<1, true>,
-                    one::<2, true>,
-                    one::<3, true>,
-                    one::<4, true>,
-                    one::<5, true>,
-                    one::<6, true>,
-                    one::<7, true>,
-                    one::<8, true>,
-                ];
-                static MANY: [Kernel; 8] = [
-                    one::<1, false>,
-                    one::<2, false>,
-                    one::<3, false>,
-                    one::<4, false>,
-                    one::<5, false>,
-                    one::<6, false>,
-                    one::<7, false>,
-                    one::<8, false>,
-                ];
+                const fn ones<const SPREAD: bool>() -> [Kernel; 8] {
+                    [
+                        one::<1, SPREAD>,
+                        one::<2, SPREAD>,
+                        one::<3, SPREAD>,
+                        one::<4, SPREAD>,
+                        one::<5, SPREAD>,
+                        one::<6, SPREAD>,
+                        one::<7, SPREAD>,
+                        one::<8, SPREAD>,
+                    ]
+                }
                 // Twelve sums, as many totals, and what they are made of fit into 32 registers.
                 static PAIRS: [PairKernel; 6] = [two::<1>, two::<2>, two::<3>, two::<4>, two::<5>, two::<6>];
-                Kernels { kind: $kind, few: &FEW, many: &MANY, pairs: &PAIRS }
+                Kernels { kind: $kind, few: &ones::<true>(), many: &ones::<false>(), pairs: &PAIRS }
             };
         };
     }

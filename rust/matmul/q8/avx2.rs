@@ -15,7 +15,7 @@ unsafe fn scales(group: *const u8, half: usize) -> __m256 {
     _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
 }
 
-/// See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
+/// See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA and F16C.

@@ -31,7 +31,7 @@ fn pair(mut s: __m256i, w: __m256i, x: __m256i) -> __m256i {
     s
 }
 
-/// 16-bit activations. See [`super::scalar`]. `SPREAD` asks for the memory 16 KB ahead, group by group.
+/// 16-bit activations. See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
