@@ -11,6 +11,7 @@
 //! them among all its products, whose panels are one list of chunks for the threads.
 
 pub mod bounds;
+mod finish;
 mod float;
 mod matrix;
 pub mod micro;
@@ -25,9 +26,10 @@ mod tests;
 
 pub use matrix::{Activations, LAYOUT_VERSION, Matrix, Storage};
 
-use crate::simd::{Activation, Level, activate, level, multiply_by, multiversion};
+use crate::simd::{Activation, Level, level};
 use crate::tensor::{Disjoint, WeightType};
 use crate::threads::Team;
+use finish::{Place, Results, finish_at};
 use quantized::Kernels;
 use std::sync::{Mutex, PoisonError};
 use strips::{Kind, Strips};
@@ -208,54 +210,41 @@ fn compute(
     work: &mut ThreadScratch,
     from: usize,
 ) {
-    let (first_row, rows) = s.rows_of(&tiles);
-    let size = panels.len() * rows * PANEL;
     let ThreadScratch { result, gate, widened } = work;
-    for (buffer, wanted) in [(&mut *result, true), (&mut *gate, t.gate.is_some())] {
-        if wanted && buffer.len() < size {
-            buffer.resize(size, 0.0);
+    let mut next = tiles.start;
+    while next < tiles.end {
+        let slab = slab(s, next..tiles.end, panels.len() * if t.gate.is_some() { 2 } else { 1 });
+        next = slab.end;
+        let (first_row, rows) = s.rows_of(&slab);
+        let size = panels.len() * rows * PANEL;
+        for (buffer, wanted) in [(&mut *result, true), (&mut *gate, t.gate.is_some())] {
+            if wanted && buffer.len() < size {
+                buffer.resize(size, 0.0);
+            }
         }
-    }
-    product(level, t.weight, panels.clone(), s, tiles.clone(), widened, &mut result[..size]);
-    add_bias(t.bias, &panels, rows, &mut result[..size]);
-    let z = &mut result[..size];
-    if let Some((matrix, bias)) = &t.gate {
-        let g = &mut gate[..size];
-        product(level, matrix, panels.clone(), s, tiles, widened, g);
-        add_bias(*bias, &panels, rows, g);
-        activate(t.activation, g);
-        multiply_by(z, g);
-    } else {
-        activate(t.activation, z);
-    }
-    for (i, panel) in panels.enumerate() {
-        let n = PANEL.min(t.weight.outputs() - panel * PANEL);
-        let at = (from + first_row) * t.stride + panel * PANEL;
-        write_at(level, &z[i * rows * PANEL..][..rows * PANEL], out, at, t.stride, n, t.add);
+        product(level, t.weight, panels.clone(), s, slab.clone(), widened, &mut result[..size]);
+        if let Some((matrix, _)) = t.gate {
+            product(level, matrix, panels.clone(), s, slab, widened, &mut gate[..size]);
+        }
+        for (i, panel) in panels.clone().enumerate() {
+            let (part, first) = (i * rows * PANEL..(i + 1) * rows * PANEL, panel * PANEL);
+            let y = Results::new(&result[part.clone()], t.bias, first);
+            let gate = t.gate.map(|(_, bias)| Results::new(&gate[part], bias, first));
+            let at = (from + first_row) * t.stride + first;
+            let n = PANEL.min(t.weight.outputs() - first);
+            finish_at(level, y, gate, t.activation, Place { out, at, stride: t.stride, n, add: t.add });
+        }
     }
 }
 
-multiversion! {
-    /// Writes, or adds in one rounding, rows of a panel's results to `n` columns of `out`, `stride` apart, from `at` on.
-    fn write / write_at (
-        z: &[f32],
-        out: &Disjoint<'_, f32>,
-        at: usize,
-        stride: usize,
-        n: usize,
-        add: Option<f32>,
-    ) {
-        for (row, z) in z.chunks_exact(PANEL).enumerate() {
-            // SAFETY: each panel of each row belongs to one chunk.
-            let to = unsafe { out.slice(at + row * stride, n) };
-            let z = Lanes::load(z);
-            let sum = match add {
-                Some(scale) => Lanes::splat(scale).mul_add(z, Lanes::load_or(to, 0.0)),
-                None => z,
-            };
-            sum.store_part(to);
-        }
-    }
+/// Bytes of results that a thread makes before it finishes them: they stay in the nearest cache meanwhile.
+const SLAB: usize = 32 * 1024;
+
+/// The first of some tiles, as many as have their results of `panels` panels in a slab.
+fn slab(s: &Strips, tiles: std::ops::Range<usize>, panels: usize) -> std::ops::Range<usize> {
+    let height = s.tiles[tiles.start].1;
+    let n = (SLAB / (4 * PANEL * panels * height)).max(1);
+    tiles.start..tiles.end.min(tiles.start + n)
 }
 
 /// Results of some panels for some tiles, `[panel][row][16]`.
@@ -272,15 +261,5 @@ fn product(
         Products::Float => float::product(level, w, panels, s, tiles, widened, out),
         Products::Q8(kernels) => q8::product(kernels, w, panels, s, tiles, out),
         Products::Q4(kernels) => q4::product(kernels, w, panels, s, tiles, out),
-    }
-}
-
-fn add_bias(bias: Option<&[f32]>, panels: &std::ops::Range<usize>, rows: usize, z: &mut [f32]) {
-    let Some(bias) = bias else { return };
-    for (panel, z) in panels.clone().zip(z.chunks_exact_mut(rows * PANEL)) {
-        let part = &bias[panel * PANEL..bias.len().min((panel + 1) * PANEL)];
-        for row in z.chunks_exact_mut(PANEL) {
-            row.iter_mut().zip(part).for_each(|(z, b)| *z += b);
-        }
     }
 }

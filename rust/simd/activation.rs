@@ -25,7 +25,7 @@ pub enum Activation {
 
 /// One activation of sixteen values.
 #[inline(always)]
-fn apply<V: Vector>(activation: Activation, x: V) -> V {
+pub fn apply<V: Vector>(activation: Activation, x: V) -> V {
     let half = V::splat(0.5);
     let one = V::splat(1.0);
     match activation {
@@ -51,34 +51,38 @@ fn relu<V: Vector>(x: V) -> V {
     V::splat(0.0).max(x)
 }
 
-/// A loop and not a function that takes a closure: closures are not compiled for the instruction set around them.
-macro_rules! each {
-    ($lanes:ty, $x:ident, $activation:expr) => {{
-        let mut chunks = $x.chunks_exact_mut(LANES);
-        for chunk in &mut chunks {
-            apply($activation, <$lanes>::load(chunk)).store(chunk);
+/// Runs `body` with the activation as a constant of the given name, so that loops in it do not choose again for each value.
+macro_rules! with_activation {
+    ($activation:expr, $name:ident => $body:block) => {
+        $crate::simd::with_activation!(
+            @each $activation, $name, $body;
+            Identity Relu Relu2 Gelu GeluTanh QuickGelu Silu Tanh Sigmoid
+        )
+    };
+    (@each $activation:expr, $name:ident, $body:block; $($variant:ident)*) => {
+        match $activation {
+            $($crate::simd::Activation::$variant => {
+                const $name: $crate::simd::Activation = $crate::simd::Activation::$variant;
+                $body
+            })*
         }
-        let rest = chunks.into_remainder();
-        if !rest.is_empty() {
-            apply($activation, <$lanes>::load_or(rest, 0.0)).store_part(rest);
-        }
-    }};
+    };
 }
+pub(crate) use with_activation;
 
 multiversion! {
     /// Applies `activation` to each value in place.
     pub fn activate / activate_at(activation: Activation, x: &mut [f32]) {
-        match activation {
-            Activation::Identity => {}
-            Activation::Relu => each!(Lanes, x, Activation::Relu),
-            Activation::Relu2 => each!(Lanes, x, Activation::Relu2),
-            Activation::Gelu => each!(Lanes, x, Activation::Gelu),
-            Activation::GeluTanh => each!(Lanes, x, Activation::GeluTanh),
-            Activation::QuickGelu => each!(Lanes, x, Activation::QuickGelu),
-            Activation::Silu => each!(Lanes, x, Activation::Silu),
-            Activation::Tanh => each!(Lanes, x, Activation::Tanh),
-            Activation::Sigmoid => each!(Lanes, x, Activation::Sigmoid),
-        }
+        with_activation!(activation, ACTIVATION => {
+            let mut chunks = x.chunks_exact_mut(LANES);
+            for chunk in &mut chunks {
+                apply(ACTIVATION, Lanes::load(chunk)).store(chunk);
+            }
+            let rest = chunks.into_remainder();
+            if !rest.is_empty() {
+                apply(ACTIVATION, Lanes::load_or(rest, 0.0)).store_part(rest);
+            }
+        });
     }
 }
 

@@ -13,7 +13,8 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use activation::{Activation, activate};
+pub(crate) use activation::with_activation;
+pub use activation::{Activation, activate, apply};
 pub use lanes::{
     LANES, Portable, ROUND, Vector, add_scaled, lanes_max, maximum, multiply_by, narrow, prefetch, sum,
     sum_of_squares, widen_at,

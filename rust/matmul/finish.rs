@@ -1,0 +1,66 @@
+//! What follows a product while its results are in the nearest cache: bias, activation, gate, and the way to their rows.
+
+use super::PANEL;
+use crate::simd::{Activation, apply, multiversion, with_activation};
+use crate::tensor::Disjoint;
+
+/// A panel's results, `[row][16]`, and the bias of its outputs.
+#[derive(Clone, Copy)]
+pub struct Results<'a> {
+    pub values: &'a [f32],
+    pub bias: Option<&'a [f32]>,
+}
+
+impl<'a> Results<'a> {
+    /// Results of the panel that begins with output `first`, with its part of a bias for all `n` outputs.
+    pub fn new(values: &'a [f32], bias: Option<&'a [f32]>, first: usize) -> Results<'a> {
+        Results { values, bias: bias.map(|b| &b[first..b.len().min(first + PANEL)]) }
+    }
+}
+
+/// Columns `at..at + n` of the first row, the rows `stride` apart, that a panel's results are written to; with `add` they
+/// are multiplied by it and added in one rounding.
+#[derive(Clone, Copy)]
+pub struct Place<'a> {
+    pub out: &'a Disjoint<'a, f32>,
+    pub at: usize,
+    pub stride: usize,
+    pub n: usize,
+    pub add: Option<f32>,
+}
+
+multiversion! {
+    /// Finishes the results of a panel: `activation(y + bias)`, or `(y + bias) * activation(gate + its bias)`.
+    pub fn finish / finish_at (y: Results<'_>, gate: Option<Results<'_>>, activation: Activation, place: Place<'_>) {
+        // Where there is none, -0 stays as it is: nothing is added.
+        let bias = y.bias.map(|b| Lanes::load_or(b, 0.0));
+        let gate_bias = gate.and_then(|g| g.bias).map(|b| Lanes::load_or(b, 0.0));
+        with_activation!(activation, ACTIVATION => {
+            let mut at = place.at;
+            let mut row = 0;
+            while row < y.values.len() {
+                let mut z = Lanes::load(&y.values[row..]);
+                if let Some(bias) = bias {
+                    z = z + bias;
+                }
+                if let Some(gate) = gate {
+                    let mut g = Lanes::load(&gate.values[row..]);
+                    if let Some(bias) = gate_bias {
+                        g = g + bias;
+                    }
+                    z = z * apply(ACTIVATION, g);
+                } else {
+                    z = apply(ACTIVATION, z);
+                }
+                // SAFETY: each panel of each row belongs to one chunk.
+                let to = unsafe { place.out.slice(at, place.n) };
+                if let Some(scale) = place.add {
+                    z = Lanes::splat(scale).mul_add(z, Lanes::load_or(to, 0.0));
+                }
+                z.store_part(to);
+                at += place.stride;
+                row += PANEL;
+            }
+        });
+    }
+}
