@@ -107,18 +107,16 @@ pub trait Codes {
     unsafe fn quad<const QUAD: usize>(group: *const u8) -> [int8x16_t; 4];
 }
 
-/// Signed bytes `[input pair 16][output 16][2]`.
-pub struct Pairs;
+/// Bytes `[input quad 8][output 16][4]` that are 128 more than the codes.
+pub struct Biased;
 
-impl Codes for Pairs {
+impl Codes for Biased {
     #[inline(always)]
     unsafe fn quad<const QUAD: usize>(group: *const u8) -> [int8x16_t; 4] {
         // SAFETY: as promised.
         unsafe {
-            let pair = |at: usize| vreinterpretq_s16_s8(vld1q_s8(group.add(64 * QUAD + at).cast()));
-            let (a, b) = ([pair(0), pair(16)], [pair(32), pair(48)]);
-            [vzip1q_s16(a[0], b[0]), vzip2q_s16(a[0], b[0]), vzip1q_s16(a[1], b[1]), vzip2q_s16(a[1], b[1])]
-                .map(|v| vreinterpretq_s8_s16(v))
+            let (v, flip) = (vld1q_s8_x4(group.add(64 * QUAD).cast()), vdupq_n_s8(-128));
+            [veorq_s8(v.0, flip), veorq_s8(v.1, flip), veorq_s8(v.2, flip), veorq_s8(v.3, flip)]
         }
     }
 }
@@ -134,7 +132,7 @@ pub trait Dots {
     /// The instructions are there; a group of codes lies behind `w`, one of activations and another word behind `x`.
     unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
 
-    /// With 16-bit activations, prepared as [`Dots::WIDE`] says, and codes in [`Pairs`].
+    /// With 16-bit activations, prepared as [`Dots::WIDE`] says, and codes that are [`Biased`].
     ///
     /// # Safety
     /// As `narrow`.
@@ -200,19 +198,25 @@ impl Dots for Plain {
         let mut s = zero();
         // SAFETY: as promised.
         unsafe {
-            for p in 0..GROUP / 2 {
-                let (a, b) = (vld1q_s8(w.add(32 * p).cast()), vld1q_s8(w.add(32 * p + 16).cast()));
-                let (first, second) = (vuzp1q_s8(a, b), vuzp2q_s8(a, b));
-                let w = [first, second].map(|v| [vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v)]);
-                let x = vreinterpretq_s16_s32(words::<M>(x.add(p * M)));
-                macro_rules! row {
-                    ($i:literal) => {
-                        if $i < M {
-                            s[$i] = pair::<{ 2 * $i }, { 2 * $i + 1 }>(s[$i], w, x);
-                        }
-                    };
+            for q in 0..QUADS {
+                // The codes of an input in each register.
+                let (v, flip) = (vld4q_s8(w.add(64 * q).cast()), vdupq_n_s8(-128));
+                for (p, [a, b]) in [[v.0, v.2], [v.1, v.3]].into_iter().enumerate() {
+                    let (a, b) = (veorq_s8(a, flip), veorq_s8(b, flip));
+                    let w = [
+                        [vmovl_s8(vget_low_s8(a)), vmovl_high_s8(a)],
+                        [vmovl_s8(vget_low_s8(b)), vmovl_high_s8(b)],
+                    ];
+                    let x = vreinterpretq_s16_s32(words::<M>(x.add((2 * q + p) * M)));
+                    macro_rules! row {
+                        ($i:literal) => {
+                            if $i < M {
+                                s[$i] = pair::<{ 2 * $i }, { 2 * $i + 1 }>(s[$i], w, x);
+                            }
+                        };
+                    }
+                    each_row!(row);
                 }
-                each_row!(row);
             }
         }
         s
@@ -277,26 +281,20 @@ unsafe fn fours<const LANE: i32>(s: [int32x4_t; 4], w: [int8x16_t; 4], x: int8x1
 }
 
 impl Dotprod {
-    /// Sums of a plane of activations, `[quad 8][M]`. The low bytes of 16-bit activations are unsigned, the instruction
-    /// takes signed ones: `LOW` subtracts 128 from each and adds 128 times the sum of the codes.
+    /// Sums of a plane of activations, `[quad 8][M]`.
     ///
     /// # Safety
     /// As [`Dots::narrow`].
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn plane<C: Codes, const M: usize, const LOW: bool>(w: *const u8, x: *const i32) -> Sums<M> {
-        let (mut s, mut codes) = (zero::<M>(), zero::<1>()[0]);
-        let (flip, ones) = (vdupq_n_s8(-128), vdupq_n_s8(1));
+    unsafe fn plane<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+        let mut s = zero::<M>();
         // SAFETY: as promised.
         unsafe {
             macro_rules! step {
                 ($q:literal) => {
                     let w = C::quad::<$q>(w);
-                    let mut x = vreinterpretq_s8_s32(words::<M>(x.add($q * M)));
-                    if LOW {
-                        x = veorq_s8(x, flip);
-                        codes = fours::<0>(codes, w, ones);
-                    }
+                    let x = vreinterpretq_s8_s32(words::<M>(x.add($q * M)));
                     macro_rules! row {
                         ($i:literal) => {
                             if $i < M {
@@ -308,13 +306,6 @@ impl Dotprod {
                 };
             }
             each_quad!(step);
-        }
-        if LOW {
-            for i in 0..M {
-                for o in 0..4 {
-                    s[i][o] = vaddq_s32(s[i][o], vshlq_n_s32::<7>(codes[o]));
-                }
-            }
         }
         s
     }
@@ -338,15 +329,15 @@ impl Dots for Dotprod {
     #[inline(always)]
     unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
-        unsafe { Dotprod::plane::<C, M, false>(w, x) }
+        unsafe { Dotprod::plane::<C, M>(w, x) }
     }
 
     #[inline(always)]
     unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
         unsafe {
-            let high = Dotprod::plane::<Pairs, M, false>(w, x);
-            join(high, Dotprod::plane::<Pairs, M, true>(w, x.add(QUADS * M)))
+            let high = Dotprod::plane::<Biased, M>(w, x);
+            join(high, Dotprod::plane::<Biased, M>(w, x.add(QUADS * M)))
         }
     }
 }
@@ -365,23 +356,17 @@ fn eights(a: int8x16_t, b: int8x16_t) -> [int8x16_t; 2] {
 pub struct I8mm;
 
 impl I8mm {
-    /// `s + x w`, `x: [row 2][input 8]`, `w: [output 2][input 8]`, `s: [row 2][output 2]`. The bytes of `x` are unsigned
-    /// where `LOW`.
+    /// `s + x w`, `x: [row 2][input 8]`, `w: [output 2][input 8]`, `s: [row 2][output 2]`.
     ///
     /// # Safety
     /// The CPU has i8mm.
     #[inline]
     #[target_feature(enable = "neon,dotprod,i8mm")]
-    unsafe fn multiply<const LOW: bool>(mut s: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
+    unsafe fn multiply(mut s: int32x4_t, x: int8x16_t, w: int8x16_t) -> int32x4_t {
         // SAFETY: arithmetic on registers.
         unsafe {
-            if LOW {
-                asm!("usmmla {s:v}.4s, {x:v}.16b, {w:v}.16b", s = inout(vreg) s, x = in(vreg) x, w = in(vreg) w,
-                    options(pure, nomem, nostack, preserves_flags));
-            } else {
-                asm!("smmla {s:v}.4s, {x:v}.16b, {w:v}.16b", s = inout(vreg) s, x = in(vreg) x, w = in(vreg) w,
-                    options(pure, nomem, nostack, preserves_flags));
-            }
+            asm!("smmla {s:v}.4s, {x:v}.16b, {w:v}.16b", s = inout(vreg) s, x = in(vreg) x, w = in(vreg) w,
+                options(pure, nomem, nostack, preserves_flags));
         }
         s
     }
@@ -392,7 +377,7 @@ impl I8mm {
     /// As [`Dots::narrow`].
     #[inline]
     #[target_feature(enable = "neon,dotprod,i8mm")]
-    unsafe fn plane<C: Codes, const M: usize, const LOW: bool>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn plane<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         let mut out = zero::<M>();
         // SAFETY: as promised; the second row of an odd last pair is the word behind, and its sums are dropped.
         unsafe {
@@ -413,10 +398,10 @@ impl I8mm {
                                         let x = vcombine_s32(vzip1_s32(a, b), vzip2_s32(a, b));
                                         let x = vreinterpretq_s8_s32(x);
                                         s[$r] = [
-                                            I8mm::multiply::<LOW>(s[$r][0], x, w0),
-                                            I8mm::multiply::<LOW>(s[$r][1], x, w1),
-                                            I8mm::multiply::<LOW>(s[$r][2], x, w2),
-                                            I8mm::multiply::<LOW>(s[$r][3], x, w3),
+                                            I8mm::multiply(s[$r][0], x, w0),
+                                            I8mm::multiply(s[$r][1], x, w1),
+                                            I8mm::multiply(s[$r][2], x, w2),
+                                            I8mm::multiply(s[$r][3], x, w3),
                                         ];
                                     }
                                 };
@@ -460,7 +445,7 @@ impl Dots for I8mm {
             if M == 1 {
                 return [Dotprod::narrow::<C, 1>(w, x)[0]; M];
             }
-            I8mm::plane::<C, M, false>(w, x)
+            I8mm::plane::<C, M>(w, x)
         }
     }
 
@@ -471,8 +456,8 @@ impl Dots for I8mm {
             if M == 1 {
                 return [Dotprod::wide::<1>(w, x)[0]; M];
             }
-            let high = I8mm::plane::<Pairs, M, false>(w, x);
-            join(high, I8mm::plane::<Pairs, M, true>(w, x.add(QUADS * M)))
+            let high = I8mm::plane::<Biased, M>(w, x);
+            join(high, I8mm::plane::<Biased, M>(w, x.add(QUADS * M)))
         }
     }
 }

@@ -7,8 +7,8 @@ use std::ops::Range;
 /// Scales are stored as f16 times this, so that those of small weights stay normal numbers.
 pub const SCALE_BIAS: f32 = 4096.0;
 
-/// Blocks that all rows go through before the next: their weights stay in the cache.
-const BLOCKS_AT_ONCE: usize = 4;
+/// Blocks that all rows go through before the next: the weights of two panels stay in the nearest cache.
+const BLOCKS_AT_ONCE: usize = 2;
 
 /// Bytes ahead of the reading that some kernels ask the memory for.
 #[cfg(target_arch = "x86_64")]
@@ -89,43 +89,42 @@ pub fn product(
         return;
     }
     let stride = whole * size + if rest > 0 { block_bytes(rest) } else { 0 };
-    let mut block = 0;
-    while block < whole + usize::from(rest > 0) {
-        let (length, groups) =
-            if block < whole { (BLOCKS_AT_ONCE.min(whole - block), GROUPS) } else { (1, rest) };
-        // Each tile asks for its share of the weights that come next.
-        let lines = (size / 64).div_ceil(tiles.len());
-        for (t, tile) in tiles.clone().enumerate() {
-            let (start, m) = s.tiles[tile];
-            let x = strip(kernels, s, block, length, tile);
-            let mut p = 0;
-            while p < panels.len() {
-                let bytes = w.panel(panels.start + p)[block * size..].as_ptr();
-                let c = out[(p * rows + start - first_row) * PANEL..][..m * PANEL].as_mut_ptr();
-                let next = bytes.wrapping_add(if block + length < whole {
-                    length * size
-                } else {
-                    panels.len() * stride - block * size
-                });
+    let mut p = 0;
+    while p < panels.len() {
+        let side_by_side = if p + 1 < panels.len() && !kernels.pairs.is_empty() { 2 } else { 1 };
+        let bytes = w.panel(panels.start + p);
+        let mut block = 0;
+        while block < whole + usize::from(rest > 0) {
+            let (length, groups) =
+                if block < whole { (BLOCKS_AT_ONCE.min(whole - block), GROUPS) } else { (1, rest) };
+            let first = block == 0;
+            let here = bytes[block * size..].as_ptr();
+            // Each tile asks for its share of the weights that come next: of these panels, or of those behind them.
+            let lines = (size / 64).div_ceil(tiles.len());
+            let next = here.wrapping_add(if block + length < whole {
+                length * size
+            } else {
+                side_by_side * stride - block * size
+            });
+            for (t, tile) in tiles.clone().enumerate() {
+                let (start, m) = s.tiles[tile];
+                let x = strip(kernels, s, block, length, tile);
+                let (at, last) = (p * rows + start - first_row, (side_by_side - 1) * rows);
+                let c = out[at * PANEL..][..(last + m) * PANEL].as_mut_ptr();
                 let next = next.wrapping_add(t * lines * length * 64);
-                let first = block == 0;
-                if p + 1 < panels.len() && m <= kernels.pairs.len() {
-                    assert!(out.len() >= ((p + 1) * rows + start - first_row + m) * PANEL, "room for two");
-                    let kernel = kernels.pairs[m - 1];
-                    let c_stride = rows * PANEL;
-                    // SAFETY: as above, for two panels, which follow each other in memory.
-                    unsafe {
-                        kernel(length, groups, bytes, x, x_stride, c, next, lines, first, stride, c_stride);
+                // SAFETY: as above, for one panel or two, which follow each other in memory.
+                unsafe {
+                    if side_by_side == 2 {
+                        let (kernel, c_stride) = (kernels.pairs[m - 1], rows * PANEL);
+                        kernel(length, groups, here, x, x_stride, c, next, lines, first, stride, c_stride);
+                    } else {
+                        kernels.many[m - 1](length, groups, here, x, x_stride, c, next, lines, first);
                     }
-                    p += 2;
-                    continue;
                 }
-                // SAFETY: as above.
-                unsafe { kernels.many[m - 1](length, groups, bytes, x, x_stride, c, next, lines, first) };
-                p += 1;
             }
+            block += length;
         }
-        block += length;
+        p += side_by_side;
     }
 }
 

@@ -21,12 +21,13 @@ pub const GROUPS: usize = BLOCK / GROUP;
 pub enum Kind {
     /// f32 `[input][M]`.
     Float,
-    /// Two i16 in a word `[input pair 128][M]`, then a scale for all `[M]` f32.
+    /// By group of 32: two i16 in a word `[input pair 16][M]` ([`Vector::to_pairs`] names the pairs), -128 times their sum
+    /// `[M]`; after the groups a scale for all `[M]` f32.
     Pairs,
-    /// By group of 32: high bytes of four i16 in a word `[input quad 8][M]`, then their low bytes `[input quad 8][M]`;
-    /// after the groups a scale for all `[M]` f32.
+    /// By group of 32: high bytes of four i16 in a word `[input quad 8][M]`, then their low bytes `[input quad 8][M]`, both
+    /// signed: `256 high + low`; -128 times the sum `[M]`; after the groups a scale for all `[M]` f32.
     Planes,
-    /// By group of 32: two i16 (of 8 bits) in a word `[input pair 16][M]`, a scale `[M]` f32.
+    /// By group of 32: two i16 (of 8 bits) in a word `[input pair 16][M]`, -128 times their sum `[M]`, a scale `[M]` f32.
     GroupPairs,
     /// By group of 32: four i8 in a word `[input quad 8][M]`, -128 times their sum `[M]`, a scale `[M]` f32.
     GroupQuads,
@@ -40,12 +41,15 @@ impl Kind {
     pub const fn words(self) -> usize {
         match self {
             Kind::Float => BLOCK,
-            Kind::Pairs | Kind::Planes => BLOCK / 2 + 1,
-            Kind::GroupPairs => GROUPS * (GROUP / 2 + 1),
+            Kind::Pairs | Kind::Planes => GROUPS * (GROUP / 2 + 1) + 1,
+            Kind::GroupPairs => GROUPS * (GROUP / 2 + 2),
             Kind::GroupQuads => GROUPS * (GROUP / 4 + 2),
             Kind::Quads => BLOCK / 4 + GROUPS / 2 + 1,
         }
     }
+
+    /// Words of the largest integer kind.
+    const MOST_WORDS: usize = Kind::GroupPairs.words();
 }
 
 /// Prepared activations.
@@ -133,12 +137,14 @@ impl Strips {
         }
         let out = Disjoint::new(&mut self.codes);
         each_tile(team, &self.tiles, alone, &|start, m| {
-            let mut padded = [0.0; BLOCK];
+            let (mut padded, mut side_by_side) = ([0.0; BLOCK], [0; MOST_HEIGHT * Kind::MOST_WORDS]);
             for block in 0..blocks {
                 let length = BLOCK.min(inputs - block * BLOCK);
                 // SAFETY: each block of each tile is a part of its own.
                 let to = unsafe { out.slice((block * rows + start) * words, m * words) };
-                for i in 0..m {
+                // One row lies as it is made; more are made beside each other first.
+                let made = if m == 1 { &mut *to } else { &mut side_by_side[..m * words] };
+                for (i, made) in made.chunks_exact_mut(words).enumerate() {
                     let from = &x[(start + i) * inputs + block * BLOCK..][..length];
                     let values: &[f32; BLOCK] = match from.try_into() {
                         Ok(whole) => whole,
@@ -148,17 +154,23 @@ impl Strips {
                             &padded
                         }
                     };
-                    quantize(level, kind, values, m, &mut to[i..]);
+                    quantize(level, kind, values, made);
+                }
+                if m > 1 {
+                    interleave(&side_by_side, words, words, m, to);
                 }
             }
         });
     }
 }
 
+/// Most rows in a tile.
+const MOST_HEIGHT: usize = 12;
+
 /// `to[k * m + i] = x[i * stride + k]` for k below `length`.
-fn interleave(x: &[f32], stride: usize, length: usize, m: usize, to: &mut [f32]) {
-    fn rows<const M: usize>(x: &[f32], stride: usize, length: usize, to: &mut [f32]) {
-        let rows: [&[f32]; M] = std::array::from_fn(|i| &x[i * stride..][..length]);
+fn interleave<T: Copy>(x: &[T], stride: usize, length: usize, m: usize, to: &mut [T]) {
+    fn rows<T: Copy, const M: usize>(x: &[T], stride: usize, length: usize, to: &mut [T]) {
+        let rows: [&[T]; M] = std::array::from_fn(|i| &x[i * stride..][..length]);
         for (k, to) in to.chunks_exact_mut(M).enumerate().take(length) {
             for i in 0..M {
                 to[i] = rows[i][k];
@@ -167,17 +179,17 @@ fn interleave(x: &[f32], stride: usize, length: usize, m: usize, to: &mut [f32])
     }
     match m {
         1 => to[..length].copy_from_slice(&x[..length]),
-        2 => rows::<2>(x, stride, length, to),
-        3 => rows::<3>(x, stride, length, to),
-        4 => rows::<4>(x, stride, length, to),
-        5 => rows::<5>(x, stride, length, to),
-        6 => rows::<6>(x, stride, length, to),
-        7 => rows::<7>(x, stride, length, to),
-        8 => rows::<8>(x, stride, length, to),
-        9 => rows::<9>(x, stride, length, to),
-        10 => rows::<10>(x, stride, length, to),
-        11 => rows::<11>(x, stride, length, to),
-        _ => rows::<12>(x, stride, length, to),
+        2 => rows::<T, 2>(x, stride, length, to),
+        3 => rows::<T, 3>(x, stride, length, to),
+        4 => rows::<T, 4>(x, stride, length, to),
+        5 => rows::<T, 5>(x, stride, length, to),
+        6 => rows::<T, 6>(x, stride, length, to),
+        7 => rows::<T, 7>(x, stride, length, to),
+        8 => rows::<T, 8>(x, stride, length, to),
+        9 => rows::<T, 9>(x, stride, length, to),
+        10 => rows::<T, 10>(x, stride, length, to),
+        11 => rows::<T, 11>(x, stride, length, to),
+        _ => rows::<T, MOST_HEIGHT>(x, stride, length, to),
     }
 }
 
@@ -189,54 +201,16 @@ fn each_tile(team: &Team<'_>, tiles: &[(usize, usize)], alone: bool, f: &(dyn Fn
     }
 }
 
-/// Quantizes a block of one row into every `m`-th word of `to`.
-fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], m: usize, to: &mut [i32]) {
-    let spread = |words: &[i32], from: usize, to: &mut [i32]| {
-        if m == 1 {
-            to[from..from + words.len()].copy_from_slice(words);
-        } else {
-            for (to, &word) in to[from * m..].iter_mut().step_by(m).zip(words) {
-                *to = word;
-            }
-        }
-    };
+/// Quantizes a block of one row.
+fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], to: &mut [i32]) {
+    let fits = "as many words as the kind has";
     match kind {
         Kind::Float => {}
-        Kind::Pairs | Kind::Planes => {
-            let mut words = [0i32; BLOCK / 2 + 1];
-            let (codes, scale) = words.split_at_mut(BLOCK / 2);
-            scale[0] = pairs_at(level, x, codes.try_into().expect("half a block")).to_bits() as i32;
-            if kind == Kind::Planes {
-                words[..BLOCK / 2].chunks_exact_mut(GROUP / 2).for_each(part);
-            }
-            spread(&words, 0, to);
-        }
-        Kind::Quads => {
-            let mut words = [0i32; BLOCK / 4 + GROUPS / 2 + 1];
-            words[BLOCK / 4 + GROUPS / 2] = quads_at(level, x, &mut words).to_bits() as i32;
-            spread(&words, 0, to);
-        }
-        Kind::GroupPairs => {
-            let mut words = [0i32; Kind::GroupPairs.words()];
-            group_pairs_at(level, x, &mut words);
-            spread(&words, 0, to);
-        }
-        Kind::GroupQuads => {
-            let mut words = [0i32; Kind::GroupQuads.words()];
-            group_quads_at(level, x, &mut words);
-            spread(&words, 0, to);
-        }
-    }
-}
-
-/// Parts a group of pairs into high and low bytes.
-fn part(group: &mut [i32]) {
-    let (mut high, mut low) = ([0u8; GROUP], [0u8; GROUP]);
-    for (p, word) in group.iter().enumerate() {
-        [low[2 * p], high[2 * p], low[2 * p + 1], high[2 * p + 1]] = word.to_le_bytes();
-    }
-    for (word, four) in group.iter_mut().zip(high.chunks_exact(4).chain(low.chunks_exact(4))) {
-        *word = i32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+        Kind::Pairs => pairs_at(level, x, to.try_into().expect(fits)),
+        Kind::Planes => planes_at(level, x, to.try_into().expect(fits)),
+        Kind::GroupPairs => group_pairs_at(level, x, to.try_into().expect(fits)),
+        Kind::GroupQuads => group_quads_at(level, x, to.try_into().expect(fits)),
+        Kind::Quads => quads_at(level, x, to.try_into().expect(fits)),
     }
 }
 
@@ -249,7 +223,7 @@ fn scale<V: Vector>(x: &[f32], most: f32) -> (f32, f32) {
     for x in x.chunks_exact(LANES) {
         top = top.max_magnitude(V::load(x));
     }
-    let top = f32::from_bits(top.to_array().iter().fold(0, |top, v| v.to_bits().max(top)));
+    let top = top.fold_magnitude();
     let inverse = if top > 1e-30 { most / top } else { 0.0 };
     (top * (1.0 / most), inverse)
 }
@@ -266,24 +240,51 @@ fn quads_of_group<V: Vector>(x: &[f32], inverse: f32, out: &mut [i32]) -> i32 {
     let (a, b) = (codes::<V>(x, inverse), codes::<V>(&x[LANES..], inverse));
     out[..LANES / 4].copy_from_slice(&a.to_quads());
     out[LANES / 4..].copy_from_slice(&b.to_quads());
-    // Exact: whole numbers of at most 32 * 127.
+    sum(a, b)
+}
+
+/// Sum of a group's codes: exact, as whole numbers of at most 32 * 32767.
+#[inline(always)]
+fn sum<V: Vector>(a: V, b: V) -> i32 {
     ((a - V::splat(ROUND)) + (b - V::splat(ROUND))).fold_sum() as i32
 }
 
+/// The largest 16-bit code: its high byte, when the low one is signed, is 127.
+pub const MOST_16: f32 = 32639.0;
+
 multiversion! {
-    /// 16-bit codes of a block, in pairs; returns their scale.
-    fn pairs / pairs_at (x: &[f32; BLOCK], out: &mut [i32; BLOCK / 2]) -> f32 {
-        let (scale, inverse) = scale::<Lanes>(x, 32767.0);
-        for (x, out) in x.chunks_exact(LANES).zip(out.chunks_exact_mut(LANES / 2)) {
-            out.copy_from_slice(&codes::<Lanes>(x, inverse).to_pairs());
+    /// 16-bit codes of a block in pairs, each group followed by -128 times its sum, and a scale.
+    fn pairs / pairs_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Pairs.words()]) {
+        let (scale, inverse) = scale::<Lanes>(x, MOST_16);
+        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
+            let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
+            out[..LANES / 2].copy_from_slice(&a.to_pairs());
+            out[LANES / 2..LANES].copy_from_slice(&b.to_pairs());
+            out[LANES] = -128 * sum(a, b);
         }
-        scale
+        out[Kind::Pairs.words() - 1] = scale.to_bits() as i32;
     }
 }
 
 multiversion! {
-    /// 8-bit codes of a block, in fours, and the sums of its groups, in pairs; returns their scale.
-    fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; BLOCK / 4 + GROUPS / 2 + 1]) -> f32 {
+    /// The same in planes of high and low bytes.
+    fn planes / planes_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Planes.words()]) {
+        let (scale, inverse) = scale::<Lanes>(x, MOST_16);
+        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
+            let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
+            out[..LANES / 4].copy_from_slice(&a.to_high_quads());
+            out[LANES / 4..LANES / 2].copy_from_slice(&b.to_high_quads());
+            out[LANES / 2..3 * LANES / 4].copy_from_slice(&a.to_quads());
+            out[3 * LANES / 4..LANES].copy_from_slice(&b.to_quads());
+            out[LANES] = -128 * sum(a, b);
+        }
+        out[Kind::Planes.words() - 1] = scale.to_bits() as i32;
+    }
+}
+
+multiversion! {
+    /// 8-bit codes of a block, in fours, the sums of its groups, in pairs, and a scale.
+    fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Quads.words()]) {
         let (scale, inverse) = scale::<Lanes>(x, 127.0);
         let mut sums = [0; GROUPS];
         for g in 0..GROUPS {
@@ -293,18 +294,20 @@ multiversion! {
         for (out, s) in out[BLOCK / 4..].iter_mut().zip(sums.chunks_exact(2)) {
             *out = (s[0] & 0xffff) | s[1] << 16;
         }
-        scale
+        out[Kind::Quads.words() - 1] = scale.to_bits() as i32;
     }
 }
 
 multiversion! {
-    /// 8-bit codes of a block, as i16 in pairs, and a scale, group by group.
+    /// 8-bit codes of a block, as i16 in pairs, -128 times their sum and a scale, group by group.
     fn group_pairs / group_pairs_at (x: &[f32; BLOCK], out: &mut [i32; Kind::GroupPairs.words()]) {
-        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
+        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 2)) {
             let (scale, inverse) = scale::<Lanes>(x, 127.0);
-            out[..LANES / 2].copy_from_slice(&codes::<Lanes>(x, inverse).to_pairs());
-            out[LANES / 2..LANES].copy_from_slice(&codes::<Lanes>(&x[LANES..], inverse).to_pairs());
-            out[GROUP / 2] = scale.to_bits() as i32;
+            let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
+            out[..LANES / 2].copy_from_slice(&a.to_pairs());
+            out[LANES / 2..LANES].copy_from_slice(&b.to_pairs());
+            out[LANES] = -128 * sum(a, b);
+            out[LANES + 1] = scale.to_bits() as i32;
         }
     }
 }

@@ -99,7 +99,7 @@ fn quantized_products_are_as_near_as_their_steps() {
                 let (size, most) = match (to, activations) {
                     (WeightType::Q4, _) => (256, 127.0),
                     (_, Activations::Int8) => (32, 127.0),
-                    _ => (256, 32767.0),
+                    _ => (256, f64::from(strips::MOST_16)),
                 };
                 let bound: f64 = weights
                     .chunks(size)

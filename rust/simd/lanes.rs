@@ -83,17 +83,35 @@ pub trait Vector:
         Self::from_array(std::array::from_fn(|i| if a[i].to_bits() > b[i].to_bits() { a[i] } else { b[i] }))
     }
 
-    /// The whole numbers that adding 1.5 * 2^23 has left in the low bits, as i16, two in a word, the first in the low half.
+    /// The largest bits of the lanes, which are magnitudes.
+    #[inline(always)]
+    fn fold_magnitude(self) -> f32 {
+        f32::from_bits(self.to_array().iter().fold(0, |top, v| v.to_bits().max(top)))
+    }
+
+    /// The whole numbers that adding 1.5 * 2^23 has left in the low bits, as i16, two in a word: of each four the first
+    /// (in the low half) and the third, then the second and the fourth, as bytes of four weights come apart with a mask and
+    /// a shift.
     #[inline(always)]
     fn to_pairs(self) -> [i32; LANES / 2] {
         let x = self.to_array().map(|v| i32::from(v.to_bits() as i16));
-        std::array::from_fn(|i| (x[2 * i] & 0xffff) | x[2 * i + 1] << 16)
+        std::array::from_fn(|i| {
+            let first = i / 2 * 4 + i % 2;
+            (x[first] & 0xffff) | x[first + 2] << 16
+        })
     }
 
-    /// The same as i8, four in a word, the first in the lowest byte.
+    /// Their low bytes, four in a word, the first in the lowest byte.
     #[inline(always)]
     fn to_quads(self) -> [i32; LANES / 4] {
         let x = self.to_array().map(|v| v.to_bits() as u8);
+        std::array::from_fn(|i| i32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
+    }
+
+    /// Their high bytes in the same order, one more where the low byte, as a signed one, is negative.
+    #[inline(always)]
+    fn to_high_quads(self) -> [i32; LANES / 4] {
+        let x = self.to_array().map(|v| (v.to_bits().wrapping_add(128) >> 8) as u8);
         std::array::from_fn(|i| i32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
     }
 

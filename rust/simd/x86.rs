@@ -50,6 +50,56 @@ impl Avx2 {
     }
 }
 
+/// Sixteen i16 with the second and third of each four exchanged.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn cross(x: __m256i) -> __m256i {
+    // SAFETY: as promised.
+    unsafe {
+        let order = _mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15);
+        _mm256_shuffle_epi8(x, _mm256_broadcastsi128_si256(order))
+    }
+}
+
+/// The low bytes of sixteen words.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn low_bytes(a: __m256i, b: __m256i) -> [i32; LANES / 4] {
+    let mut out = [0; LANES / 4];
+    // SAFETY: as promised; four words are written.
+    unsafe {
+        let first = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+        let second = _mm_setr_epi8(-1, -1, -1, -1, 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+        // Words 0 and 2 in the low half, 1 and 3 in the high one.
+        let both = _mm256_or_si256(
+            _mm256_shuffle_epi8(a, _mm256_broadcastsi128_si256(first)),
+            _mm256_shuffle_epi8(b, _mm256_broadcastsi128_si256(second)),
+        );
+        let ordered = _mm_unpacklo_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256::<1>(both));
+        _mm_storeu_si128(out.as_mut_ptr().cast(), ordered);
+    }
+    out
+}
+
+/// The largest of eight magnitudes, compared by bits.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn largest(x: __m256i) -> f32 {
+    // SAFETY: as promised.
+    unsafe {
+        let x = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+        let x = _mm_max_epi32(x, _mm_shuffle_epi32::<0b01_00_11_10>(x));
+        let x = _mm_max_epi32(x, _mm_shuffle_epi32::<0b10_11_00_01>(x));
+        f32::from_bits(_mm_cvtsi128_si32(x) as u32)
+    }
+}
+
 impl Vector for Avx2 {
     #[inline(always)]
     fn from_array(values: [f32; LANES]) -> Self {
@@ -139,20 +189,30 @@ impl Vector for Avx2 {
     fn to_pairs(self) -> [i32; LANES / 2] {
         let mut out = [0; LANES / 2];
         // SAFETY: as above; eight words are written.
-        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), self.to_i16()) };
+        unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), cross(self.to_i16())) };
         out
     }
 
     #[inline(always)]
     fn to_quads(self) -> [i32; LANES / 4] {
-        let mut out = [0; LANES / 4];
-        // SAFETY: as above; four words are written.
+        // SAFETY: as above.
+        unsafe { low_bytes(_mm256_castps_si256(self.0), _mm256_castps_si256(self.1)) }
+    }
+
+    #[inline(always)]
+    fn to_high_quads(self) -> [i32; LANES / 4] {
+        // SAFETY: as above.
         unsafe {
-            let x = self.to_i16();
-            let bytes = _mm_packs_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
-            _mm_storeu_si128(out.as_mut_ptr().cast(), bytes);
+            let half = _mm256_set1_epi32(128);
+            let high = |x| _mm256_srli_epi32::<8>(_mm256_add_epi32(_mm256_castps_si256(x), half));
+            low_bytes(high(self.0), high(self.1))
         }
-        out
+    }
+
+    #[inline(always)]
+    fn fold_magnitude(self) -> f32 {
+        // SAFETY: as above.
+        unsafe { largest(_mm256_max_epi32(_mm256_castps_si256(self.0), _mm256_castps_si256(self.1))) }
     }
 
     #[inline(always)]
@@ -259,7 +319,7 @@ impl Vector for Avx512 {
         // SAFETY: as above; eight words are written.
         unsafe {
             let x = _mm512_cvtepi32_epi16(_mm512_castps_si512(self.0));
-            _mm256_storeu_si256(out.as_mut_ptr().cast(), x);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), cross(x));
         }
         out
     }
@@ -273,6 +333,27 @@ impl Vector for Avx512 {
             _mm_storeu_si128(out.as_mut_ptr().cast(), x);
         }
         out
+    }
+
+    #[inline(always)]
+    fn to_high_quads(self) -> [i32; LANES / 4] {
+        let mut out = [0; LANES / 4];
+        // SAFETY: as above; four words are written.
+        unsafe {
+            let x = _mm512_add_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(128));
+            let x = _mm512_cvtepi32_epi8(_mm512_srli_epi32::<8>(x));
+            _mm_storeu_si128(out.as_mut_ptr().cast(), x);
+        }
+        out
+    }
+
+    #[inline(always)]
+    fn fold_magnitude(self) -> f32 {
+        // SAFETY: as above.
+        unsafe {
+            let x = _mm512_castps_si512(self.0);
+            largest(_mm256_max_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x)))
+        }
     }
 
     #[inline(always)]

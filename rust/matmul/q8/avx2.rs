@@ -1,17 +1,17 @@
-//! 8-bit weights with AVX2: codes widened by the load, vpmaddwd and vpaddd on 8 outputs at a time.
+//! 8-bit weights with AVX2: the bytes of a quad part to two pairs of words, for vpmaddwd and vpaddd on 8 outputs at a time.
 
-use super::{BYTES, CODES, GROUP};
+use super::{CODES, GROUP, SCALES, block_bytes};
 use crate::matmul::PANEL;
 use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
-use crate::matmul::strips::{GROUPS, Kind};
+use crate::matmul::strips::Kind;
 use std::arch::x86_64::*;
 
 /// Scales of 8 outputs.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn scales(group: *const u8, half: usize) -> __m256 {
-    // SAFETY: the caller points at a whole group.
-    let stored = unsafe { _mm_loadu_si128(group.add(CODES + 16 * half).cast()) };
+unsafe fn scales(at: *const u8) -> __m256 {
+    // SAFETY: the caller points at 8 of them.
+    let stored = unsafe { _mm_loadu_si128(at.cast()) };
     _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
 }
 
@@ -32,29 +32,39 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
     lines: usize,
     first: bool,
 ) {
-    let words = if NARROW { GROUP / 2 + 1 } else { GROUP / 2 };
+    let words = if NARROW { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
+    let even = _mm256_set1_epi16(255);
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
-            let mut xg = x;
+            let (mut wg, mut dg, mut xg) = (w, w.add(groups * CODES), x);
+            // Spread evenly over the block, scales too.
+            let mut coming = w.wrapping_add(AHEAD);
             for _ in 0..groups {
-                let mut s = [[_mm256_setzero_si256(); 2]; M];
-                for p in 0..GROUP / 2 {
-                    let w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(32 * p).cast()));
-                    let w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(32 * p + 16).cast()));
-                    for i in 0..M {
-                        let y = _mm256_set1_epi32(*xg.add(p * M + i));
-                        s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(w0, y));
-                        s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(w1, y));
+                let mut s: [[__m256i; 2]; M] =
+                    std::array::from_fn(|i| [_mm256_set1_epi32(*xg.add(GROUP / 2 * M + i)); 2]);
+                for q in 0..GROUP / 4 {
+                    let at = wg.add(64 * q).cast::<__m256i>();
+                    let u = [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))];
+                    let pairs = [
+                        [_mm256_and_si256(u[0], even), _mm256_and_si256(u[1], even)],
+                        [_mm256_srli_epi16::<8>(u[0]), _mm256_srli_epi16::<8>(u[1])],
+                    ];
+                    for (p, pair) in pairs.into_iter().enumerate() {
+                        for i in 0..M {
+                            let y = _mm256_set1_epi32(*xg.add((2 * q + p) * M + i));
+                            s[i][0] = _mm256_add_epi32(s[i][0], _mm256_madd_epi16(pair[0], y));
+                            s[i][1] = _mm256_add_epi32(s[i][1], _mm256_madd_epi16(pair[1], y));
+                        }
                     }
                 }
                 for h in 0..2 {
-                    let d = scales(w, h);
+                    let d = scales(dg.add(16 * h));
                     for i in 0..M {
                         let sum = _mm256_cvtepi32_ps(s[i][h]);
                         t[i][h] = if NARROW {
-                            let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*xg.add(GROUP / 2 * M + i)));
+                            let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*xg.add((GROUP / 2 + 1) * M + i)));
                             _mm256_fmadd_ps(_mm256_mul_ps(sum, d), dx, t[i][h])
                         } else {
                             _mm256_fmadd_ps(sum, d, t[i][h])
@@ -62,18 +72,20 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
                     }
                 }
                 if SPREAD {
-                    for i in 0..BYTES.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(AHEAD + 64 * i).cast());
+                    for i in 0..(CODES + SCALES).div_ceil(64) {
+                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
                     }
+                    coming = coming.wrapping_add(CODES + SCALES);
                 }
-                w = w.add(BYTES);
+                wg = wg.add(CODES);
+                dg = dg.add(SCALES);
                 xg = xg.add(words * M);
             }
             for i in 0..M {
                 let dx = if NARROW {
                     _mm256_setzero_ps()
                 } else {
-                    _mm256_castsi256_ps(_mm256_set1_epi32(*x.add(GROUPS * GROUP / 2 * M + i)))
+                    _mm256_castsi256_ps(_mm256_set1_epi32(*x.add((Kind::Pairs.words() - 1) * M + i)))
                 };
                 for h in 0..2 {
                     let at = c.add(i * PANEL + 8 * h);
@@ -87,6 +99,7 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
             ahead = ahead.wrapping_add(64 * lines);
+            w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
     }

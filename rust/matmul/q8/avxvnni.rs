@@ -1,10 +1,15 @@
-//! 8-bit weights with AVX-VNNI: vpdpwssd (16-bit activations) or vpdpbusd (8-bit ones) on 8 outputs at a time.
+//! 8-bit weights with AVX-VNNI: vpdpbusd on 8 outputs at a time, twice for 16-bit activations.
 
-use super::{BYTES, CODES, GROUP};
+use super::{CODES, GROUP, SCALES, block_bytes};
 use crate::matmul::PANEL;
 use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
-use crate::matmul::strips::{GROUPS, Kind};
+use crate::matmul::strips::Kind;
 use std::arch::x86_64::*;
+
+/// Quads of inputs in a group.
+const QUADS: usize = GROUP / 4;
+/// Bytes of a whole block for each of its groups.
+const A_GROUP: usize = CODES + SCALES;
 
 /// Scales of 8 outputs.
 #[inline]
@@ -13,25 +18,28 @@ fn scales(stored: __m128i) -> __m256 {
     _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
 }
 
-/// `s + w * x` for pairs of 16-bit integers. In assembly, because the compiler splits the intrinsic into a
-/// multiplication and an addition where it unrolls the loop around it.
+/// The codes of a quad, of 8 outputs and 8 more.
+///
+/// # Safety
+/// AVX2; a whole group lies behind `group`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn pair(mut s: __m256i, w: __m256i, x: __m256i) -> __m256i {
-    // SAFETY: arithmetic on registers.
+unsafe fn codes(group: *const u8, quad: usize) -> [__m256i; 2] {
+    // SAFETY: as promised.
     unsafe {
-        std::arch::asm!(
-            "{{vex}} vpdpwssd {s}, {w}, {x}",
-            s = inout(ymm_reg) s,
-            w = in(ymm_reg) w,
-            x = in(ymm_reg) x,
-            options(pure, nomem, nostack, preserves_flags)
-        );
+        let at = group.add(64 * quad).cast::<__m256i>();
+        [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))]
     }
-    s
 }
 
-/// 16-bit activations. See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
+/// `s + u * y`.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+fn dot(s: [__m256i; 2], u: [__m256i; 2], y: __m256i) -> [__m256i; 2] {
+    [_mm256_dpbusd_avx_epi32(s[0], u[0], y), _mm256_dpbusd_avx_epi32(s[1], u[1], y)]
+}
+
+/// 16-bit activations in planes: `256 * sum of high bytes + sum of low bytes`. See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
@@ -53,34 +61,49 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let mut xg = x;
+            // Spread evenly over the block, scales too.
+            let mut coming = w.wrapping_add(AHEAD);
             // Hidden, so that the compiler does not unroll the groups.
-            let end = std::hint::black_box(w.add(groups * BYTES));
-            while w != end {
+            let (mut wg, mut dg) = (w, w.add(groups * CODES));
+            let end = std::hint::black_box(dg);
+            while wg != end {
                 let mut s = [[_mm256_setzero_si256(); 2]; M];
-                for p in 0..GROUP / 2 {
-                    let w0 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(32 * p).cast()));
-                    let w1 = _mm256_cvtepi8_epi16(_mm_loadu_si128(w.add(32 * p + 16).cast()));
-                    for i in 0..M {
-                        let y = _mm256_set1_epi32(*xg.add(p * M + i));
-                        s[i] = [pair(s[i][0], w0, y), pair(s[i][1], w1, y)];
+                for plane in 0..2 {
+                    for q in 0..QUADS {
+                        let u = codes(wg, q);
+                        for i in 0..M {
+                            let y = _mm256_set1_epi32(*xg.add((plane * QUADS + q) * M + i));
+                            s[i] = dot(s[i], u, y);
+                        }
+                    }
+                    if plane == 0 {
+                        for i in 0..M {
+                            let correction = _mm256_set1_epi32(*xg.add(2 * QUADS * M + i));
+                            for h in 0..2 {
+                                s[i][h] = _mm256_add_epi32(_mm256_slli_epi32::<8>(s[i][h]), correction);
+                            }
+                        }
                     }
                 }
                 for h in 0..2 {
-                    let d = scales(_mm_loadu_si128(w.add(CODES + 16 * h).cast()));
+                    let d = scales(_mm_loadu_si128(dg.add(16 * h).cast()));
                     for i in 0..M {
                         t[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[i][h]), d, t[i][h]);
                     }
                 }
                 if SPREAD {
-                    for i in 0..BYTES.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(AHEAD + 64 * i).cast());
+                    for i in 0..A_GROUP.div_ceil(64) {
+                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
                     }
+                    coming = coming.wrapping_add(A_GROUP);
                 }
-                w = w.add(BYTES);
-                xg = xg.add(GROUP / 2 * M);
+                wg = wg.add(CODES);
+                dg = dg.add(SCALES);
+                xg = xg.add((2 * QUADS + 1) * M);
             }
             for i in 0..M {
-                let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*x.add(GROUPS * GROUP / 2 * M + i)));
+                let at = x.add((Kind::Planes.words() - 1) * M + i);
+                let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*at));
                 for h in 0..2 {
                     let at = c.add(i * PANEL + 8 * h);
                     let old = if first && block == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
@@ -91,14 +114,13 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
             ahead = ahead.wrapping_add(64 * lines);
+            w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
     }
 }
 
-/// 8-bit activations: `sum code * x = sum (code + 128) * x - 128 * sum x`, because vpdpbusd multiplies unsigned bytes with
-/// signed ones. Two pairs join to fours within halves of registers, so one register holds outputs 0 to 3 and 8 to 11 and
-/// the other 4 to 7 and 12 to 15; the scales follow, and the results are put back in order after each block.
+/// 8-bit activations.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
@@ -115,61 +137,54 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
     lines: usize,
     first: bool,
 ) {
-    let flip = _mm256_set1_epi8(-128);
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let mut xg = x;
-            let end = std::hint::black_box(w.add(groups * BYTES));
-            while w != end {
+            // Spread evenly over the block, scales too.
+            let mut coming = w.wrapping_add(AHEAD);
+            let (mut wg, mut dg) = (w, w.add(groups * CODES));
+            let end = std::hint::black_box(dg);
+            while wg != end {
                 let mut s: [[__m256i; 2]; M] =
-                    std::array::from_fn(|i| [_mm256_set1_epi32(*xg.add(GROUP / 4 * M + i)); 2]);
-                for q in 0..GROUP / 4 {
-                    let at = w.add(64 * q).cast::<__m256i>();
-                    let a = _mm256_xor_si256(_mm256_loadu_si256(at), flip);
-                    let b = _mm256_xor_si256(_mm256_loadu_si256(at.add(1)), flip);
-                    let (u0, u1) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+                    std::array::from_fn(|i| [_mm256_set1_epi32(*xg.add(QUADS * M + i)); 2]);
+                for q in 0..QUADS {
+                    let u = codes(wg, q);
                     for i in 0..M {
-                        let y = _mm256_set1_epi32(*xg.add(q * M + i));
-                        s[i][0] = _mm256_dpbusd_avx_epi32(s[i][0], u0, y);
-                        s[i][1] = _mm256_dpbusd_avx_epi32(s[i][1], u1, y);
+                        s[i] = dot(s[i], u, _mm256_set1_epi32(*xg.add(q * M + i)));
                     }
                 }
-                let stored =
-                    _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_loadu_si256(w.add(CODES).cast()));
-                let d =
-                    [scales(_mm256_castsi256_si128(stored)), scales(_mm256_extracti128_si256::<1>(stored))];
+                let d = [0, 1].map(|h| scales(_mm_loadu_si128(dg.add(16 * h).cast())));
                 for i in 0..M {
-                    let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*xg.add((GROUP / 4 + 1) * M + i)));
+                    let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*xg.add((QUADS + 1) * M + i)));
                     for h in 0..2 {
                         let sum = _mm256_mul_ps(_mm256_cvtepi32_ps(s[i][h]), d[h]);
                         t[i][h] = _mm256_fmadd_ps(sum, dx, t[i][h]);
                     }
                 }
                 if SPREAD {
-                    for i in 0..BYTES.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(AHEAD + 64 * i).cast());
+                    for i in 0..A_GROUP.div_ceil(64) {
+                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
                     }
+                    coming = coming.wrapping_add(A_GROUP);
                 }
-                w = w.add(BYTES);
-                xg = xg.add((GROUP / 4 + 2) * M);
+                wg = wg.add(CODES);
+                dg = dg.add(SCALES);
+                xg = xg.add((QUADS + 2) * M);
             }
             for i in 0..M {
-                let ordered = [
-                    _mm256_permute2f128_ps::<0x20>(t[i][0], t[i][1]),
-                    _mm256_permute2f128_ps::<0x31>(t[i][0], t[i][1]),
-                ];
                 for h in 0..2 {
                     let at = c.add(i * PANEL + 8 * h);
                     let old = if first && block == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
-                    _mm256_storeu_ps(at, _mm256_add_ps(old, ordered[h]));
+                    _mm256_storeu_ps(at, _mm256_add_ps(old, t[i][h]));
                 }
             }
             for i in 0..lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
             ahead = ahead.wrapping_add(64 * lines);
+            w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
     }
@@ -189,6 +204,6 @@ static NARROW_FEW: [Kernel; 4] =
     [narrow::<1, false>, narrow::<2, false>, narrow::<3, true>, narrow::<4, true>];
 static NARROW_MANY: [Kernel; 4] =
     [narrow::<1, false>, narrow::<2, false>, narrow::<3, false>, narrow::<4, false>];
-pub static WIDE: Kernels = Kernels { kind: Kind::Pairs, few: &WIDE_FEW, many: &WIDE_MANY, pairs: &[] };
+pub static WIDE: Kernels = Kernels { kind: Kind::Planes, few: &WIDE_FEW, many: &WIDE_MANY, pairs: &[] };
 pub static NARROW: Kernels =
     Kernels { kind: Kind::GroupQuads, few: &NARROW_FEW, many: &NARROW_MANY, pairs: &[] };

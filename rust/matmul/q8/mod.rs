@@ -1,11 +1,13 @@
-//! Products with 8-bit weights: groups of 32 inputs with a scale each.
+//! Products with 8-bit weights: groups of 32 inputs with a scale each, in blocks of 256.
 //!
-//! A group of a panel takes 544 bytes: codes `[input pair 16][output 16][2]` i8 of -127 to 127, then scales
-//! `[output 16]` f16 times 4096. With 16-bit activations (one scale for each 256 inputs of a row) a result is,
-//! over blocks of 256 inputs and their groups g in order,
+//! A block of 8 groups of a panel takes 4,352 bytes: codes `[group 8][input quad 8][output 16][4]` u8 of -127 to 127 plus 128,
+//! then scales `[group 8][output 16]` f16 times 4096; a shorter last block what its groups need, rounded up to 64, so that no
+//! load of codes crosses a cache line. Bytes with a bias suit multiplications of unsigned by signed bytes, and come apart to pairs
+//! of 16 bits with a mask and a shift; `sum (code + 128) * x - 128 * sum x` is what those make. With 16-bit activations
+//! (one scale for each 256 inputs of a row) a result is, over blocks of 256 inputs and their groups g in order,
 //!
 //! ```text
-//! i = sum of code * x          exact, 32 * 127 * 32767 < 2^31
+//! i = sum of code * x          exact, 32 * 127 * 32639 < 2^31
 //! t = fma(i, scale[g], t)      from 0 in each block
 //! c = fma(t, scale of x, c)    after each block
 //! ```
@@ -22,7 +24,7 @@ mod avxvnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-use super::quantized::{self, Kernel, Kernels, SCALE_BIAS};
+use super::quantized::{self, Kernel, Kernels, SCALE_BIAS, shape};
 use super::strips::{GROUP, GROUPS, Kind, Strips};
 use super::{Activations, Matrix, PANEL};
 use crate::simd::{Level, multiversion};
@@ -31,24 +33,26 @@ use std::ops::Range;
 
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL;
-/// Bytes of a group.
-const BYTES: usize = CODES + 2 * PANEL;
+/// Bytes of the scales of a group.
+const SCALES: usize = 2 * PANEL;
 
-/// Bytes of `groups` groups.
-pub fn block_bytes(groups: usize) -> usize {
-    groups * BYTES
+/// Bytes of a block of `groups` groups.
+pub const fn block_bytes(groups: usize) -> usize {
+    groups * CODES + (groups * SCALES).next_multiple_of(64)
 }
 
 /// Bytes of a panel.
 pub fn panel_bytes(inputs: usize) -> Option<usize> {
-    inputs.div_ceil(GROUP).checked_mul(BYTES)
+    let (whole, rest) = shape(inputs);
+    whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
 }
 
 /// Packs 16 rows, each code the nearest to its weight; false where a scale does not fit f16.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut fits = true;
     for (i, row) in rows.chunks_exact(inputs).enumerate() {
-        for (group, out) in row.chunks(GROUP).zip(out.chunks_exact_mut(BYTES)) {
+        for (g, group) in row.chunks(GROUP).enumerate() {
+            let (codes_at, scales_at) = place(inputs, g);
             let mut values = [0.0; GROUP];
             values[..group.len()].copy_from_slice(group);
             let scale = f16::from_f32(largest(&values) * (SCALE_BIAS / 127.0));
@@ -57,10 +61,10 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
             let inverse = if scale_f32 > 0.0 { 1.0 / scale_f32 } else { 0.0 };
             let mut codes = [0; GROUP];
             nearest(&values, inverse, &mut codes);
-            for (pair, codes) in codes.chunks_exact(2).enumerate() {
-                out[pair * 2 * PANEL + 2 * i..][..2].copy_from_slice(codes);
+            for (quad, codes) in codes.chunks_exact(4).enumerate() {
+                out[codes_at + quad * 4 * PANEL + 4 * i..][..4].copy_from_slice(codes);
             }
-            out[CODES + 2 * i..][..2].copy_from_slice(&scale.to_le_bytes());
+            out[scales_at + 2 * i..][..2].copy_from_slice(&scale.to_le_bytes());
         }
     }
     fits
@@ -79,32 +83,42 @@ multiversion! {
 }
 
 multiversion! {
-    /// The codes of a group, as bytes.
+    /// The codes of a group plus 128.
     fn nearest / nearest_at (x: &[f32; GROUP], inverse: f32, codes: &mut [u8; GROUP]) {
         for (code, v) in codes.iter_mut().zip(x) {
             let v = (v * inverse).round_ties_even();
             let v = if v > 127.0 { 127.0 } else { v };
             let v = if v < -127.0 { -127.0 } else { v };
-            *code = v as i32 as u8;
+            *code = (v as i32 + 128) as u8;
         }
     }
 }
 
-fn scale(group: &[u8], output: usize) -> f32 {
-    let at = CODES + 2 * output;
-    f16::from_le_bytes([group[at], group[at + 1]]).to_f32() * (1.0 / SCALE_BIAS)
+/// Where the codes and the scales of a group of a panel begin.
+fn place(inputs: usize, group: usize) -> (usize, usize) {
+    let (whole, rest) = shape(inputs);
+    let (block, g) = (group / GROUPS, group % GROUPS);
+    let groups = if block < whole { GROUPS } else { rest };
+    let start = block * block_bytes(GROUPS);
+    (start + g * CODES, start + groups * CODES + g * SCALES)
 }
 
-fn code(group: &[u8], input: usize, output: usize) -> i8 {
-    group[input / 2 * 2 * PANEL + 2 * output + input % 2] as i8
+fn scale(scales: &[u8], output: usize) -> f32 {
+    f16::from_le_bytes([scales[2 * output], scales[2 * output + 1]]).to_f32() * (1.0 / SCALE_BIAS)
+}
+
+fn code(codes: &[u8], input: usize, output: usize) -> i32 {
+    i32::from(codes[input / 4 * 4 * PANEL + 4 * output + input % 4]) - 128
 }
 
 /// One row of a panel.
 pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
-    for (group, out) in panel.chunks_exact(BYTES).zip(out.chunks_mut(GROUP)) {
-        let scale = scale(group, row);
+    let inputs = out.len();
+    for (g, out) in out.chunks_mut(GROUP).enumerate() {
+        let (codes_at, scales_at) = place(inputs, g);
+        let scale = scale(&panel[scales_at..], row);
         for (k, o) in out.iter_mut().enumerate() {
-            *o = f32::from(code(group, k, row)) * scale;
+            *o = code(&panel[codes_at..], k, row) as f32 * scale;
         }
     }
 }
@@ -172,7 +186,7 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
     // SAFETY: the caller promises as many weights, strips and results.
     let (w, x, c) = unsafe {
         (
-            std::slice::from_raw_parts(w, blocks * groups * BYTES),
+            std::slice::from_raw_parts(w, blocks * block_bytes(groups)),
             std::slice::from_raw_parts(x, (blocks - 1) * x_stride + M * kind.words()),
             std::slice::from_raw_parts_mut(c, M * PANEL),
         )
@@ -180,24 +194,25 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
     if first {
         c.fill(0.0);
     }
-    // Words of a group, and where the scale of the block is.
-    let words = if NARROW { GROUP / 2 + 1 } else { GROUP / 2 };
-    for block in 0..blocks {
+    // Words of a group.
+    let words = if NARROW { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
+    for (block, w) in w.chunks_exact(block_bytes(groups)).enumerate() {
         let x = &x[block * x_stride..];
         for row in 0..M {
             let mut t = [0.0f32; PANEL];
             for g in 0..groups {
-                let group = &w[(block * groups + g) * BYTES..][..BYTES];
+                let (codes, scales) = (&w[g * CODES..], &w[groups * CODES + g * SCALES..]);
                 for output in 0..PANEL {
                     let mut sum = 0i32;
                     for k in 0..GROUP {
-                        let word = x[(g * words + k / 2) * M + row];
-                        let value = if k % 2 == 0 { word as i16 } else { (word >> 16) as i16 };
-                        sum += i32::from(code(group, k, output)) * i32::from(value);
+                        // Of each four inputs the first and third are a pair, and the second and fourth.
+                        let word = x[(g * words + k / 4 * 2 + k % 2) * M + row];
+                        let value = if k % 4 < 2 { word as i16 } else { (word >> 16) as i16 };
+                        sum += code(codes, k, output) * i32::from(value);
                     }
-                    let d = scale(group, output);
+                    let d = scale(scales, output);
                     t[output] = if NARROW {
-                        let dx = f32::from_bits(x[(g * words + GROUP / 2) * M + row] as u32);
+                        let dx = f32::from_bits(x[(g * words + GROUP / 2 + 1) * M + row] as u32);
                         (sum as f32 * d).mul_add(dx, t[output])
                     } else {
                         (sum as f32).mul_add(d, t[output])
@@ -205,7 +220,7 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
                 }
             }
             let c = &mut c[row * PANEL..][..PANEL];
-            let dx = f32::from_bits(x[GROUPS * GROUP / 2 * M + row] as u32);
+            let dx = f32::from_bits(x[(kind.words() - 1) * M + row] as u32);
             for (c, t) in c.iter_mut().zip(t) {
                 *c = if NARROW { *c + t } else { t.mul_add(dx, *c) };
             }

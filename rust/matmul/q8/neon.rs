@@ -1,10 +1,10 @@
 //! 8-bit weights with NEON: sums of groups by the best multiplications that the CPU has.
 
-use super::{BYTES, CODES, GROUP};
+use super::{CODES, GROUP, SCALES, block_bytes};
 use crate::matmul::PANEL;
-use crate::matmul::neon::{Dotprod, Dots, I8mm, Pairs, Plain, entry, scales};
+use crate::matmul::neon::{Biased, Dotprod, Dots, I8mm, Plain, entry, scales};
 use crate::matmul::quantized::{Kernel, Kernels};
-use crate::matmul::strips::{GROUPS, Kind};
+use crate::matmul::strips::Kind;
 use std::arch::aarch64::*;
 
 /// See [`super::scalar`].
@@ -21,15 +21,16 @@ unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
     c: *mut f32,
     first: bool,
 ) {
-    let words = if NARROW { GROUP / 4 + 2 } else { GROUP / 2 };
+    let words = if NARROW { GROUP / 4 + 2 } else { GROUP / 2 + 1 };
     // SAFETY: as promised by the caller.
     unsafe {
         for block in 0..blocks {
             let mut t = [[vdupq_n_f32(0.0); 4]; M];
             let mut xg = x;
-            for _ in 0..groups {
-                let s = if NARROW { D::narrow::<Pairs, M>(w, xg) } else { D::wide::<M>(w, xg) };
-                let d = scales(w.add(CODES));
+            for g in 0..groups {
+                let wg = w.add(g * CODES);
+                let s = if NARROW { D::narrow::<Biased, M>(wg, xg) } else { D::wide::<M>(wg, xg) };
+                let d = scales(w.add(groups * CODES + g * SCALES));
                 for i in 0..M {
                     for o in 0..4 {
                         let sum = vcvtq_f32_s32(s[i][o]);
@@ -41,7 +42,6 @@ unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
                         };
                     }
                 }
-                w = w.add(BYTES);
                 xg = xg.add(words * M);
             }
             for i in 0..M {
@@ -51,12 +51,13 @@ unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
                     let new = if NARROW {
                         vaddq_f32(old, t[i][o])
                     } else {
-                        let dx = vld1q_dup_f32(x.add(GROUPS * GROUP / 2 * M + i).cast());
+                        let dx = vld1q_dup_f32(x.add((Kind::Pairs.words() - 1) * M + i).cast());
                         vfmaq_f32(old, t[i][o], dx)
                     };
                     vst1q_f32(at, new);
                 }
             }
+            w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
     }
