@@ -14,6 +14,7 @@ use crate::simd::{Activation, add_scaled};
 use crate::threads::Team;
 use half::bf16;
 use std::ops::Range;
+use std::sync::Mutex;
 
 /// How a bias depends on the distance.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -59,6 +60,8 @@ pub struct Workspace {
     /// The last biases by distance, and the rule and the numbers that they were made of.
     bias: Option<(DistanceBias, Rule, Vec<f32>)>,
     frequencies: Vec<f64>,
+    /// For threads that run sequences on their own.
+    pub apart: Vec<Mutex<Workspace>>,
 }
 
 /// The first `n` values of a buffer, grown if need be; old contents are left.

@@ -33,6 +33,7 @@ use crate::threads::{Hook, Pool};
 use block::Workspace;
 use prefix::Prefixes;
 use session::missing;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use weights::Weights;
 
@@ -73,6 +74,16 @@ impl Batch<'_> {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The end of the sequences of a range, from its first on, that have at most `rows` tokens together; at least one.
+    fn group(&self, range: Range<usize>, rows: usize) -> usize {
+        let fits = |end: usize| end < range.end && self.starts[end + 1] - self.starts[range.start] <= rows;
+        let mut end = range.start + 1;
+        while fits(end) {
+            end += 1;
+        }
+        end
     }
 }
 

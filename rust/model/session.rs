@@ -10,7 +10,15 @@ use crate::matmul::{Target, linear};
 use crate::ops::kv::KvType;
 use crate::simd::{Activation, activate};
 use crate::threads::Team;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Fewest rows of a share of sequences that a thread runs on its own.
+const SHARE_LEAST: usize = 32;
+/// Rows of a share for each byte of a weight: enough that threads that read weights by themselves do not wait for
+/// them, few enough that what a row needs stays in a thread's own cache.
+const SHARE_ROWS: f64 = 128.0;
 
 pub(super) fn missing(what: &str) -> Error {
     Error::Option(format!(
@@ -65,42 +73,84 @@ impl<'a> Session<'a> {
         each: &mut dyn FnMut(&mut Session<'_>, std::ops::Range<usize>) -> Result<()>,
     ) -> Result<()> {
         self.check(s, batch)?;
+        let decodes = self.model.spec.decoder.as_ref().is_some_and(|d| std::ptr::eq(d, s));
+        let kv_type = if decodes { self.model.kv_type } else { KvType::F32 };
         let mut first = 0;
         while first < batch.len() {
-            let mut end = first + 1;
-            while end < batch.len() && batch.starts[end + 1] - batch.starts[first] <= ENCODER_ROWS {
-                end += 1;
+            let end = batch.group(first..batch.len(), ENCODER_ROWS);
+            let shares = match cross {
+                None if watching.is_idle() => self.shares(w, batch, first..end),
+                _ => Vec::new(),
+            };
+            if shares.len() > 1 {
+                self.apart(s, w, batch, &shares, kv_type)?;
+            } else {
+                let group = first..end;
+                run(self.team, s, w, self.work, batch, group, kv_type, cross.as_deref_mut(), watching)?;
             }
-            let decodes = self.model.spec.decoder.as_ref().is_some_and(|d| std::ptr::eq(d, s));
-            let kv_type = if decodes { self.model.kv_type } else { KvType::F32 };
-            let mut cache = Cache::new(s, kv_type, false);
-            let base = batch.starts[first];
-            let mut spans = Vec::new();
-            for i in first..end {
-                let (from, to) = (batch.starts[i], batch.starts[i + 1]);
-                let sequence = cache.start();
-                cache.extend(sequence, to - from)?;
-                let source_length = cross.as_deref().map_or(0, |c| c.length(i));
-                let rows = from - base..to - base;
-                spans.push(Span { sequence, total: to - from, rows, first: 0, source: i, source_length });
-            }
-            let range = base..batch.starts[end];
-            let segments = batch.segments.map(|t| &t[range.clone()]);
-            stack::embed(self.team, s, w, &mut *self.work, &batch.ids[range], segments, &spans);
-            stack::layers(
-                self.team,
-                s,
-                w,
-                &mut *self.work,
-                &spans,
-                &mut cache,
-                cross.as_deref_mut(),
-                watching,
-            )?;
             each(&mut Session { model: self.model, team: self.team, work: &mut *self.work }, first..end)?;
             first = end;
         }
         Ok(())
+    }
+
+    /// Cuts sequences into shares that threads run on their own, with no common regions and their rows in their own
+    /// caches; none where there are too few rows for that.
+    fn shares(&self, w: &StackWeights, batch: &Batch<'_>, group: Range<usize>) -> Vec<Range<usize>> {
+        let threads = self.team.threads();
+        let total = batch.starts[group.end] - batch.starts[group.start];
+        if threads == 1 || total < 2 * SHARE_LEAST * threads {
+            return Vec::new();
+        }
+        let rows = (w.bytes_per_weight() * SHARE_ROWS).ceil() as usize;
+        let rows = rows.min(total / (2 * threads)).max(SHARE_LEAST);
+        let mut shares = Vec::new();
+        let mut first = group.start;
+        while first < group.end {
+            let end = batch.group(first..group.end, rows);
+            shares.push(first..end);
+            first = end;
+        }
+        shares
+    }
+
+    /// Runs shares on threads of their own; their states are put together in `work.x`.
+    fn apart(
+        &mut self,
+        s: &spec::Stack,
+        w: &StackWeights,
+        batch: &Batch<'_>,
+        shares: &[Range<usize>],
+        kv_type: KvType,
+    ) -> Result<()> {
+        let (first, last) = (shares[0].start, shares[shares.len() - 1].end);
+        let (base, width) = (batch.starts[first], s.output_width());
+        self.work.apart.resize_with(self.team.threads().max(self.work.apart.len()), Mutex::default);
+        let mut x = std::mem::take(&mut self.work.x);
+        let mut rest = sized(&mut x, (batch.starts[last] - base) * width);
+        let mut places = Vec::with_capacity(shares.len());
+        for share in shares {
+            let (place, behind) =
+                rest.split_at_mut((batch.starts[share.end] - batch.starts[share.start]) * width);
+            places.push(Mutex::new(place));
+            rest = behind;
+        }
+        let failed = Mutex::new(None);
+        self.team.apart(shares.len(), &|i, thread, team| {
+            let work = &mut *self.work.apart[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            let share = shares[i].clone();
+            match run(team, s, w, work, batch, share, kv_type, None, &mut Watching::default()) {
+                Ok(()) => {
+                    let to = &mut *places[i].lock().unwrap_or_else(PoisonError::into_inner);
+                    to.copy_from_slice(&work.x[..to.len()]);
+                }
+                Err(error) => *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error),
+            }
+        });
+        drop(places);
+        self.work.x = x;
+        self.team.check()?;
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
     /// The stack whose final states `states` and the heads use, and its weights; without an encoder's source.
@@ -225,6 +275,35 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
+}
+
+/// Runs a stack over some whole sequences; final states are left in `work.x`.
+fn run(
+    team: &Team<'_>,
+    s: &spec::Stack,
+    w: &StackWeights,
+    work: &mut Workspace,
+    batch: &Batch<'_>,
+    group: Range<usize>,
+    kv_type: KvType,
+    cross: Option<&mut Cache>,
+    watching: &mut Watching,
+) -> Result<()> {
+    let mut cache = Cache::new(s, kv_type, false);
+    let base = batch.starts[group.start];
+    let range = base..batch.starts[group.end];
+    let mut spans = Vec::new();
+    for i in group {
+        let (from, to) = (batch.starts[i], batch.starts[i + 1]);
+        let sequence = cache.start();
+        cache.extend(sequence, to - from)?;
+        let source_length = cross.as_deref().map_or(0, |c| c.length(i));
+        let rows = from - base..to - base;
+        spans.push(Span { sequence, total: to - from, rows, first: 0, source: i, source_length });
+    }
+    let segments = batch.segments.map(|t| &t[range.clone()]);
+    stack::embed(team, s, w, work, &batch.ids[range], segments, &spans);
+    stack::layers(team, s, w, work, &spans, &mut cache, cross, watching)
 }
 
 /// [`finite`] on all threads.

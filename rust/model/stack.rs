@@ -22,6 +22,13 @@ pub struct Watching {
     pub probabilities: Vec<f32>,
 }
 
+impl Watching {
+    /// Whether nothing is collected.
+    pub fn is_idle(&self) -> bool {
+        self.states.is_none() && self.attention.is_none() && self.cross_attention.is_none()
+    }
+}
+
 /// Refuses ids that the stack has no row for; `what` names them in the message.
 pub fn check_ids(what: &str, ids: &[u32], count: usize) -> Result<()> {
     match ids.iter().position(|&id| id as usize >= count) {

@@ -19,7 +19,7 @@ pub use count::default_threads;
 use crate::error::{Error, Result};
 use inner::{Inner, Turn};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Asked now and then by the calling thread; `true` stops the work.
@@ -98,23 +98,33 @@ impl Drop for Pool {
     }
 }
 
-/// The pool in the hands of one caller.
+/// The pool in the hands of one caller, or one of its threads on its own ([`Team::apart`]).
 pub struct Team<'a> {
-    inner: &'a Inner,
+    workers: Workers<'a>,
     hook: Hook<'a>,
     asked: Cell<Instant>,
     interrupted: Cell<bool>,
-    _turn: Turn<'a>,
+}
+
+enum Workers<'a> {
+    Pool { inner: &'a Inner, _turn: Turn<'a> },
+    Alone { stopped: &'a AtomicBool },
 }
 
 impl<'a> Team<'a> {
     fn new(inner: &'a Inner, hook: Hook<'a>, turn: Turn<'a>) -> Self {
-        let (asked, interrupted) = (Cell::new(Instant::now()), Cell::new(false));
-        Team { inner, hook, asked, interrupted, _turn: turn }
+        Team::with(Workers::Pool { inner, _turn: turn }, hook)
+    }
+
+    fn with(workers: Workers<'a>, hook: Hook<'a>) -> Self {
+        Team { workers, hook, asked: Cell::new(Instant::now()), interrupted: Cell::new(false) }
     }
 
     pub fn threads(&self) -> usize {
-        self.inner.threads()
+        match &self.workers {
+            Workers::Pool { inner, .. } => inner.threads(),
+            Workers::Alone { .. } => 1,
+        }
     }
 
     /// Runs `f(chunk, thread)` for every chunk in `0..chunks` and waits for all of them; after an
@@ -123,7 +133,35 @@ impl<'a> Team<'a> {
         if chunks == 0 || self.interrupted.get() {
             return;
         }
-        if self.inner.region(chunks, f, &|| self.ask()) {
+        let stopped = match &self.workers {
+            Workers::Pool { inner, .. } => inner.region(chunks, f, &|| self.ask()),
+            Workers::Alone { .. } => (0..chunks).any(|chunk| {
+                f(chunk, 0);
+                self.ask()
+            }),
+        };
+        if stopped {
+            self.interrupted.set(true);
+        }
+    }
+
+    /// Runs `f(chunk, thread, team)` for every chunk, with a team of the one thread that runs it: for work that needs no
+    /// common regions, as those of independent sequences. An interrupt reaches all of them.
+    pub fn apart(&self, chunks: usize, f: &(dyn Fn(usize, usize, &Team<'_>) + Sync)) {
+        struct Caller<'a>(Hook<'a>);
+        // SAFETY: only thread 0, which is the one that calls here, asks the hook.
+        unsafe impl Sync for Caller<'_> {}
+        impl Caller<'_> {
+            fn hook(&self) -> Hook<'_> {
+                self.0
+            }
+        }
+        let (caller, stopped) = (Caller(self.hook), AtomicBool::new(false));
+        self.run(chunks, &|chunk, thread| {
+            let hook: Hook<'_> = if thread == 0 { caller.hook() } else { &|| false };
+            f(chunk, thread, &Team::with(Workers::Alone { stopped: &stopped }, hook));
+        });
+        if stopped.into_inner() {
             self.interrupted.set(true);
         }
     }
@@ -165,12 +203,22 @@ impl<'a> Team<'a> {
     }
 
     fn ask(&self) -> bool {
+        let stopped = match &self.workers {
+            Workers::Pool { .. } => None,
+            Workers::Alone { stopped } => Some(stopped),
+        };
+        if stopped.is_some_and(|stopped| stopped.load(Ordering::Relaxed)) {
+            return true;
+        }
         let now = Instant::now();
         if now.duration_since(self.asked.get()) < HOOK_INTERVAL {
             return false;
         }
         let stop = (self.hook)();
         self.asked.set(Instant::now());
+        if let Some(stopped) = stopped.filter(|_| stop) {
+            stopped.store(true, Ordering::Relaxed);
+        }
         stop
     }
 }
@@ -258,6 +306,35 @@ mod tests {
         assert_eq!(result, Err(Error::Interrupted));
         assert!(ran.load(Ordering::Relaxed) < 10_000);
         assert!(pool.run_alone(|team| team.check()).is_ok());
+    }
+
+    #[test]
+    fn threads_apart_do_every_chunk_and_stop_together() {
+        let pool = Pool::new(3);
+        let counts: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
+        pool.run_alone(|team| {
+            team.apart(counts.len(), &|i, thread, own| {
+                assert!(thread < 3 && own.threads() == 1);
+                own.run(4, &|_, thread| {
+                    assert_eq!(thread, 0);
+                    counts[i].fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(own.check().is_ok());
+            });
+        });
+        assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 4));
+        let ran = AtomicUsize::new(0);
+        let result = pool.enter(&|| true, |team| {
+            team.apart(3, &|_, _, own| {
+                own.run(1_000_000, &|_, _| {
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(1));
+                });
+            });
+            team.check()
+        });
+        assert_eq!(result, Err(Error::Interrupted));
+        assert!(ran.load(Ordering::Relaxed) < 10_000);
     }
 
     #[test]
