@@ -71,7 +71,7 @@ fn main() {
                                 out: &mut out,
                                 stride: outputs,
                             }];
-                            linear(team, &mut scratch, &x, rows, &mut target);
+                            linear(team, &mut scratch, x.as_slice().into(), rows, &mut target);
                         }
                         let seconds = start.elapsed().as_secs_f64();
                         rates.push((calls * rows * outputs * inputs) as f64 / seconds / 1e9);

@@ -31,7 +31,9 @@ use crate::tensor::{Disjoint, WeightType};
 use crate::threads::Team;
 use finish::{Place, Results, finish_at};
 use quantized::Kernels;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
+pub use strips::Input;
 use strips::{Kind, Strips};
 
 /// Outputs in a panel.
@@ -71,14 +73,16 @@ pub struct Target<'a> {
     pub stride: usize,
 }
 
-/// Computes all `targets` from the same activations `x: [rows, inputs]`, in one parallel region.
+/// Computes all `targets` from the same activations `x: [rows, inputs]`, in one parallel region behind the one that
+/// prepares them.
 ///
 /// # Panics
 /// If sizes do not fit: weights of other inputs than `x` has, outputs too short.
-pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: &[f32], rows: usize, targets: &mut [Target<'_>]) {
+pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize, targets: &mut [Target<'_>]) {
     let Some(first) = targets.first() else { return };
     let inputs = first.weight.inputs();
-    assert!(x.len() == rows * inputs, "activations have {} values: expected {rows} x {inputs}", x.len());
+    let values = x.values.len();
+    assert!(values == rows * inputs, "activations have {values} values: expected {rows} x {inputs}");
     for t in targets.iter() {
         let n = t.weight.outputs();
         let gate = t.gate.as_ref().is_none_or(|(g, bias)| {
@@ -108,7 +112,7 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: &[f32], rows: usize, ta
     let mut from = 0;
     while from < rows {
         let n = (rows - from).min(MOST_ROWS);
-        block(team, scratch, &x[from * inputs..(from + n) * inputs], n, from, targets);
+        block(team, scratch, x, from..from + n, targets);
         from += n;
     }
 }
@@ -150,15 +154,16 @@ impl Products {
 fn block(
     team: &Team<'_>,
     scratch: &mut Scratch,
-    x: &[f32],
-    rows: usize,
-    from: usize,
+    x: Input<'_>,
+    rows: Range<usize>,
     targets: &mut [Target<'_>],
 ) {
+    let (from, rows) = (rows.start, rows.len());
     let level = level();
     let inputs = targets[0].weight.inputs();
     let products = Products::of(targets[0].weight, level);
-    scratch.strips.pack(team, level, products.kind(), x, rows, inputs, products.height(level, rows));
+    let height = products.height(level, rows);
+    scratch.strips.pack(team, level, products.kind(), x, from, rows, inputs, height);
     scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
     let (strips, threads) = (&scratch.strips, &scratch.threads);
 
@@ -204,8 +209,8 @@ fn compute(
     level: Level,
     t: &Target<'_>,
     out: &Disjoint<'_, f32>,
-    panels: std::ops::Range<usize>,
-    tiles: std::ops::Range<usize>,
+    panels: Range<usize>,
+    tiles: Range<usize>,
     s: &Strips,
     work: &mut ThreadScratch,
     from: usize,
@@ -241,7 +246,7 @@ fn compute(
 const SLAB: usize = 32 * 1024;
 
 /// The first of some tiles, as many as have their results of `panels` panels in a slab.
-fn slab(s: &Strips, tiles: std::ops::Range<usize>, panels: usize) -> std::ops::Range<usize> {
+fn slab(s: &Strips, tiles: Range<usize>, panels: usize) -> Range<usize> {
     let height = s.tiles[tiles.start].1;
     let n = (SLAB / (4 * PANEL * panels * height)).max(1);
     tiles.start..tiles.end.min(tiles.start + n)
@@ -251,9 +256,9 @@ fn slab(s: &Strips, tiles: std::ops::Range<usize>, panels: usize) -> std::ops::R
 fn product(
     level: Level,
     w: &Matrix,
-    panels: std::ops::Range<usize>,
+    panels: Range<usize>,
     s: &Strips,
-    tiles: std::ops::Range<usize>,
+    tiles: Range<usize>,
     widened: &mut Vec<f32>,
     out: &mut [f32],
 ) {

@@ -8,6 +8,7 @@ use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
 use crate::tensor::Disjoint;
 use crate::threads::Team;
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 /// Inputs in a block.
 pub const BLOCK: usize = 256;
@@ -47,9 +48,6 @@ impl Kind {
             Kind::Quads => BLOCK / 4 + GROUPS / 2 + 1,
         }
     }
-
-    /// Words of the largest integer kind.
-    const MOST_WORDS: usize = Kind::GroupPairs.words();
 }
 
 /// Prepared activations.
@@ -61,6 +59,33 @@ pub struct Strips {
     inputs: usize,
     floats: Vec<f32>,
     codes: Vec<i32>,
+    threads: Vec<Mutex<Packing>>,
+}
+
+/// Memory of one thread.
+#[derive(Default)]
+struct Packing {
+    /// Rows of a tile after what comes before.
+    rows: Vec<f32>,
+    /// Words of a tile's rows before they are interleaved.
+    words: Vec<i32>,
+}
+
+/// Activations `[rows, inputs]`, and what each row goes through before it is used, which takes its number, its values
+/// and where its results go: a normalization that needs no memory of its own.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    pub values: &'a [f32],
+    pub before: Option<&'a Before<'a>>,
+}
+
+/// See [`Input`].
+pub type Before<'a> = dyn Fn(usize, &[f32], &mut [f32]) + Sync + 'a;
+
+impl<'a> From<&'a [f32]> for Input<'a> {
+    fn from(values: &'a [f32]) -> Self {
+        Input { values, before: None }
+    }
 }
 
 /// Work below this many values is done by the caller alone.
@@ -98,70 +123,84 @@ impl Strips {
         &self.codes[(block * self.rows + self.tiles[tile].0) * words..]
     }
 
-    /// Prepares activations `x: [rows, inputs]` in tiles of at most `height` rows.
+    /// Prepares rows `first..first + rows` of activations `[_, inputs]` in tiles of at most `height` rows.
     pub fn pack(
         &mut self,
         team: &Team<'_>,
         level: Level,
         kind: Kind,
-        x: &[f32],
+        input: Input<'_>,
+        first: usize,
         rows: usize,
         inputs: usize,
         height: usize,
     ) {
         self.cut(rows, inputs, height);
         let blocks = inputs.div_ceil(BLOCK);
-        let alone = x.len() < SMALL || self.tiles.len() == 1;
-        if kind == Kind::Float {
-            if self.floats.len() < x.len() {
-                self.floats.resize(x.len(), 0.0);
-            }
-            if rows == 1 {
-                self.floats[..x.len()].copy_from_slice(x);
-                return;
-            }
-            let out = Disjoint::new(&mut self.floats);
-            each_tile(team, &self.tiles, alone, &|start, m| {
-                for block in 0..blocks {
-                    let length = BLOCK.min(inputs - block * BLOCK);
-                    // SAFETY: each block of each tile is a part of its own.
-                    let to = unsafe { out.slice(block * BLOCK * rows + start * length, m * length) };
-                    interleave(&x[start * inputs + block * BLOCK..], inputs, length, m, to);
-                }
-            });
-            return;
-        }
         let words = kind.words();
-        if self.codes.len() < blocks * rows * words {
+        if kind == Kind::Float && self.floats.len() < rows * inputs {
+            self.floats.resize(rows * inputs, 0.0);
+        }
+        if kind != Kind::Float && self.codes.len() < blocks * rows * words {
             self.codes.resize(blocks * rows * words, 0);
         }
-        let out = Disjoint::new(&mut self.codes);
-        each_tile(team, &self.tiles, alone, &|start, m| {
-            let (mut padded, mut side_by_side) = ([0.0; BLOCK], [0; MOST_HEIGHT * Kind::MOST_WORDS]);
+        self.threads.resize_with(team.threads().max(self.threads.len()), Mutex::default);
+        let (floats, codes) = (Disjoint::new(&mut self.floats), Disjoint::new(&mut self.codes));
+        let (tiles, threads) = (&self.tiles, &self.threads);
+        let pack = |tile: usize, thread: usize| {
+            let (start, m) = tiles[tile];
+            let Packing { rows: made, words: side_by_side } =
+                &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            let mut x = &input.values[(first + start) * inputs..][..m * inputs];
+            if let Some(before) = input.before {
+                let made = sized(made, m * inputs);
+                for (i, (from, to)) in x.chunks_exact(inputs).zip(made.chunks_exact_mut(inputs)).enumerate() {
+                    before(first + start + i, from, to);
+                }
+                x = made;
+            }
             for block in 0..blocks {
                 let length = BLOCK.min(inputs - block * BLOCK);
-                // SAFETY: each block of each tile is a part of its own.
-                let to = unsafe { out.slice((block * rows + start) * words, m * words) };
+                if kind == Kind::Float {
+                    // SAFETY: each block of each tile is a part of its own.
+                    let to = unsafe { floats.slice(block * BLOCK * rows + start * length, m * length) };
+                    interleave(&x[block * BLOCK..], inputs, length, m, to);
+                    continue;
+                }
+                // SAFETY: as above.
+                let to = unsafe { codes.slice((block * rows + start) * words, m * words) };
                 // One row lies as it is made; more are made beside each other first.
-                let made = if m == 1 { &mut *to } else { &mut side_by_side[..m * words] };
-                for (i, made) in made.chunks_exact_mut(words).enumerate() {
-                    let from = &x[(start + i) * inputs + block * BLOCK..][..length];
-                    let values: &[f32; BLOCK] = match from.try_into() {
-                        Ok(whole) => whole,
+                let made = if m == 1 { &mut *to } else { sized(side_by_side, m * words) };
+                for (x, made) in x.chunks_exact(inputs).zip(made.chunks_exact_mut(words)) {
+                    let x = &x[block * BLOCK..][..length];
+                    match x.try_into() {
+                        Ok(whole) => quantize(level, kind, whole, made),
                         Err(_) => {
-                            padded[..length].copy_from_slice(from);
-                            padded[length..].fill(0.0);
-                            &padded
+                            let mut padded = [0.0; BLOCK];
+                            padded[..length].copy_from_slice(x);
+                            quantize(level, kind, &padded, made);
                         }
-                    };
-                    quantize(level, kind, values, made);
+                    }
                 }
                 if m > 1 {
-                    interleave(&side_by_side, words, words, m, to);
+                    interleave(side_by_side, words, words, m, to);
                 }
             }
-        });
+        };
+        if rows * inputs < SMALL || tiles.len() == 1 {
+            (0..tiles.len()).for_each(|tile| pack(tile, 0));
+        } else {
+            team.run(tiles.len(), &pack);
+        }
     }
+}
+
+/// The first `n` values of a buffer, grown if need be; old contents are left.
+fn sized<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) -> &mut [T] {
+    if buffer.len() < n {
+        buffer.resize(n, T::default());
+    }
+    &mut buffer[..n]
 }
 
 /// Most rows in a tile.
@@ -190,14 +229,6 @@ fn interleave<T: Copy>(x: &[T], stride: usize, length: usize, m: usize, to: &mut
         10 => rows::<T, 10>(x, stride, length, to),
         11 => rows::<T, 11>(x, stride, length, to),
         _ => rows::<T, MOST_HEIGHT>(x, stride, length, to),
-    }
-}
-
-fn each_tile(team: &Team<'_>, tiles: &[(usize, usize)], alone: bool, f: &(dyn Fn(usize, usize) + Sync)) {
-    if alone {
-        tiles.iter().for_each(|&(start, m)| f(start, m));
-    } else {
-        team.run(tiles.len(), &|tile, _| f(tiles[tile].0, tiles[tile].1));
     }
 }
 

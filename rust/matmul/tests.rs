@@ -32,7 +32,8 @@ fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
     let products = Products::of(w, level);
     let mut strips = Strips::default();
     Pool::new(2).run_alone(|team| {
-        strips.pack(team, level, products.kind(), x, rows, w.inputs(), products.height(level, rows));
+        let height = products.height(level, rows);
+        strips.pack(team, level, products.kind(), x.into(), 0, rows, w.inputs(), height);
     });
     let mut out = vec![f32::NAN; w.panels() * rows * PANEL];
     let tiles = 0..strips.tiles.len();

@@ -4,7 +4,7 @@
 use super::cache::Tables;
 use super::spec;
 use super::weights::{AttentionWeights, FeedForwardWeights, Linear};
-use crate::matmul::{self, Target, linear};
+use crate::matmul::{self, Input, Target, linear};
 use crate::ops::attention::{self, Scores, Sequence};
 use crate::ops::kv::{KvBlocks, New};
 use crate::ops::norm::Norm;
@@ -98,6 +98,15 @@ pub struct Pass<'a> {
     pub hidden: usize,
 }
 
+/// What a block's first products are made of.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// What `normed` holds.
+    Normed,
+    /// The rows of x, each through this norm.
+    Through(Option<&'a Norm>),
+}
+
 /// What a block does after its last layer.
 #[derive(Clone, Copy)]
 struct End<'a> {
@@ -134,6 +143,30 @@ impl Workspace {
         self.rotary = None;
     }
 
+    /// A block's input, `input_norm(x)`: normalized on its way into the products, unless it is needed `again`.
+    fn source<'b>(&mut self, pass: &Pass<'_>, norm: Option<&'b Norm>, again: bool) -> Source<'b> {
+        if again {
+            self.input(pass, norm);
+            return Source::Normed;
+        }
+        Source::Through(norm)
+    }
+
+    /// `targets` from a source.
+    fn products(&mut self, pass: &Pass<'_>, source: Source<'_>, targets: &mut [Target<'_>]) {
+        let n = pass.rows * pass.hidden;
+        let normalize;
+        let input = match source {
+            Source::Normed => Input::from(&self.normed[..n]),
+            Source::Through(None) => Input::from(&self.x[..n]),
+            Source::Through(Some(norm)) => {
+                normalize = |row: usize, x: &[f32], to: &mut [f32]| norm.row(row, x, to);
+                Input { values: &self.x[..n], before: Some(&normalize) }
+            }
+        };
+        linear(pass.team, &mut self.product, input, pass.rows, targets);
+    }
+
     /// Writes `input_norm(x)`, or a copy of x, to `normed`.
     fn input(&mut self, pass: &Pass<'_>, norm: Option<&Norm>) {
         let n = pass.rows * pass.hidden;
@@ -151,14 +184,14 @@ impl Workspace {
             Some(end) if end.output_norm.is_none() && !end.after_norm => {
                 let x = &mut self.x[..n];
                 let sum = Target { add: Some(end.scale), ..target(l, x) };
-                linear(pass.team, &mut self.product, input, pass.rows, &mut [sum]);
+                linear(pass.team, &mut self.product, input.into(), pass.rows, &mut [sum]);
                 if let Some(norm) = end.residual_norm {
                     norm.normalize_in_place(pass.team, &mut self.x[..n], pass.hidden);
                 }
             }
             _ => {
                 let y = sized(&mut self.y, n);
-                linear(pass.team, &mut self.product, input, pass.rows, &mut [target(l, y)]);
+                linear(pass.team, &mut self.product, input.into(), pass.rows, &mut [target(l, y)]);
                 if let Some(end) = end {
                     self.residual(pass, end);
                 }
@@ -260,12 +293,13 @@ impl Workspace {
         }
     }
 
-    /// Queries, keys and values from `normed`, stored and attended to.
+    /// Queries, keys and values, stored and attended to.
     fn attend(
         &mut self,
         pass: &Pass<'_>,
         a: &spec::Attention,
         w: &AttentionWeights,
+        source: Source<'_>,
         kv: &mut KvBlocks,
         tables: Tables<'_>,
         end: Option<End<'_>>,
@@ -276,14 +310,7 @@ impl Workspace {
         let (mut q, mut k, mut v) =
             (std::mem::take(&mut self.q), std::mem::take(&mut self.k), std::mem::take(&mut self.v));
         let (qs, ks, vs) = (sized(&mut q, qn), sized(&mut k, kn), sized(&mut v, kn));
-        let x = &self.normed[..rows * pass.hidden];
-        linear(
-            team,
-            &mut self.product,
-            x,
-            rows,
-            &mut [target(&w.query, qs), target(&w.key, ks), target(&w.value, vs)],
-        );
+        self.products(pass, source, &mut [target(&w.query, qs), target(&w.key, ks), target(&w.value, vs)]);
         if let Some(clip) = a.clip {
             let clip = clip as f32;
             for x in [&mut *qs, &mut *ks, &mut *vs] {
@@ -383,8 +410,8 @@ impl Workspace {
         tables: Tables<'_>,
         watch: Watch<'_>,
     ) {
-        self.input(pass, w.input_norm.as_ref());
-        self.attend(pass, a, w, kv, tables, Some(End::of_attention(a, w)), watch);
+        let source = self.source(pass, w.input_norm.as_ref(), a.residual_after_norm);
+        self.attend(pass, a, w, source, kv, tables, Some(End::of_attention(a, w)), watch);
     }
 
     /// The block's input after its norm, for operators of their own.
@@ -409,11 +436,10 @@ impl Workspace {
         tables: Tables<'_>,
         watch: Watch<'_>,
     ) {
-        self.input(pass, w.input_norm.as_ref());
+        let source = self.source(pass, w.input_norm.as_ref(), a.residual_after_norm);
         let mut q = std::mem::take(&mut self.q);
         let qs = sized(&mut q, pass.rows * a.query_size());
-        let x = &self.normed[..pass.rows * pass.hidden];
-        linear(pass.team, &mut self.product, x, pass.rows, &mut [target(&w.query, qs)]);
+        self.products(pass, source, &mut [target(&w.query, qs)]);
         self.head_norm(pass.team, w.query_norm.as_ref(), a, qs, a.query_size());
         let sequences: Vec<Sequence<'_>> = pass
             .spans
@@ -443,31 +469,31 @@ impl Workspace {
         let n = rows * a.kv_size();
         let (mut k, mut v) = (std::mem::take(&mut self.k), std::mem::take(&mut self.v));
         let (ks, vs) = (sized(&mut k, n), sized(&mut v, n));
-        linear(team, &mut self.product, states, rows, &mut [target(&w.key, ks), target(&w.value, vs)]);
+        let targets = &mut [target(&w.key, ks), target(&w.value, vs)];
+        linear(team, &mut self.product, states.into(), rows, targets);
         self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
         kv.store(table, 0, ks, vs);
         (self.k, self.v) = (k, v);
     }
 
-    /// The feed-forward network of `normed`.
-    fn inner(&mut self, pass: &Pass<'_>, f: &spec::FeedForward, w: &FeedForwardWeights) {
+    /// The feed-forward network of a source.
+    fn inner(&mut self, pass: &Pass<'_>, f: &spec::FeedForward, w: &FeedForwardWeights, source: Source<'_>) {
         let mut buffer = std::mem::take(&mut self.inner);
         let inner = sized(&mut buffer, pass.rows * f.width);
-        let x = &self.normed[..pass.rows * pass.hidden];
         let up = Target {
             gate: w.gate.as_ref().map(|g| (&*g.weight, g.bias.as_deref())),
             activation: f.activation,
             ..target(&w.up, inner)
         };
-        linear(pass.team, &mut self.product, x, pass.rows, &mut [up]);
+        self.products(pass, source, &mut [up]);
         self.project(pass, &w.down, inner, Some(End::of_feed_forward(f, w)));
         self.inner = buffer;
     }
 
     /// The feed-forward block with its norms and residual.
     pub fn feed_forward(&mut self, pass: &Pass<'_>, f: &spec::FeedForward, w: &FeedForwardWeights) {
-        self.input(pass, w.input_norm.as_ref());
-        self.inner(pass, f, w);
+        let source = self.source(pass, w.input_norm.as_ref(), f.residual_after_norm);
+        self.inner(pass, f, w, source);
     }
 
     /// Attention and feed-forward from the same x, both added to it.
@@ -480,11 +506,11 @@ impl Workspace {
         tables: Tables<'_>,
         watch: Watch<'_>,
     ) {
-        self.input(pass, w.attention.input_norm.as_ref());
-        self.attend(pass, &layer.attention, &w.attention, kv, tables, None, watch);
+        let source = self.source(pass, w.attention.input_norm.as_ref(), layer.attention.residual_after_norm);
+        self.attend(pass, &layer.attention, &w.attention, source, kv, tables, None, watch);
         // `residual` leaves `normed` alone, so the feed-forward still sees the norm of the old x.
         self.input(pass, w.feed_forward.input_norm.as_ref());
         self.residual(pass, End::of_attention(&layer.attention, &w.attention));
-        self.inner(pass, &layer.feed_forward, &w.feed_forward);
+        self.inner(pass, &layer.feed_forward, &w.feed_forward, Source::Normed);
     }
 }

@@ -62,7 +62,7 @@ fn project(work: &mut Workspace, pass: &Pass<'_>, l: &Linear, x: &[f32], rows: u
         out: &mut out,
         stride,
     }];
-    linear(pass.team, &mut work.product, x, rows, &mut target);
+    linear(pass.team, &mut work.product, x.into(), rows, &mut target);
     out
 }
 

@@ -197,7 +197,7 @@ impl<'a> Session<'a> {
                 out: &mut out,
                 stride: spec.outputs,
             }];
-            linear(self.team, &mut self.work.product, &x, rows, &mut target);
+            linear(self.team, &mut self.work.product, x.as_slice().into(), rows, &mut target);
             activate(spec.activation, &mut out);
             if let Some(norm) = &w.norm {
                 norm.normalize_in_place(self.team, &mut out, spec.outputs);
@@ -257,7 +257,7 @@ impl<'a> Session<'a> {
                 out,
                 stride: head.vocab_size,
             }];
-            linear(self.team, &mut self.work.product, x, rows.len(), &mut target);
+            linear(self.team, &mut self.work.product, x.into(), rows.len(), &mut target);
             self.team.check()?;
             if head.scale != 1.0 {
                 let scale = head.scale as f32;

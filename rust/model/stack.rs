@@ -79,7 +79,7 @@ pub fn embed(
             out: to,
             stride: width,
         }];
-        linear(team, &mut work.product, from, ids.len(), &mut target);
+        linear(team, &mut work.product, from.into(), ids.len(), &mut target);
     };
     let out = sized(&mut x, ids.len() * table_width);
     if early {
@@ -216,7 +216,7 @@ pub fn layers(
             out,
             stride: width,
         }];
-        linear(team, &mut work.product, &x, rows, &mut target);
+        linear(team, &mut work.product, x.as_slice().into(), rows, &mut target);
     }
     if let Some(states) = &mut watching.states {
         states.push(work.x[..rows * s.output_width()].to_vec());

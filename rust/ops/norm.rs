@@ -71,7 +71,7 @@ multiversion! {
 
 impl Norm {
     /// Normalizes row number `index` (which picks the weights where there are several rows of them).
-    fn apply(&self, index: usize, x: &[f32], out: &mut [f32]) {
+    pub fn row(&self, index: usize, x: &[f32], out: &mut [f32]) {
         let part = |t: &Vec<f32>| {
             let rows = (t.len() / x.len()).max(1);
             let start = index % rows * x.len();
@@ -88,7 +88,7 @@ impl Norm {
         let piece = |i: usize, out: &mut [f32], _: usize| {
             for (r, o) in out.chunks_mut(width).enumerate() {
                 let index = i * rows + r;
-                self.apply(index, &x[index * width..][..width], o);
+                self.row(index, &x[index * width..][..width], o);
             }
         };
         if x.len() <= CHUNK { piece(0, out, 0) } else { team.run_mut(out, rows * width, &piece) }
@@ -108,7 +108,7 @@ impl Norm {
                     &mut long[..]
                 };
                 copy.copy_from_slice(row);
-                self.apply(i * rows + r, copy, row);
+                self.row(i * rows + r, copy, row);
             }
         };
         if x.len() <= CHUNK { piece(0, x, 0) } else { team.run_mut(x, rows * width, &piece) }

@@ -104,7 +104,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
                 }
                 if SPREAD {
                     for i in 0..A_GROUP.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
                     }
                     coming = coming.wrapping_add(A_GROUP);
                 }
@@ -180,7 +180,7 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
                 }
                 if SPREAD {
                     for i in 0..A_GROUP.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
                     }
                     coming = coming.wrapping_add(A_GROUP);
                 }
