@@ -22,10 +22,13 @@ fn log_bucket(distance: isize, d: &spec::Disentangled) -> isize {
     if absolute <= middle {
         return distance;
     }
+    // In single precision, as the reference has it: where the ratio is a whole number but for rounding, as at
+    // powers of one base, the bucket depends on it.
+    let log = |x: f64| crate::simd::log(f64::from(x as f32)) as f32;
     let m = middle as f64;
-    let ratio = crate::simd::log(absolute as f64 / m) / crate::simd::log((d.max_distance - 1) as f64 / m);
+    let ratio = log(absolute as f64 / m) / log((d.max_distance - 1) as f64 / m);
     // The table ends at `span`; without a longer distance than half of the buckets the ratio is infinite.
-    let far = (ratio * (m - 1.0)).ceil().min(d.span as f64) as isize + middle;
+    let far = (ratio * (m - 1.0) as f32).ceil().min(d.span as f32) as isize + middle;
     far * distance.signum()
 }
 
@@ -199,4 +202,36 @@ pub fn convolution(
         }
     });
     w.norm.normalize_in_place(pass.team, states, width);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_at_powers_of_one_base_are_those_of_the_reference() {
+        // What transformers' make_log_bucket_position gives; in double precision the last ones are one more.
+        for (buckets, max_distance, distance, bucket) in [
+            (4, 7, 18, 4),
+            (4, 7, 54, 5),
+            (4, 7, 1458, 8),
+            (32, 129, 32, 21),
+            (32, 129, 64, 26),
+            (32, 129, 256, 36),
+            (128, 513, 128, 85),
+            (128, 513, 1024, 148),
+            (256, 512, 511, 255),
+        ] {
+            let d = spec::Disentangled {
+                span: 1000,
+                buckets,
+                max_distance,
+                content_to_position: true,
+                position_to_content: true,
+                share_key: false,
+            };
+            assert_eq!(log_bucket(distance, &d), bucket, "{buckets} {max_distance} {distance}");
+            assert_eq!(log_bucket(-distance, &d), -bucket, "{buckets} {max_distance} {distance}");
+        }
+    }
 }

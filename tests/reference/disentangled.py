@@ -20,8 +20,10 @@ def row(spec: Disentangled, distance: int) -> int:
     """Row of the table of relative positions for ``distance = query - key``."""
     middle = spec.buckets // 2
     if spec.buckets and abs(distance) > middle:
-        ratio = math.log(abs(distance) / middle) / math.log((spec.max_distance - 1) / middle)
-        far = min(math.ceil(ratio * (middle - 1)), spec.span) + middle
+        # In single precision, as the reference has it: which bucket a border falls into depends on it.
+        near, farthest = np.float32(abs(distance) / middle), np.float32((spec.max_distance - 1) / middle)
+        ratio = np.float32(math.log(near)) / np.float32(math.log(farthest)) * np.float32(middle - 1)
+        far = min(math.ceil(ratio), spec.span) + middle
         distance = far if distance > 0 else -far
     return min(max(distance + spec.span, 0), 2 * spec.span - 1)
 
