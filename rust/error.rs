@@ -22,6 +22,9 @@ pub enum Error {
     /// Memory could not be had.
     #[error("{0}")]
     Memory(String),
+    /// The model was closed, before the call or while it ran.
+    #[error("{0}")]
+    Closed(String),
     /// The caller asked to stop (Ctrl-C, a closed iterator).
     #[error("interrupted")]
     Interrupted,

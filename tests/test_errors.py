@@ -337,4 +337,4 @@ def test_a_closed_model_says_so(name: str, call: Callable[[Any], Any]) -> None:
     closed = lapwing.load(GOLDEN / name)
     closed.close()
     closed.close()
-    fails(lapwing.Error, lambda: call(closed), name, "is closed: load it again")
+    fails(lapwing.ModelClosedError, lambda: call(closed), name, "is closed: load it again")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,27 +109,6 @@ def test_a_closed_stream_stops_the_work(large: Path) -> None:
             stream.close()
             assert next(stream, None) is None
         assert model.generate("Hello", max_tokens=8, temperature=0, ignore_eos=True).text == want
-
-
-def test_closing_a_model_ends_what_another_thread_computes(large: Path) -> None:
-    model = lapwing.load(large)
-    started, ended = threading.Event(), []
-
-    def work() -> None:
-        started.set()
-        try:
-            while True:
-                model.logits(list(range(3, 300)))
-        except lapwing.Error as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert started.wait(SECONDS)
-    time.sleep(0.1)
-    model.close()
-    thread.join(SECONDS)
-    assert not thread.is_alive() and "closed" in str(ended[0])
 
 
 def test_ctrl_c_ends_the_wait_for_another_thread(talker: Path) -> None:

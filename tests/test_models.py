@@ -28,9 +28,9 @@ def test_model_facts_and_life(name: str) -> None:
         assert copy.info() == facts
         copy.close()
         copy.close()
-        with pytest.raises(lapwing.Error, match="closed"):
+        with pytest.raises(lapwing.ModelClosedError, match="closed"):
             copy.info()
-    with pytest.raises(lapwing.Error, match="closed"):
+    with pytest.raises(lapwing.ModelClosedError, match="closed"):
         own.info()
 
 
@@ -52,6 +52,8 @@ def test_errors_are_also_those_of_python() -> None:
     ):
         assert issubclass(kind, lapwing.Error)
         assert issubclass(kind, ValueError)
+    assert issubclass(lapwing.ModelClosedError, lapwing.Error)
+    assert issubclass(lapwing.ModelClosedError, RuntimeError)
 
 
 def test_load_refuses_by_name(tmp_path: Path) -> None:

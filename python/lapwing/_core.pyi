@@ -74,7 +74,8 @@ class Model:
         """Bounds what is kept of past sequences for prompts that begin as they did; forgets what is kept so far."""
     def prefixes(self) -> tuple[int, int, int]:
         """What is kept: sequences, bytes, and how many tokens were reused so far."""
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Frees the model and its generations; calls that run in other threads end soon with ModelClosedError."""
     def encode(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """Final hidden states of the encoder (or decoder-only stack), [tokens, hidden]."""
     def hidden_states(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> list[_Floats]:

@@ -25,6 +25,10 @@ class ContextLengthError(Error, ValueError):
     """More tokens than the model's positions, or than the cache may hold."""
 
 
+class ModelClosedError(Error, RuntimeError):
+    """The model was closed, before a call or while it ran in another thread."""
+
+
 class NumericalError(Error, ArithmeticError):
     """A computation met a value that is not a number."""
 

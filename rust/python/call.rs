@@ -7,7 +7,6 @@ use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError};
 use pyo3::prelude::*;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// The exception of `lapwing.errors` for an error.
@@ -19,6 +18,7 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
         Error::ContextLength(_) => "ContextLengthError",
         Error::Numerical(_) => "NumericalError",
         Error::Internal(_) => "InternalError",
+        Error::Closed(_) => "ModelClosedError",
         Error::Memory(text) => return PyMemoryError::new_err(text.clone()),
         Error::Interrupted => return PyKeyboardInterrupt::new_err("interrupted"),
     };
@@ -52,16 +52,25 @@ fn handles_signals() -> bool {
     true
 }
 
-/// Signals of Python, and a flag, as the hook of a pool.
+/// Says why a call has to end, once it has to.
+pub type End<'a> = &'a (dyn Fn() -> Option<Error> + Sync);
+
+/// Signals of Python, and an end that another thread may ask for, as the hook of a pool.
 struct Watch<'a> {
-    stop: Option<&'a AtomicBool>,
+    end: Option<End<'a>>,
     signals: bool,
     raised: Mutex<Option<PyErr>>,
+    ended: Mutex<Option<Error>>,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
+    fn new(end: Option<End<'a>>) -> Self {
+        Watch { end, signals: handles_signals(), raised: Mutex::new(None), ended: Mutex::new(None) }
+    }
+
     fn ask(&self) -> bool {
-        if self.stop.is_some_and(|s| s.load(Ordering::Relaxed)) {
+        if let Some(error) = self.end.and_then(|end| end()) {
+            *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             return true;
         }
         if !self.signals {
@@ -78,10 +87,12 @@ impl Watch<'_> {
 
     fn finish<R>(self, py: Python<'_>, result: Result<R>) -> PyResult<R> {
         let raised = self.raised.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match (result, raised) {
-            (_, Some(error)) => Err(error),
-            (Ok(value), None) => Ok(value),
-            (Err(error), None) => Err(raise(py, &error)),
+        let ended = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // What was computed after the hook said stop is incomplete, even where the call returned a value.
+        match (result, raised, ended) {
+            (_, Some(error), _) => Err(error),
+            (_, None, Some(error)) | (Err(error), None, None) => Err(raise(py, &error)),
+            (Ok(value), None, None) => Ok(value),
         }
     }
 }
@@ -90,10 +101,10 @@ impl Watch<'_> {
 pub fn compute<R: Send>(
     py: Python<'_>,
     model: &Model,
-    stop: Option<&AtomicBool>,
+    end: End<'_>,
     body: impl FnOnce(&mut Session<'_>) -> Result<R> + Send,
 ) -> PyResult<R> {
-    let watch = Watch { stop, signals: handles_signals(), raised: Mutex::new(None) };
+    let watch = Watch::new(Some(end));
     let result = py.detach(|| guarded(|| model.session(&|| watch.ask(), body)));
     watch.finish(py, result)
 }
@@ -104,7 +115,7 @@ pub fn work<R: Send>(
     pool: &Pool,
     body: impl FnOnce(&Team<'_>) -> Result<R> + Send,
 ) -> PyResult<R> {
-    let watch = Watch { stop: None, signals: handles_signals(), raised: Mutex::new(None) };
+    let watch = Watch::new(None);
     let result = py.detach(|| guarded(|| pool.enter(&|| watch.ask(), body)));
     watch.finish(py, result)
 }

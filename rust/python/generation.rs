@@ -1,44 +1,35 @@
 //! `_core.Generation`.
 
 use super::call::{compute, raise};
+use super::life::{Life, Running};
 use crate::decode;
 use crate::error::{Error, Result};
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::Arc;
 
 /// A batch being decoded.
 #[pyclass(frozen, module = "lapwing._core")]
 pub struct Generation {
-    generation: Mutex<Option<decode::Generation>>,
-    closed: AtomicBool,
+    running: Arc<Running>,
     processor: Option<Py<PyAny>>,
 }
 
 type Event = (usize, u32, f32, Vec<(u32, f32)>);
 
 impl Generation {
-    pub fn wrap(generation: decode::Generation, processor: Option<Py<PyAny>>) -> Self {
-        Generation { generation: Mutex::new(Some(generation)), closed: AtomicBool::new(false), processor }
+    /// ``lives`` are those of the models that compute.
+    pub fn wrap(generation: decode::Generation, processor: Option<Py<PyAny>>, lives: Vec<Arc<Life>>) -> Self {
+        Generation { running: Running::new(generation, lives), processor }
     }
 
-    /// The batch; an error while another thread runs it or after it was closed.
-    fn lock(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, Option<decode::Generation>>> {
-        let guard = match self.generation.try_lock() {
-            Ok(guard) => guard,
-            Err(TryLockError::Poisoned(poisoned)) => PoisonError::into_inner(poisoned),
-            Err(TryLockError::WouldBlock) => {
-                return Err(raise(
-                    py,
-                    &Error::Option("this generation is running in another thread".to_owned()),
-                ));
-            }
-        };
-        if self.closed.load(Ordering::Relaxed) || guard.is_none() {
-            return Err(raise(py, &Error::Option("this generation is closed".to_owned())));
-        }
-        Ok(guard)
+    /// Looks at the batch or changes it; an error while another thread runs it or after it was closed.
+    fn with<R>(
+        &self,
+        py: Python<'_>,
+        body: impl FnOnce(&mut decode::Generation) -> Result<R>,
+    ) -> PyResult<R> {
+        self.running.with(body).and_then(|found| found).map_err(|e| raise(py, &e))
     }
 }
 
@@ -85,48 +76,43 @@ thread_local! {
 #[pymethods]
 impl Generation {
     fn advance(&self, py: Python<'_>, steps: usize) -> PyResult<Vec<Event>> {
-        let mut guard = self.lock(py)?;
-        let generation = guard.as_mut().expect("checked by lock");
-        let model = std::sync::Arc::clone(generation.model());
         let processor = self.processor.as_ref();
-        let result = compute(py, &model, Some(&self.closed), |s| {
-            let custom = |ids: &[u32], logits: &mut [f32]| match processor {
-                Some(function) => call_processor(function, ids, logits),
-                None => Ok(()),
-            };
-            let custom: Option<decode::process::Custom<'_>> =
-                if processor.is_some() { Some(&custom) } else { None };
-            generation.advance(s, steps, custom)
-        });
-        if self.closed.load(Ordering::Relaxed) {
-            guard.take();
-        }
+        let run = |generation: &mut decode::Generation| {
+            let model = Arc::clone(generation.model());
+            compute(py, &model, &|| self.running.end(), |s| {
+                let custom = |ids: &[u32], logits: &mut [f32]| match processor {
+                    // The function may have closed the model: the hook would tell only some steps later.
+                    Some(function) => call_processor(function, ids, logits)
+                        .and_then(|()| self.running.end().map_or(Ok(()), Err)),
+                    None => Ok(()),
+                };
+                let custom: Option<decode::process::Custom<'_>> =
+                    if processor.is_some() { Some(&custom) } else { None };
+                generation.advance(s, steps, custom)
+            })
+        };
+        let result = self.running.with(run).map_err(|e| raise(py, &e))?;
         let events = result.map_err(|e| RAISED.with(|r| r.borrow_mut().take()).unwrap_or(e))?;
         Ok(events.into_iter().map(|e| (e.sequence, e.token, e.logprob, e.top)).collect())
     }
 
     fn finished(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.lock(py)?.as_ref().is_none_or(decode::Generation::finished))
+        self.with(py, |generation| Ok(generation.finished()))
     }
 
     fn unfinished(&self, py: Python<'_>) -> PyResult<usize> {
-        Ok(self.lock(py)?.as_ref().map_or(0, decode::Generation::unfinished))
+        self.with(py, |generation| Ok(generation.unfinished()))
     }
 
     fn stop(&self, py: Python<'_>, sequence: usize, reason: &str) -> PyResult<()> {
-        let mut guard = self.lock(py)?;
-        let generation = guard.as_mut().expect("checked by lock");
-        generation.stop(sequence, reason).map_err(|e| raise(py, &e))
+        self.with(py, |generation| generation.stop(sequence, reason))
     }
 
     fn results(&self, py: Python<'_>) -> PyResult<Vec<Vec<decode::Hypothesis>>> {
-        Ok(self.lock(py)?.as_ref().map(decode::Generation::results).unwrap_or_default())
+        self.with(py, |generation| Ok(generation.results()))
     }
 
     fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-        if let Ok(mut guard) = self.generation.try_lock() {
-            guard.take();
-        }
+        self.running.close();
     }
 }

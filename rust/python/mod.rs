@@ -6,6 +6,7 @@
 
 mod call;
 mod generation;
+mod life;
 mod loader;
 mod machine;
 mod model;
@@ -95,9 +96,4 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(render_template, m)?)?;
     m.add_function(wrap_pyfunction!(process_logits, m)?)?;
     Ok(())
-}
-
-/// The error of a model that has been closed.
-fn closed() -> Error {
-    Error::Option("the model is closed: load it again".to_owned())
 }

@@ -1,7 +1,8 @@
 //! `_core.Model`.
 
 use super::call::{self, Ragged, compute, matrix, ragged, raise, segments};
-use super::{closed, generation::Generation};
+use super::generation::Generation;
+use super::life::Life;
 use crate::decode::options::Options;
 use crate::error::Result;
 use crate::model::{self, Batch, Session};
@@ -17,16 +18,17 @@ type Ids<'py> = PyReadonlyArray1<'py, i32>;
 #[pyclass(frozen, module = "lapwing._core")]
 pub struct Model {
     model: Mutex<Option<Arc<model::Model>>>,
+    life: Arc<Life>,
 }
 
 impl Model {
     pub fn wrap(model: Arc<model::Model>) -> Self {
-        Model { model: Mutex::new(Some(model)) }
+        Model { model: Mutex::new(Some(model)), life: Arc::new(Life::default()) }
     }
 
     fn get(&self, py: Python<'_>) -> PyResult<Arc<model::Model>> {
         let model = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        model.ok_or_else(|| raise(py, &closed()))
+        model.ok_or_else(|| raise(py, &Life::over()))
     }
 
     /// Reads a batch and computes with it.
@@ -45,7 +47,7 @@ impl Model {
             Ok((batch, kinds))
         };
         let (Ragged { ids, starts }, kinds) = read().map_err(|e| raise(py, &e))?;
-        compute(py, &model, None, |s| {
+        compute(py, &model, &|| self.life.end(), |s| {
             body(s, &Batch { ids: &ids, starts: &starts, segments: kinds.as_deref() })
         })
     }
@@ -112,7 +114,9 @@ impl Model {
     }
 
     fn close(&self) {
-        self.model.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let model = self.model.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.life.close();
+        drop(model);
     }
 
     #[pyo3(signature = (ids, starts, segments = None))]
@@ -289,7 +293,9 @@ impl Model {
         draft: Option<PyRef<'_, Model>>,
     ) -> PyResult<Generation> {
         let model = self.get(py)?;
-        let draft = draft.map(|draft| draft.get(py)).transpose()?;
+        let mut lives = vec![Arc::clone(&self.life)];
+        let guesser = draft.as_ref().map(|draft| draft.get(py)).transpose()?;
+        lives.extend(draft.map(|draft| Arc::clone(&draft.life)));
         let make = || {
             let options = Options::from_json(options, model.vocab_size()?)?;
             let prompts = ragged(&ids, &starts)?.parts();
@@ -298,12 +304,12 @@ impl Model {
                 _ => Vec::new(),
             };
             let generation = crate::decode::Generation::new(model, prompts, sources, options)?;
-            match draft {
-                Some(draft) => generation.with_draft(draft),
+            match guesser {
+                Some(guesser) => generation.with_draft(guesser),
                 None => Ok(generation),
             }
         };
         let generation = make().map_err(|e| raise(py, &e))?;
-        Ok(Generation::wrap(generation, processor))
+        Ok(Generation::wrap(generation, processor, lives))
     }
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from ..checkpoint import Config
-from ..errors import Error
+from ..errors import ModelClosedError
 from ..progress import Callback, Progress
 from ..results import ModelInfo
 from ..tokenizer import Tokenizer
@@ -89,11 +89,12 @@ class BaseModel:
         """The compiled model.
 
         Raises:
-            Error: the model is closed.
+            ModelClosedError: the model is closed.
         """
-        if self._core is None:
-            raise Error(f"the model {self._parts.identity} is closed: load it again")
-        return self._core
+        core = self._core
+        if core is None:
+            raise ModelClosedError(f"the model {self._parts.identity} is closed: load it again")
+        return core
 
     @property
     def max_length(self) -> int | None:
@@ -122,10 +123,15 @@ class BaseModel:
         )
 
     def close(self) -> None:
-        """Frees the weights. Closing twice is allowed; any other use afterwards raises `Error`."""
-        if self._core is not None:
-            self._core.close()
-            self._core = None
+        """Frees the weights, the caches and every stream that is not at its end; also at the end of a ``with`` block.
+
+        Any thread may close, at any time, and never waits: calls that run in other threads, and streams that are read
+        on, end soon with `ModelClosedError`, and what they hold is freed as they end. What computes afterwards raises
+        the same error; the tokenizer and the configuration remain. Closing twice is fine.
+        """
+        core, self._core = self._core, None
+        if core is not None:
+            core.close()
 
     def __enter__(self) -> Any:
         return self
