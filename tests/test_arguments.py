@@ -328,7 +328,7 @@ def test_a_prompt_and_new_tokens_longer_than_the_model() -> None:
         ({"role": "user", "content": "x"}, ("messages is dict",)),
         ({1, 2}, ("messages is set",)),
         ([], ("messages is empty", "at least one")),
-        (["hello"], ("message 0 has no role",)),
+        (["hello"], ("message 0 is 'hello'",)),
         ([{"content": "x"}], ("message 0 has no role",)),
         ([{"role": 3, "content": "x"}], ("message 0 has no role",)),
         ([{"role": "user", "content": object()}], ("got object",)),
@@ -396,7 +396,7 @@ _METHODS: dict[str, tuple[str, Callable[..., Any], dict[str, tuple[str, list[Any
         "bert-tokcls",
         lambda m, **o: m.tag("the", **o),
         {
-            "aggregation": ("none, simple", ["x", 3, None, True]),
+            "aggregation": ("none, simple", ["x", 3, None, True, ["none"], np.array(["none", "none"])]),
             "ignore_labels": _TEXT_LIST,
             "stride": ("a whole number from 0", [-1, 1.5, True, "x", math.nan]),
             "batch_tokens": _COUNT,
@@ -438,7 +438,7 @@ _METHODS: dict[str, tuple[str, Callable[..., Any], dict[str, tuple[str, list[Any
         {
             "top_k": _OPTIONAL_COUNT,
             "truncate": _OPTIONAL_FLAG,
-            "scores": ("auto, sigmoid or none", ["softmax", 3, None]),
+            "scores": ("auto, sigmoid or none", ["softmax", 3, None, np.array(["none", "none"])]),
             "query_prompt": _TEXT,
             "document_prompt": _TEXT,
         },
@@ -464,11 +464,11 @@ _METHODS: dict[str, tuple[str, Callable[..., Any], dict[str, tuple[str, list[Any
         "llama",
         lambda m, **o: lapwing.load(GOLDEN / "llama", **o),
         {
-            "weights": ("auto, stored", ["q5", 3, None, b"q8", []]),
-            "activations": ("int16 or int8", ["int4", 3, None]),
-            "kv": ("auto, f32", ["q4", 3, None]),
+            "weights": ("auto, stored", ["q5", 3, None, b"q8", [], np.array(["f32", "q8"])]),
+            "activations": ("int16 or int8", ["int4", 3, None, np.array(["int8", "int8"])]),
+            "kv": ("auto, f32", ["q4", 3, None, ["f32"]]),
             "threads": ("a whole number from 1 to 256", [0, -1, 257, 10**30, 1.5, True, "2", math.nan]),
-            "task": ("answer, chat", ["x", 3, True]),
+            "task": ("answer, chat", ["x", 3, True, ["chat"], {"chat": 1}]),
             "revision": ("None", [3, "main"]),
             "local_files_only": _FLAG,
             "generation_config": ("a mapping", [3, "x", [("top_p", 1)]]),
@@ -523,8 +523,13 @@ def test_what_a_checkpoint_cannot_do(name: str, call: Callable[[Any], Any], word
         (lambda t: t.decode([1.5]), ("ids", "whole numbers")),
         (lambda t: t.decode([-1]), ("outside 0",)),
         (lambda t: t.decode([2**40]), ("outside 0",)),
-        (lambda t: t.encode(3), ("int", "expected str")),
-        (lambda t: t.encode_pair("a", 3), ("int", "expected str")),
+        (lambda t: t.decode(""), ("ids", "whole numbers")),
+        (lambda t: t.decode(b"ab"), ("ids", "whole numbers")),
+        (lambda t: t.encode(3), ("is 3", "expected str")),
+        (lambda t: t.encode(None), ("is None", "expected str")),
+        (lambda t: t.encode("x\ud800"), ("a lone surrogate at character 1",)),
+        (lambda t: t.encode_pair("a", 3), ("is 3", "expected str")),
+        (lambda t: t.encode_batch("ab"), ("one text, 'ab'", "a list of texts")),
         (lambda t: t.token_to_id(3), ("a token is 3",)),
         (lambda t: t.id_to_token("a"), ("an id is 'a'", "whole number")),
     ],
@@ -532,3 +537,72 @@ def test_what_a_checkpoint_cannot_do(name: str, call: Callable[[Any], Any], word
 @pytest.mark.parametrize("name", ["llama", "bert-seqcls", "marian"])
 def test_arguments_of_a_tokenizer(name: str, call: Callable[[Any], Any], words: tuple[str, ...]) -> None:
     fails(lapwing.OptionError, lambda: call(model(name).tokenizer), *words)
+
+
+def test_whole_numbers_of_numpy_are_taken() -> None:
+    with lapwing.load(GOLDEN / "llama", threads=np.int64(2), prefix_cache=np.int32(1 << 20)) as own:
+        assert own.info().threads == 2
+        assert len(own.generate_ids(np.array([3, 4]), max_tokens=np.int64(2), temperature=np.float32(0))) == 2
+    vectors = model("bert-sentence").embed(["a"], truncate_dim=np.int64(8))
+    assert vectors.shape == (1, 8)
+    assert model("bert-tokcls").tag("the " * 100, stride=np.int8(4)) is not None
+
+
+class _Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize("value", [10**5000, _Unshowable(), "x" * 10**6, list(range(10**6))], ids=type)
+def test_messages_are_short_whatever_was_passed(value: Any) -> None:
+    for call in (
+        lambda: model("llama").generate("the", max_tokens=value),
+        lambda: model("marian").translate("the", target_lang=value),
+        lambda: model("bert-sentence").embed("the", prompt_name=value),
+        lambda: lapwing.load(value),
+        lambda: lapwing.load(GOLDEN / "llama", weights=value),
+        lambda: model("qwen3").chat(value),
+    ):
+        with pytest.raises(lapwing.Error) as caught:
+            call()
+        assert len(str(caught.value)) < 600
+
+
+USER: dict[str, Any] = {"role": "user", "content": "Hello"}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.chat([b"Hello"]), ("message 0 is b'Hello'", "role and content")),
+        (lambda m: m.chat([USER, {"role": "user", "content": 3}]), ("content of message 1 is 3", "a text, or a list")),
+        (lambda m: m.chat([{"role": "tool", "content": True}]), ("content of message 0 is True", "its text")),
+        (lambda m: m.chat([{"role": "user", "content": [3]}]), ("content of message 0 is [3]", "a list of parts")),
+        (lambda m: m.chat([{"role": "user", "content": np.zeros(2)}]), ("content of message 0 is [0.0, 0.0]",)),
+        (lambda m: m.chat([{"role": "user", "content": b"Hello"}]), ("message 0", "got bytes")),
+        (lambda m: m.chat([{**USER, "weight": math.nan}]), ("message 0", "JSON", "got nan")),
+        (lambda m: m.chat([{"role": "user", "content": "x\ud800"}]), ("message 0", "lone surrogate at character 1")),
+        (lambda m: m.chat([{**USER, "x\udfff": 1}]), ("message 0", "lone surrogate at character 1")),
+        (lambda m: m.chat([USER], template_variables={"x": "\ud800"}), ("lone surrogate at character 0",)),
+        (lambda m: m.chat([USER], tools=3), ("tools is 3", "a list")),
+        (lambda m: m.chat([USER], tools={"name": "add"}), ("tools is {'name': 'add'}", "a list")),
+        (lambda m: m.chat([USER], documents="text"), ("documents is 'text'", "a list")),
+        (lambda m: lapwing.Chat("lapwing/tiny-shakespeare"), ("model is 'lapwing/tiny-shakespeare'", "TextGenerator")),
+        (lambda m: lapwing.Chat(m, system=3).send("Hello"), ("content of message 0 is 3",)),
+        (lambda m: lapwing.Chat(m, messages="Hello"), ("messages is 'Hello'", "a list")),
+        (lambda m: lapwing.Chat(m, messages=["Hello"]), ("messages holds 'Hello'", "role and content")),
+        (lambda m: lapwing.Chat(m).send(3), ("content is 3", "a text")),
+        (lambda m: lapwing.Chat(m).send(b"Hello"), ("content is b'Hello'", "a text")),
+        (lambda m: lapwing.Chat(m).send([USER]), ("content is [{", "a text")),
+    ],
+)
+def test_arguments_of_chats(call: Callable[[Any], Any], words: tuple[str, ...]) -> None:
+    fails(lapwing.OptionError, lambda: call(model("qwen3")), *words)
+
+
+def test_lists_of_a_chat_may_be_any_iterable() -> None:
+    own = model("qwen3")
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+    options: dict[str, Any] = {"max_tokens": 2, "temperature": 0}
+    assert own.chat([USER], tools=iter([tool]), **options) == own.chat([USER], tools=[tool], **options)
+    assert own.chat([USER], tools=(), **options) == own.chat([USER], **options)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import OptionError
+from .errors import OptionError, shown
 from .results import Chunk, Generation
+from .tokenizer.template import items
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -49,6 +50,8 @@ class Chat:
         allow_control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> None:
+        if getattr(model, "kind", None) != "decoder":
+            raise OptionError(f"model is {shown(model)}: expected a loaded TextGenerator")
         for name in ("n", "beams"):
             if options.get(name) not in (None, 1):
                 raise OptionError(f"{name} is {options.get(name)!r}: a conversation has one answer a turn")
@@ -56,7 +59,10 @@ class Chat:
         self._start: list[dict[str, Any]] = []
         if system is not None:
             self._start.append({"role": "system", "content": system})
-        self._start += [dict(message) for message in messages]
+        for message in items("messages", messages) or []:
+            if not isinstance(message, Mapping):
+                raise OptionError(f"messages holds {shown(message)}: expected objects with role and content")
+            self._start.append(_message(message))
         self._messages = list(self._start)
         self._settings: dict[str, Any] = {
             "tools": tools,
@@ -121,6 +127,8 @@ class Chat:
 def _message(content: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content, str):
         return {"role": "user", "content": content}
+    if not isinstance(content, Mapping):
+        raise OptionError(f"content is {shown(content)}: expected a text, or a message with role and content")
     message = dict(content)
     if not isinstance(message.get("role"), str):
         raise OptionError("a message has no role: expected an object with role and content")

@@ -4,6 +4,17 @@ A message says what, where, what was expected, what was found and the way out. T
 these same classes.
 """
 
+from typing import Any
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as a message shows it: of at most so many characters, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # a whole number of very many digits, or somebody's own class
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
 
 class Error(Exception):
     """Base of all errors of this package."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from . import __version__, _core, packed
 from .architectures import check, complete, describe, task_of
 from .checkpoint import Checkpoint, Tensor, open_checkpoint
-from .errors import CheckpointError, OptionError
+from .errors import CheckpointError, OptionError, shown
 from .hub import find
 from .models import BaseModel, Seq2Seq, TextEncoder, TextGenerator
+from .models.arguments import choice, flag, optional_flag, optional_text, whole
 from .models.base import Parts
 from .models.pooling import Recipe
 from .progress import Callback, Progress
@@ -111,26 +112,23 @@ def load(
         SpecError: an architecture or a configuration that is not supported.
         OptionError: an option that cannot be honoured.
     """
-    if weights not in WEIGHTS:
-        raise OptionError(f"weights is {weights!r}: expected {', '.join(WEIGHTS)}")
-    if activations not in ACTIVATIONS:
-        raise OptionError(f"activations is {activations!r}: expected {' or '.join(ACTIVATIONS)}")
-    if kv not in KV:
-        raise OptionError(f"kv is {kv!r}: expected {', '.join(KV)}")
-    if task is not None and task not in TASKS:
-        raise OptionError(f"task is {task!r}: expected {', '.join(sorted(TASKS))}")
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= 256):
-        raise OptionError(f"threads is {threads!r}: expected a whole number from 1 to 256, or None")
-    if not isinstance(local_files_only, bool):
-        raise OptionError(f"local_files_only is {local_files_only!r}: expected True or False")
-    if revision is not None and not isinstance(revision, str):
-        raise OptionError(f"revision is {revision!r}: expected a text or None")
+    for option, value, known in (
+        ("weights", weights, WEIGHTS),
+        ("activations", activations, ACTIVATIONS),
+        ("kv", kv, KV),
+    ):
+        choice(option, value, known)
+    if task is not None:
+        choice("task", task, sorted(TASKS))
+    if threads is not None:
+        threads = whole("threads", threads, 1, 256)
+    local_files_only = flag("local_files_only", local_files_only)
+    optional_text("revision", revision)
     if generation_config is not None and not isinstance(generation_config, Mapping):
-        raise OptionError(f"generation_config is {type(generation_config).__name__}: expected a mapping")
-    if cache is not None and not isinstance(cache, bool):
-        raise OptionError(f"cache is {cache!r}: expected True, False or None")
-    if not isinstance(prefix_cache, int) or not 0 <= prefix_cache < 1 << 63:
-        raise OptionError(f"prefix_cache is {prefix_cache!r}: expected True, False or a number of bytes")
+        raise OptionError(f"generation_config is {shown(generation_config)}: expected a mapping")
+    cache = optional_flag("cache", cache)
+    if not isinstance(prefix_cache, bool):
+        prefix_cache = whole("prefix_cache", prefix_cache, 0)
     folder, identity = find(name, revision=revision, local_files_only=local_files_only)
     options = {
         "weights": weights,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ContextLengthError, OptionError
+from ..errors import ContextLengthError, OptionError, shown
 
 BIG = (1 << 53) - 1
 """The bound of whole numbers that have no other."""
@@ -41,6 +41,14 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def choice(name: str, value: Any, known: Iterable[str]) -> str:
+    """One of the names that there are."""
+    *names, last = known
+    if not isinstance(value, str) or value not in (*names, last):
+        raise OptionError(f"{name} is {shown(value)}: expected {', '.join(names)} or {last}")
+    return value
+
+
 def optional_flag(name: str, value: Any) -> bool | None:
     """True, False or None."""
     return None if value is None else flag(name, value)
@@ -60,12 +68,6 @@ def texts(name: str, value: Any) -> list[str]:
         if not isinstance(item, str):
             raise OptionError(f"{name} holds {shown(item)}: expected texts")
     return items
-
-
-def shown(value: Any) -> str:
-    """A value as a message shows it: short, whatever it is."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def listed(name: str, value: Any, expected: str) -> list[Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CheckpointError, OptionError
+from ..errors import CheckpointError, OptionError, shown
 from ..tokenizer import Tokenizer, multilingual
 from . import languages
 
@@ -112,9 +112,9 @@ def choose(
         if asked is None:
             continue
         if own is None:
-            raise OptionError(f"{name} is {asked!r}, but this checkpoint names no languages: leave it out")
+            raise OptionError(f"{name} is {shown(asked)}, but this checkpoint names no languages: leave it out")
         if not languages.same(str(asked), str(own)):
-            raise OptionError(f"{name} is {asked!r}: this checkpoint translates from {own_source} to {own_target}")
+            raise OptionError(f"{name} is {shown(asked)}: this checkpoint translates from {own_source} to {own_target}")
     return Direction()
 
 

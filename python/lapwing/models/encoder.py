@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import ContextLengthError, OptionError
+from ..errors import ContextLengthError, OptionError, shown
 from ..progress import Callback
 from ..results import Answer, Classification, EncoderOutput, Fill, Ranked, Tag
 from ..tokenizer import Encoding
@@ -361,7 +361,7 @@ class TextEncoder(BaseModel):
                 the sigmoid.
         """
         if not is_text(query):
-            raise OptionError(f"query is {arguments.shown(query)}: expected one text")
+            raise OptionError(f"query is {shown(query)}: expected one text")
         texts, single = one_or_many(documents, is_text, "documents")
         if single:
             raise OptionError("documents is one text: expected a list")
@@ -375,8 +375,8 @@ class TextEncoder(BaseModel):
                 raise OptionError(f"{asked[0]} is set: this cross-encoder reads pairs as they are and has no prompts")
             values = self._cross_scores(query, texts, scores, truncate, batch_tokens, progress)
         else:
-            if scores != "auto":
-                raise OptionError(f"scores is {scores!r}: an embedding model ranks by its own similarity")
+            if not isinstance(scores, str) or scores != "auto":
+                raise OptionError(f"scores is {shown(scores)}: an embedding model ranks by its own similarity")
             values = tasks.bi_scores(
                 Embedder.of(self),
                 query,

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import OptionError
+from ..errors import OptionError, shown
 
 # Two-letter code, three-letter code, English name, FLORES-200 code, mBART code ("-": none).
 _TABLE = """
@@ -146,7 +146,7 @@ def code(text: str, known: Sequence[str], what: str) -> str:
     near = difflib.get_close_matches(text.lower(), {**names, **by_lower}, n=8, cutoff=0.5)
     nearest = list(dict.fromkeys([*begins, *(by_lower.get(name) or names[name] for name in near)]))
     meant = f"the nearest are {some(nearest)}" if nearest else f"it has {some(known)}"
-    raise OptionError(f"{what} is {text!r}, which this checkpoint does not have: {meant}")
+    raise OptionError(f"{what} is {shown(text)}, which this checkpoint does not have: {meant}")
 
 
 def some(names: Sequence[str]) -> str:

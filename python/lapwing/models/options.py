@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from ..errors import CheckpointError, OptionError
-from .arguments import BIG, flag, listed, number, shown
+from ..errors import CheckpointError, OptionError, shown
+from .arguments import BIG, flag, listed, number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -225,7 +225,7 @@ def id_list(value: Any, what: str) -> list[int]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise CheckpointError(f"{what} is {value!r}: expected an id or a list of ids")
+        raise CheckpointError(f"{what} is {shown(value)}: expected an id or a list of ids")
     for index in value:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
             raise CheckpointError(f"{what} holds {index!r}: expected ids from 0")
@@ -387,7 +387,7 @@ def _refuse(defaults: Defaults) -> None:
         value = defaults.get(key)
         if value not in neutral:
             raise OptionError(
-                f"{defaults.source} sets {key} to {value!r}, which is not supported: "
+                f"{defaults.source} sets {key} to {shown(value)}, which is not supported: "
                 f"load the model with generation_config={{{key!r}: None}} to go without it"
             )
 
@@ -513,7 +513,7 @@ def _sequence_bias(name: str, value: Any) -> list[list[Any]]:
     found = []
     for pair in pairs:
         if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise OptionError(f"{name} holds {pair!r}: expected [ids, bias]")
+            raise OptionError(f"{name} holds {shown(pair)}: expected [ids, bias]")
         ids, bias = pair
         if isinstance(ids, str):
             texts = ids.strip("()[] ").replace(",", " ").split()
@@ -528,7 +528,7 @@ def _decay(name: str, value: Any) -> list[Any] | None:
     if value is None:
         return None
     if not isinstance(value, Sequence) or len(value) != 2:
-        raise OptionError(f"{name} is {value!r}: expected a start and a factor")
+        raise OptionError(f"{name} is {shown(value)}: expected a start and a factor")
     return [number(name, value[0], 0, BIG, whole=True), number(name, value[1], 1e-3, 1e3)]
 
 
@@ -563,5 +563,5 @@ def _stops(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else _items("stop", value)
     for text in texts:
         if not isinstance(text, str) or not text:
-            raise OptionError(f"stop holds {text!r}: expected texts of at least one character")
+            raise OptionError(f"stop holds {shown(text)}: expected texts of at least one character")
     return tuple(texts)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CheckpointError, ContextLengthError, OptionError
+from ..errors import CheckpointError, ContextLengthError, OptionError, shown
 from ..progress import Callback
 from ..tokenizer.files import read_json, read_object
 from .arguments import BIG, is_text, one_or_many, optional_flag, optional_text, whole
@@ -141,7 +141,7 @@ class Recipe:
 def _inside(folder: Path, name: str) -> Path:
     place = (folder / name).resolve()
     if not place.is_relative_to(folder.resolve()):
-        raise CheckpointError(f"modules.json names the path {name!r}, which leads out of {folder}")
+        raise CheckpointError(f"modules.json names the path {shown(name)}, which leads out of {folder}")
     return place
 
 
@@ -238,9 +238,9 @@ class Embedder:
         name = prompt_name if prompt_name is not None else self.recipe.default_prompt
         if name is None:
             return ""
-        if name not in self.recipe.prompts:
+        if not isinstance(name, str) or name not in self.recipe.prompts:
             known = ", ".join(sorted(self.recipe.prompts)) or "none"
-            raise OptionError(f"prompt_name is {name!r}: this checkpoint has {known}")
+            raise OptionError(f"prompt_name is {shown(name)}: this checkpoint has {known}")
         return self.recipe.prompts[name]
 
     def embed(
@@ -300,9 +300,7 @@ class Embedder:
     def _shorten(self, vectors: Floats, dim: int | None) -> Floats:
         if dim is None:
             return vectors
-        if not isinstance(dim, int) or not 1 <= dim <= vectors.shape[1]:
-            raise OptionError(f"truncate_dim is {dim!r}: expected 1 to {vectors.shape[1]}")
-        return np.ascontiguousarray(vectors[:, :dim])
+        return np.ascontiguousarray(vectors[:, : whole("truncate_dim", dim, 1, vectors.shape[1])])
 
     def _width(self) -> int:
         if self.recipe.dense:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ContextLengthError, OptionError
+from ..errors import ContextLengthError, OptionError, shown
 from ..results import Answer, Classification, Fill, Label, Tag
 from ..tokenizer import Encoding, Tokenizer
 from ..tokenizer.files import read_object
-from .arguments import whole
+from .arguments import choice, whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -58,10 +58,8 @@ def labels(config: Mapping[str, Any], count: int) -> list[str]:
 
 def score_function(config: Mapping[str, Any], asked: str, count: int) -> str:
     """Which function turns logits into scores."""
-    if asked in ("softmax", "sigmoid", "none"):
+    if choice("scores", asked, ("auto", "softmax", "sigmoid", "none")) != "auto":
         return asked
-    if asked != "auto":
-        raise OptionError(f"scores is {asked!r}: expected auto, softmax, sigmoid or none")
     kind = config.get("problem_type")
     if kind == "regression":
         return "none"
@@ -85,10 +83,8 @@ def classification(row: Floats, names: Sequence[str], how: str, top_k: int | Non
 
 def rank_function(folder: Path, config: Mapping[str, Any], asked: str) -> str:
     """A cross-encoder's function: the call's, the one its files name, or the sigmoid."""
-    if asked in ("sigmoid", "none"):
+    if choice("scores", asked, ("auto", "sigmoid", "none")) != "auto":
         return asked
-    if asked != "auto":
-        raise OptionError(f"scores is {asked!r}: expected auto, sigmoid or none")
     inner = config.get("sentence_transformers")
     named = inner.get("activation_fn") if isinstance(inner, Mapping) else None
     named = named or read_object(folder / "config_sentence_transformers.json").get("activation_fn")
@@ -171,9 +167,9 @@ def windows(encoding: Encoding, limit: int | None, stride: int | None, part: int
     places = [index for index, s in enumerate(encoding.sequences) if s == part]
     others = len(encoding) - len(places)
     room = limit - others
-    if not isinstance(stride, int) or not 0 <= stride < room:
+    if whole("stride", stride, 0) >= room:
         raise OptionError(
-            f"stride is {stride!r}: expected 0 to {room - 1}, as {room} tokens of the text fit into a window"
+            f"stride is {stride}: expected 0 to {room - 1}, as {room} tokens of the text fit into a window"
         )
     found = []
     start = 0
@@ -206,8 +202,7 @@ class _Piece:
 
 def check_aggregation(name: str) -> None:
     """Raises OptionError for an unknown way to join tokens."""
-    if name not in AGGREGATIONS:
-        raise OptionError(f"aggregation is {name!r}: expected {', '.join(AGGREGATIONS)}")
+    choice("aggregation", name, AGGREGATIONS)
 
 
 def tags(
@@ -440,7 +435,7 @@ def target_id(tokenizer: Tokenizer, target: str) -> int:
         return index
     ids = tokenizer.encode(target, add_special_tokens=False)
     if len(ids) != 1:
-        raise OptionError(f"the target {target!r} is {len(ids)} tokens: expected one")
+        raise OptionError(f"the target {shown(target)} is {len(ids)} tokens: expected one")
     return ids[0]
 
 

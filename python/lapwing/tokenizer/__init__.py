@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import OptionError
+from ..errors import OptionError, shown
 from . import template
 from .encoding import Encoding
 from .files import build, guarded, read_config, special_tokens
@@ -88,7 +88,7 @@ class Tokenizer:
     def token_to_id(self, token: str) -> int | None:
         """The id of one token's exact text."""
         if not isinstance(token, str):
-            raise OptionError(f"a token is {token!r}: expected a text")
+            raise OptionError(f"a token is {shown(token)}: expected a text")
         if self._marian is not None:
             return self._marian.token_to_id(token)
         found = self._backend.token_to_id(token)
@@ -99,7 +99,7 @@ class Tokenizer:
         try:
             index = operator.index(index)
         except TypeError as error:
-            raise OptionError(f"an id is {index!r}: expected a whole number") from error
+            raise OptionError(f"an id is {shown(index)}: expected a whole number") from error
         if self._marian is not None:
             return self._marian.id_to_token(index)
         try:
@@ -125,11 +125,10 @@ class Tokenizer:
         target: bool = False,
     ) -> Encoding:
         """Ids, segments and offsets of a text or pair. ``target`` cuts with the target's pieces (Marian)."""
-        for value in (text, pair):
-            if value is not None and not isinstance(value, str):
-                raise OptionError(f"a text is {type(value).__name__}: expected str")
-            if value is not None and not value.isascii():
-                _check_unicode(value)
+        for value in (text,) if pair is None else (text, pair):
+            if not isinstance(value, str):
+                raise OptionError(f"a text is {shown(value)}: expected str")
+            template.check_text(value)
         if self._marian is not None:
             return self._marian.encode(text, pair, add_special_tokens, target)
         return self._encode(self._backend, text, pair, add_special_tokens)
@@ -150,12 +149,16 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         """The ids of many texts."""
+        if isinstance(texts, str | bytes):
+            raise OptionError(f"texts is one text, {shown(texts)}: expected a list of texts; encode takes one")
         return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD."""
         if isinstance(ids, int):
             ids = [ids]
+        if isinstance(ids, str | bytes):
+            raise OptionError(f"ids are {shown(ids)}: expected a list of whole numbers")
         try:
             values = [operator.index(index) for index in ids]
         except TypeError as error:
@@ -213,6 +216,7 @@ class Tokenizer:
             chat_template: name of one of ``chat_templates``, or the text of a template.
             variables: further names for the template, such as ``enable_thinking``.
         """
+        tools, documents = template.items("tools", tools), template.items("documents", documents)
         request = self._request(messages, add_generation_prompt, tools, documents, continue_final_message, variables)
         return template.render(self._template(chat_template, tools), request, self.specials)
 
@@ -233,6 +237,7 @@ class Tokenizer:
         A control token that a message spells out stays text, unless ``allow_control_tokens``; only the
         template itself writes controls.
         """
+        tools, documents = template.items("tools", tools), template.items("documents", documents)
         source = self._template(chat_template, tools)
         request = self._request(messages, add_generation_prompt, tools, documents, continue_final_message, variables)
         tokens = [] if allow_control_tokens or self._marian is not None else self._control
@@ -328,12 +333,3 @@ def clean_up(text: str) -> str:
     ):
         text = text.replace(found, put)
     return text
-
-
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise OptionError(
-            f"the text has a lone surrogate at character {error.start}: expected text that UTF-8 can write"
-        ) from error

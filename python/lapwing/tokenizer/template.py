@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, Error, OptionError
+from ..errors import CheckpointError, Error, OptionError, shown
 from .files import read_object, read_text
 
 Message = Mapping[str, Any]
@@ -57,13 +58,13 @@ def choose(templates: Mapping[str, str], name: str | None, tools: bool) -> str:
     """The text of the template to use: the one named, else "tool_use" where tools are given, else the default."""
     if name is not None:
         if not isinstance(name, str):
-            raise OptionError(f"chat_template is {name!r}: expected the name or the text of a template")
+            raise OptionError(f"chat_template is {shown(name)}: expected the name or the text of a template")
         if name in templates:
             return templates[name]
         if "{" in name:
             return name
         raise OptionError(
-            f"chat_template is {name!r}: expected one of {', '.join(sorted(templates)) or 'none'} or the text of a template"
+            f"chat_template is {shown(name)}: expected one of {', '.join(sorted(templates)) or 'none'} or the text of a template"
         )
     if tools and "tool_use" in templates:
         return templates["tool_use"]
@@ -97,10 +98,14 @@ def plain(value: Any, depth: int = 0) -> Any:
     """``value`` rebuilt from JSON's types, as far as it has any; anything else raises OptionError."""
     if depth > _MOST_DEPTH:
         raise OptionError(f"a chat template's values are nested more than {_MOST_DEPTH} deep")
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, str):
+        return check_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise OptionError(f"a chat template takes numbers that JSON can write: got {value}")
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(item, depth + 1) for key, item in value.items()}
+        return {check_text(str(key)): plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, depth + 1) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
@@ -108,10 +113,31 @@ def plain(value: Any, depth: int = 0) -> Any:
     dump = getattr(value, "model_dump", None)
     if callable(dump):
         return plain(dump(), depth + 1)
-    item = getattr(value, "item", None)
-    if callable(item):
-        return plain(item(), depth + 1)
+    items = getattr(value, "tolist", None)  # numbers and arrays of NumPy
+    if callable(items):
+        return plain(items(), depth + 1)
     raise OptionError(f"a chat template takes text, numbers, lists and objects: got {type(value).__name__}")
+
+
+def check_text(text: str) -> str:
+    """The text, which UTF-8 has to be able to write."""
+    if not text.isascii():
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise OptionError(
+                f"the text has a lone surrogate at character {error.start}: expected text that UTF-8 can write"
+            ) from error
+    return text
+
+
+def items(name: str, value: Any) -> list[Any] | None:
+    """The items of a list, or None."""
+    if value is None:
+        return None
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise OptionError(f"{name} is {shown(value)}: expected a list or None")
+    return list(value)
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
@@ -122,10 +148,24 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
         raise OptionError("messages is empty: expected at least one")
     checked = []
     for index, message in enumerate(messages):
-        value = plain(message)
+        if isinstance(message, str | bytes):
+            raise OptionError(f"message {index} is {shown(message)}: expected an object with role and content")
+        try:
+            value = plain(message)
+        except OptionError as error:
+            raise OptionError(f"message {index}: {error}") from error
         if not isinstance(value, dict) or not isinstance(value.get("role"), str):
             raise OptionError(f"message {index} has no role: expected an object with role and content")
         value = {key: item for key, item in value.items() if item is not None}
+        content = value.get("content", "")
+        # Templates leave out a content that is neither, without a word.
+        if not isinstance(content, str | dict) and not (
+            isinstance(content, list) and all(isinstance(part, str | dict) for part in content)
+        ):
+            raise OptionError(
+                f"the content of message {index} is {shown(content)}: expected a text, or a list of parts "
+                "(of a tool's result its text)"
+            )
         reasoning = next((value[key] for key in _REASONING if key in value), None)
         if reasoning is not None:
             value = {"thinking": reasoning, **value, "reasoning_content": reasoning}
