@@ -51,7 +51,7 @@ def killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def lines(result: subprocess.CompletedProcess[str]) -> list[Any]:
-    return [json.loads(line) for line in result.stdout.splitlines()]
+    return [json.loads(line) for line in result.stdout.split("\n") if line]
 
 
 def test_translate_reads_arguments_files_and_standard_input(tmp_path: Path) -> None:
@@ -506,3 +506,53 @@ def test_bench_measures_every_shape(model: str) -> None:
         assert 0 < row["least"] <= row["median"] <= row["most"]
         assert all(row[name] is None or row[name] > 0 for name in ("of_read", "of_peak"))
     assert "threads, reads" in run("bench", model, *options).stdout
+
+
+def refused(*words: str, text: str = "", says: str, **environment: str) -> None:
+    result = run(*words, text=text, code=1, **environment)
+    assert says in result.stderr and result.stderr.startswith("lapwing: error: "), result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_inputs_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "latin"
+    path.write_bytes(b"caf\xe9\n")
+    refused("translate", EN_DE, "-f", str(path), says=f"{path} is no text in UTF-8: its byte 3 is 0xe9")
+    refused("translate", EN_DE, "-f", str(tmp_path / "none"), says=f"{tmp_path / 'none'}: No such file or directory")
+    refused("translate", EN_DE, "-f", str(tmp_path), says=f"{tmp_path}: Is a directory")
+    for errors, word in (("strict", "its byte 3 is 0xe9"), ("surrogateescape", "it holds the byte 0xe9")):
+        command = [sys.executable, "-m", "lapwing", "translate", EN_DE]
+        environment = {**os.environ, "PYTHONIOENCODING": f"utf-8:{errors}"}
+        result = subprocess.run(command, input=path.read_bytes(), capture_output=True, env=environment, timeout=240)
+        assert result.returncode == 1
+        assert f"standard input is no text in UTF-8: {word}" in result.stderr.decode()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="arguments are bytes on POSIX alone")
+def test_arguments_that_are_no_text_are_refused() -> None:
+    command = [os.fsencode(sys.executable), b"-m", b"lapwing", b"translate", EN_DE.encode(), b"caf\xe9"]
+    result = subprocess.run(command, capture_output=True, timeout=240)
+    assert result.returncode == 1
+    assert b"an argument is no text in UTF-8: it holds the byte 0xe9" in result.stderr
+
+
+def test_lines_are_what_ends_in_a_line_feed(tmp_path: Path) -> None:
+    path = tmp_path / "texts"
+    path.write_bytes("\ufeffA dog.\r\nTwo\u2028men.\x0cA cat.\n\n".encode())
+    found = lines(run("translate", EN_DE, "--json", "--max-tokens", "2", "-f", str(path)))
+    assert [entry["source"] for entry in found] == ["A dog.", "Two\u2028men.\x0cA cat."]
+    again = lines(run("translate", EN_DE, "--json", "--max-tokens", "2", text="\ufeffA dog."))
+    assert again == found[:1]
+
+
+def test_what_a_command_would_leave_unsaid_is_refused(tmp_path: Path) -> None:
+    short = ("--max-tokens", "2")
+    refused("generate", SHAKESPEARE, *short, "-o", "max_tokens=3", "x", says="max_tokens is given twice, as 2 and as 3")
+    refused("generate", SHAKESPEARE, "-o", "top_k=1", "-o", "top_k=2", "x", says="top_k is given twice, as 1 and as 2")
+    refused("generate", SHAKESPEARE, *short, "--logprobs", "2", "x", says="only --json shows them")
+    embed = ("embed", str(GOLDEN / "bert-sentence"), "x", "--output")
+    refused(*embed, str(tmp_path / "x.npy"), "--json", says="--output and --json exclude each other")
+    refused(*embed, str(tmp_path / "none" / "x.npy"), says=f"there is no folder {tmp_path / 'none'}: make it first")
+    assert not (tmp_path / "x.npy").exists()
+    refused("info", "no-such-model", says="there is no folder 'no-such-model'", HF_HUB_OFFLINE="1")

@@ -118,7 +118,10 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
         ) from error
     except errors.LocalEntryNotFoundError as error:
         way = "load it once with local_files_only=False" if local_files_only else "check the connection"
-        raise CheckpointError(f"{where} is not in the local cache, and was not downloaded: {way}") from error
+        raise CheckpointError(
+            f"there is no folder {shown(repository, _PATH)}, and on the hub {where} is not in the local cache and was not "
+            f"downloaded: {way}"
+        ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{where} cannot be downloaded from the hub: {lines[0]}") from error

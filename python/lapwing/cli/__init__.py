@@ -42,6 +42,8 @@ def run(argv: Sequence[str]) -> int:
         return 141
     except (Error, OSError, UnicodeError) as error:
         text = " ".join(str(error).split())
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
         print(f"lapwing: error: {text or type(error).__name__}", file=sys.stderr)
         return 1
     except MemoryError:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import OptionError, shown
 from .text import generation, load, need, progress, texts, write_json
 
 
@@ -72,6 +73,12 @@ def _rewritten(arguments: argparse.Namespace, items: list[str], results: list[An
 
 def embed(arguments: argparse.Namespace) -> None:
     """Vectors."""
+    if arguments.output:
+        if arguments.json:
+            raise OptionError("--output and --json exclude each other: a .npy file holds no JSON")
+        folder = Path(arguments.output).parent
+        if not folder.is_dir():  # said before the work, and not after it
+            raise OptionError(f"--output is {arguments.output}, and there is no folder {folder}: make it first")
     items = texts(arguments)
     with load(arguments) as model:
         vectors = need(model, "embed", "embed")(
@@ -115,15 +122,15 @@ def classify(arguments: argparse.Namespace) -> None:
         if arguments.json:
             write_json(result, text=item)
             continue
-        shown = item if isinstance(item, str) else "\t".join(item)
+        source = item if isinstance(item, str) else "\t".join(item)
         for found in result.labels:
-            print(f"{found.label}\t{found.score:.4f}\t{shown}")
+            print(f"{found.label}\t{found.score:.4f}\t{source}")
 
 
 def _pair(item: str) -> tuple[str, str]:
     left, tab, right = item.partition("\t")
     if not tab:
-        raise OptionError(f"--pairs is set, and {item!r} is one text: expected two with a tab between them")
+        raise OptionError(f"--pairs is set, and {shown(item)} is one text: expected two with a tab between them")
     return left, right
 
 

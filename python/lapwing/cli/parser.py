@@ -112,7 +112,7 @@ def _input(parser: argparse.ArgumentParser, *, lines: bool) -> None:
         dest="unit",
         action="store_const",
         const="lines",
-        help="each line of the input is a text",
+        help="each line of the input is a text; empty ones are left out",
     )
     unit.add_argument("--whole", dest="unit", action="store_const", const="whole", help="each input is one text")
     parser.set_defaults(unit=default)

@@ -9,27 +9,47 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError
+from ..errors import OptionError, shown
 from ..progress import Callback
 
 
 def texts(arguments: argparse.Namespace) -> list[str]:
     """The texts of a command: its arguments, its files, else standard input."""
-    found = list(arguments.text)
+    found = [_utf8(text, "an argument") for text in arguments.text]
     files = arguments.file or []
     if not found and not files:
         if sys.stdin.isatty():
             raise OptionError("no text: give it as an argument, with --file, or on standard input")
         files = ["-"]
     for name in files:
-        content = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+        content = _content(name)
         if arguments.unit == "lines":
-            found += [line for line in content.splitlines() if line.strip()]
+            # Not splitlines, which also cuts at form feeds and at separators inside of a text.
+            found += [line for line in content.split("\n") if line.strip()]
         elif content.strip():
             found.append(content.removesuffix("\n"))
     if not found:
         raise OptionError("no text: the input is empty")
     return found
+
+
+def _content(name: str) -> str:
+    """What a file or standard input (-) holds, without a mark of byte order at its beginning."""
+    where = "standard input" if name == "-" else name
+    try:
+        content = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise OptionError(f"{where} is no text in UTF-8: its byte {error.start} is 0x{byte:02x}") from error
+    return _utf8(content, where).removeprefix("\ufeff")
+
+
+def _utf8(text: str, where: str) -> str:
+    """The text, if it was UTF-8: Python puts lone surrogates in the place of other bytes."""
+    wrong = next((character for character in text if "\udc80" <= character <= "\udcff"), None)
+    if wrong is not None:
+        raise OptionError(f"{where} is no text in UTF-8: it holds the byte 0x{ord(wrong) - 0xDC00:02x}")
+    return text
 
 
 def plain(value: Any) -> Any:
@@ -90,7 +110,15 @@ def generation(arguments: argparse.Namespace) -> dict[str, Any]:
 
     names = GenerateOptions.__annotations__
     given = {name: value for name in names if (value := getattr(arguments, name, None)) is not None}
-    return {**given, **dict(arguments.option)}
+    for name, value in arguments.option:
+        if name in given:
+            raise OptionError(
+                f"{name} is given twice, as {shown(given[name])} and as {shown(value)}: expected one of them"
+            )
+        given[name] = value
+    if given.get("logprobs") is not None and not arguments.json:
+        raise OptionError("logprobs is set, and only --json shows them: add it")
+    return given
 
 
 def json_list(path: str | None, what: str) -> list[Any] | None:
