@@ -25,6 +25,9 @@ settings.register_profile(
 )
 settings.register_profile("thorough", max_examples=1000, deadline=None, suppress_health_check=_SLOW)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+if os.environ.get("HYPOTHESIS_PROFILE") == "thorough":
+    # A thousand examples, and making a failing one small, may take longer than a test may otherwise.
+    os.environ.setdefault("PYTEST_TIMEOUT", "3600")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Shells start what runs in the background with Ctrl-C ignored, and programs inherit that: the tests of Ctrl-C and

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from lapwing.spec import Attention, Block, Dense, FeedForward, Head, Layer, Mode
 from .activation import ACTIVATIONS
 from .attention import attention, linear
 from .disentangled import convolution
-from .norm import norm
+from .norm import Tensors, norm
 
 Array = np.ndarray[Any, Any]
 Ids = Sequence[int]
@@ -31,9 +31,15 @@ def feed_forward(spec: FeedForward, weights: Mapping[str, Array], name: str, x: 
 class Twin:
     """A spec with its weights, by the names that the core asks for."""
 
-    def __init__(self, spec: Model, weights: Mapping[str, Array], dtype: Any = np.float64) -> None:
+    def __init__(
+        self,
+        spec: Model,
+        weights: Mapping[str, Array],
+        dtype: Any = np.float64,
+        rounding: Callable[[tuple[int, ...]], Array] | None = None,
+    ) -> None:
         self.spec = spec
-        self.weights = {name: value.astype(dtype) for name, value in weights.items()}
+        self.weights = Tensors({name: value.astype(dtype) for name, value in weights.items()}, rounding)
 
     # -- blocks ----------------------------------------------------------------------------------------
 
