@@ -183,7 +183,14 @@ def test_beams_are_those_of_the_twin(case: Case, beams: int, penalty: float, ear
 def test_draws_follow_the_twin(options: dict[str, Any], case: Case) -> None:
     model, draws = compiled(case.spec, case.weights), 1024
     prompt = case.ids[0][:4]
-    want = probabilities(model.logits(*ragged([prompt]))[-1], temperature=0.7, **options)
+    margins: list[float] = []
+    want = probabilities(model.logits(*ragged([prompt]))[-1], temperature=0.7, margins=margins, **options)
+    # Twelve of fifteen equal logits have 0.8 of the mass but for rounding: of at most 53 sums and an exponential each
+    # of 2^-24, below 1e-5.
+    wide = min(margins, default=1.0) > 1e-5
+    event(f"margin {'wide' if wide else 'narrow'}")
+    if not wide:
+        return
     found = generate(model, [prompt], max_tokens=1, temperature=0.7, samples=draws, seed=3, **options)[0]
     counts = Counter(ids[0] for ids, *_ in found)
     assert all(want[token] > 0 for token in counts)
