@@ -130,22 +130,76 @@ fn span(values: &[f32]) -> (f32, f32) {
     values.iter().fold((0.0f32, 0.0f32), |(low, high), &v| (low.min(v), high.max(v)))
 }
 
+/// The plain way: a scale of the largest magnitude / 127 and nearest codes.
+fn plainly_rounded(group: &[f32]) -> f64 {
+    let (low, high) = span(group);
+    let step = f64::from(high.max(-low)) / 127.0;
+    group.iter().map(|&v| (f64::from(v) - (f64::from(v) / step).round_ties_even() * step).powi(2)).sum()
+}
+
 #[test]
-fn weights_are_within_half_a_step() {
-    let (outputs, inputs) = (20, 333);
-    let values = numbers(outputs * inputs, 23);
-    let mut row = vec![0.0; inputs];
+fn scales_of_eight_bits_leave_a_small_error() {
+    let (outputs, inputs) = (320, 333);
+    // Nearly normal, as weights are.
+    let values: Vec<f32> = numbers(4 * outputs * inputs, 23)
+        .chunks(4)
+        .map(|four| four.iter().map(|v| v.clamp(-1.0, 1.0)).sum())
+        .collect();
     let w = packed(&values, outputs, inputs, WeightType::Q8);
+    let mut row = vec![0.0; inputs];
+    let (mut all, mut plain) = (0.0, 0.0);
     for (i, want) in values.chunks(inputs).enumerate() {
         w.row_into(i, &mut row);
         for (got, want) in row.chunks(32).zip(want.chunks(32)) {
-            let (low, high) = span(want);
-            let top = high.max(-low);
-            // Half a step, and the rounding of the scale to 11 bits.
-            let bound = top / 127.0 * 0.5 + top / 2048.0;
-            assert!(got.iter().zip(want).all(|(g, v)| (g - v).abs() <= bound));
+            let error: f64 = got.iter().zip(want).map(|(&g, &v)| f64::from(g - v).powi(2)).sum();
+            let squares: f64 = want.iter().map(|&v| f64::from(v).powi(2)).sum();
+            // The plain codes are among those tried, their best scale leaves no more error than the plain one, and
+            // rounding it to 11 bits moves each value by 2^-11 at most. Sums of squares are compared in f32.
+            let rounding = squares * (2f64.powi(-22) + 4.0 * f64::from(f32::EPSILON));
+            assert!(error <= plainly_rounded(want) + rounding, "{error} in {want:?}");
+            (all, plain) = (all + error, plain + plainly_rounded(want));
         }
     }
+    assert!(all < 0.85 * plain, "{all} of {plain}: the best of many scales leaves clearly less");
+}
+
+#[test]
+fn weights_that_fit_eight_bits_stay_as_they_are() {
+    // Whole multiples, at most 127 times and somewhere just that, of scales that f16 has.
+    let scales = [1.0f32, 2f32.powi(-9), 1.5 * 2f32.powi(-12), 1023.0 * 2f32.powi(-20)];
+    let codes = numbers(16 * 64, 9);
+    let values: Vec<f32> = (0..16 * 64)
+        .map(|i| match i % 32 {
+            _ if i < 32 => 0.0,
+            5 => -127.0 * scales[i / 32 % 4],
+            _ => (codes[i] * 100.0).clamp(-127.0, 127.0).round() * scales[i / 32 % 4],
+        })
+        .collect();
+    let w = packed(&values, 16, 64, WeightType::Q8);
+    let mut row = vec![0.0; 64];
+    for (i, want) in values.chunks(64).enumerate() {
+        w.row_into(i, &mut row);
+        assert_eq!(row, want);
+    }
+}
+
+#[test]
+fn every_level_packs_the_same() {
+    let values = numbers(16 * 32 * 40, 31);
+    for x in values.as_chunks::<PANEL>().0.as_chunks::<32>().0 {
+        let want = q8::fit::group_at(Level::Scalar, x, 127.0, 0.375);
+        for level in Level::present() {
+            let got = q8::fit::group_at(level, x, 127.0, 0.375);
+            assert!(got.codes == want.codes && got.scales == want.scales, "{level:?}");
+        }
+    }
+}
+
+#[test]
+fn weights_of_four_bits_are_within_half_a_step() {
+    let (outputs, inputs) = (20, 333);
+    let values = numbers(outputs * inputs, 23);
+    let mut row = vec![0.0; inputs];
     let w = packed(&values, outputs, inputs, WeightType::Q4);
     for (i, want) in values.chunks(inputs).enumerate() {
         w.row_into(i, &mut row);

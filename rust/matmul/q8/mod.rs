@@ -21,16 +21,23 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+pub(super) mod fit;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
 use super::quantized::{self, Kernel, Kernels, SCALE_BIAS, shape};
 use super::strips::{GROUP, GROUPS, Kind, Strips};
 use super::{Activations, Matrix, PANEL};
-use crate::simd::{Level, multiversion};
+use crate::simd::Level;
 use half::f16;
 use std::ops::Range;
 
+/// The largest code.
+const MOST: f32 = 127.0;
+/// How far apart the scales are that are tried, see [`fit::group`].
+const STEP: f32 = 0.375;
+/// The byte of a code of zero.
+const ZERO: u8 = 128;
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL;
 /// Bytes of the scales of a group.
@@ -47,51 +54,35 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
     whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
 }
 
-/// Packs 16 rows, each code the nearest to its weight; false where a scale does not fit f16.
+/// Packs 16 rows; false where a scale does not fit f16.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut fits = true;
-    for (i, row) in rows.chunks_exact(inputs).enumerate() {
-        for (g, group) in row.chunks(GROUP).enumerate() {
-            let (codes_at, scales_at) = place(inputs, g);
-            let mut values = [0.0; GROUP];
-            values[..group.len()].copy_from_slice(group);
-            let scale = f16::from_f32(largest(&values) * (SCALE_BIAS / 127.0));
-            fits &= scale.is_finite();
-            let scale_f32 = scale.to_f32() * (1.0 / SCALE_BIAS);
-            let inverse = if scale_f32 > 0.0 { 1.0 / scale_f32 } else { 0.0 };
-            let mut codes = [0; GROUP];
-            nearest(&values, inverse, &mut codes);
-            for (quad, codes) in codes.chunks_exact(4).enumerate() {
-                out[codes_at + quad * 4 * PANEL + 4 * i..][..4].copy_from_slice(codes);
+    let mut x = [[0.0f32; PANEL]; GROUP];
+    for g in 0..inputs.div_ceil(GROUP) {
+        let length = GROUP.min(inputs - g * GROUP);
+        for (i, row) in rows.chunks_exact(inputs).enumerate() {
+            for (x, &v) in x.iter_mut().zip(&row[g * GROUP..][..length]) {
+                x[i] = v;
             }
-            out[scales_at + 2 * i..][..2].copy_from_slice(&scale.to_le_bytes());
+        }
+        x[length..].fill([0.0; PANEL]);
+        let fitted = fit::group(&x, MOST, STEP);
+        let (codes_at, scales_at) = place(inputs, g);
+        for (quad, out) in
+            fitted.codes.chunks_exact(4).zip(out[codes_at..][..CODES].chunks_exact_mut(4 * PANEL))
+        {
+            for (i, out) in out.chunks_exact_mut(4).enumerate() {
+                for (out, codes) in out.iter_mut().zip(quad) {
+                    *out = codes[i].wrapping_add(ZERO);
+                }
+            }
+        }
+        for (scale, out) in fitted.scales.iter().zip(out[scales_at..][..SCALES].chunks_exact_mut(2)) {
+            fits &= scale.is_finite();
+            out.copy_from_slice(&scale.to_le_bytes());
         }
     }
     fits
-}
-
-multiversion! {
-    /// The largest magnitude of a group.
-    fn largest / largest_at (x: &[f32; GROUP]) -> f32 {
-        let mut top = 0.0f32;
-        for v in x {
-            let v = v.abs();
-            top = if v > top { v } else { top };
-        }
-        top
-    }
-}
-
-multiversion! {
-    /// The codes of a group plus 128.
-    fn nearest / nearest_at (x: &[f32; GROUP], inverse: f32, codes: &mut [u8; GROUP]) {
-        for (code, v) in codes.iter_mut().zip(x) {
-            let v = (v * inverse).round_ties_even();
-            let v = if v > 127.0 { 127.0 } else { v };
-            let v = if v < -127.0 { -127.0 } else { v };
-            *code = (v as i32 + 128) as u8;
-        }
-    }
 }
 
 /// Where the codes and the scales of a group of a panel begin.
