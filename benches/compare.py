@@ -47,7 +47,7 @@ class Row:
     bound: tuple[str, float, float] | None = None
 
 
-BYTES = {"q8": 34 / 32, "q4": 0.59, "bf16": 2.0}
+BYTES = {"q8": 34 / 32, "q6": 13 / 16, "q4": 0.59, "bf16": 2.0}
 """Bytes of a weight."""
 
 
@@ -59,9 +59,9 @@ def layers(shape: str) -> float:
 
 
 def step_bytes(shape: str, kind: str) -> float:
-    """Bytes that decoding a token reads: the layers, and the table of tokens, which 4-bit models keep in 8."""
+    """Bytes that decoding a token reads: the layers, and the table of tokens, which 4-bit models keep in 6 bits."""
     table = SHAPES[shape]["vocab_size"] * SHAPES[shape]["hidden_size"]
-    return layers(shape) * BYTES[kind] + table * BYTES["q8" if kind == "q4" else kind]
+    return layers(shape) * BYTES[kind] + table * BYTES["q6" if kind == "q4" else kind]
 
 
 def rows() -> list[Row]:

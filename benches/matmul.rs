@@ -38,6 +38,7 @@ fn main() {
             ("bf16", WeightType::Bf16, Activations::Int16),
             ("q8", WeightType::Q8, Activations::Int16),
             ("q8 int8", WeightType::Q8, Activations::Int8),
+            ("q6", WeightType::Q6, Activations::Int16),
             ("q4", WeightType::Q4, Activations::Int16),
         ] {
             if !wanted.is_empty() && !wanted.iter().any(|w| w == name) {

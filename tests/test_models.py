@@ -105,7 +105,7 @@ def test_quantized_weights_stay_near_the_stored_ones(weights: str, least: float)
     own = minilm()
     texts = ["A dog runs on the beach.", "The stock market fell by four percent.", "Two children play chess in a park."]
     with lapwing.load(own._parts.folder, weights=weights) as model:
-        assert {weights} <= set(model.info().weight_types) <= {weights, "q8", "f32"}
+        assert {weights} <= set(model.info().weight_types) <= {weights, "f32"} | ({"q6"} if weights == "q4" else set())
         cosines = (model.embed(texts, normalize=True) * own.embed(texts, normalize=True)).sum(axis=1)
     assert cosines.min() >= least
 

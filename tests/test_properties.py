@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import event, given
+from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from lapwing import _core
@@ -19,7 +19,7 @@ from lapwing.spec import Stack
 
 from .reference import Twin
 from .reference.beam import beam_search, log_softmax
-from .reference.quantize import q8
+from .reference.quantize import q6, q8
 from .reference.sample import probabilities
 from .strategies import VOCABULARY, Case, cases, compiled
 from .test_twin import compare
@@ -197,6 +197,19 @@ def test_draws_follow_the_twin(options: dict[str, Any], case: Case) -> None:
     for token, p in enumerate(want):
         # Six standard deviations of a binomial, and one draw.
         assert abs(counts[token] - draws * p) <= 6 * np.sqrt(draws * p * (1 - p)) + 1
+
+
+@given(st.one_of(cases("encoder"), cases("decoder")))
+def test_token_tables_of_four_bit_models_are_those_of_the_twin(case: Case) -> None:
+    stack = case.spec.encoder or case.spec.decoder
+    assert stack is not None
+    assume(stack.embedding_size is None)
+    rounded = {name: q6(x) if name.endswith("embedding.token.weight") else x for name, x in case.weights.items()}
+    model = compiled(case.spec, case.weights, weights="q4", kv="f32")
+    table = model.hidden_states(*ragged([case.ids[0]]))[0]
+    twin = Twin(case.spec, rounded)
+    exact = twin.embed(stack, twin.reader, case.ids[0], None)
+    np.testing.assert_allclose(table, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
 
 
 @given(st.one_of(cases("encoder"), cases("decoder")))

@@ -87,7 +87,7 @@ def load(
         name: a folder with config.json and safetensors, a hub id, or a built-in id ("lapwing/tiny-en-de",
             "lapwing/tiny-shakespeare").
         weights: how matrices are kept: "f32", "bf16", "f16", "q8" (8 bits, a scale for each 32 inputs: no loss that
-            matters), "q4" (4 bits, scale and minimum for each 32 inputs; token table and language head in q8), or
+            matters), "q4" (4 bits, scale and minimum for each 32 inputs; token table and language head in 6 bits), or
             "stored": as in the file. "auto" is "stored" under 100 million parameters, else "q8".
         activations: how inputs of products with q8 weights are rounded: "int16", or "int8" (a scale for each 32, as
             llama.cpp has it), which is faster where the machine multiplies bytes, and less exact.

@@ -1,6 +1,6 @@
 //! Packed weight matrices.
 
-use super::{PANEL, float, q4, q8};
+use super::{PANEL, float, q4, q6, q8};
 use crate::error::{Error, Result};
 use crate::tensor::{Buffer, Source, WeightType};
 use crate::threads::Team;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Number of the packed layouts: changes whenever the bytes of any of them do.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = 5;
 
 /// Where packed weights lie.
 pub enum Storage {
@@ -66,7 +66,7 @@ pub struct Matrix {
     outputs: usize,
     inputs: usize,
     weight_type: WeightType,
-    /// Of products with this matrix, where it is q8.
+    /// Of products with this matrix, where it is q8 or q6.
     activations: Activations,
     data: Storage,
 }
@@ -77,6 +77,7 @@ fn panel_bytes(weight_type: WeightType, inputs: usize) -> Option<usize> {
         WeightType::F32 => inputs.checked_mul(4 * PANEL),
         WeightType::Bf16 | WeightType::F16 => inputs.checked_mul(2 * PANEL),
         WeightType::Q8 => q8::panel_bytes(inputs),
+        WeightType::Q6 => q6::panel_bytes(inputs),
         WeightType::Q4 => q4::panel_bytes(inputs),
     }
 }
@@ -113,6 +114,7 @@ impl Matrix {
                 let fits = all_finite(&rows)
                     && match to {
                         WeightType::Q8 => q8::pack(&rows, inputs, out),
+                        WeightType::Q6 => q6::pack(&rows, inputs, out),
                         WeightType::Q4 => q4::pack(&rows, inputs, out),
                         _ => float::pack(to, &rows, inputs, out),
                     };
@@ -222,6 +224,7 @@ impl Matrix {
         let (panel, row) = (self.panel(row / PANEL), row % PANEL);
         match self.weight_type {
             WeightType::Q8 => q8::unpack(panel, row, out),
+            WeightType::Q6 => q6::unpack(panel, row, out),
             WeightType::Q4 => q4::unpack(panel, self.inputs, row, out),
             _ => float::unpack(self.weight_type, panel, row, out),
         }

@@ -5,7 +5,7 @@
 //! operations in a fixed order, so it has the same bits whatever is computed beside it:
 //!
 //! * `f32`, `bf16`, `f16` (`float`): one fused multiply-add after the other over the inputs;
-//! * `q8`, `q4`: exact integers inside groups of inputs, then a few fused multiply-adds in the order of the groups.
+//! * `q8`, `q6`, `q4`: exact integers inside groups of inputs, then a few fused multiply-adds in the order of the groups.
 //!
 //! A call (`linear`) prepares its activations once ("strips": tiles of some rows, interleaved) and shares
 //! them among all its products, whose panels are one list of chunks for the threads.
@@ -18,6 +18,7 @@ pub mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod q4;
+mod q6;
 mod q8;
 mod quantized;
 mod strips;
@@ -55,7 +56,7 @@ struct ThreadScratch {
     /// Results of a chunk, `[panel][row][16]`.
     result: Vec<f32>,
     gate: Vec<f32>,
-    /// A panel's piece of weights as f32.
+    /// A piece of weights as the kernels take it.
     widened: Vec<f32>,
 }
 
@@ -122,6 +123,7 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
 enum Products {
     Float,
     Q8(&'static Kernels),
+    Q6(&'static Kernels),
     Q4(&'static Kernels),
 }
 
@@ -129,6 +131,7 @@ impl Products {
     fn of(w: &Matrix, level: Level) -> Products {
         match w.weight_type() {
             WeightType::Q8 => Products::Q8(q8::kernels(level, w.activations())),
+            WeightType::Q6 => Products::Q6(q8::kernels(level, w.activations())),
             WeightType::Q4 => Products::Q4(q4::kernels(level)),
             _ => Products::Float,
         }
@@ -138,7 +141,7 @@ impl Products {
     fn kind(self) -> Kind {
         match self {
             Products::Float => Kind::Float,
-            Products::Q8(kernels) | Products::Q4(kernels) => kernels.kind,
+            Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => kernels.kind,
         }
     }
 
@@ -146,7 +149,7 @@ impl Products {
     fn height(self, level: Level, rows: usize) -> usize {
         match self {
             Products::Float => float::height(level, rows),
-            Products::Q8(kernels) | Products::Q4(kernels) => kernels.height(rows),
+            Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => kernels.height(rows),
         }
     }
 }
@@ -265,6 +268,7 @@ fn product(
     match Products::of(w, level) {
         Products::Float => float::product(level, w, panels, s, tiles, widened, out),
         Products::Q8(kernels) => q8::product(kernels, w, panels, s, tiles, out),
+        Products::Q6(kernels) => q6::product(level, kernels, w, panels, s, tiles, widened, out),
         Products::Q4(kernels) => q4::product(kernels, w, panels, s, tiles, out),
     }
 }

@@ -50,13 +50,31 @@ pub fn shape(inputs: usize) -> (usize, usize) {
     (whole, groups % GROUPS)
 }
 
+/// Packed panels of a matrix, or of a part of one.
+pub trait Panels {
+    fn inputs(&self) -> usize;
+
+    /// Bytes of a panel; panels follow each other in memory.
+    fn panel(&self, panel: usize) -> &[u8];
+}
+
+impl Panels for Matrix {
+    fn inputs(&self) -> usize {
+        self.inputs()
+    }
+
+    fn panel(&self, panel: usize) -> &[u8] {
+        self.panel(panel)
+    }
+}
+
 /// Products of some panels with some tiles; `out: [panel][row][16]`.
 ///
 /// `block_bytes`: bytes of a packed block of so many groups.
 pub fn product(
     kernels: &Kernels,
     block_bytes: fn(usize) -> usize,
-    w: &Matrix,
+    w: &impl Panels,
     panels: Range<usize>,
     s: &Strips,
     tiles: Range<usize>,
@@ -129,7 +147,7 @@ pub fn product(
 }
 
 /// The strip of a tile from a block on, which holds `length` blocks.
-fn strip(kernels: &Kernels, s: &Strips, block: usize, length: usize, tile: usize) -> *const i32 {
+pub fn strip(kernels: &Kernels, s: &Strips, block: usize, length: usize, tile: usize) -> *const i32 {
     let (x, words) = (s.codes(kernels.kind, block, tile), kernels.kind.words());
     assert!(x.len() >= (length - 1) * s.rows * words + s.tiles[tile].1 * words, "whole strips");
     x.as_ptr()

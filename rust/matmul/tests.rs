@@ -45,12 +45,14 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-const ALL: [(WeightType, Activations); 6] = [
+const ALL: [(WeightType, Activations); 8] = [
     (WeightType::F32, Activations::Int16),
     (WeightType::Bf16, Activations::Int16),
     (WeightType::F16, Activations::Int16),
     (WeightType::Q8, Activations::Int16),
     (WeightType::Q8, Activations::Int8),
+    (WeightType::Q6, Activations::Int16),
+    (WeightType::Q6, Activations::Int8),
     (WeightType::Q4, Activations::Int16),
 ];
 
@@ -130,56 +132,64 @@ fn span(values: &[f32]) -> (f32, f32) {
     values.iter().fold((0.0f32, 0.0f32), |(low, high), &v| (low.min(v), high.max(v)))
 }
 
-/// The plain way: a scale of the largest magnitude / 127 and nearest codes.
-fn plainly_rounded(group: &[f32]) -> f64 {
+/// Error of the plain way: a scale of the largest magnitude / `most` and nearest codes.
+fn plainly_rounded(group: &[f32], most: f64) -> f64 {
     let (low, high) = span(group);
-    let step = f64::from(high.max(-low)) / 127.0;
+    let step = f64::from(high.max(-low)) / most;
     group.iter().map(|&v| (f64::from(v) - (f64::from(v) / step).round_ties_even() * step).powi(2)).sum()
 }
 
+const GROUPED: [(WeightType, f32); 2] = [(WeightType::Q8, 127.0), (WeightType::Q6, 31.0)];
+
 #[test]
-fn scales_of_eight_bits_leave_a_small_error() {
+fn scales_leave_a_small_error() {
     let (outputs, inputs) = (320, 333);
     // Nearly normal, as weights are.
     let values: Vec<f32> = numbers(4 * outputs * inputs, 23)
         .chunks(4)
         .map(|four| four.iter().map(|v| v.clamp(-1.0, 1.0)).sum())
         .collect();
-    let w = packed(&values, outputs, inputs, WeightType::Q8);
     let mut row = vec![0.0; inputs];
-    let (mut all, mut plain) = (0.0, 0.0);
-    for (i, want) in values.chunks(inputs).enumerate() {
-        w.row_into(i, &mut row);
-        for (got, want) in row.chunks(32).zip(want.chunks(32)) {
-            let error: f64 = got.iter().zip(want).map(|(&g, &v)| f64::from(g - v).powi(2)).sum();
-            let squares: f64 = want.iter().map(|&v| f64::from(v).powi(2)).sum();
-            // The plain codes are among those tried, their best scale leaves no more error than the plain one, and
-            // rounding it to 11 bits moves each value by 2^-11 at most. Sums of squares are compared in f32.
-            let rounding = squares * (2f64.powi(-22) + 4.0 * f64::from(f32::EPSILON));
-            assert!(error <= plainly_rounded(want) + rounding, "{error} in {want:?}");
-            (all, plain) = (all + error, plain + plainly_rounded(want));
+    for (to, most) in GROUPED {
+        let w = packed(&values, outputs, inputs, to);
+        let (mut all, mut all_plain) = (0.0, 0.0);
+        for (i, want) in values.chunks(inputs).enumerate() {
+            w.row_into(i, &mut row);
+            for (got, want) in row.chunks(32).zip(want.chunks(32)) {
+                let error: f64 = got.iter().zip(want).map(|(&g, &v)| f64::from(g - v).powi(2)).sum();
+                let squares: f64 = want.iter().map(|&v| f64::from(v).powi(2)).sum();
+                let plain = plainly_rounded(want, most.into());
+                // The plain codes are among those tried, their best scale leaves no more error than the plain one, and
+                // rounding it to 11 bits moves each value by 2^-11 at most. Sums of squares are compared in f32.
+                let rounding = squares * (2f64.powi(-22) + 4.0 * f64::from(f32::EPSILON));
+                assert!(error <= plain + rounding, "{to:?}: {error} > {plain} in {want:?}");
+                (all, all_plain) = (all + error, all_plain + plain);
+            }
         }
+        assert!(all < 0.9 * all_plain, "{to:?}: {all} of {all_plain}: the best of many leaves clearly less");
     }
-    assert!(all < 0.85 * plain, "{all} of {plain}: the best of many scales leaves clearly less");
 }
 
 #[test]
-fn weights_that_fit_eight_bits_stay_as_they_are() {
-    // Whole multiples, at most 127 times and somewhere just that, of scales that f16 has.
-    let scales = [1.0f32, 2f32.powi(-9), 1.5 * 2f32.powi(-12), 1023.0 * 2f32.powi(-20)];
-    let codes = numbers(16 * 64, 9);
-    let values: Vec<f32> = (0..16 * 64)
-        .map(|i| match i % 32 {
-            _ if i < 32 => 0.0,
-            5 => -127.0 * scales[i / 32 % 4],
-            _ => (codes[i] * 100.0).clamp(-127.0, 127.0).round() * scales[i / 32 % 4],
-        })
-        .collect();
-    let w = packed(&values, 16, 64, WeightType::Q8);
-    let mut row = vec![0.0; 64];
-    for (i, want) in values.chunks(64).enumerate() {
-        w.row_into(i, &mut row);
-        assert_eq!(row, want);
+fn weights_that_fit_the_codes_stay_as_they_are() {
+    for (to, most) in GROUPED {
+        // Whole multiples, at most `most` times and somewhere just that, of scales that f16 has.
+        let scales = [1.0f32, 2f32.powi(-9), 1.5 * 2f32.powi(-12), 1023.0 * 2f32.powi(-20)];
+        let codes = numbers(16 * 333, 9);
+        let mut values = vec![0.0; 16 * 333];
+        for (r, row) in values.chunks_mut(333).enumerate() {
+            for (k, v) in row.iter_mut().enumerate() {
+                let code = if k % 32 == 5 { -most } else { (codes[r * 333 + k] * 100.0).clamp(-most, most) };
+                // The second group is zero.
+                *v = if k / 32 == 1 { 0.0 } else { code.round() * scales[(r + k / 32) % 4] };
+            }
+        }
+        let w = packed(&values, 16, 333, to);
+        let mut row = vec![0.0; 333];
+        for (i, want) in values.chunks(333).enumerate() {
+            w.row_into(i, &mut row);
+            assert_eq!(row, want, "{to:?}");
+        }
     }
 }
 
@@ -227,6 +237,7 @@ fn weights_that_are_not_finite_or_too_large_are_refused() {
         (f32::NAN, WeightType::Q8),
         (f32::INFINITY, WeightType::Q4),
         (1e9, WeightType::Q8),
+        (1e9, WeightType::Q6),
         (1e9, WeightType::Q4),
     ] {
         let mut values = numbers(64, 1);

@@ -188,8 +188,9 @@ pub fn restore(loader: &mut Loader, key: &str, path: &Path) -> Result<bool> {
             Loaded::Values(Arc::new(values.collect()))
         } else {
             let data = Storage::Mapped { map: Arc::clone(&map), offset, length };
-            let matrix =
-                Matrix::from_parts(entry.outputs, entry.inputs, WeightType::parse(&entry.kind)?, data)?;
+            let kind = WeightType::named(&entry.kind)
+                .ok_or_else(|| broken(path, format!("matrices of {:?} are unknown", entry.kind)))?;
+            let matrix = Matrix::from_parts(entry.outputs, entry.inputs, kind, data)?;
             Loaded::Matrix(Arc::new(matrix))
         };
         loader.put(&entry.names, loaded).map_err(|e| broken(path, e))?;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub enum Use {
     /// Weights of a linear layer.
     Linear,
-    /// Token table or language head: kept in 8 bits where the rest has 4.
+    /// Token table or language head: kept in 6 bits where the rest has 4.
     Vocabulary,
     /// Vectors and small tables: always f32.
     Values,
@@ -384,7 +384,7 @@ impl Loader {
 
     fn weight_type(&self, purpose: Use, stored: DType) -> WeightType {
         match (self.options.weights, purpose) {
-            (Some(WeightType::Q4), Use::Vocabulary) => WeightType::Q8,
+            (Some(WeightType::Q4), Use::Vocabulary) => WeightType::Q6,
             (Some(weights), _) => weights,
             (None, _) => match stored {
                 DType::F32 => WeightType::F32,

@@ -326,14 +326,20 @@ multiversion! {
 /// Asks the memory for what lies in a slice, where the machine can be asked.
 #[inline]
 pub fn prefetch<T>(x: &[T]) {
+    prefetch_at(x.as_ptr().cast(), size_of_val(x));
+}
+
+/// The same for some bytes from an address on, which may lie outside of anything.
+#[inline]
+pub fn prefetch_at(from: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
-    for at in (0..size_of_val(x)).step_by(64) {
+    for at in (0..bytes).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch touches no memory.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(x.as_ptr().cast::<i8>().wrapping_add(at)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast::<i8>().wrapping_add(at)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = x;
+    let _ = (from, bytes);
 }
 
 #[cfg(test)]

@@ -39,10 +39,15 @@ pub enum WeightType {
     Bf16,
     F16,
     Q8,
+    /// Token tables and language heads of models in q4.
+    Q6,
     Q4,
 }
 
 impl WeightType {
+    const ALL: [WeightType; 6] =
+        [WeightType::F32, WeightType::Bf16, WeightType::F16, WeightType::Q8, WeightType::Q6, WeightType::Q4];
+
     /// Its name in the public interface.
     pub fn name(self) -> &'static str {
         match self {
@@ -50,21 +55,22 @@ impl WeightType {
             WeightType::Bf16 => "bf16",
             WeightType::F16 => "f16",
             WeightType::Q8 => "q8",
+            WeightType::Q6 => "q6",
             WeightType::Q4 => "q4",
         }
     }
 
-    /// Reads `f32`, `bf16`, `f16`, `q8` or `q4`.
+    /// The type of a name.
+    pub fn named(name: &str) -> Option<WeightType> {
+        Self::ALL.into_iter().find(|t| t.name() == name)
+    }
+
+    /// Reads what a model may be kept in: `f32`, `bf16`, `f16`, `q8` or `q4`.
     pub fn parse(name: &str) -> Result<WeightType> {
-        match name {
-            "f32" => Ok(WeightType::F32),
-            "bf16" => Ok(WeightType::Bf16),
-            "f16" => Ok(WeightType::F16),
-            "q8" => Ok(WeightType::Q8),
-            "q4" => Ok(WeightType::Q4),
-            other => Err(Error::Option(format!(
-                "weights={other:?} is unknown: expected \"auto\", \"f32\", \"bf16\", \"f16\", \"q8\" or \"q4\""
-            ))),
-        }
+        Self::named(name).filter(|&t| t != WeightType::Q6).ok_or_else(|| {
+            Error::Option(format!(
+                "weights={name:?} is unknown: expected \"auto\", \"f32\", \"bf16\", \"f16\", \"q8\" or \"q4\""
+            ))
+        })
     }
 }

@@ -1,4 +1,4 @@
-"""Eight-bit weights: groups of 32 inputs with one f16 scale each, the best of 32 that are tried, every code the nearest."""
+"""Weights of eight and six bits: groups of 32 inputs with one f16 scale each, the best of 32 that are tried, every code the nearest."""
 
 from __future__ import annotations
 
@@ -50,3 +50,8 @@ def by_groups(weights: Array, most: float, step: float) -> Array:
 def q8(weights: Array) -> Array:
     """``weights: [outputs, inputs]`` as they are after rounding, float32."""
     return by_groups(weights, 127, 0.375)
+
+
+def q6(weights: Array) -> Array:
+    """The same of the token tables of 4-bit models."""
+    return by_groups(weights, 31, 0.1875)

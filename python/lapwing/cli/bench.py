@@ -225,9 +225,9 @@ def step_bytes(model: Any) -> int:
     if tied:
         return int(info.bytes)
     # Both tables have the same type and shape: what is left when the layers are gone, by two.
-    sizes = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8": 1.0625, "q4": 0.59}
+    sizes = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8": 1.0625, "q6": 0.8125, "q4": 0.59}
     heaviest = max(info.weight_types, key=lambda name: info.weight_types[name])
-    kind = "q8" if "q4" in info.weight_types else heaviest
+    kind = "q6" if "q4" in info.weight_types else heaviest
     return int(info.bytes - table * sizes[kind])
 
 

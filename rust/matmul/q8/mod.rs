@@ -37,7 +37,7 @@ const MOST: f32 = 127.0;
 /// How far apart the scales are that are tried, see [`fit::group`].
 const STEP: f32 = 0.375;
 /// The byte of a code of zero.
-const ZERO: u8 = 128;
+pub const ZERO: u8 = 128;
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL;
 /// Bytes of the scales of a group.
@@ -56,6 +56,11 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
 
 /// Packs 16 rows; false where a scale does not fit f16.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
+    quantize(rows, inputs, MOST, STEP, out)
+}
+
+/// The same with codes of at most `most`; see [`fit::group`] for `step`.
+pub fn quantize(rows: &[f32], inputs: usize, most: f32, step: f32, out: &mut [u8]) -> bool {
     let mut fits = true;
     let mut x = [[0.0f32; PANEL]; GROUP];
     for g in 0..inputs.div_ceil(GROUP) {
@@ -66,7 +71,7 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
             }
         }
         x[length..].fill([0.0; PANEL]);
-        let fitted = fit::group(&x, MOST, STEP);
+        let fitted = fit::group(&x, most, step);
         let (codes_at, scales_at) = place(inputs, g);
         for (quad, out) in
             fitted.codes.chunks_exact(4).zip(out[codes_at..][..CODES].chunks_exact_mut(4 * PANEL))
@@ -86,7 +91,7 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
 }
 
 /// Where the codes and the scales of a group of a panel begin.
-fn place(inputs: usize, group: usize) -> (usize, usize) {
+pub fn place(inputs: usize, group: usize) -> (usize, usize) {
     let (whole, rest) = shape(inputs);
     let (block, g) = (group / GROUPS, group % GROUPS);
     let groups = if block < whole { GROUPS } else { rest };

@@ -1,0 +1,195 @@
+//! Products with 6-bit weights, which token tables of 4-bit models have: groups of 32 inputs with a scale each, in blocks
+//! of 256.
+//!
+//! Codes (-31 to 31) and scales are as in [`q8`], with 6 of the 8 bits of each code. A block of 8 groups of a panel takes
+//! 3,328 bytes, where code j of the 512 of a group is the one that `q8` has there, plus 32:
+//!
+//! ```text
+//! codes   [group 8]   low   [256] u8   4 bits of code j in the low half of byte j, of code j + 256 in the high half
+//!                     high  [128] u8   2 bits each of the codes j, j + 128, j + 256, j + 384 in byte j, from the lowest up
+//! scales  [group 8][output 16] f16 times 4096
+//! ```
+//!
+//! and a shorter last block what its groups need, rounded up to 64. A product turns blocks into those of `q8` in a memory
+//! that stays in the nearest cache, and goes on with the kernels of `q8`: its results are what `q8` would give for the
+//! same codes, to the bit.
+
+use super::quantized::{self, Kernels, Panels, shape, strip};
+use super::strips::{GROUP, GROUPS, Strips};
+use super::{Matrix, PANEL, q8};
+use crate::simd::{Level, multiversion, prefetch_at};
+use std::ops::Range;
+
+/// The largest code.
+const MOST: f32 = 31.0;
+/// How far apart the scales are that are tried, see [`q8::fit::group`].
+const STEP: f32 = 0.1875;
+/// What is added to a code.
+const OFFSET: u8 = 32;
+/// Codes of a group, a half and a quarter of them.
+const CODES: usize = GROUP * PANEL;
+const HALF: usize = CODES / 2;
+const QUARTER: usize = CODES / 4;
+/// Bytes of the codes of a group.
+const PACKED: usize = HALF + QUARTER;
+/// Bytes of the scales of a group.
+const SCALES: usize = 2 * PANEL;
+
+/// Bytes ahead of the reading that memory is asked for.
+const AHEAD: usize = 12 * 1024;
+
+/// Bytes of a block.
+const fn block_bytes(groups: usize) -> usize {
+    groups * PACKED + (groups * SCALES).next_multiple_of(64)
+}
+
+/// Bytes of a panel.
+pub fn panel_bytes(inputs: usize) -> Option<usize> {
+    let (whole, rest) = shape(inputs);
+    whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
+}
+
+/// The blocks of a panel: number of groups and bytes of each.
+fn blocks(inputs: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let (whole, rest) = shape(inputs);
+    let last = (rest > 0).then_some((whole, rest));
+    (0..whole).map(|block| (block, GROUPS)).chain(last).map(|(block, groups)| {
+        let start = block * block_bytes(GROUPS);
+        (groups, start..start + block_bytes(groups))
+    })
+}
+
+/// Packs 16 rows; false where a scale does not fit f16.
+pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
+    let mut wide = vec![0; q8::panel_bytes(inputs).unwrap_or_default()];
+    let fits = q8::quantize(rows, inputs, MOST, STEP, &mut wide);
+    let mut first = 0;
+    for (groups, range) in blocks(inputs) {
+        let (codes, scales) = out[range].split_at_mut(groups * PACKED);
+        for (g, (codes, scales)) in
+            codes.chunks_exact_mut(PACKED).zip(scales.chunks_exact_mut(SCALES)).enumerate()
+        {
+            let (codes_at, scales_at) = q8::place(inputs, first + g);
+            let code = |j: usize| wide[codes_at + j].wrapping_sub(q8::ZERO).wrapping_add(OFFSET);
+            for j in 0..HALF {
+                codes[j] = (code(j) & 15) | code(j + HALF) << 4;
+            }
+            for j in 0..QUARTER {
+                let high = [0, 1, 2, 3].map(|part| code(j + part * QUARTER) >> 4 << (2 * part));
+                codes[HALF + j] = high[0] | high[1] | high[2] | high[3];
+            }
+            scales.copy_from_slice(&wide[scales_at..][..SCALES]);
+        }
+        first += groups;
+    }
+    fits
+}
+
+multiversion! {
+    /// A block of `groups` groups as `q8` has it; asks for the memory that comes next.
+    fn widen / widen_at (groups: usize, block: &[u8], out: &mut [u8]) {
+        let (codes, scales) = block.split_at(groups * PACKED);
+        // From an offset of 32 to that of q8.
+        let shift = q8::ZERO.wrapping_sub(OFFSET);
+        for (g, (packed, scales)) in codes.chunks_exact(PACKED).zip(scales.chunks_exact(SCALES)).enumerate() {
+            // Spread evenly over the block, scales too.
+            let coming = block.as_ptr().wrapping_add(AHEAD + g * (PACKED + SCALES));
+            prefetch_at(coming, PACKED + SCALES);
+            let (codes_at, scales_at) = q8::place(groups * GROUP, g);
+            out[scales_at..][..SCALES].copy_from_slice(scales);
+            let (low, high) = packed.split_first_chunk::<HALF>().expect("half a byte each");
+            let high = high.first_chunk::<QUARTER>().expect("a quarter of a byte each");
+            let codes = out[codes_at..].first_chunk_mut::<CODES>().expect("a group");
+            for j in 0..QUARTER {
+                let (a, b, h) = (low[j], low[j + QUARTER], high[j]);
+                codes[j] = ((a & 15) | (h & 3) << 4).wrapping_add(shift);
+                codes[j + QUARTER] = ((b & 15) | (h & 12) << 2).wrapping_add(shift);
+                codes[j + HALF] = (a >> 4 | (h & 48)).wrapping_add(shift);
+                codes[j + HALF + QUARTER] = (b >> 4 | (h & 192) >> 2).wrapping_add(shift);
+            }
+        }
+    }
+}
+
+/// One row of a panel.
+pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
+    let mut wide = vec![0; q8::block_bytes(GROUPS)];
+    for ((groups, range), out) in blocks(out.len()).zip(out.chunks_mut(GROUPS * GROUP)) {
+        widen(groups, &panel[range], &mut wide);
+        q8::unpack(&wide, row, out);
+    }
+}
+
+/// Panels turned into those of `q8`.
+struct Widened<'a> {
+    inputs: usize,
+    bytes: &'a [u8],
+}
+
+impl Panels for Widened<'_> {
+    fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    fn panel(&self, panel: usize) -> &[u8] {
+        let bytes = q8::panel_bytes(self.inputs).unwrap_or_default();
+        &self.bytes[panel * bytes..][..bytes]
+    }
+}
+
+/// See [`quantized::product`]; `memory` is a thread's own.
+pub fn product(
+    level: Level,
+    kernels: &Kernels,
+    w: &Matrix,
+    panels: Range<usize>,
+    s: &Strips,
+    tiles: Range<usize>,
+    memory: &mut Vec<f32>,
+    out: &mut [f32],
+) {
+    let inputs = w.inputs();
+    let (_, rows) = s.rows_of(&tiles);
+    if tiles.len() == 1 {
+        let (tile, words) = (tiles.start, kernels.kind.words());
+        let wide = bytes(memory, q8::block_bytes(GROUPS));
+        for (c, panel) in out.chunks_exact_mut(rows * PANEL).zip(panels) {
+            c.fill(0.0);
+            let panel = w.panel(panel);
+            for (block, (groups, range)) in blocks(inputs).enumerate() {
+                widen_at(level, groups, &panel[range], wide);
+                let x = strip(kernels, s, block, 1, tile);
+                let (wide, c) = (wide.as_ptr(), c.as_mut_ptr());
+                // SAFETY: the kernels are of a level that the machine has; the memory holds a block of these groups, the
+                // strip as many, and `c` has room for all rows.
+                unsafe { kernels.many[rows - 1](1, groups, wide, x, s.rows * words, c, wide, 0, block == 0) };
+            }
+        }
+        return;
+    }
+    // All tiles go through two panels, as the kernels do.
+    let size = q8::panel_bytes(inputs).unwrap_or_default();
+    let wide = bytes(memory, 2 * size);
+    for (first, out) in panels.clone().step_by(2).zip(out.chunks_mut(2 * rows * PANEL)) {
+        let count = 2.min(panels.end - first);
+        for i in 0..count {
+            let (panel, wide) = (w.panel(first + i), &mut wide[i * size..]);
+            for (block, (groups, range)) in blocks(inputs).enumerate() {
+                widen_at(level, groups, &panel[range], &mut wide[block * q8::block_bytes(GROUPS)..]);
+            }
+        }
+        let widened = Widened { inputs, bytes: wide };
+        quantized::product(kernels, q8::block_bytes, &widened, 0..count, s, tiles.clone(), out);
+    }
+}
+
+/// Some bytes of a buffer, from a cache line on.
+fn bytes(memory: &mut Vec<f32>, length: usize) -> &mut [u8] {
+    if 4 * memory.len() < length + 64 {
+        memory.resize((length + 64).div_ceil(4), 0.0);
+    }
+    // SAFETY: any bytes are f32, and any f32 is bytes.
+    let (_, bytes, _) = unsafe { memory.align_to_mut::<u8>() };
+    let start = bytes.as_ptr().align_offset(64);
+    &mut bytes[start..start + length]
+}
