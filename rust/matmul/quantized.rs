@@ -18,7 +18,7 @@ pub const AHEAD: usize = 8 * 1024;
 ///
 /// `blocks` blocks of `groups` groups each, packed one after the other from `w`; strips from `x`, `x_stride` words
 /// from block to block; results in `c: [M][16]`, which start at zero where `first`. After each block the kernel asks
-/// for `lines` cache lines from `ahead` on.
+/// for `lines` cache lines from `ahead` on; kernels that ask as they go take `ahead` as the address they read from.
 pub type Kernel = unsafe fn(usize, usize, *const u8, *const i32, usize, *mut f32, *const u8, usize, bool);
 
 /// The same for two panels side by side, `(w stride, c stride)` apart.

@@ -86,15 +86,17 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
 }
 
 multiversion! {
-    /// A block of `groups` groups as `q8` has it; asks for the memory that comes next.
-    fn widen / widen_at (groups: usize, block: &[u8], out: &mut [u8]) {
+    /// A block of `groups` groups as `q8` has it; `ask`s for the memory that comes next.
+    fn widen / widen_at (groups: usize, block: &[u8], ask: bool, out: &mut [u8]) {
         let (codes, scales) = block.split_at(groups * PACKED);
         // From an offset of 32 to that of q8.
         let shift = q8::ZERO.wrapping_sub(OFFSET);
         for (g, (packed, scales)) in codes.chunks_exact(PACKED).zip(scales.chunks_exact(SCALES)).enumerate() {
             // Spread evenly over the block, scales too.
             let coming = block.as_ptr().wrapping_add(AHEAD + g * (PACKED + SCALES));
-            prefetch_at(coming, PACKED + SCALES);
+            if ask {
+                prefetch_at(coming, PACKED + SCALES);
+            }
             let (codes_at, scales_at) = q8::place(groups * GROUP, g);
             out[scales_at..][..SCALES].copy_from_slice(scales);
             let (low, high) = packed.split_first_chunk::<HALF>().expect("half a byte each");
@@ -115,7 +117,7 @@ multiversion! {
 pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     let mut wide = vec![0; q8::block_bytes(GROUPS)];
     for ((groups, range), out) in blocks(out.len()).zip(out.chunks_mut(GROUPS * GROUP)) {
-        widen(groups, &panel[range], &mut wide);
+        widen(groups, &panel[range], false, &mut wide);
         q8::unpack(&wide, row, out);
     }
 }
@@ -153,16 +155,20 @@ pub fn product(
     if tiles.len() == 1 {
         let (tile, words) = (tiles.start, kernels.kind.words());
         let wide = bytes(memory, q8::block_bytes(GROUPS));
+        // More rows leave time to ask for memory while they are computed.
+        let few = rows <= 4;
+        let kernel = if few { kernels.many[rows - 1] } else { kernels.few[rows - 1] };
         for (c, panel) in out.chunks_exact_mut(rows * PANEL).zip(panels) {
             c.fill(0.0);
             let panel = w.panel(panel);
             for (block, (groups, range)) in blocks(inputs).enumerate() {
-                widen_at(level, groups, &panel[range], wide);
+                let ahead = panel[range.clone()].as_ptr().wrapping_add(AHEAD / 2);
+                widen_at(level, groups, &panel[range], few, wide);
                 let x = strip(kernels, s, block, 1, tile);
                 let (wide, c) = (wide.as_ptr(), c.as_mut_ptr());
                 // SAFETY: the kernels are of a level that the machine has; the memory holds a block of these groups, the
                 // strip as many, and `c` has room for all rows.
-                unsafe { kernels.many[rows - 1](1, groups, wide, x, s.rows * words, c, wide, 0, block == 0) };
+                unsafe { kernel(1, groups, wide, x, s.rows * words, c, ahead, 0, block == 0) };
             }
         }
         return;
@@ -175,7 +181,7 @@ pub fn product(
         for i in 0..count {
             let (panel, wide) = (w.panel(first + i), &mut wide[i * size..]);
             for (block, (groups, range)) in blocks(inputs).enumerate() {
-                widen_at(level, groups, &panel[range], &mut wide[block * q8::block_bytes(GROUPS)..]);
+                widen_at(level, groups, &panel[range], true, &mut wide[block * q8::block_bytes(GROUPS)..]);
             }
         }
         let widened = Widened { inputs, bytes: wide };

@@ -40,7 +40,7 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let (mut wg, mut dg, mut xg) = (w, w.add(groups * CODES), x);
             // Spread evenly over the block, scales too.
-            let mut coming = w.wrapping_add(AHEAD);
+            let mut coming = ahead.wrapping_add(AHEAD);
             for _ in 0..groups {
                 let mut s: [[__m256i; 2]; M] =
                     std::array::from_fn(|i| [_mm256_set1_epi32(*xg.add(GROUP / 2 * M + i)); 2]);
@@ -98,7 +98,7 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
             for i in 0..lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
-            ahead = ahead.wrapping_add(64 * lines);
+            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }

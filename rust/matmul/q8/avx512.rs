@@ -46,7 +46,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
             let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
             // Spread evenly over the block, scales too.
-            let mut coming = w.wrapping_add(AHEAD);
+            let mut coming = ahead.wrapping_add(AHEAD);
             // Hidden, so that the compiler does not unroll the groups.
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
@@ -122,7 +122,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
                 }
             }
             ask::<P>(ahead, lines, w_stride);
-            ahead = ahead.wrapping_add(64 * lines);
+            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
@@ -154,7 +154,7 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
             let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
             // Spread evenly over the block, scales too.
-            let mut coming = w.wrapping_add(AHEAD);
+            let mut coming = ahead.wrapping_add(AHEAD);
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
@@ -196,7 +196,7 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
                 }
             }
             ask::<P>(ahead, lines, w_stride);
-            ahead = ahead.wrapping_add(64 * lines);
+            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }

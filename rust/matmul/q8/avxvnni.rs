@@ -62,7 +62,7 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let mut xg = x;
             // Spread evenly over the block, scales too.
-            let mut coming = w.wrapping_add(AHEAD);
+            let mut coming = ahead.wrapping_add(AHEAD);
             // Hidden, so that the compiler does not unroll the groups.
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
@@ -113,7 +113,7 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
             for i in 0..lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
-            ahead = ahead.wrapping_add(64 * lines);
+            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
@@ -143,7 +143,7 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let mut xg = x;
             // Spread evenly over the block, scales too.
-            let mut coming = w.wrapping_add(AHEAD);
+            let mut coming = ahead.wrapping_add(AHEAD);
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
@@ -183,7 +183,7 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
             for i in 0..lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
-            ahead = ahead.wrapping_add(64 * lines);
+            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
