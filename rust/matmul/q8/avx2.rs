@@ -73,7 +73,7 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
                 }
                 if SPREAD {
                     for i in 0..(CODES + SCALES).div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
                     }
                     coming = coming.wrapping_add(CODES + SCALES);
                 }
@@ -106,7 +106,7 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
 }
 
 const fn few<const NARROW: bool>() -> [Kernel; 4] {
-    [tile::<1, NARROW, false>, tile::<2, NARROW, false>, tile::<3, NARROW, true>, tile::<4, NARROW, true>]
+    [tile::<1, NARROW, true>, tile::<2, NARROW, true>, tile::<3, NARROW, true>, tile::<4, NARROW, true>]
 }
 const fn many<const NARROW: bool>() -> [Kernel; 4] {
     [tile::<1, NARROW, false>, tile::<2, NARROW, false>, tile::<3, NARROW, false>, tile::<4, NARROW, false>]

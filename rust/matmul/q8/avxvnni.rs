@@ -93,7 +93,7 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
                 }
                 if SPREAD {
                     for i in 0..A_GROUP.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
                     }
                     coming = coming.wrapping_add(A_GROUP);
                 }
@@ -165,7 +165,7 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
                 }
                 if SPREAD {
                     for i in 0..A_GROUP.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
                     }
                     coming = coming.wrapping_add(A_GROUP);
                 }
@@ -191,7 +191,7 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
 }
 
 static WIDE_FEW: [Kernel; 6] =
-    [wide::<1, false>, wide::<2, false>, wide::<3, true>, wide::<4, true>, wide::<5, true>, wide::<6, true>];
+    [wide::<1, true>, wide::<2, true>, wide::<3, true>, wide::<4, true>, wide::<5, true>, wide::<6, true>];
 static WIDE_MANY: [Kernel; 6] = [
     wide::<1, false>,
     wide::<2, false>,
@@ -200,8 +200,7 @@ static WIDE_MANY: [Kernel; 6] = [
     wide::<5, false>,
     wide::<6, false>,
 ];
-static NARROW_FEW: [Kernel; 4] =
-    [narrow::<1, false>, narrow::<2, false>, narrow::<3, true>, narrow::<4, true>];
+static NARROW_FEW: [Kernel; 4] = [narrow::<1, true>, narrow::<2, true>, narrow::<3, true>, narrow::<4, true>];
 static NARROW_MANY: [Kernel; 4] =
     [narrow::<1, false>, narrow::<2, false>, narrow::<3, false>, narrow::<4, false>];
 pub static WIDE: Kernels = Kernels { kind: Kind::Planes, few: &WIDE_FEW, many: &WIDE_MANY, pairs: &[] };
