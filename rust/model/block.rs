@@ -1,7 +1,7 @@
 //! The blocks of a layer: attention and feed-forward, each with its norms and its residual,
 //! `x = residual_norm(x + residual_scale * output_norm(block(input_norm(x))))`.
 
-use super::cache::Tables;
+use super::cache::{Cache, Tables};
 use super::spec;
 use super::weights::{AttentionWeights, FeedForwardWeights, Linear};
 use crate::matmul::{self, Input, Target, linear};
@@ -60,6 +60,8 @@ pub struct Workspace {
     /// The last biases by distance, and the rule and the numbers that they were made of.
     bias: Option<(DistanceBias, Rule, Vec<f32>)>,
     frequencies: Vec<f64>,
+    /// Of the last whole sequences, and of which stack they were: memory that the next ones use again.
+    pub passing: Option<(usize, Cache)>,
     /// For threads that run sequences on their own.
     pub apart: Vec<Mutex<Workspace>>,
 }

@@ -45,6 +45,24 @@ impl Cache {
         Cache { layers: layers.collect(), references: Vec::new(), free: Vec::new(), sequences: Vec::new() }
     }
 
+    /// A cache for sequences that go through the stack in one pass: a layer's keys and values serve until the next
+    /// layer's, so where all layers are alike they share their memory, which stays near.
+    pub fn passing(stack: &spec::Stack, kv_type: KvType) -> Self {
+        let mut cache = Cache::new(stack, kv_type, false);
+        let size = |layer: &spec::Layer| (layer.attention.kv_heads, layer.attention.head_dim);
+        if stack.layers.windows(2).all(|pair| size(&pair[0]) == size(&pair[1])) {
+            cache.layers.truncate(1);
+        }
+        cache
+    }
+
+    /// Forgets all sequences; their memory stays.
+    pub fn clear(&mut self) {
+        self.sequences.clear();
+        self.references.fill(0);
+        self.free = (0..self.references.len() as u32).rev().collect();
+    }
+
     /// Starts an empty sequence.
     pub fn start(&mut self) -> SequenceId {
         self.insert(State::default())
@@ -151,8 +169,9 @@ impl Cache {
         Ok(())
     }
 
-    /// The blocks of a layer, and the tables beside them.
+    /// The blocks of a layer (of all, in a cache for one pass), and the tables beside them.
     pub fn layer(&mut self, layer: usize) -> (&mut KvBlocks, Tables<'_>) {
+        let layer = layer.min(self.layers.len() - 1);
         (self.layers[layer].kv(), Tables(&self.sequences))
     }
 

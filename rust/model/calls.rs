@@ -12,7 +12,7 @@ impl Session<'_> {
     /// Final states of the text's stack, `[tokens, width]`.
     pub fn encode(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
         let (s, w) = self.reader();
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(batch.ids.len() * s.output_width());
         self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
             let rows = batch.starts[group.end] - batch.starts[group.start];
             out.extend_from_slice(&session.work.x[..rows * s.output_width()]);

@@ -14,6 +14,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+/// Bytes of keys and values of whole sequences that are kept for the next ones.
+const PASSING: usize = 64 << 20;
 /// Fewest rows of a share of sequences that a thread runs on its own.
 const SHARE_LEAST: usize = 32;
 /// Rows of a share for each byte of a weight: enough that threads that read weights by themselves do not wait for
@@ -289,7 +291,13 @@ fn run(
     cross: Option<&mut Cache>,
     watching: &mut Watching,
 ) -> Result<()> {
-    let mut cache = Cache::new(s, kv_type, false);
+    // Stacks of a model do not move.
+    let stack = std::ptr::from_ref(s).addr();
+    let mut cache = match work.passing.take() {
+        Some((of, cache)) if of == stack => cache,
+        _ => Cache::passing(s, kv_type),
+    };
+    cache.clear();
     let base = batch.starts[group.start];
     let range = base..batch.starts[group.end];
     let mut spans = Vec::new();
@@ -303,7 +311,9 @@ fn run(
     }
     let segments = batch.segments.map(|t| &t[range.clone()]);
     stack::embed(team, s, w, work, &batch.ids[range], segments, &spans);
-    stack::layers(team, s, w, work, &spans, &mut cache, cross, watching)
+    stack::layers(team, s, w, work, &spans, &mut cache, cross, watching)?;
+    work.passing = Some((stack, cache)).filter(|(_, cache)| cache.bytes() <= PASSING);
+    Ok(())
 }
 
 /// [`finite`] on all threads.

@@ -116,12 +116,24 @@ fn grow(buffer: &mut Vec<f32>, length: usize) {
     }
 }
 
+/// Numbers of the lanes.
+const LANE: [f32; LANES] = {
+    let mut lanes = [0.0; LANES];
+    let mut i = 0;
+    while i < LANES {
+        lanes[i] = i as f32;
+        i += 1;
+    }
+    lanes
+};
+
 multiversion! {
     /// Scales, caps and biases a row of scores, masks all but `from..to`, and replaces it by
     /// exp(score - maximum). Returns the maximum and the sum; with nothing visible (minus infinity, 0), with
     /// nothing but values beyond f32 not-a-number.
     fn soften / soften_at(row: &mut [f32], from: usize, to: usize, scale: f32, softcap: f32, bias: &[f32]) -> (f32, f32) {
-        let mut top = Lanes::splat(f32::NEG_INFINITY);
+        let (lane, hidden) = (Lanes::from_array(LANE), Lanes::splat(f32::NEG_INFINITY));
+        let mut top = hidden;
         let mut i = 0;
         while i < row.len() {
             let mut s = Lanes::load(&row[i..]) * Lanes::splat(scale);
@@ -132,21 +144,18 @@ multiversion! {
             if i < bias.len() {
                 s = s + Lanes::load_or(&bias[i..bias.len().min(i + LANES)], 0.0);
             }
-            if i < from || i + LANES > to {
-                let mut masked = s.to_array();
-                for j in 0..LANES {
-                    if i + j < from || i + j >= to {
-                        masked[j] = f32::NEG_INFINITY;
-                    }
-                }
-                s = Lanes::from_array(masked);
+            if i < from {
+                s = lane.select_below(from as f32 - i as f32, hidden, s);
+            }
+            if i + LANES > to {
+                s = lane.select_below(to as f32 - i as f32, s, hidden);
             }
             s.store(&mut row[i..]);
             // Not-a-number stays: the second operand is returned then.
             top = top.max(s);
             i += LANES;
         }
-        let m = top.to_array().iter().fold(f32::NEG_INFINITY, |m, &x| if m > x { m } else { x });
+        let m = top.fold_top();
         if m == f32::NEG_INFINITY {
             // Visible scores that are all not-a-number or minus infinity are not a row that sees nothing.
             return if from < to { (f32::NAN, f32::NAN) } else { (m, 0.0) };

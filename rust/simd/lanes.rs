@@ -131,7 +131,13 @@ pub trait Vector:
         out.copy_from_slice(&self.to_array()[..n]);
     }
 
-    /// The largest lane.
+    /// The largest lane; with a lane that is not a number, any of them.
+    #[inline(always)]
+    fn fold_top(self) -> f32 {
+        self.to_array().iter().fold(f32::NEG_INFINITY, |m, &x| if m > x { m } else { x })
+    }
+
+    /// The largest lane of those that are numbers.
     #[inline(always)]
     fn fold_max(self) -> f32 {
         self.to_array().iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })

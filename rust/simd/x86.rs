@@ -50,6 +50,17 @@ impl Avx2 {
     }
 }
 
+/// The largest of eight lanes.
+#[inline(always)]
+fn top(x: __m256) -> f32 {
+    // SAFETY: AVX, which all users of this file have.
+    unsafe {
+        let four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+    }
+}
+
 /// Sixteen i16 with the second and third of each four exchanged.
 ///
 /// # Safety
@@ -235,6 +246,12 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
+    fn fold_top(self) -> f32 {
+        // SAFETY: as above.
+        top(unsafe { _mm256_max_ps(self.0, self.1) })
+    }
+
+    #[inline(always)]
     fn fold_sum(self) -> f32 {
         // SAFETY: as above.
         fold_eight(unsafe { _mm256_add_ps(self.0, self.1) })
@@ -393,6 +410,12 @@ impl Vector for Avx512 {
             let high = _mm512_slli_epi32::<23>(_mm512_add_epi32(_mm512_sub_epi32(n, half), bias));
             (Avx512(_mm512_castsi512_ps(low)), Avx512(_mm512_castsi512_ps(high)))
         }
+    }
+
+    #[inline(always)]
+    fn fold_top(self) -> f32 {
+        // SAFETY: as above.
+        top(unsafe { _mm256_max_ps(_mm512_castps512_ps256(self.0), _mm512_extractf32x8_ps::<1>(self.0)) })
     }
 
     #[inline(always)]
