@@ -306,7 +306,7 @@ impl Generation {
                 let before: Vec<usize> = active.iter().map(|&i| streams[i].ids.len()).collect();
                 let cross = self.cross.as_mut();
                 let guessed = guesses.iter().any(|guesses| !guesses.is_empty());
-                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |team, tokens, logits| {
+                let result = feed(s, &rows, &mut cache, cross, false, &mut |team, tokens, logits| {
                     if !guessed {
                         let chosen = each_row(team, tokens.len(), logits, custom.is_some(), &|n, logits| {
                             let i = active[tokens[n].0];
@@ -359,7 +359,7 @@ impl Generation {
                 let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
                 let options = &self.options;
                 let cross = self.cross.as_mut();
-                let result = feed(s, &rows, &mut cache, cross, vocab, false, &mut |team, tokens, logits| {
+                let result = feed(s, &rows, &mut cache, cross, false, &mut |team, tokens, logits| {
                     let found = each_row(team, tokens.len(), logits, custom.is_some(), &|n, logits| {
                         let (p, b) = owners[tokens[n].0];
                         continuations(options, &searches[p].0, b, &sources[p], logits, custom)

@@ -101,7 +101,7 @@ impl Draft {
                 if rows.is_empty() {
                     return Ok(());
                 }
-                feed(s, &rows, cache, None, vocab, true, &mut |_, tokens, logits| {
+                feed(s, &rows, cache, None, true, &mut |_, tokens, logits| {
                     for (&(row, _), logits) in tokens.iter().zip(logits.chunks(vocab)) {
                         found[owners[row]].push(sample::argmax(logits));
                     }

@@ -6,6 +6,7 @@ use super::process::{self, Context, Custom};
 use super::{Event, LENGTH, STOP, Stream, sample};
 use crate::error::{Error, Result};
 use crate::model::{Cache, PREFILL_ROWS, SequenceId, Session, Span};
+use crate::simd::sum_of_squares;
 use crate::threads::Team;
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -26,11 +27,9 @@ pub(super) fn feed(
     rows: &[Row],
     cache: &mut Cache,
     mut cross: Option<&mut Cache>,
-    vocab: usize,
     last_only: bool,
     take: Take<'_>,
 ) -> Result<()> {
-    let mut logits = Vec::new();
     let (mut ids, mut spans, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     // (row, first token) of the next piece: long rows are fed in pieces.
     let (mut row, mut from) = (0, 0);
@@ -60,10 +59,8 @@ pub(super) fn feed(
         }
         s.forward(&ids, &spans, cache, cross.as_deref_mut())?;
         let places: Vec<usize> = wanted.iter().map(|w| w.0).collect();
-        logits.resize(wanted.len() * vocab, 0.0);
-        s.logits(&places, &mut logits)?;
         let tokens: Vec<(usize, usize)> = wanted.iter().map(|w| (w.1, w.2)).collect();
-        take(s.team, &tokens, &mut logits)?;
+        s.with_logits(&places, &mut |team, logits| take(team, &tokens, logits))?;
     }
     Ok(())
 }
@@ -148,7 +145,8 @@ impl Stream {
 
 /// An error where processing has left nothing to choose from.
 fn check(logits: &[f32]) -> Result<()> {
-    if logits.iter().any(|v| v.is_nan()) {
+    // Squares of infinities add up to infinity: only not-a-number makes the sum so.
+    if sum_of_squares(logits).is_nan() {
         return Err(Error::Numerical("a processed logit is not a number".to_owned()));
     }
     if logits.iter().all(|&v| v == f32::NEG_INFINITY) {

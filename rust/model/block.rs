@@ -60,6 +60,8 @@ pub struct Workspace {
     /// The last biases by distance, and the rule and the numbers that they were made of.
     bias: Option<(DistanceBias, Rule, Vec<f32>)>,
     frequencies: Vec<f64>,
+    /// Logits of a step.
+    pub logits: Vec<f32>,
     /// Of the last whole sequences, and of which stack they were: memory that the next ones use again.
     pub passing: Option<(usize, Cache)>,
     /// For threads that run sequences on their own.

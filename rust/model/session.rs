@@ -14,8 +14,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Bytes of keys and values of whole sequences that are kept for the next ones.
-const PASSING: usize = 64 << 20;
+/// Bytes of a call's logits, or of its keys and values, up to which the memory is kept for the next call.
+const KEPT: usize = 64 << 20;
 /// Fewest rows of a share of sequences that a thread runs on its own.
 const SHARE_LEAST: usize = 32;
 /// Rows of a share for each byte of a weight: enough that threads that read weights by themselves do not wait for
@@ -232,6 +232,21 @@ impl<'a> Session<'a> {
         &self.work.x
     }
 
+    /// Logits of chosen rows of the last states, `[rows, vocab]`, in memory that the next call uses again.
+    pub fn with_logits(
+        &mut self,
+        rows: &[usize],
+        take: &mut dyn FnMut(&Team<'_>, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut buffer = std::mem::take(&mut self.work.logits);
+        let logits = sized(&mut buffer, rows.len() * self.model.vocab_size()?);
+        let taken = self.logits(rows, logits).and_then(|()| take(self.team, logits));
+        if size_of_val(&*buffer) <= KEPT {
+            self.work.logits = buffer;
+        }
+        taken
+    }
+
     /// Logits of chosen rows of the last states, `[rows, vocab]`, into `out`.
     pub fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
         let head = self.model.spec.language_head.as_ref().ok_or_else(|| missing("a language head"))?;
@@ -312,7 +327,7 @@ fn run(
     let segments = batch.segments.map(|t| &t[range.clone()]);
     stack::embed(team, s, w, work, &batch.ids[range], segments, &spans);
     stack::layers(team, s, w, work, &spans, &mut cache, cross, watching)?;
-    work.passing = Some((stack, cache)).filter(|(_, cache)| cache.bytes() <= PASSING);
+    work.passing = Some((stack, cache)).filter(|(_, cache)| cache.bytes() <= KEPT);
     Ok(())
 }
 
