@@ -44,7 +44,7 @@ pub const PREFILL_ROWS: usize = 512;
 pub const ENCODER_ROWS: usize = 2048;
 
 /// Rows for which logits are computed at a time.
-const LOGIT_ROWS: usize = 64;
+const LOGIT_ROWS: usize = 512;
 
 /// A loaded model.
 pub struct Model {
