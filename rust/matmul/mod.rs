@@ -42,6 +42,8 @@ pub const PANEL: usize = 16;
 
 /// Rows that are computed together: more are cut, so that activations and results stay in the cache.
 const MOST_ROWS: usize = 512;
+/// The same for a thread on its own, which reads all weights for all its rows: their strips stay in its own cache.
+const MOST_ROWS_ALONE: usize = 128;
 
 /// Memory that calls reuse.
 #[derive(Default)]
@@ -110,9 +112,10 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
         }
         return;
     }
+    let most = if team.threads() == 1 { MOST_ROWS_ALONE } else { MOST_ROWS };
     let mut from = 0;
     while from < rows {
-        let n = (rows - from).min(MOST_ROWS);
+        let n = (rows - from).min(most);
         block(team, scratch, x, from..from + n, targets);
         from += n;
     }
