@@ -36,6 +36,7 @@ fn main() {
         for (name, to, activations) in [
             ("f32", WeightType::F32, Activations::Int16),
             ("bf16", WeightType::Bf16, Activations::Int16),
+            ("bf16 bf16", WeightType::Bf16, Activations::Bf16),
             ("q8", WeightType::Q8, Activations::Int16),
             ("q8 int8", WeightType::Q8, Activations::Int8),
             ("q6", WeightType::Q6, Activations::Int16),

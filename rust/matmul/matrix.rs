@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Number of the packed layouts: changes whenever the bytes of any of them do.
-pub const LAYOUT_VERSION: u32 = 5;
+pub const LAYOUT_VERSION: u32 = 6;
 
 /// Where packed weights lie.
 pub enum Storage {
@@ -30,7 +30,7 @@ impl Storage {
     }
 }
 
-/// How activations are rounded before products with 8-bit weights.
+/// How activations are rounded before products: [`Activations::weights`] tells with which weights; others have their own way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
     /// To 16 bits, one scale for 256 inputs: no measurable loss.
@@ -38,6 +38,8 @@ pub enum Activations {
     Int16,
     /// To 8 bits, one scale for 32 inputs: faster where the machine multiplies bytes.
     Int8,
+    /// To bf16, in products with bf16 weights, which otherwise take f32: faster where the machine multiplies bf16.
+    Bf16,
 }
 
 impl Activations {
@@ -46,16 +48,27 @@ impl Activations {
         match self {
             Activations::Int16 => "int16",
             Activations::Int8 => "int8",
+            Activations::Bf16 => "bf16",
         }
     }
 
-    /// Reads `int16` or `int8`.
+    /// The one type of a model's weights that these activations are made for; `None` where they go with any.
+    pub fn weights(self) -> Option<WeightType> {
+        match self {
+            Activations::Int16 => None,
+            Activations::Int8 => Some(WeightType::Q8),
+            Activations::Bf16 => Some(WeightType::Bf16),
+        }
+    }
+
+    /// Reads `int16`, `int8` or `bf16`.
     pub fn parse(name: &str) -> Result<Activations> {
         match name {
             "int16" => Ok(Activations::Int16),
             "int8" => Ok(Activations::Int8),
+            "bf16" => Ok(Activations::Bf16),
             other => Err(Error::Option(format!(
-                "activations={other:?} is unknown: expected \"int16\" or \"int8\""
+                "activations={other:?} is unknown: expected \"int16\", \"int8\" or \"bf16\""
             ))),
         }
     }
@@ -66,7 +79,7 @@ pub struct Matrix {
     outputs: usize,
     inputs: usize,
     weight_type: WeightType,
-    /// Of products with this matrix, where it is q8 or q6.
+    /// Of products with this matrix, where its type has a choice.
     activations: Activations,
     data: Storage,
 }
@@ -75,7 +88,8 @@ pub struct Matrix {
 fn panel_bytes(weight_type: WeightType, inputs: usize) -> Option<usize> {
     match weight_type {
         WeightType::F32 => inputs.checked_mul(4 * PANEL),
-        WeightType::Bf16 | WeightType::F16 => inputs.checked_mul(2 * PANEL),
+        WeightType::F16 => inputs.checked_mul(2 * PANEL),
+        WeightType::Bf16 => inputs.div_ceil(2).checked_mul(4 * PANEL),
         WeightType::Q8 => q8::panel_bytes(inputs),
         WeightType::Q6 => q6::panel_bytes(inputs),
         WeightType::Q4 => q4::panel_bytes(inputs),
@@ -188,9 +202,14 @@ impl Matrix {
         self.weight_type
     }
 
-    /// The same with other activations in products.
+    /// The same with other activations in products, where they are made for weights of its type.
     pub fn with_activations(self, activations: Activations) -> Matrix {
-        Matrix { activations, ..self }
+        let fits = match activations {
+            Activations::Int16 => true,
+            Activations::Int8 => matches!(self.weight_type, WeightType::Q8 | WeightType::Q6),
+            Activations::Bf16 => self.weight_type == WeightType::Bf16,
+        };
+        Matrix { activations: if fits { activations } else { Activations::default() }, ..self }
     }
 
     pub fn activations(&self) -> Activations {

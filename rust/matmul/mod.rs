@@ -4,7 +4,8 @@
 //! per weight type serves every number of rows and every instruction set. Each output is one chain of
 //! operations in a fixed order, so it has the same bits whatever is computed beside it:
 //!
-//! * `f32`, `bf16`, `f16` (`float`): one fused multiply-add after the other over the inputs;
+//! * `f32`, `bf16`, `f16` (`float`): one fused multiply-add after the other over the inputs, also where activations are
+//!   rounded to bf16 (then of each two inputs the second comes first);
 //! * `q8`, `q6`, `q4`: exact integers inside groups of inputs, then a few fused multiply-adds in the order of the groups.
 //!
 //! A call (`linear`) prepares its activations once ("strips": tiles of some rows, interleaved) and shares
@@ -124,7 +125,7 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
 /// The kernels of a matrix.
 #[derive(Clone, Copy)]
 enum Products {
-    Float,
+    Float(Kind),
     Q8(&'static Kernels),
     Q6(&'static Kernels),
     Q4(&'static Kernels),
@@ -136,14 +137,14 @@ impl Products {
             WeightType::Q8 => Products::Q8(q8::kernels(level, w.activations())),
             WeightType::Q6 => Products::Q6(q8::kernels(level, w.activations())),
             WeightType::Q4 => Products::Q4(q4::kernels(level)),
-            _ => Products::Float,
+            _ => Products::Float(float::kind(level, w)),
         }
     }
 
     /// What they take as activations.
     fn kind(self) -> Kind {
         match self {
-            Products::Float => Kind::Float,
+            Products::Float(kind) => kind,
             Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => kernels.kind,
         }
     }
@@ -151,7 +152,7 @@ impl Products {
     /// Rows in a tile.
     fn height(self, level: Level, rows: usize) -> usize {
         match self {
-            Products::Float => float::height(level, rows),
+            Products::Float(_) => float::height(level, rows),
             Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => kernels.height(rows),
         }
     }
@@ -269,7 +270,7 @@ fn product(
     out: &mut [f32],
 ) {
     match Products::of(w, level) {
-        Products::Float => float::product(level, w, panels, s, tiles, widened, out),
+        Products::Float(kind) => float::product(level, kind, w, panels, s, tiles, widened, out),
         Products::Q8(kernels) => q8::product(kernels, w, panels, s, tiles, out),
         Products::Q6(kernels) => q6::product(level, kernels, w, panels, s, tiles, widened, out),
         Products::Q4(kernels) => q4::product(kernels, w, panels, s, tiles, out),

@@ -1,7 +1,7 @@
 //! Activations prepared for the kernels: tiles of some rows, interleaved so that a kernel reads the values of
 //! all its rows for one input side by side.
 //!
-//! `[block of 256 inputs][tile][...][row]`; what a block of a tile holds is the [`Kind`]. Integer kinds pad the last
+//! `[block of 256 inputs][tile][...][row]`; what a block of a tile holds is the [`Kind`]. All kinds but `Float` pad the last
 //! block with zeros.
 
 use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
@@ -22,6 +22,10 @@ pub const GROUPS: usize = BLOCK / GROUP;
 pub enum Kind {
     /// f32 `[input][M]`.
     Float,
+    /// Two bf16 in a word `[input pair 128][M]`, the first input in the low half.
+    Halves,
+    /// The same values as f32, for kernels that multiply those: `[input pair 128][second, first][M]`.
+    Rounded,
     /// By group of 32: two i16 in a word `[input pair 16][M]` ([`Vector::to_pairs`] names the pairs), -128 times their sum
     /// `[M]`; after the groups a scale for all `[M]` f32.
     Pairs,
@@ -41,7 +45,8 @@ impl Kind {
     /// Words of 32 bits that one row takes in a whole block.
     pub const fn words(self) -> usize {
         match self {
-            Kind::Float => BLOCK,
+            Kind::Float | Kind::Rounded => BLOCK,
+            Kind::Halves => BLOCK / 2,
             Kind::Pairs | Kind::Planes => GROUPS * (GROUP / 2 + 1) + 1,
             Kind::GroupPairs => GROUPS * (GROUP / 2 + 2),
             Kind::GroupQuads => GROUPS * (GROUP / 4 + 2),
@@ -110,14 +115,19 @@ impl Strips {
         (first, last.0 + last.1 - first)
     }
 
-    /// Float strip of a tile for the inputs of one block.
-    pub fn float(&self, block: usize, tile: usize) -> &[f32] {
+    /// Float strip of a tile for the inputs of one block; rounded ones come in whole pairs of inputs.
+    pub fn float(&self, kind: Kind, block: usize, tile: usize) -> &[f32] {
         let (start, rows) = self.tiles[tile];
         let length = BLOCK.min(self.inputs - block * BLOCK);
+        if kind == Kind::Rounded {
+            let bits = &self.codes(kind, block, tile)[..rows * length.next_multiple_of(2)];
+            // SAFETY: both types have four bytes, and any of them are an f32.
+            return unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) };
+        }
         &self.floats[block * BLOCK * self.rows + start * length..][..rows * length]
     }
 
-    /// Integer strip of a tile from one block on; blocks follow each other at a distance of `rows * kind.words()`.
+    /// Strip of codes of a tile from one block on; blocks follow each other at a distance of `rows * kind.words()`.
     pub fn codes(&self, kind: Kind, block: usize, tile: usize) -> &[i32] {
         let words = kind.words();
         &self.codes[(block * self.rows + self.tiles[tile].0) * words..]
@@ -232,11 +242,13 @@ fn interleave<T: Copy>(x: &[T], stride: usize, length: usize, m: usize, to: &mut
     }
 }
 
-/// Quantizes a block of one row.
+/// Rounds a block of one row to what the kind holds.
 fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], to: &mut [i32]) {
     let fits = "as many words as the kind has";
     match kind {
         Kind::Float => {}
+        Kind::Halves => halves_at(level, x, to.try_into().expect(fits)),
+        Kind::Rounded => rounded_at(level, x, to.try_into().expect(fits)),
         Kind::Pairs => pairs_at(level, x, to.try_into().expect(fits)),
         Kind::Planes => planes_at(level, x, to.try_into().expect(fits)),
         Kind::GroupPairs => group_pairs_at(level, x, to.try_into().expect(fits)),
@@ -263,6 +275,18 @@ fn scale<V: Vector>(x: &[f32], most: f32) -> (f32, f32) {
 #[inline(always)]
 fn codes<V: Vector>(x: &[f32], inverse: f32) -> V {
     V::load(x) * V::splat(inverse) + V::splat(ROUND)
+}
+
+/// The nearest bf16, ties to even, as the bits of an f32. Not-a-number stays so; what has less than the smallest normal
+/// magnitude becomes a zero of its sign, as the machine's products of bf16 count it.
+#[inline(always)]
+pub fn nearest_half(v: f32) -> u32 {
+    const EXPONENT: u32 = 0x7f80_0000;
+    let bits = v.to_bits();
+    let near = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let near = if bits & !(1 << 31) > EXPONENT { bits | 1 << 22 } else { near };
+    let near = if near & EXPONENT == 0 { near & 1 << 31 } else { near };
+    near & 0xffff_0000
 }
 
 /// Codes of a group in quads, and their sum.
@@ -351,6 +375,25 @@ multiversion! {
             let sum = quads_of_group::<Lanes>(x, inverse, &mut out[..GROUP / 4]);
             out[GROUP / 4] = -128 * sum;
             out[GROUP / 4 + 1] = scale.to_bits() as i32;
+        }
+    }
+}
+
+multiversion! {
+    /// bf16 values of a block, in pairs.
+    fn halves / halves_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Halves.words()]) {
+        for (x, out) in x.chunks_exact(2).zip(out) {
+            *out = (nearest_half(x[0]) >> 16 | nearest_half(x[1])) as i32;
+        }
+    }
+}
+
+multiversion! {
+    /// The same as f32, the second of each pair first.
+    fn rounded / rounded_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Rounded.words()]) {
+        for (x, out) in x.chunks_exact(2).zip(out.chunks_exact_mut(2)) {
+            out[0] = nearest_half(x[1]) as i32;
+            out[1] = nearest_half(x[0]) as i32;
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::tensor::{DType, Source};
 use crate::threads::Pool;
+use half::bf16;
 
 /// Deterministic numbers in (-1, 1), some of them large, some zero.
 fn numbers(count: usize, seed: u32) -> Vec<f32> {
@@ -29,7 +30,10 @@ fn packed(values: &[f32], outputs: usize, inputs: usize, to: WeightType) -> Matr
 }
 
 fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
-    let products = Products::of(w, level);
+    results_of(level, Products::of(w, level), w, x, rows)
+}
+
+fn results_of(level: Level, products: Products, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
     let mut strips = Strips::default();
     Pool::new(2).run_alone(|team| {
         let height = products.height(level, rows);
@@ -37,7 +41,12 @@ fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
     });
     let mut out = vec![f32::NAN; w.panels() * rows * PANEL];
     let tiles = 0..strips.tiles.len();
-    product(level, w, 0..w.panels(), &strips, tiles, &mut Vec::new(), &mut out);
+    match products {
+        Products::Float(kind) => {
+            float::product(level, kind, w, 0..w.panels(), &strips, tiles, &mut Vec::new(), &mut out);
+        }
+        _ => product(level, w, 0..w.panels(), &strips, tiles, &mut Vec::new(), &mut out),
+    }
     out
 }
 
@@ -45,9 +54,10 @@ fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
 }
 
-const ALL: [(WeightType, Activations); 8] = [
+const ALL: [(WeightType, Activations); 9] = [
     (WeightType::F32, Activations::Int16),
     (WeightType::Bf16, Activations::Int16),
+    (WeightType::Bf16, Activations::Bf16),
     (WeightType::F16, Activations::Int16),
     (WeightType::Q8, Activations::Int16),
     (WeightType::Q8, Activations::Int8),
@@ -83,13 +93,89 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
     }
 }
 
+/// The nearest bf16 as the `half` crate has it, subnormal ones as zeros.
+fn rounded(x: f32) -> f32 {
+    let near = bf16::from_f32(x).to_f32();
+    if near.is_subnormal() { 0.0f32.copysign(near) } else { near }
+}
+
+#[test]
+fn activations_are_rounded_to_the_nearest_bf16() {
+    let mut values: Vec<f32> = (0..1 << 16).map(|high| f32::from_bits(high << 16)).collect();
+    // Each bf16, the number halfway to the next, and the neighbours of that.
+    values = values
+        .iter()
+        .flat_map(|v| [0, 0x7fff, 0x8000, 0x8001].map(|low| f32::from_bits(v.to_bits() | low)))
+        .collect();
+    for v in values {
+        let got = f32::from_bits(strips::nearest_half(v));
+        assert!(got.to_bits() == rounded(v).to_bits() || got.is_nan() && v.is_nan(), "{v:e} becomes {got:e}");
+    }
+}
+
+/// With and without the machine's products of pairs, and as the definition says.
+#[test]
+fn products_with_rounded_activations_are_chains_over_pairs() {
+    for (outputs, inputs, rows) in [(1, 1, 1), (70, 301, 3), (33, 255, 5), (64, 512, 29)] {
+        let w = packed(&numbers(outputs * inputs, 9), outputs, inputs, WeightType::Bf16)
+            .with_activations(Activations::Bf16);
+        let x = numbers(rows * inputs, 4);
+        let mut weights = vec![0.0; inputs];
+        let mut want = vec![0.0; w.panels() * rows * PANEL];
+        for output in 0..outputs {
+            w.row_into(output, &mut weights);
+            for row in 0..rows {
+                let x: Vec<f32> = x[row * inputs..][..inputs].iter().map(|&v| rounded(v)).collect();
+                want[(output / PANEL * rows + row) * PANEL + output % PANEL] = x
+                    .chunks(2)
+                    .zip(weights.chunks(2))
+                    .flat_map(|(x, w)| x.iter().zip(w).rev())
+                    .fold(0.0, |c, (x, w)| x.mul_add(*w, c));
+            }
+        }
+        for level in Level::present() {
+            for products in [Products::of(&w, level), Products::Float(Kind::Rounded)] {
+                let got = results_of(level, products, &w, &x, rows);
+                assert!(bits(&want) == bits(&got), "{level:?} {:?} {outputs}x{inputs}", products.kind());
+            }
+        }
+    }
+}
+
+/// Each activation is off by at most 2^-9 of itself, half a unit in the last of 8 bits; sums of both kinds by roundings.
+#[test]
+fn rounded_activations_give_results_as_near_as_their_bits() {
+    let (outputs, inputs, rows) = (32, 544, 5);
+    let x = numbers(rows * inputs, 5);
+    let make = |activations| {
+        let w = packed(&numbers(outputs * inputs, 11), outputs, inputs, WeightType::Bf16);
+        w.with_activations(activations)
+    };
+    let (plain, w) = (make(Activations::Int16), make(Activations::Bf16));
+    let (want, got) = (results(Level::Scalar, &plain, &x, rows), results(Level::Scalar, &w, &x, rows));
+    let mut weights = vec![0.0; inputs];
+    let mut differ = 0;
+    for output in 0..outputs {
+        w.row_into(output, &mut weights);
+        for row in 0..rows {
+            let x = &x[row * inputs..][..inputs];
+            let magnitude: f64 = weights.iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum();
+            let bound = magnitude * (1.0 / 512.0 + 2.02 * inputs as f64 / f64::from(1 << 24));
+            let at = (output / PANEL * rows + row) * PANEL + output % PANEL;
+            assert!(f64::from((got[at] - want[at]).abs()) <= bound, "{} is not {}", got[at], want[at]);
+            differ += usize::from(got[at] != want[at]);
+        }
+    }
+    assert!(differ > outputs * rows / 2, "activations are rounded");
+}
+
 /// |result - exact| is bounded by the rounding of weights and activations, which the formats state.
 #[test]
 fn quantized_products_are_as_near_as_their_steps() {
     let (outputs, inputs, rows) = (32, 544, 5);
     let values = numbers(outputs * inputs, 11);
     let x = numbers(rows * inputs, 5);
-    for (to, activations) in &ALL[3..] {
+    for (to, activations) in &ALL[4..] {
         let w = packed(&values, outputs, inputs, *to).with_activations(*activations);
         let got = results(Level::Scalar, &w, &x, rows);
         let mut weights = vec![0.0f32; inputs];

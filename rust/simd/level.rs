@@ -79,6 +79,17 @@ impl Level {
     }
 }
 
+/// Whether code of the level may use AVX-512 BF16, products of pairs of bf16: Zen 4, Cooper Lake and Sapphire Rapids, not Ice Lake.
+pub fn multiplies_bf16(level: Level) -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return level == Level::Avx512 && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = level;
+        false
+    }
+}
+
 fn choose() -> Result<Level> {
     let present = Level::present();
     let best = *present.last().expect("scalar code is always available");

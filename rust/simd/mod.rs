@@ -19,7 +19,7 @@ pub use lanes::{
     LANES, Portable, ROUND, Vector, add_scaled, lanes_max, maximum, multiply_by, narrow, prefetch,
     prefetch_at, sum, sum_of_squares, widen_at,
 };
-pub use level::{Level, level, level_or_error};
+pub use level::{Level, level, level_or_error, multiplies_bf16};
 pub use math::{erf, exp, log, sigmoid, tanh};
 
 #[cfg(target_arch = "aarch64")]

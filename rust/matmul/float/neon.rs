@@ -1,6 +1,6 @@
 //! Float weights with NEON: one multiply-add of four outputs by a lane of activations after the other.
 
-use super::{BLOCK, FEW_ROWS, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
+use super::{BLOCK, FEW_ROWS, Kind, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
 use crate::matmul::neon::halves;
 use std::arch::aarch64::*;
 use std::ops::Range;
@@ -8,25 +8,34 @@ use std::ops::Range;
 const F32: u8 = 0;
 const BF16: u8 = 1;
 const F16: u8 = 2;
+/// bf16, of each two inputs the second first.
+const SWAPPED: u8 = 3;
 
-/// Sixteen weights of one input.
+/// Bytes of 16 weights.
+const fn size<const W: u8>() -> usize {
+    if W == F32 { 4 * PANEL } else { 2 * PANEL }
+}
+
+/// Sixteen weights: of the first input of the two behind `w` or of the second.
 ///
 /// # Safety
-/// 16 weights of type `W` lie behind `w`.
+/// 16 weights of that input lie behind `w`, of bf16 those of both.
 #[inline(always)]
-unsafe fn load<const W: u8>(w: *const u8) -> [float32x4_t; 4] {
+unsafe fn load<const W: u8>(w: *const u8, second: bool) -> [float32x4_t; 4] {
     // SAFETY: as promised.
     unsafe {
+        let at = w.add(usize::from(second) * size::<W>());
         match W {
-            F32 => std::array::from_fn(|o| vld1q_f32(w.cast::<f32>().add(4 * o))),
-            BF16 => {
-                let (a, b) = (vld1q_u32(w.cast()), vld1q_u32(w.add(16).cast()));
-                let high = vdupq_n_u32(0xffff_0000);
-                let outputs =
-                    [vshlq_n_u32::<16>(a), vshlq_n_u32::<16>(b), vandq_u32(a, high), vandq_u32(b, high)];
-                outputs.map(|v| vreinterpretq_f32_u32(v))
-            }
-            _ => std::array::from_fn(|o| halves(w.add(8 * o))),
+            F32 => std::array::from_fn(|o| vld1q_f32(at.cast::<f32>().add(4 * o))),
+            F16 => std::array::from_fn(|o| halves(at.add(8 * o))),
+            _ => std::array::from_fn(|o| {
+                let pairs = vld1q_u32(w.cast::<u32>().add(4 * o));
+                vreinterpretq_f32_u32(if second == (W == BF16) {
+                    vandq_u32(pairs, vdupq_n_u32(0xffff_0000))
+                } else {
+                    vshlq_n_u32::<16>(pairs)
+                })
+            }),
         }
     }
 }
@@ -82,14 +91,13 @@ unsafe fn rows<const M: usize>(x: *const f32) -> [float32x4_t; 2] {
 #[inline(never)]
 unsafe fn tile<const M: usize, const P: usize, const W: u8>(
     length: usize,
-    w: *const u8,
+    mut w: *const u8,
     stride: usize,
     mut x: *const f32,
     c: *mut f32,
     panel_stride: usize,
     first: bool,
 ) {
-    let size = if W == F32 { 64 } else { 32 };
     // SAFETY: as promised.
     unsafe {
         let at = |i: usize, p: usize, o: usize| c.add((p * panel_stride + i) * PANEL + 4 * o);
@@ -103,17 +111,25 @@ unsafe fn tile<const M: usize, const P: usize, const W: u8>(
                 }
             }
         }
-        for k in 0..length {
-            let y = rows::<M>(x);
-            for p in 0..P {
-                let v = load::<W>(w.add(p * stride + k * size));
-                for i in 0..M {
-                    for o in 0..4 {
-                        s[i][p][o] = multiply_add(s[i][p][o], v[o], y, i);
+        let mut left = length;
+        while left > 0 {
+            for second in [false, true] {
+                if second && left == 1 {
+                    break;
+                }
+                let y = rows::<M>(x);
+                for p in 0..P {
+                    let v = load::<W>(w.add(p * stride), second);
+                    for i in 0..M {
+                        for o in 0..4 {
+                            s[i][p][o] = multiply_add(s[i][p][o], v[o], y, i);
+                        }
                     }
                 }
+                x = x.add(M);
             }
-            x = x.add(M);
+            w = w.wrapping_add(2 * size::<W>());
+            left -= left.min(2);
         }
         for i in 0..M {
             for p in 0..P {
@@ -131,7 +147,7 @@ unsafe fn widen<const W: u8>(length: usize, w: *const u8, out: *mut f32) {
     for k in 0..length {
         // SAFETY: as promised.
         unsafe {
-            for (o, v) in load::<W>(w.add(32 * k)).into_iter().enumerate() {
+            for (o, v) in load::<W>(w.add(k / 2 * 2 * size::<W>()), k % 2 == 1).into_iter().enumerate() {
                 vst1q_f32(out.add(PANEL * k + 4 * o), v);
             }
         }
@@ -149,7 +165,8 @@ const fn few<const W: u8>() -> [[(usize, Tile); 3]; FEW_ROWS] {
         [(1, tile::<4, 1, W>), (1, tile::<4, 1, W>), (1, tile::<4, 1, W>)],
     ]
 }
-static FEW: [[[(usize, Tile); 3]; FEW_ROWS]; 3] = [few::<F32>(), few::<BF16>(), few::<F16>()];
+static FEW: [[[(usize, Tile); 3]; FEW_ROWS]; 4] =
+    [few::<F32>(), few::<BF16>(), few::<F16>(), few::<SWAPPED>()];
 static MANY: [Tile; 6] = [
     tile::<1, 1, F32>,
     tile::<2, 1, F32>,
@@ -161,6 +178,7 @@ static MANY: [Tile; 6] = [
 
 /// See [`crate::matmul::product`].
 pub fn product(
+    kind: Kind,
     w: &Matrix,
     panels: Range<usize>,
     s: &Strips,
@@ -170,17 +188,21 @@ pub fn product(
 ) {
     let (first_row, rows) = s.rows_of(&tiles);
     let inputs = w.inputs();
-    let (code, size) = match w.weight_type() {
-        WeightType::F32 => (F32, 64),
-        WeightType::Bf16 => (BF16, 32),
-        _ => (F16, 32),
+    let code = match (w.weight_type(), kind) {
+        (_, Kind::Rounded) => SWAPPED,
+        (WeightType::F32, _) => F32,
+        (WeightType::Bf16, _) => BF16,
+        _ => F16,
     };
+    let size = if code == F32 { size::<F32>() } else { size::<BF16>() };
     assert!(out.len() >= panels.len() * rows * PANEL, "room for the results");
     if inputs == 0 {
         out.fill(0.0);
         return;
     }
-    let blocks = (0..inputs.div_ceil(BLOCK)).map(|b| (b, BLOCK.min(inputs - b * BLOCK)));
+    // Rounded activations come in whole pairs.
+    let whole = if code == SWAPPED { inputs.next_multiple_of(2) } else { inputs };
+    let blocks = (0..inputs.div_ceil(BLOCK)).map(|b| (b, BLOCK.min(whole - b * BLOCK)));
     if tiles.len() == 1 && rows <= FEW_ROWS {
         let mut p = 0;
         while p < panels.len() {
@@ -191,15 +213,15 @@ pub fn product(
             };
             let (width, kernel) = FEW[code as usize][rows - 1][choice];
             for (block, length) in blocks.clone() {
-                let bytes = &w.panel(panels.start + p)[block * BLOCK * size..];
-                let (x, c) = (s.float(block, tiles.start), &mut out[p * rows * PANEL..]);
+                let bytes = w.panel(panels.start + p);
+                let (x, c) = (s.float(kind, block, tiles.start), &mut out[p * rows * PANEL..]);
                 // SAFETY: the panels follow each other in memory and the last lies inside the matrix; strip and results
                 // have room (checked above).
                 unsafe {
                     kernel(
                         length,
-                        bytes.as_ptr(),
-                        inputs * size,
+                        bytes.as_ptr().add(block * BLOCK * size),
+                        bytes.len(),
                         x.as_ptr(),
                         c.as_mut_ptr(),
                         rows,
@@ -222,6 +244,7 @@ pub fn product(
                 match code {
                     BF16 => widen::<BF16>(length, weights, widened.as_mut_ptr()),
                     F16 => widen::<F16>(length, weights, widened.as_mut_ptr()),
+                    SWAPPED => widen::<SWAPPED>(length, weights, widened.as_mut_ptr()),
                     _ => {}
                 }
             }
@@ -231,7 +254,7 @@ pub fn product(
             for tile in tiles.clone() {
                 let (start, m) = s.tiles[tile];
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
-                let x = s.float(block, tile);
+                let x = s.float(kind, block, tile);
                 // SAFETY: weights, strip and results have as many values as the tile reads.
                 unsafe { MANY[m - 1](length, weights, 0, x.as_ptr(), c.as_mut_ptr(), m, block == 0) };
             }

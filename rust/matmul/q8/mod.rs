@@ -146,8 +146,8 @@ pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
         (Level::Neon, Activations::Int16) => &neon::WIDE,
         #[cfg(target_arch = "aarch64")]
         (Level::Neon, Activations::Int8) => &neon::NARROW,
-        (_, Activations::Int16) => &WIDE,
         (_, Activations::Int8) => &NARROW,
+        _ => &WIDE,
     }
 }
 
