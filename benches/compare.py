@@ -85,6 +85,7 @@ def rows() -> list[Row]:
         ("q8:int8", q8, 3.0, None),
         ("q4", q4, 2.5, 2.5),
         ("bf16", ("llama.cpp bf16",), 2.0, 0.8),
+        ("bf16:bf16", ("llama.cpp bf16",), 2.0, None),
     ):
         limit = None if part is None else ("multiply_adds", layers(one), part)
         name = f"prefill 512 {one} {kind.replace(':', ' ')}"

@@ -465,7 +465,7 @@ _METHODS: dict[str, tuple[str, Callable[..., Any], dict[str, tuple[str, list[Any
         lambda m, **o: lapwing.load(GOLDEN / "llama", **o),
         {
             "weights": ("auto, stored", ["q5", 3, None, b"q8", [], np.array(["f32", "q8"])]),
-            "activations": ("int16 or int8", ["int4", 3, None, np.array(["int8", "int8"])]),
+            "activations": ("int16, int8 or bf16", ["int4", 3, None, np.array(["int8", "int8"])]),
             "kv": ("auto, f32", ["q4", 3, None, ["f32"]]),
             "threads": ("a whole number from 1 to 256", [0, -1, 257, 10**30, 1.5, True, "2", math.nan]),
             "task": ("answer, chat", ["x", 3, True, ["chat"], {"chat": 1}]),

@@ -53,8 +53,16 @@ def test_tasks_that_a_checkpoint_does_not_serve(name: str, task: str, words: tup
     fails(lapwing.OptionError, lambda: lapwing.load(GOLDEN / name, task=task), f"task is {task!r}", *words)
 
 
-def test_int8_activations_need_q8_weights() -> None:
-    fails(lapwing.OptionError, lambda: lapwing.load(GOLDEN / "llama", activations="int8"), "weights='q8'", "stored")
+@pytest.mark.parametrize(("activations", "weights"), [("int8", "q8"), ("bf16", "bf16")])
+def test_activations_need_their_weights(activations: str, weights: str) -> None:
+    for other in {"auto", "stored", "f32", "bf16", "f16", "q8", "q4"} - {weights}:
+        found = "stored" if other == "auto" else other
+        fails(
+            lapwing.OptionError,
+            lambda other=other: lapwing.load(GOLDEN / "llama", activations=activations, weights=other),
+            f"needs weights='{weights}'",
+            f"has weights='{found}'",
+        )
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import lapwing
 TYPES = [
     {"weights": "f32"},
     {"weights": "bf16"},
+    {"weights": "bf16", "activations": "bf16"},
     {"weights": "f16"},
     {"weights": "q8"},
     {"weights": "q8", "activations": "int8"},
@@ -50,7 +51,8 @@ def test_hidden_states_of_a_batch_equal_those_of_singles() -> None:
 PROGRAM = """
 import hashlib, lapwing
 digest = hashlib.sha256()
-for weights, activations in (("bf16", "int16"), ("q8", "int16"), ("q8", "int8"), ("q4", "int16")):
+types = (("bf16", "int16"), ("bf16", "bf16"), ("q8", "int16"), ("q8", "int8"), ("q4", "int16"))
+for weights, activations in types:
     model = lapwing.load("lapwing/tiny-shakespeare", weights=weights, activations=activations)
     digest.update(model.logits(model.tokenizer.encode("Enter the King and his train. " * 12)).tobytes())
 print(model.info().isa, digest.hexdigest())

@@ -116,6 +116,9 @@ def test_quantized_weights_stay_near_the_stored_ones(weights: str, least: float)
         ({"weights": "q5"}, "weights is 'q5'"),
         ({"activations": "int4"}, "activations is 'int4'"),
         ({"activations": "int8", "weights": "f32"}, "activations='int8' needs weights='q8'"),
+        ({"activations": "bf16", "weights": "q8"}, "activations='bf16' needs weights='bf16'"),
+        ({"activations": "bf16", "weights": "f32"}, "this model has weights='f32'"),
+        ({"activations": "int8", "weights": "bf16"}, "activations='int8' needs weights='q8'"),
         ({"kv": "q4"}, "kv is 'q4'"),
     ],
 )

@@ -29,6 +29,7 @@ TYPES: list[dict[str, str]] = [
     {"weights": "f32"},
     {"weights": "f32", "kv": "f16"},
     {"weights": "bf16"},
+    {"weights": "bf16", "activations": "bf16"},
     {"weights": "f16", "kv": "q8"},
     {"weights": "q8"},
     {"weights": "q8", "activations": "int8"},

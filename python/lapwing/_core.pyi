@@ -40,8 +40,9 @@ class Machine:
 class Loader:
     """Builds a model: takes the tensors one after the other and packs each at once.
 
-    ``weights`` is "f32", "bf16", "f16", "q8" or "q4" ("stored": each matrix as its array's type), ``activations`` of
-    products with q8 "int16" or "int8", ``kv`` "f32", "f16", "q8" or "auto" (f32 where all weights are, else f16).
+    ``weights`` is "f32", "bf16", "f16", "q8" or "q4" ("stored": each matrix as its array's type), ``activations`` "int16",
+    "int8" (of products with q8) or "bf16" (with bf16; OptionError with others), ``kv`` "f32", "f16", "q8" or "auto" (f32
+    where all weights are, else f16).
     """
 
     def __new__(

@@ -42,6 +42,14 @@ impl Loader {
                 activations: Activations::parse(activations)?,
                 kv_type: if kv == "auto" { None } else { Some(KvType::parse(kv)?) },
             };
+            if let Some(needed) = options.activations.weights()
+                && options.weights != Some(needed)
+            {
+                return Err(Error::Option(format!(
+                    "activations='{activations}' needs weights='{}': this model has weights='{weights}'",
+                    needed.name()
+                )));
+            }
             if threads.is_some_and(|n| n == 0 || n > 256) {
                 let n = threads.unwrap_or_default();
                 return Err(Error::Option(format!("threads={n} is out of range: expected 1 to 256")));

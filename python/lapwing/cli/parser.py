@@ -79,8 +79,9 @@ def _model(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--activations",
         default="int16",
-        choices=("int16", "int8"),
-        help="inputs of products with q8 weights: int8 is faster on some machines and less exact (default: int16)",
+        choices=("int16", "int8", "bf16"),
+        help="inputs of products: int8 with q8 weights, bf16 with bf16 weights are faster on some machines and less exact "
+        "(default: int16)",
     )
     group.add_argument(
         "--kv", default="auto", choices=("auto", "f32", "f16", "q8"), help="cached keys and values (default: auto)"
