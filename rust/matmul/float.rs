@@ -10,7 +10,7 @@
 //! are equal as long as weights and sums stay normal. Activations below it are made zeros for every level ([`Kind::Rounded`]).
 
 #[cfg(target_arch = "x86_64")]
-mod avx512bf16;
+mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]
@@ -30,10 +30,10 @@ pub const SIDE_BY_SIDE: usize = 4;
 const FEW_ROWS: usize = 4;
 
 /// Rows in a tile.
-pub fn height(level: Level, rows: usize) -> usize {
+pub fn height(level: Level, kind: Kind, rows: usize) -> usize {
     match level {
         _ if rows <= FEW_ROWS => FEW_ROWS,
-        Level::Avx512 => 12,
+        Level::Avx512 if kind != Kind::Halves => 12,
         _ => 6,
     }
 }

@@ -152,7 +152,7 @@ impl Products {
     /// Rows in a tile.
     fn height(self, level: Level, rows: usize) -> usize {
         match self {
-            Products::Float(_) => float::height(level, rows),
+            Products::Float(kind) => float::height(level, kind, rows),
             Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => kernels.height(rows),
         }
     }

@@ -1,14 +1,15 @@
-//! Float weights with AVX2 and AVX-512: a few rows straight from the packed weights, tiles of many over widened panels.
+//! Float weights on x86-64: a few rows straight from the packed weights; of many, tiles over widened panels with AVX2, over panels
+//! that are widened on the fly with AVX-512.
 
-use super::avx512bf16;
+use super::avx512;
 use super::{BLOCK, FEW_ROWS, Kind, Level, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 /// What a kernel multiplies.
-const F32: u8 = 0;
-const BF16: u8 = 1;
-const F16: u8 = 2;
+pub const F32: u8 = 0;
+pub const BF16: u8 = 1;
+pub const F16: u8 = 2;
 /// bf16, of each two inputs the second first.
 const SWAPPED: u8 = 3;
 /// Pairs of bf16 by pairs of bf16.
@@ -23,7 +24,7 @@ pub const AHEAD: usize = 4 * 1024;
 pub type Kernel = unsafe fn(usize, *const u8, usize, *const f32, *mut f32, usize, bool);
 
 /// Bytes of 16 weights.
-const fn size<const W: u8>() -> usize {
+pub const fn size<const W: u8>() -> usize {
     if W == F32 { 4 * PANEL } else { 2 * PANEL }
 }
 
@@ -157,109 +158,14 @@ unsafe fn tile<const M: usize>(
     }
 }
 
-/// Sixteen weights as a vector: of the first input of the two behind `w` or of the second.
-///
-/// # Safety
-/// AVX-512 F; `w` points at 16 weights of that input, of bf16 at those of both.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn load_wide<const W: u8>(w: *const u8, second: bool) -> __m512 {
-    // SAFETY: as promised.
-    unsafe {
-        let at = w.add(usize::from(second) * size::<W>());
-        match W {
-            F32 => _mm512_loadu_ps(at.cast()),
-            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
-            _ if second == (W == BF16) => {
-                let high = _mm512_set1_epi32(0xffff_0000u32 as i32);
-                _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(w.cast()), high))
-            }
-            _ => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(w.cast()))),
-        }
-    }
-}
-
-/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`]. `SPREAD` asks for the memory ahead.
-///
-/// # Safety
-/// AVX-512 F; all pointers reach as far as the sizes say.
-#[inline(never)]
-#[target_feature(enable = "avx512f")]
-unsafe fn wide<const M: usize, const P: usize, const W: u8, const SPREAD: bool>(
-    length: usize,
-    mut w: *const u8,
-    w_stride: usize,
-    mut x: *const f32,
-    c: *mut f32,
-    c_stride: usize,
-    first: bool,
-) {
-    let mut s = [[_mm512_setzero_ps(); M]; P];
-    // SAFETY: as promised; prefetches touch no memory.
-    unsafe {
-        if !first {
-            for p in 0..P {
-                for i in 0..M {
-                    s[p][i] = _mm512_loadu_ps(c.add(p * c_stride + PANEL * i));
-                }
-            }
-        }
-        let mut left = length;
-        while left > 0 {
-            for second in [false, true] {
-                if second && left == 1 {
-                    break;
-                }
-                let v: [__m512; P] = std::array::from_fn(|p| load_wide::<W>(w.add(p * w_stride), second));
-                for i in 0..M {
-                    let y = _mm512_set1_ps(*x.add(i));
-                    for p in 0..P {
-                        s[p][i] = _mm512_fmadd_ps(y, v[p], s[p][i]);
-                    }
-                }
-                if SPREAD && (W == F32 || !second) {
-                    let ahead = AHEAD + usize::from(second) * size::<W>();
-                    _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(ahead).cast());
-                }
-                x = x.add(M);
-            }
-            w = w.wrapping_add(2 * size::<W>());
-            left -= left.min(2);
-        }
-        for p in 0..P {
-            for i in 0..M {
-                _mm512_storeu_ps(c.add(p * c_stride + PANEL * i), s[p][i]);
-            }
-        }
-    }
-}
-
-const fn wides<const P: usize, const W: u8, const S: bool>() -> [Kernel; 12] {
-    [
-        wide::<1, P, W, S>,
-        wide::<2, P, W, S>,
-        wide::<3, P, W, S>,
-        wide::<4, P, W, S>,
-        wide::<5, P, W, S>,
-        wide::<6, P, W, S>,
-        wide::<7, P, W, S>,
-        wide::<8, P, W, S>,
-        wide::<9, P, W, S>,
-        wide::<10, P, W, S>,
-        wide::<11, P, W, S>,
-        wide::<12, P, W, S>,
-    ]
-}
-const fn all_wides<const W: u8>() -> [[Kernel; 12]; 3] {
-    [wides::<1, W, true>(), wides::<1, W, false>(), wides::<2, W, false>()]
-}
-/// By what is multiplied: one tile of rows that reads weights from memory, then tile after tile over one panel and over two.
-static WIDE: [[[Kernel; 12]; 3]; 5] = [
-    all_wides::<F32>(),
-    all_wides::<BF16>(),
-    all_wides::<F16>(),
-    all_wides::<SWAPPED>(),
-    [avx512bf16::tiles::<1, true>(), avx512bf16::tiles::<1, false>(), avx512bf16::tiles::<2, false>()],
+/// By what is multiplied: one tile of rows that reads weights from memory, then tile after tile over one panel
+/// or several.
+static WIDE: [[&[Kernel]; 3]; 5] = [
+    avx512::wide_tables::<F32>(),
+    avx512::wide_tables::<BF16>(),
+    avx512::wide_tables::<F16>(),
+    avx512::wide_tables::<SWAPPED>(),
+    avx512::PAIRS,
 ];
 
 /// # Safety
@@ -286,7 +192,7 @@ const fn few<const W: u8>() -> [[(usize, Kernel); 3]; FEW_ROWS] {
     ]
 }
 static FEW: [[[(usize, Kernel); 3]; FEW_ROWS]; 5] =
-    [few::<F32>(), few::<BF16>(), few::<F16>(), few::<SWAPPED>(), avx512bf16::FEW];
+    [few::<F32>(), few::<BF16>(), few::<F16>(), few::<SWAPPED>(), avx512::FEW_PAIRS];
 
 type TileFn = unsafe fn(usize, *const f32, *const f32, *mut f32, bool);
 static TILE: [TileFn; 6] = [tile::<1>, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>];
@@ -355,17 +261,19 @@ pub fn product(
     }
     if level == Level::Avx512 {
         let one = tiles.len() == 1;
+        let widest = if code == HALVES { 4 } else { 2 };
         for block in 0..blocks {
             let mut p = 0;
             while p < panels.len() {
-                // Two panels' weights stay in the nearest cache while the rows go by.
-                let side_by_side = if one || p + 1 == panels.len() { 1 } else { 2 };
+                // A block of the panels' weights stays in the nearest cache while the rows go by.
+                let side_by_side = if one || p + widest > panels.len() { 1 } else { widest };
+                let table = if one { 0 } else { 1 + usize::from(side_by_side > 1) };
                 let bytes = w.panel(panels.start + p);
                 for tile in tiles.clone() {
                     let (start, m) = s.tiles[tile];
                     let (at, last) = (p * rows + start - first_row, (side_by_side - 1) * rows);
                     let c = &mut out[at * PANEL..][..(last + m) * PANEL];
-                    let kernel = WIDE[code as usize][if one { 0 } else { side_by_side }][m - 1];
+                    let kernel = WIDE[code as usize][table][m - 1];
                     // SAFETY: the level's kernels; the panels, which follow each other in memory, hold the inputs of the
                     // block, strip and results have as many values as the tile reads.
                     unsafe {

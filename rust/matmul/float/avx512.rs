@@ -1,0 +1,180 @@
+//! Float weights with AVX-512: f32 activations, and with AVX-512 BF16 those rounded to bf16.
+
+use super::PANEL;
+use super::x86::{AHEAD, BF16, F16, F32, Kernel, size};
+use std::arch::x86_64::*;
+
+/// Sixteen weights as a vector: of the first input of the two behind `w` or of the second.
+///
+/// # Safety
+/// AVX-512 F; `w` points at 16 weights of that input, of bf16 at those of both.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn load_wide<const W: u8>(w: *const u8, second: bool) -> __m512 {
+    // SAFETY: as promised.
+    unsafe {
+        let at = w.add(usize::from(second) * size::<W>());
+        match W {
+            F32 => _mm512_loadu_ps(at.cast()),
+            F16 => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
+            _ if second == (W == BF16) => {
+                let high = _mm512_set1_epi32(0xffff_0000u32 as i32);
+                _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(w.cast()), high))
+            }
+            _ => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(w.cast()))),
+        }
+    }
+}
+
+/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`]. `SPREAD` asks for the memory ahead.
+///
+/// # Safety
+/// AVX-512 F; all pointers reach as far as the sizes say.
+#[inline(never)]
+#[target_feature(enable = "avx512f")]
+unsafe fn wide<const M: usize, const P: usize, const W: u8, const SPREAD: bool>(
+    length: usize,
+    mut w: *const u8,
+    w_stride: usize,
+    mut x: *const f32,
+    c: *mut f32,
+    c_stride: usize,
+    first: bool,
+) {
+    let mut s = [[_mm512_setzero_ps(); M]; P];
+    // SAFETY: as promised; prefetches touch no memory.
+    unsafe {
+        if !first {
+            for p in 0..P {
+                for i in 0..M {
+                    s[p][i] = _mm512_loadu_ps(c.add(p * c_stride + PANEL * i));
+                }
+            }
+        }
+        let mut left = length;
+        while left > 0 {
+            for second in [false, true] {
+                if second && left == 1 {
+                    break;
+                }
+                let v: [__m512; P] = std::array::from_fn(|p| load_wide::<W>(w.add(p * w_stride), second));
+                for i in 0..M {
+                    let y = _mm512_set1_ps(*x.add(i));
+                    for p in 0..P {
+                        s[p][i] = _mm512_fmadd_ps(y, v[p], s[p][i]);
+                    }
+                }
+                if SPREAD && (W == F32 || !second) {
+                    let ahead = AHEAD + usize::from(second) * size::<W>();
+                    _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(ahead).cast());
+                }
+                x = x.add(M);
+            }
+            w = w.wrapping_add(2 * size::<W>());
+            left -= left.min(2);
+        }
+        for p in 0..P {
+            for i in 0..M {
+                _mm512_storeu_ps(c.add(p * c_stride + PANEL * i), s[p][i]);
+            }
+        }
+    }
+}
+
+const fn wides<const P: usize, const W: u8, const S: bool>() -> [Kernel; 12] {
+    [
+        wide::<1, P, W, S>,
+        wide::<2, P, W, S>,
+        wide::<3, P, W, S>,
+        wide::<4, P, W, S>,
+        wide::<5, P, W, S>,
+        wide::<6, P, W, S>,
+        wide::<7, P, W, S>,
+        wide::<8, P, W, S>,
+        wide::<9, P, W, S>,
+        wide::<10, P, W, S>,
+        wide::<11, P, W, S>,
+        wide::<12, P, W, S>,
+    ]
+}
+
+/// One tile of rows that reads weights from memory; tile after tile over one panel; over two.
+pub const fn wide_tables<const W: u8>() -> [&'static [Kernel]; 3] {
+    const { [&wides::<1, W, true>(), &wides::<1, W, false>(), &wides::<2, W, false>()] }
+}
+
+/// bf16 by bf16, two multiply-adds for each output and instruction: M rows by P panels, as [`Kernel`]; `x` points at words of two
+/// activations. `SPREAD` asks for the memory ahead.
+///
+/// # Safety
+/// AVX-512 F and BF16; see [`Kernel`].
+#[inline(never)]
+#[target_feature(enable = "avx512f,avx512bf16")]
+unsafe fn pairs<const M: usize, const P: usize, const SPREAD: bool>(
+    length: usize,
+    mut w: *const u8,
+    w_stride: usize,
+    x: *const f32,
+    c: *mut f32,
+    c_stride: usize,
+    first: bool,
+) {
+    let mut x: *const i32 = x.cast();
+    let mut s = [[_mm512_setzero_ps(); M]; P];
+    // SAFETY: as promised, with whole pairs of inputs; prefetches touch no memory. Vectors of bf16 are any bits.
+    unsafe {
+        if !first {
+            for p in 0..P {
+                for i in 0..M {
+                    s[p][i] = _mm512_loadu_ps(c.add(p * c_stride + PANEL * i));
+                }
+            }
+        }
+        let end = w.add(length.div_ceil(2) * 4 * PANEL);
+        while w != end {
+            let v: [__m512bh; P] =
+                std::array::from_fn(|p| std::mem::transmute(_mm512_loadu_si512(w.add(p * w_stride).cast())));
+            for i in 0..M {
+                let y: __m512bh = std::mem::transmute(_mm512_set1_epi32(*x.add(i)));
+                for p in 0..P {
+                    s[p][i] = _mm512_dpbf16_ps(s[p][i], v[p], y);
+                }
+            }
+            if SPREAD {
+                for p in 0..P {
+                    _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(p * w_stride + AHEAD).cast());
+                }
+            }
+            w = w.add(4 * PANEL);
+            x = x.add(M);
+        }
+        for p in 0..P {
+            for i in 0..M {
+                _mm512_storeu_ps(c.add(p * c_stride + PANEL * i), s[p][i]);
+            }
+        }
+    }
+}
+
+const fn all_pairs<const P: usize, const S: bool>() -> [Kernel; 6] {
+    [
+        pairs::<1, P, S>,
+        pairs::<2, P, S>,
+        pairs::<3, P, S>,
+        pairs::<4, P, S>,
+        pairs::<5, P, S>,
+        pairs::<6, P, S>,
+    ]
+}
+/// As [`wide_tables`], the last over four panels: broadcasts of activations cost loads, and so do weights; 6 x 4 has fewer than
+/// 12 x 2.
+pub const PAIRS: [&[Kernel]; 3] =
+    [&all_pairs::<1, true>(), &all_pairs::<1, false>(), &all_pairs::<4, false>()];
+
+/// A few rows of pairs, with one, two or four panels side by side.
+pub const FEW_PAIRS: [[(usize, Kernel); 3]; 4] = [
+    [(1, pairs::<1, 1, true>), (2, pairs::<1, 2, true>), (4, pairs::<1, 4, true>)],
+    [(1, pairs::<2, 1, true>), (2, pairs::<2, 2, true>), (4, pairs::<2, 4, true>)],
+    [(1, pairs::<3, 1, true>), (2, pairs::<3, 2, true>), (4, pairs::<3, 4, true>)],
+    [(1, pairs::<4, 1, true>), (2, pairs::<4, 2, true>), (4, pairs::<4, 4, true>)],
+];
