@@ -20,6 +20,18 @@ unsafe fn scales(at: *const u8) -> __m512 {
     _mm512_mul_ps(_mm512_cvtph_ps(stored), _mm512_set1_ps(1.0 / SCALE_BIAS))
 }
 
+/// Asks for a cache line of weights. Measured on Zen 5: where the memory sets the pace, one or two rows go 5 to 7 % faster when
+/// weights pass by the outer caches, eight rows 4 % slower.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn come<const M: usize>(line: *const u8) {
+    if M <= 2 {
+        _mm_prefetch::<_MM_HINT_NTA>(line.cast());
+    } else {
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
+    }
+}
+
 /// 16-bit activations in planes, M rows by P panels: `256 * sum of high bytes + sum of low bytes`. See [`super::scalar`].
 /// `SPREAD` asks for the memory ahead, group by group.
 ///
@@ -104,7 +116,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
                 }
                 if SPREAD {
                     for i in 0..A_GROUP.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
+                        come::<M>(coming.wrapping_add(64 * i));
                     }
                     coming = coming.wrapping_add(A_GROUP);
                 }
@@ -180,7 +192,7 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
                 }
                 if SPREAD {
                     for i in 0..A_GROUP.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
+                        come::<M>(coming.wrapping_add(64 * i));
                     }
                     coming = coming.wrapping_add(A_GROUP);
                 }
