@@ -1,6 +1,6 @@
 //! 8-bit weights with AVX2: the bytes of a quad part to two pairs of words, for vpmaddwd and vpaddd on 8 outputs at a time.
 
-use super::{CODES, GROUP, SCALES, block_bytes};
+use super::{A_GROUP, CODES, GROUP, QUADS, SCALES, block_bytes};
 use crate::matmul::PANEL;
 use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
 use crate::matmul::strips::Kind;
@@ -44,7 +44,7 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
             for _ in 0..groups {
                 let mut s: [[__m256i; 2]; M] =
                     std::array::from_fn(|i| [_mm256_set1_epi32(*xg.add(GROUP / 2 * M + i)); 2]);
-                for q in 0..GROUP / 4 {
+                for q in 0..QUADS {
                     let at = wg.add(64 * q).cast::<__m256i>();
                     let u = [_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))];
                     let pairs = [
@@ -72,10 +72,10 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
                     }
                 }
                 if SPREAD {
-                    for i in 0..(CODES + SCALES).div_ceil(64) {
+                    for i in 0..A_GROUP.div_ceil(64) {
                         _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
                     }
-                    coming = coming.wrapping_add(CODES + SCALES);
+                    coming = coming.wrapping_add(A_GROUP);
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);

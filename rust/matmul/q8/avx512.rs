@@ -1,16 +1,11 @@
 //! 8-bit weights with AVX-512 and VNNI: 16 outputs in a register, a row's activations as a broadcast operand.
 
-use super::{CODES, GROUP, SCALES, block_bytes};
+use super::{A_GROUP, CODES, QUADS, SCALES, block_bytes};
 use crate::matmul::PANEL;
 use crate::matmul::quantized::avx512::{ask, kernels};
 use crate::matmul::quantized::{AHEAD, SCALE_BIAS};
 use crate::matmul::strips::Kind;
 use std::arch::x86_64::*;
-
-/// Quads of inputs in a group.
-const QUADS: usize = GROUP / 4;
-/// Bytes of a whole block for each of its groups.
-const A_GROUP: usize = CODES + SCALES;
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]

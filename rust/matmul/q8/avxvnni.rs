@@ -1,15 +1,10 @@
 //! 8-bit weights with AVX-VNNI: vpdpbusd on 8 outputs at a time, twice for 16-bit activations.
 
-use super::{CODES, GROUP, SCALES, block_bytes};
+use super::{A_GROUP, CODES, QUADS, SCALES, block_bytes};
 use crate::matmul::PANEL;
 use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
 use crate::matmul::strips::Kind;
 use std::arch::x86_64::*;
-
-/// Quads of inputs in a group.
-const QUADS: usize = GROUP / 4;
-/// Bytes of a whole block for each of its groups.
-const A_GROUP: usize = CODES + SCALES;
 
 /// Scales of 8 outputs.
 #[inline]
@@ -39,7 +34,8 @@ fn dot(s: [__m256i; 2], u: [__m256i; 2], y: __m256i) -> [__m256i; 2] {
     [_mm256_dpbusd_avx_epi32(s[0], u[0], y), _mm256_dpbusd_avx_epi32(s[1], u[1], y)]
 }
 
-/// 16-bit activations in planes: `256 * sum of high bytes + sum of low bytes`. See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
+/// 16-bit activations in planes: `256 * sum of high bytes + sum of low bytes`. See [`super::scalar`].
+/// `SPREAD` asks for the memory ahead, group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.

@@ -40,8 +40,13 @@ const STEP: f32 = 0.375;
 pub const ZERO: u8 = 128;
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL;
+/// Quads of inputs in a group.
+const QUADS: usize = GROUP / 4;
 /// Bytes of the scales of a group.
 const SCALES: usize = 2 * PANEL;
+
+/// Bytes of a whole block for each of its groups.
+const A_GROUP: usize = CODES + SCALES;
 
 /// Bytes of a block of `groups` groups.
 pub const fn block_bytes(groups: usize) -> usize {
