@@ -29,7 +29,7 @@ mod tests;
 pub use matrix::{Activations, LAYOUT_VERSION, Matrix, Storage};
 
 use crate::simd::{Activation, Level, level};
-use crate::tensor::{Disjoint, WeightType};
+use crate::tensor::{Disjoint, WeightType, sized};
 use crate::threads::Team;
 use finish::{Place, Results, finish_at};
 use quantized::Kernels;
@@ -229,14 +229,11 @@ fn compute(
         next = slab.end;
         let (first_row, rows) = s.rows_of(&slab);
         let size = panels.len() * rows * PANEL;
-        for (buffer, wanted) in [(&mut *result, true), (&mut *gate, t.gate.is_some())] {
-            if wanted && buffer.len() < size {
-                buffer.resize(size, 0.0);
-            }
-        }
-        product(level, t.weight, panels.clone(), s, slab.clone(), widened, &mut result[..size]);
+        let result = sized(result, size);
+        let gate = sized(gate, if t.gate.is_some() { size } else { 0 });
+        product(level, t.weight, panels.clone(), s, slab.clone(), widened, result);
         if let Some((matrix, _)) = t.gate {
-            product(level, matrix, panels.clone(), s, slab, widened, &mut gate[..size]);
+            product(level, matrix, panels.clone(), s, slab, widened, gate);
         }
         for (i, panel) in panels.clone().enumerate() {
             let (part, first) = (i * rows * PANEL..(i + 1) * rows * PANEL, panel * PANEL);

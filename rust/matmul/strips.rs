@@ -5,7 +5,7 @@
 //! block with zeros.
 
 use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
-use crate::tensor::Disjoint;
+use crate::tensor::{Disjoint, sized};
 use crate::threads::Team;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -148,11 +148,10 @@ impl Strips {
         self.cut(rows, inputs, height);
         let blocks = inputs.div_ceil(BLOCK);
         let words = kind.words();
-        if kind == Kind::Float && self.floats.len() < rows * inputs {
-            self.floats.resize(rows * inputs, 0.0);
-        }
-        if kind != Kind::Float && self.codes.len() < blocks * rows * words {
-            self.codes.resize(blocks * rows * words, 0);
+        if kind == Kind::Float {
+            sized(&mut self.floats, rows * inputs);
+        } else {
+            sized(&mut self.codes, blocks * rows * words);
         }
         self.threads.resize_with(team.threads().max(self.threads.len()), Mutex::default);
         let (floats, codes) = (Disjoint::new(&mut self.floats), Disjoint::new(&mut self.codes));
@@ -203,14 +202,6 @@ impl Strips {
             team.run(tiles.len(), &pack);
         }
     }
-}
-
-/// The first `n` values of a buffer, grown if need be; old contents are left.
-fn sized<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) -> &mut [T] {
-    if buffer.len() < n {
-        buffer.resize(n, T::default());
-    }
-    &mut buffer[..n]
 }
 
 /// Most rows in a tile.

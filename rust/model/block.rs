@@ -11,6 +11,7 @@ use crate::ops::norm::Norm;
 use crate::ops::position_bias::{DistanceBias, bucket};
 use crate::ops::rotary::{Angles, rotate};
 use crate::simd::{Activation, add_scaled};
+use crate::tensor::sized;
 use crate::threads::Team;
 use half::bf16;
 use std::ops::Range;
@@ -66,14 +67,6 @@ pub struct Workspace {
     pub passing: Option<(usize, Cache)>,
     /// For threads that run sequences on their own.
     pub apart: Vec<Mutex<Workspace>>,
-}
-
-/// The first `n` values of a buffer, grown if need be; old contents are left.
-pub fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
-    if buffer.len() < n {
-        buffer.resize(n, 0.0);
-    }
-    &mut buffer[..n]
 }
 
 /// `y[rows, outputs] = x weight.T + bias`.

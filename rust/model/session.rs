@@ -1,6 +1,6 @@
 //! A model in the hands of one caller: runs its stacks, and turns states into logits.
 
-use super::block::{Span, Workspace, sized};
+use super::block::{Span, Workspace};
 use super::cache::Cache;
 use super::stack::{self, Watching};
 use super::weights::{DenseWeights, StackWeights};
@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::matmul::{Target, linear};
 use crate::ops::kv::KvType;
 use crate::simd::{Activation, activate};
+use crate::tensor::sized;
 use crate::threads::Team;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -72,7 +73,7 @@ impl<'a> Session<'a> {
         batch: &Batch<'_>,
         mut cross: Option<&mut Cache>,
         watching: &mut Watching,
-        each: &mut dyn FnMut(&mut Session<'_>, std::ops::Range<usize>) -> Result<()>,
+        each: &mut dyn FnMut(&mut Session<'_>, Range<usize>) -> Result<()>,
     ) -> Result<()> {
         self.check(s, batch)?;
         let decodes = self.model.spec.decoder.as_ref().is_some_and(|d| std::ptr::eq(d, s));

@@ -1,12 +1,13 @@
 //! A stack: embedding, layers, final norm, over a ragged batch without padding.
 
-use super::block::{Pass, Span, Workspace, sized};
+use super::block::{Pass, Span, Workspace};
 use super::cache::Cache;
 use super::spec;
 use super::weights::StackWeights;
 use crate::error::{Error, Result};
 use crate::matmul::{Target, linear};
 use crate::simd::Activation;
+use crate::tensor::sized;
 use crate::threads::Team;
 
 /// What to collect on the way through a stack.

@@ -13,7 +13,7 @@ use super::kv::{BLOCK, KvBlocks, Numbers};
 use super::position_bias::DistanceBias;
 use crate::matmul::micro::{Shape, multiply, multiply_half};
 use crate::simd::{LANES, exp, level, multiversion, tanh};
-use crate::tensor::Disjoint;
+use crate::tensor::{Disjoint, sized};
 use crate::threads::Team;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -107,12 +107,6 @@ fn product(
     match b {
         Numbers::F32(b) => multiply(level(), shape, a, b, c, accumulate),
         Numbers::F16(b) => multiply_half(level(), shape, a, b, c, accumulate, scratch),
-    }
-}
-
-fn grow(buffer: &mut Vec<f32>, length: usize) {
-    if buffer.len() < length {
-        buffer.resize(length, 0.0);
     }
 }
 
@@ -227,7 +221,7 @@ impl Call<'_> {
     /// Copies the unit's queries, `[queries * group, head_dim]`.
     fn gather(&self, unit: &Unit, out: &mut Vec<f32>) {
         let (g, d, s) = (self.group(), self.scores.head_dim, &self.sequences[unit.sequence]);
-        grow(out, unit.queries * g * d);
+        sized(out, unit.queries * g * d);
         for q in 0..unit.queries {
             let from = (s.rows.start + unit.query + q) * self.scores.heads * d + unit.kv_head * g * d;
             out[q * g * d..][..g * d].copy_from_slice(&self.queries[from..][..g * d]);
@@ -253,8 +247,8 @@ impl Call<'_> {
         let (g, d, s) = (self.group(), self.scores.head_dim, &self.sequences[unit.sequence]);
         let (rows, start) = (unit.queries * g, tile * TILE);
         let end = self.span(unit).end.min(start + TILE);
-        grow(&mut t.scores, ROWS.max(rows) * TILE);
-        grow(&mut t.block, d * BLOCK);
+        sized(&mut t.scores, ROWS.max(rows) * TILE);
+        sized(&mut t.block, d * BLOCK);
         let padded = (end - start).next_multiple_of(LANES);
         for block in 0..(end - start).div_ceil(BLOCK) {
             let at = start / BLOCK + block;
@@ -364,8 +358,8 @@ pub fn attention(
             let (t, unit) = (&mut *lock(thread), &units[i]);
             let rows = unit.queries * call.group() * (d + 2);
             let (mut part, mut total) = (std::mem::take(&mut t.part), std::mem::take(&mut t.total));
-            grow(&mut part, rows);
-            grow(&mut total, rows);
+            sized(&mut part, rows);
+            sized(&mut total, rows);
             call.gather(unit, &mut t.queries);
             reset(&mut total[..rows], d);
             for tile in call.tiles(unit) {
@@ -378,7 +372,7 @@ pub fn attention(
         return;
     }
     // Few units with many tiles (decoding at long context): the tiles are shared out.
-    grow(&mut scratch.parts, units.len() * most_tiles * stride);
+    sized(&mut scratch.parts, units.len() * most_tiles * stride);
     let parts = Disjoint::new(&mut scratch.parts);
     team.run(units.len() * most_tiles, &|i, thread| {
         let unit = &units[i / most_tiles];
@@ -392,7 +386,7 @@ pub fn attention(
     team.run(units.len(), &|i, thread| {
         let (t, unit) = (&mut *lock(thread), &units[i]);
         let rows = unit.queries * call.group() * (d + 2);
-        grow(&mut t.total, rows);
+        sized(&mut t.total, rows);
         reset(&mut t.total[..rows], d);
         for j in 0..call.tiles(unit).len() {
             // SAFETY: the parts are only read now, each by one chunk.

@@ -298,15 +298,6 @@ multiversion! {
 }
 
 multiversion! {
-    /// `out = out * x`.
-    pub fn multiply_by / multiply_by_at(out: &mut [f32], x: &[f32]) {
-        for (o, v) in out.iter_mut().zip(x) {
-            *o *= *v;
-        }
-    }
-}
-
-multiversion! {
     /// f16 values, by their bits, as f32; `out` is as long as `stored`.
     pub fn widen / widen_at(stored: &[u16], out: &mut [f32]) {
         let (mut from, mut to) = (stored.chunks_exact(LANES), out.chunks_exact_mut(LANES));

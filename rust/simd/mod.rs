@@ -16,8 +16,8 @@ mod x86;
 pub(crate) use activation::with_activation;
 pub use activation::{Activation, activate, apply};
 pub use lanes::{
-    LANES, Portable, ROUND, Vector, add_scaled, lanes_max, maximum, multiply_by, narrow, prefetch,
-    prefetch_at, sum, sum_of_squares, widen_at,
+    LANES, Portable, ROUND, Vector, add_scaled, lanes_max, maximum, narrow, prefetch, prefetch_at, sum,
+    sum_of_squares, widen_at,
 };
 pub use level::{Level, level, level_or_error, multiplies_bf16};
 pub use math::{erf, exp, log, sigmoid, tanh};

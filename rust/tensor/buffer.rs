@@ -4,6 +4,14 @@ use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 
+/// The first `n` values of memory that is used again and again, grown if need be; old contents are left.
+pub fn sized<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) -> &mut [T] {
+    if buffer.len() < n {
+        buffer.resize(n, T::default());
+    }
+    &mut buffer[..n]
+}
+
 /// Marks element types for which every bit pattern, all zeros too, is a value.
 ///
 /// # Safety

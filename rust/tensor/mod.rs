@@ -5,7 +5,7 @@ mod disjoint;
 mod dtype;
 mod source;
 
-pub use buffer::{Buffer, Plain};
+pub use buffer::{Buffer, Plain, sized};
 pub use disjoint::Disjoint;
 pub use dtype::{DType, WeightType};
 pub use source::Source;

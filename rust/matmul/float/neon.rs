@@ -2,6 +2,7 @@
 
 use super::{BLOCK, FEW_ROWS, Kind, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
 use crate::matmul::neon::halves;
+use crate::tensor::sized;
 use std::arch::aarch64::*;
 use std::ops::Range;
 
@@ -233,9 +234,7 @@ pub fn product(
         }
         return;
     }
-    if widened.len() < BLOCK * PANEL {
-        widened.resize(BLOCK * PANEL, 0.0);
-    }
+    let widened = sized(widened, BLOCK * PANEL);
     for (block, length) in blocks {
         for (p, panel) in panels.clone().enumerate() {
             let mut weights = w.panel(panel)[block * BLOCK * size..].as_ptr();

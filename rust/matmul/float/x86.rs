@@ -3,6 +3,7 @@
 
 use super::avx512;
 use super::{BLOCK, FEW_ROWS, Kind, Level, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
+use crate::tensor::sized;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -293,31 +294,22 @@ pub fn product(
         }
         return;
     }
-    if widened.len() < BLOCK * PANEL {
-        widened.resize(BLOCK * PANEL, 0.0);
-    }
+    let widened = sized(widened, BLOCK * PANEL);
     for block in 0..blocks {
         let length = length(block);
         for (p, panel) in panels.clone().enumerate() {
             let bytes = &w.panel(panel)[block * BLOCK * size..];
-            // SAFETY: AVX2 level; `length` inputs of the panel lie in `bytes`, `widened` has room for a block.
-            let weights: *const f32 = unsafe {
-                match code {
-                    F32 => bytes.as_ptr().cast(),
-                    BF16 => {
-                        widen::<BF16>(length, bytes.as_ptr(), widened.as_mut_ptr());
-                        widened.as_ptr()
-                    }
-                    SWAPPED => {
-                        widen::<SWAPPED>(length, bytes.as_ptr(), widened.as_mut_ptr());
-                        widened.as_ptr()
-                    }
-                    _ => {
-                        widen::<F16>(length, bytes.as_ptr(), widened.as_mut_ptr());
-                        widened.as_ptr()
-                    }
-                }
-            };
+            let mut weights: *const f32 = bytes.as_ptr().cast();
+            if code != F32 {
+                let widen = match code {
+                    BF16 => widen::<BF16>,
+                    SWAPPED => widen::<SWAPPED>,
+                    _ => widen::<F16>,
+                };
+                // SAFETY: AVX2 level; `length` inputs of the panel lie in `bytes`, `widened` has room for a block.
+                unsafe { widen(length, bytes.as_ptr(), widened.as_mut_ptr()) };
+                weights = widened.as_ptr();
+            }
             for tile in tiles.clone() {
                 let (start, m) = s.tiles[tile];
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
