@@ -46,6 +46,7 @@ const QUADS: usize = GROUP / 4;
 const SCALES: usize = 2 * PANEL;
 
 /// Bytes of a whole block for each of its groups.
+#[cfg(target_arch = "x86_64")]
 const A_GROUP: usize = CODES + SCALES;
 
 /// Bytes of a block of `groups` groups.

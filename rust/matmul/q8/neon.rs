@@ -1,6 +1,6 @@
 //! 8-bit weights with NEON: sums of groups by the best multiplications that the CPU has.
 
-use super::{CODES, GROUP, SCALES, block_bytes};
+use super::{CODES, GROUP, QUADS, SCALES, block_bytes};
 use crate::matmul::PANEL;
 use crate::matmul::neon::{Biased, Dotprod, Dots, I8mm, Plain, entry, scales};
 use crate::matmul::quantized::{Kernel, Kernels};
@@ -21,7 +21,7 @@ unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
     c: *mut f32,
     first: bool,
 ) {
-    let words = if NARROW { GROUP / 4 + 2 } else { GROUP / 2 + 1 };
+    let words = if NARROW { QUADS + 2 } else { GROUP / 2 + 1 };
     // SAFETY: as promised by the caller.
     unsafe {
         for block in 0..blocks {
@@ -35,7 +35,7 @@ unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
                     for o in 0..4 {
                         let sum = vcvtq_f32_s32(s[i][o]);
                         t[i][o] = if NARROW {
-                            let dx = vld1q_dup_f32(xg.add((GROUP / 4 + 1) * M + i).cast());
+                            let dx = vld1q_dup_f32(xg.add((QUADS + 1) * M + i).cast());
                             vfmaq_f32(t[i][o], vmulq_f32(sum, d[o]), dx)
                         } else {
                             vfmaq_f32(t[i][o], sum, d[o])
