@@ -14,6 +14,7 @@ from hypothesis import assume, event, given
 from hypothesis import strategies as st
 
 from lapwing import _core
+from lapwing.errors import OptionError
 from lapwing.models.base import ragged
 from lapwing.spec import Stack
 
@@ -146,6 +147,47 @@ def test_prompts_decoded_together_give_what_each_gives_alone(types: dict[str, st
         if not options:  # a draw depends on the number of the sequence
             assert together == [generate(model, [ids], max_tokens=6)[0] for ids in case.ids]
         assert together == generate(model, case.ids, max_tokens=6, **options)
+
+
+IDS = st.lists(st.integers(0, VOCABULARY - 1), max_size=4)
+RULED_OUT = st.fixed_dictionaries(
+    {},
+    optional={
+        "suppress_tokens": IDS,
+        "begin_suppress_tokens": IDS,
+        "bad_words_ids": st.lists(IDS.filter(len), max_size=2),
+        "no_repeat_ngram_size": st.integers(1, 3),
+        "min_tokens": st.integers(0, 4),
+        "forced_eos_token_ids": IDS.map(lambda ids: ids[:1]),
+        "prompt_lookup": st.integers(1, 3),
+    },
+)
+"""Options that rule tokens out, and one that adds rows to a step."""
+
+
+@every_type
+@given(cases("decoder").map(static), RULED_OUT, st.integers(1, 4), st.sampled_from((0, 3, VOCABULARY)), IDS)
+def test_the_largest_logits_lead_to_what_all_of_them_lead_to(
+    types: dict[str, str], case: Case, options: dict[str, Any], beams: int, top_logprobs: int, ends: list[int]
+) -> None:
+    """A processor of the caller's sees all logits; without one only the largest are kept."""
+    if beams > 1:
+        options.pop("prompt_lookup", None)
+    model = compiled(case.spec, case.weights, **types)
+    options |= {"max_tokens": 5, "beams": beams, "eos_ids": ends, "stop_ids": ends}
+    options |= {"logprobs": top_logprobs > 0, "top_logprobs": top_logprobs}
+
+    def found(processor: Any) -> Any:
+        try:
+            generation = model.generate(*ragged(case.ids), json.dumps(options), processor=processor)
+            events = []
+            while not generation.finished():
+                events += generation.advance(1)
+            return events, generation.results()
+        except OptionError as error:
+            return str(error)
+
+    assert found(None) == found(lambda _, logits: logits)
 
 
 @given(

@@ -6,6 +6,7 @@
 //! go on.
 
 use super::options::{EarlyStopping, Options};
+use super::process::Context;
 use std::sync::Arc;
 
 const NEVER: f32 = -1.0e9;
@@ -65,14 +66,9 @@ impl Search {
         }
     }
 
-    /// Length of the prompt.
-    pub fn prompt(&self) -> usize {
-        self.prompt
-    }
-
-    /// Length at which a hypothesis ends.
-    pub fn max_length(&self) -> usize {
-        self.max_length
+    /// What processors look at for a running beam.
+    pub fn context<'a>(&'a self, beam: usize, source: &'a [u32]) -> Context<'a> {
+        Context { ids: &self.running[beam].ids, prompt: self.prompt, max_length: self.max_length, source }
     }
 
     /// Ends every hypothesis with the next token.

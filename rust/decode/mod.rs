@@ -7,20 +7,23 @@
 
 pub mod beam;
 pub mod options;
+mod prefill;
 pub mod process;
 pub mod sample;
+mod scores;
 pub mod speculate;
 mod step;
 
 use crate::error::{Error, Result};
-use crate::model::{Batch, Cache, Model, PREFILL_ROWS, SequenceId, Session, Span};
+use crate::model::{Cache, Model, SequenceId, Session};
 use beam::{Candidate, Search};
 use options::Options;
 use process::Custom;
+use scores::{RowScores, choose, continuations, leading};
 use speculate::{Draft, guess};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use step::{Row, advance_beams, choose, continuations, each_row, feed};
+use step::{Row, advance_beams, feed};
 
 /// Why a sequence ended.
 pub const STOP: &str = "stop";
@@ -306,32 +309,43 @@ impl Generation {
                 let before: Vec<usize> = active.iter().map(|&i| streams[i].ids.len()).collect();
                 let cross = self.cross.as_mut();
                 let guessed = guesses.iter().any(|guesses| !guesses.is_empty());
-                let result = feed(s, &rows, &mut cache, cross, false, &mut |team, tokens, logits| {
-                    if !guessed {
-                        let chosen = each_row(team, tokens.len(), logits, custom.is_some(), &|n, logits| {
-                            let i = active[tokens[n].0];
-                            choose(options, &streams[i], i, &sources[streams[i].source], logits, custom)
-                        })?;
-                        for (&(row, _), choice) in tokens.iter().zip(chosen) {
-                            events.push(streams[active[row]].take(options, active[row], choice));
+                let contexts = active.iter().map(|&i| streams[i].context(&sources[streams[i].source]));
+                let fewer = leading(options, vocab, custom.is_some(), contexts)
+                    // What a guess may not be followed by is only known once it has come true.
+                    .filter(|_| !guessed || !process::needed(options, custom.is_some()));
+                let (fewer, forbidden) = fewer.unzip();
+                let forbidden = forbidden.unwrap_or_default();
+                let result =
+                    feed(s, &rows, &mut cache, cross, false, fewer, &mut |team, tokens, mut scores| {
+                        if !guessed {
+                            let forbidden = &forbidden[..];
+                            let choice = |n: usize, scores: RowScores<'_>| {
+                                let i = active[tokens[n].0];
+                                choose(options, &streams[i], i, &sources[streams[i].source], scores, custom)
+                            };
+                            let chosen =
+                                scores.each_row(team, tokens.len(), forbidden, custom.is_some(), &choice)?;
+                            for (&(row, _), choice) in tokens.iter().zip(chosen) {
+                                events.push(streams[active[row]].take(options, active[row], choice));
+                            }
+                            return Ok(());
                         }
-                        return Ok(());
-                    }
-                    for (&(row, place), logits) in tokens.iter().zip(logits.chunks_mut(vocab)) {
-                        let i = active[row];
-                        let stream = &mut streams[i];
-                        // Logits after a guess count if everything guessed so far has come true.
-                        let right = stream.reason.is_none()
-                            && stream.ids.len() == before[row] + place
-                            && stream.ids.last() == Some(&rows[row].tokens[place]);
-                        if right {
-                            let source = &sources[stream.source];
-                            let choice = choose(options, stream, i, source, logits, custom)?;
-                            events.push(stream.take(options, i, choice));
+                        for (n, &(row, place)) in tokens.iter().enumerate() {
+                            let i = active[row];
+                            let stream = &mut streams[i];
+                            // Logits after a guess count if everything guessed so far has come true.
+                            let right = stream.reason.is_none()
+                                && stream.ids.len() == before[row] + place
+                                && stream.ids.last() == Some(&rows[row].tokens[place]);
+                            if right {
+                                let source = &sources[stream.source];
+                                let scores = scores.row(n, tokens.len(), &[]);
+                                let choice = choose(options, stream, i, source, scores, custom)?;
+                                events.push(stream.take(options, i, choice));
+                            }
                         }
-                    }
-                    Ok(())
-                });
+                        Ok(())
+                    });
                 for ((&i, guesses), before) in active.iter().zip(&guesses).zip(before) {
                     if guesses.is_empty() {
                         continue;
@@ -359,11 +373,15 @@ impl Generation {
                 let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
                 let options = &self.options;
                 let cross = self.cross.as_mut();
-                let result = feed(s, &rows, &mut cache, cross, false, &mut |team, tokens, logits| {
-                    let found = each_row(team, tokens.len(), logits, custom.is_some(), &|n, logits| {
+                let contexts = owners.iter().map(|&(p, b)| searches[p].0.context(b, &sources[p]));
+                let (fewer, forbidden) = leading(options, vocab, custom.is_some(), contexts).unzip();
+                let forbidden = forbidden.unwrap_or_default();
+                let result = feed(s, &rows, &mut cache, cross, false, fewer, &mut |team, tokens, scores| {
+                    let next = |n: usize, scores: RowScores<'_>| {
                         let (p, b) = owners[tokens[n].0];
-                        continuations(options, &searches[p].0, b, &sources[p], logits, custom)
-                    })?;
+                        continuations(options, &searches[p].0, b, &sources[p], scores, custom)
+                    };
+                    let found = scores.each_row(team, tokens.len(), &forbidden, custom.is_some(), &next)?;
                     for (&(row, _), found) in tokens.iter().zip(found) {
                         candidates[owners[row].0].extend(found);
                     }
@@ -384,108 +402,6 @@ impl Generation {
         };
         self.cache = Some(cache);
         result
-    }
-
-    /// Reads all prompts; returns the logits after the last token of each.
-    fn prefill(&mut self, s: &mut Session<'_>, vocab: usize) -> Result<Vec<f32>> {
-        if !self.sources.is_empty() {
-            let (ids, starts) = concatenate(&self.sources);
-            self.cross = Some(s.cross(&Batch { ids: &ids, starts: &starts, segments: None })?);
-        }
-        let mut cache = self.model.cache()?;
-        let sequences: Vec<SequenceId> = self.prompts.iter().map(|_| cache.start()).collect();
-        let mut kept = vec![0; self.prompts.len()];
-        if let Some(mut prefixes) = self.model.prefixes() {
-            for ((prompt, &sequence), kept) in self.prompts.iter().zip(&sequences).zip(&mut kept) {
-                *kept = prefixes.fill(prompt, &mut cache, sequence);
-            }
-        }
-        let rest: Vec<&[u32]> = self.prompts.iter().zip(&kept).map(|(prompt, &n)| &prompt[n..]).collect();
-        let (ids, starts) = concatenate(&rest);
-        let mut logits = vec![0.0; self.prompts.len() * vocab];
-        let mut from = 0;
-        while from < ids.len() {
-            let to = ids.len().min(from + PREFILL_ROWS);
-            let mut spans = Vec::new();
-            let mut last = Vec::new();
-            for (i, &sequence) in sequences.iter().enumerate() {
-                let (a, b) = (starts[i].max(from), starts[i + 1].min(to));
-                if a >= b {
-                    continue;
-                }
-                cache.extend(sequence, b - a)?;
-                spans.push(Span {
-                    sequence,
-                    rows: a - from..b - from,
-                    first: kept[i] + a - starts[i],
-                    total: kept[i] + starts[i + 1] - starts[i],
-                    source: i,
-                    source_length: self.cross.as_ref().map_or(0, |c| c.length(i)),
-                });
-                if b == starts[i + 1] {
-                    last.push((i, b - 1 - from));
-                }
-            }
-            s.forward(&ids[from..to], &spans, &mut cache, self.cross.as_mut())?;
-            let rows: Vec<usize> = last.iter().map(|&(_, row)| row).collect();
-            if let (Some(first), false) = (last.first().map(|l| l.0), rows.is_empty()) {
-                // Prompts end in order, so their logits lie side by side.
-                s.logits(&rows, &mut logits[first * vocab..(first + rows.len()) * vocab])?;
-            }
-            from = to;
-        }
-        match &mut self.state {
-            State::Streams(streams) => {
-                for stream in streams.iter_mut() {
-                    stream.cache = Some(cache.fork(sequences[stream.source]));
-                }
-                for sequence in sequences {
-                    cache.release(sequence);
-                }
-            }
-            State::Beams(searches) => {
-                for ((_, beams), sequence) in searches.iter_mut().zip(sequences) {
-                    beams.push(sequence);
-                }
-            }
-        }
-        self.cache = Some(cache);
-        Ok(logits)
-    }
-
-    /// The first token of every sequence, from the prompts' logits.
-    fn first(
-        &mut self,
-        logits: &[f32],
-        vocab: usize,
-        custom: Option<Custom<'_>>,
-        events: &mut Vec<Event>,
-    ) -> Result<()> {
-        let row = |p: usize| logits[p * vocab..(p + 1) * vocab].to_vec();
-        let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
-        let late = self.late();
-        match &mut self.state {
-            State::Streams(streams) => {
-                for (i, stream) in streams.iter_mut().enumerate().filter(|(_, t)| t.reason.is_none()) {
-                    let source = &sources[stream.source];
-                    let mut logits = row(stream.source);
-                    let choice = choose(&self.options, stream, i, source, &mut logits, custom)?;
-                    events.push(stream.take(&self.options, i, choice));
-                }
-            }
-            State::Beams(searches) => {
-                let cache = self.cache.as_mut().expect("just filled");
-                for (p, (search, sequences)) in searches.iter_mut().enumerate() {
-                    let mut found =
-                        continuations(&self.options, search, 0, &sources[p], &mut row(p), custom)?;
-                    if late {
-                        search.end();
-                    }
-                    advance_beams(&self.options, search, sequences, &mut found, cache);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Per prompt its hypotheses, best first.

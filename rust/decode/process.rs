@@ -22,13 +22,7 @@ pub type Custom<'a> = &'a (dyn Fn(&[u32], &mut [f32]) -> Result<()> + Sync);
 
 /// Whether `process` would change anything; if not, it need not be called.
 pub fn needed(o: &Options, custom: bool) -> bool {
-    custom
-        || !o.logit_bias.is_empty()
-        || !o.sequence_bias.is_empty()
-        || o.repetition_penalty != 1.0
-        || o.encoder_repetition_penalty != 1.0
-        || o.presence_penalty != 0.0
-        || o.frequency_penalty != 0.0
+    changes(o, custom)
         || o.no_repeat_ngram_size > 0
         || o.encoder_no_repeat_ngram_size > 0
         || !o.bad_words_ids.is_empty()
@@ -36,10 +30,21 @@ pub fn needed(o: &Options, custom: bool) -> bool {
         || o.min_tokens > 0
         || o.forced_bos_token_id.is_some()
         || !o.forced_eos_token_ids.is_empty()
-        || o.exponential_decay_length_penalty.is_some()
-        || o.remove_invalid_values
         || !o.suppress_tokens.is_empty()
         || !o.begin_suppress_tokens.is_empty()
+}
+
+/// Whether `process` does more than to rule out tokens.
+fn changes(o: &Options, custom: bool) -> bool {
+    custom
+        || !o.logit_bias.is_empty()
+        || !o.sequence_bias.is_empty()
+        || o.repetition_penalty != 1.0
+        || o.encoder_repetition_penalty != 1.0
+        || o.presence_penalty != 0.0
+        || o.frequency_penalty != 0.0
+        || o.exponential_decay_length_penalty.is_some()
+        || o.remove_invalid_values
 }
 
 /// Changes one row of logits.
@@ -65,23 +70,10 @@ pub fn process(o: &Options, c: &Context<'_>, logits: &mut [f32], custom: Option<
             logits[same[0] as usize] -= penalty as f32;
         }
     }
-    forbid_repeated(o.no_repeat_ngram_size, c.ids, c.ids, logits);
-    forbid_repeated(o.encoder_no_repeat_ngram_size, c.source, c.ids, logits);
-    for words in &o.bad_words_ids {
-        // A sequence that is only an end token stays allowed.
-        if !(words.len() == 1 && o.eos_ids.contains(&words[0])) {
-            add_after(words, FORBIDDEN, c.ids, logits);
-        }
-    }
-    if c.ids.len() < o.min_length || c.ids.len() - c.prompt < o.min_tokens {
-        forbid(&o.eos_ids, logits);
-        forbid(&o.stop_ids, logits);
-    }
-    if let Some(id) = o.forced_bos_token_id.filter(|_| c.ids.len() == 1) {
-        force(&[id], logits);
-    }
-    if !o.forced_eos_token_ids.is_empty() && c.ids.len() + 1 == c.max_length {
-        force(&o.forced_eos_token_ids, logits);
+    forbidden(o, c, &mut |id| logits[id as usize] = FORBIDDEN);
+    if let Some(ids) = forced(o, c) {
+        logits.fill(FORBIDDEN);
+        ids.iter().for_each(|&id| logits[id as usize] = 0.0);
     }
     if o.remove_invalid_values {
         for v in logits.iter_mut() {
@@ -100,28 +92,62 @@ pub fn process(o: &Options, c: &Context<'_>, logits: &mut [f32], custom: Option<
             }
         }
     }
-    forbid(&o.suppress_tokens, logits);
-    let begin = if c.prompt == 1 && o.forced_bos_token_id.is_some() { c.prompt + 1 } else { c.prompt };
-    if c.ids.len() == begin {
-        forbid(&o.begin_suppress_tokens, logits);
-    }
+    suppressed(o, c, &mut |id| logits[id as usize] = FORBIDDEN);
     match custom {
         Some(custom) => custom(c.ids, logits),
         None => Ok(()),
     }
 }
 
-fn forbid(ids: &[u32], logits: &mut [f32]) {
-    for &id in ids {
-        logits[id as usize] = FORBIDDEN;
+/// The tokens that stay possible where all others are ruled out.
+fn forced<'a>(o: &'a Options, c: &Context<'_>) -> Option<&'a [u32]> {
+    if !o.forced_eos_token_ids.is_empty() && c.ids.len() + 1 == c.max_length {
+        return Some(&o.forced_eos_token_ids);
+    }
+    o.forced_bos_token_id.as_ref().filter(|_| c.ids.len() == 1).map(std::slice::from_ref)
+}
+
+/// Tokens that repetitions, bad words and least lengths rule out.
+fn forbidden(o: &Options, c: &Context<'_>, put: &mut dyn FnMut(u32)) {
+    repeated(o.no_repeat_ngram_size, c.ids, c.ids, put);
+    repeated(o.encoder_no_repeat_ngram_size, c.source, c.ids, put);
+    for words in &o.bad_words_ids {
+        // A sequence that is only an end token stays allowed.
+        if let Some((&last, before)) = words.split_last()
+            && !(before.is_empty() && o.eos_ids.contains(&last))
+            && c.ids.ends_with(before)
+        {
+            put(last);
+        }
+    }
+    if c.ids.len() < o.min_length || c.ids.len() - c.prompt < o.min_tokens {
+        o.eos_ids.iter().chain(&o.stop_ids).for_each(|&id| put(id));
     }
 }
 
-fn force(ids: &[u32], logits: &mut [f32]) {
-    logits.fill(FORBIDDEN);
-    for &id in ids {
-        logits[id as usize] = 0.0;
+/// Tokens that are suppressed, everywhere or at the beginning.
+fn suppressed(o: &Options, c: &Context<'_>, put: &mut dyn FnMut(u32)) {
+    o.suppress_tokens.iter().for_each(|&id| put(id));
+    let begin = if c.prompt == 1 && o.forced_bos_token_id.is_some() { c.prompt + 1 } else { c.prompt };
+    if c.ids.len() == begin {
+        o.begin_suppress_tokens.iter().for_each(|&id| put(id));
     }
+}
+
+/// The tokens that `process` rules out, where it does nothing else to the logits at this step.
+pub fn only_forbids(o: &Options, c: &Context<'_>, custom: bool) -> Option<Vec<u32>> {
+    if !needed(o, custom) {
+        return Some(Vec::new());
+    }
+    if changes(o, custom) || forced(o, c).is_some() {
+        return None;
+    }
+    let mut ids = Vec::new();
+    forbidden(o, c, &mut |id| ids.push(id));
+    suppressed(o, c, &mut |id| ids.push(id));
+    ids.sort_unstable();
+    ids.dedup();
+    Some(ids)
 }
 
 /// Divides positive and multiplies negative logits of `ids`, each once. Keskar et al. 2019,
@@ -145,15 +171,15 @@ fn add_after(words: &[u32], bias: f32, ids: &[u32], logits: &mut [f32]) {
     }
 }
 
-/// Forbids tokens that would complete an n-gram of `text` again.
-fn forbid_repeated(n: usize, text: &[u32], ids: &[u32], logits: &mut [f32]) {
+/// Tokens that would complete an n-gram of `text` again.
+fn repeated(n: usize, text: &[u32], ids: &[u32], put: &mut dyn FnMut(u32)) {
     if n == 0 || ids.len() + 1 < n || text.len() < n {
         return;
     }
     let recent = &ids[ids.len() + 1 - n..];
     for gram in text.windows(n) {
         if &gram[..n - 1] == recent {
-            logits[gram[n - 1] as usize] = FORBIDDEN;
+            put(gram[n - 1]);
         }
     }
 }

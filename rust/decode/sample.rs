@@ -1,30 +1,8 @@
 //! Choosing a token: the likeliest, or a random one of those that the filters leave.
 
 use super::options::Options;
+use crate::ops::leaders::argmax;
 use crate::simd::{exp, log, maximum, multiversion};
-
-/// The likeliest token; of equals the one with the lowest id.
-pub fn argmax(logits: &[f32]) -> u32 {
-    let top = maximum(logits);
-    let piece = logits.chunks(PIECE).position(|piece| maximum(piece) == top).unwrap_or(0);
-    let first = piece * PIECE;
-    (first + logits[first..].iter().position(|&v| v == top).unwrap_or(0)) as u32
-}
-
-multiversion! {
-    /// Sum of e^(x - top), in sixteen lanes.
-    fn sum_exp / sum_exp_at(x: &[f32], top: f32) -> f32 {
-        let top = Lanes::splat(top);
-        let mut sum = Lanes::splat(0.0);
-        let mut i = 0;
-        while i < x.len() {
-            let end = (i + crate::simd::LANES).min(x.len());
-            sum = sum + exp(Lanes::load_or(&x[i..end], f32::NEG_INFINITY) - top);
-            i = end;
-        }
-        sum.fold_sum()
-    }
-}
 
 multiversion! {
     /// Replaces x by e^(x - top).
@@ -37,41 +15,6 @@ multiversion! {
             i = end;
         }
     }
-}
-
-/// log of the sum of e^logit: subtracted from a logit it gives the log-probability.
-pub fn log_sum_exp(logits: &[f32]) -> f32 {
-    let top = maximum(logits);
-    if top == f32::NEG_INFINITY {
-        return top;
-    }
-    (f64::from(top) + log(f64::from(sum_exp(logits, top)))) as f32
-}
-
-/// Values that are looked at together, and passed over where none is large enough.
-const PIECE: usize = 256;
-
-/// Indices of the `n` largest values, largest first, of equals the lowest index first; and their values.
-pub fn top(values: &[f32], n: usize) -> Vec<(u32, f32)> {
-    let mut best: Vec<(u32, f32)> = Vec::with_capacity(n + 1);
-    if n == 0 {
-        return best;
-    }
-    for (piece, values) in values.chunks(PIECE).enumerate() {
-        // Most pieces hold nothing that belongs to the best.
-        if best.len() == n && best[n - 1].1 >= maximum(values) {
-            continue;
-        }
-        for (i, &v) in values.iter().enumerate() {
-            if best.len() == n && best[n - 1].1 >= v {
-                continue;
-            }
-            let at = best.partition_point(|&(_, b)| b >= v);
-            best.insert(at, ((piece * PIECE + i) as u32, v));
-            best.truncate(n);
-        }
-    }
-    best
 }
 
 /// A number in [0, 1) that depends on the seed, the sequence and the step alone.
@@ -306,15 +249,5 @@ mod tests {
         // The first two tokens have 0.69 of the entropy's 1.26, the first three 0.98.
         cut(Options { top_h: 0.6, ..Options::default() }, 2);
         cut(Options { top_h: 1.0, ..Options::default() }, 5);
-    }
-
-    #[test]
-    fn top_is_sorted_and_stable() {
-        let x = [1.0, 5.0, 3.0, 5.0, -1.0];
-        assert_eq!(top(&x, 3), [(1, 5.0), (3, 5.0), (2, 3.0)]);
-        assert_eq!(argmax(&x), 1);
-        assert!(top(&x, 0).is_empty());
-        let want = (x.iter().map(|&v| f64::from(v).exp()).sum::<f64>()).ln();
-        assert!((f64::from(log_sum_exp(&x)) - want).abs() < 1e-6);
     }
 }

@@ -7,9 +7,10 @@
 //! have the same bits however many rows lie beside them, and with the draw of its own step. So the result is the same as
 //! without, token for token, when drawing too.
 
+use super::Stream;
 use super::options::Options;
+use super::scores::{Leading, RowScores};
 use super::step::{Row, feed};
-use super::{Stream, sample};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Model, SequenceId, Session};
 use crate::threads::Hook;
@@ -72,7 +73,7 @@ impl Draft {
 
     /// The likeliest next tokens of each sequence, as the draft sees it.
     pub fn propose(&mut self, hook: Hook<'_>, wanted: &[Wanted<'_>]) -> Result<Vec<Vec<u32>>> {
-        let (vocab, longest) = (self.model.vocab_size()?, self.model.longest());
+        let longest = self.model.longest();
         let mut found: Vec<Vec<u32>> = vec![Vec::new(); wanted.len()];
         let streams = wanted.iter().map(|w| w.stream + 1).max().unwrap_or(0);
         self.sequences.resize(streams.max(self.sequences.len()), None);
@@ -101,9 +102,12 @@ impl Draft {
                 if rows.is_empty() {
                     return Ok(());
                 }
-                feed(s, &rows, cache, None, true, &mut |_, tokens, logits| {
-                    for (&(row, _), logits) in tokens.iter().zip(logits.chunks(vocab)) {
-                        found[owners[row]].push(sample::argmax(logits));
+                let likeliest = Some(Leading { n: 1, normalize: false });
+                feed(s, &rows, cache, None, true, likeliest, &mut |_, tokens, mut scores| {
+                    for (n, &(row, _)) in tokens.iter().enumerate() {
+                        if let RowScores::Leaders { best, .. } = scores.row(n, tokens.len(), &[]) {
+                            found[owners[row]].extend(best.first().map(|b| b.0));
+                        }
                     }
                     Ok(())
                 })?;

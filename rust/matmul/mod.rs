@@ -18,6 +18,7 @@ mod matrix;
 pub mod micro;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod pieces;
 mod q4;
 mod q6;
 mod q8;
@@ -27,6 +28,7 @@ mod strips;
 mod tests;
 
 pub use matrix::{Activations, LAYOUT_VERSION, Matrix, Storage};
+pub use pieces::{PIECE, Piece, linear_in_pieces};
 
 use crate::simd::{Activation, Level, level};
 use crate::tensor::{Disjoint, WeightType, sized};
@@ -183,11 +185,7 @@ fn block(
     };
     let groups: usize = targets.iter().map(|t| t.weight.panels().div_ceil(per_chunk)).sum();
     let tiles = strips.tiles.len();
-    let cuts = if rows > 16 && groups < 4 * team.threads() {
-        (4 * team.threads()).div_ceil(groups).min(tiles)
-    } else {
-        1
-    };
+    let cuts = cuts(team, rows, groups, tiles);
     let mut jobs: Vec<(&Target<'_>, Disjoint<'_, f32>)> = Vec::with_capacity(targets.len());
     for t in targets.iter_mut() {
         // SAFETY: the target's results are only written through this, in parts that do not overlap.
@@ -209,6 +207,15 @@ fn block(
             group -= count;
         }
     });
+}
+
+/// Parts that the tiles of rows are cut into, where there are too few groups of panels for all threads.
+fn cuts(team: &Team<'_>, rows: usize, groups: usize, tiles: usize) -> usize {
+    if rows > 16 && groups < 4 * team.threads() {
+        (4 * team.threads()).div_ceil(groups.max(1)).min(tiles)
+    } else {
+        1
+    }
 }
 
 /// Results of some panels for some tiles of rows, finished and written.

@@ -7,6 +7,7 @@ use super::weights::{AttentionWeights, FeedForwardWeights, Linear};
 use crate::matmul::{self, Input, Target, linear};
 use crate::ops::attention::{self, Scores, Sequence};
 use crate::ops::kv::{KvBlocks, New};
+use crate::ops::leaders::Leaders;
 use crate::ops::norm::Norm;
 use crate::ops::position_bias::{DistanceBias, bucket};
 use crate::ops::rotary::{Angles, rotate};
@@ -61,8 +62,11 @@ pub struct Workspace {
     /// The last biases by distance, and the rule and the numbers that they were made of.
     bias: Option<(DistanceBias, Rule, Vec<f32>)>,
     frequencies: Vec<f64>,
+    /// Rows that the language head reads.
+    pub picked: Vec<f32>,
     /// Logits of a step.
     pub logits: Vec<f32>,
+    pub leaders: Leaders,
     /// Of the last whole sequences, and of which stack they were: memory that the next ones use again.
     pub passing: Option<(usize, Cache)>,
     /// For threads that run sequences on their own.

@@ -5,13 +5,14 @@
 //!
 //! * encoders: [`Session::encode`] gives final states, [`Session::task_head`] and [`Session::pooler`] what follows;
 //! * decoders: [`Session::forward`] feeds new tokens of cached sequences and leaves their final states in
-//!   [`Session::states`]; [`Session::logits`] turns chosen rows into logits;
+//!   [`Session::states`]; [`Session::logits`] turns chosen rows into logits, [`Session::with_leaders`] finds the largest;
 //! * encoder-decoders: [`Session::cross`] prepares sources once, then as decoders.
 
 mod block;
 mod cache;
 mod calls;
 mod disentangled;
+mod head;
 pub mod packed;
 pub mod prefix;
 mod session;
@@ -42,9 +43,6 @@ pub const PREFILL_ROWS: usize = 512;
 
 /// Rows that an encoder gathers from several sequences.
 pub const ENCODER_ROWS: usize = 2048;
-
-/// Rows for which logits are computed at a time.
-const LOGIT_ROWS: usize = 512;
 
 /// A loaded model.
 pub struct Model {

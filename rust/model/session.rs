@@ -1,10 +1,10 @@
-//! A model in the hands of one caller: runs its stacks, and turns states into logits.
+//! A model in the hands of one caller: runs its stacks.
 
 use super::block::{Span, Workspace};
 use super::cache::Cache;
 use super::stack::{self, Watching};
 use super::weights::{DenseWeights, StackWeights};
-use super::{Batch, ENCODER_ROWS, LOGIT_ROWS, Model, spec};
+use super::{Batch, ENCODER_ROWS, Model, spec};
 use crate::error::{Error, Result};
 use crate::matmul::{Target, linear};
 use crate::ops::kv::KvType;
@@ -12,11 +12,10 @@ use crate::simd::{Activation, activate};
 use crate::tensor::sized;
 use crate::threads::Team;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Bytes of a call's logits, or of its keys and values, up to which the memory is kept for the next call.
-const KEPT: usize = 64 << 20;
+pub(super) const KEPT: usize = 64 << 20;
 /// Fewest rows of a share of sequences that a thread runs on its own.
 const SHARE_LEAST: usize = 32;
 /// Rows of a share for each byte of a weight: enough that threads that read weights by themselves do not wait for
@@ -232,67 +231,6 @@ impl<'a> Session<'a> {
     pub fn states(&self) -> &[f32] {
         &self.work.x
     }
-
-    /// Logits of chosen rows of the last states, `[rows, vocab]`, in memory that the next call uses again.
-    pub fn with_logits(
-        &mut self,
-        rows: &[usize],
-        take: &mut dyn FnMut(&Team<'_>, &mut [f32]) -> Result<()>,
-    ) -> Result<()> {
-        let mut buffer = std::mem::take(&mut self.work.logits);
-        let logits = sized(&mut buffer, rows.len() * self.model.vocab_size()?);
-        let taken = self.logits(rows, logits).and_then(|()| take(self.team, logits));
-        if size_of_val(&*buffer) <= KEPT {
-            self.work.logits = buffer;
-        }
-        taken
-    }
-
-    /// Logits of chosen rows of the last states, `[rows, vocab]`, into `out`.
-    pub fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
-        let head = self.model.spec.language_head.as_ref().ok_or_else(|| missing("a language head"))?;
-        let w = self.model.weights.language_head.as_ref().expect("as the description");
-        let width = self.model.spec.last_stack().output_width();
-        let mut chosen = Vec::new();
-        for (rows, out) in rows.chunks(LOGIT_ROWS).zip(out.chunks_mut(LOGIT_ROWS * head.vocab_size)) {
-            let picked = sized(&mut chosen, rows.len() * width);
-            for (to, &row) in picked.chunks_mut(width).zip(rows) {
-                to.copy_from_slice(&self.work.x[row * width..][..width]);
-            }
-            let transformed;
-            let x = if head.transform.is_empty() {
-                &*picked
-            } else {
-                transformed = self.dense(&head.transform, &w.transform, picked, rows.len());
-                &transformed
-            };
-            let mut target = [Target {
-                weight: &w.output.weight,
-                bias: w.output.bias.as_deref(),
-                gate: None,
-                activation: Activation::Identity,
-                add: None,
-                out,
-                stride: head.vocab_size,
-            }];
-            linear(self.team, &mut self.work.product, x.into(), rows.len(), &mut target);
-            self.team.check()?;
-            if head.scale != 1.0 {
-                let scale = head.scale as f32;
-                out.iter_mut().for_each(|v| *v *= scale);
-            }
-            if let Some(cap) = head.softcap {
-                let cap = cap as f32;
-                self.team.run_mut(out, 4096, &|_, piece, _| {
-                    piece.iter_mut().for_each(|v| *v /= cap);
-                    activate(Activation::Tanh, piece);
-                    piece.iter_mut().for_each(|v| *v *= cap);
-                });
-            }
-            all_finite(self.team, out, "a logit")?;
-        }
-        Ok(())
-    }
 }
 
 /// Runs a stack over some whole sequences; final states are left in `work.x`.
@@ -330,21 +268,6 @@ fn run(
     stack::layers(team, s, w, work, &spans, &mut cache, cross, watching)?;
     work.passing = Some((stack, cache)).filter(|(_, cache)| cache.bytes() <= KEPT);
     Ok(())
-}
-
-/// [`finite`] on all threads.
-fn all_finite(team: &Team<'_>, x: &mut [f32], what: &str) -> Result<()> {
-    const PIECE: usize = 1 << 16;
-    if x.len() <= 2 * PIECE {
-        return finite(x, what);
-    }
-    let bad = AtomicBool::new(false);
-    team.run_mut(x, PIECE, &|_, piece, _| {
-        if finite(piece, what).is_err() {
-            bad.store(true, Ordering::Relaxed);
-        }
-    });
-    if bad.into_inner() { finite(x, what) } else { Ok(()) }
 }
 
 /// Refuses infinite values and not-a-number: any makes the sum of squares so.

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod kv;
+pub mod leaders;
 pub mod norm;
 pub mod pool;
 pub mod position_bias;

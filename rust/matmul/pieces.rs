@@ -1,0 +1,63 @@
+//! Products whose results are looked at where they are made, and not stored: those of a large vocabulary.
+
+use super::{MOST_ROWS, Matrix, PANEL, Products, Scratch, cuts, product, slab};
+use crate::matmul::strips::Input;
+use crate::simd::level;
+use crate::tensor::sized;
+use crate::threads::Team;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// Panels in a piece.
+const PANELS: usize = 16;
+/// Outputs in a piece, but for the last one: the same ones for any number of rows and threads.
+pub const PIECE: usize = PANELS * PANEL;
+
+/// `x @ weight.T` of some rows and of the outputs of one piece, in the memory of the thread that made it.
+pub struct Piece<'a> {
+    pub number: usize,
+    pub outputs: Range<usize>,
+    pub rows: Range<usize>,
+    /// `[panel][row][16]`; the last panel may have more than there are outputs.
+    pub values: &'a mut [f32],
+}
+
+/// Computes `x @ weight.T` for `x: [rows, inputs]`; `take(piece, thread)` sees every output of every row once.
+pub fn linear_in_pieces(
+    team: &Team<'_>,
+    scratch: &mut Scratch,
+    x: Input<'_>,
+    rows: usize,
+    weight: &Matrix,
+    take: &(dyn Fn(Piece<'_>, usize) + Sync),
+) {
+    let (inputs, level) = (weight.inputs(), level());
+    assert_eq!(x.values.len(), rows * inputs, "activations of {rows} rows");
+    let products = Products::of(weight, level);
+    let pieces = weight.panels().div_ceil(PANELS);
+    for from in (0..rows).step_by(MOST_ROWS) {
+        let rows = MOST_ROWS.min(rows - from);
+        let height = products.height(level, rows);
+        scratch.strips.pack(team, level, products.kind(), x, from, rows, inputs, height);
+        scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
+        let (strips, threads) = (&scratch.strips, &scratch.threads);
+        let tiles = strips.tiles.len();
+        let cuts = cuts(team, rows, pieces, tiles);
+        team.run(pieces * cuts, &|chunk, thread| {
+            let (number, cut) = (chunk / cuts, chunk % cuts);
+            let panels = number * PANELS..((number + 1) * PANELS).min(weight.panels());
+            let outputs = number * PIECE..((number + 1) * PIECE).min(weight.outputs());
+            let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            let (mut next, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
+            while next < end {
+                let tiles = slab(strips, next..end, panels.len());
+                next = tiles.end;
+                let (first, rows) = strips.rows_of(&tiles);
+                let values = sized(&mut work.result, panels.len() * rows * PANEL);
+                product(level, weight, panels.clone(), strips, tiles, &mut work.widened, values);
+                let rows = from + first..from + first + rows;
+                take(Piece { number, outputs: outputs.clone(), rows, values }, thread);
+            }
+        });
+    }
+}

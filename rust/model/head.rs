@@ -1,0 +1,123 @@
+//! The language head: logits of states, or only the largest of each row.
+
+use super::session::{KEPT, Session, finite, missing};
+use crate::error::{Error, Result};
+use crate::matmul::{Target, linear};
+use crate::ops::leaders::{Head, Leaders};
+use crate::simd::Activation;
+use crate::tensor::sized;
+use crate::threads::Team;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Rows for which logits are computed at a time.
+const ROWS: usize = 512;
+
+impl<'a> Session<'a> {
+    fn language_head(&self) -> Result<Head<'a>> {
+        let head = self.model.spec.language_head.as_ref().ok_or_else(|| missing("a language head"))?;
+        let w = self.model.weights.language_head.as_ref().expect("as the description");
+        Ok(Head {
+            weight: &w.output.weight,
+            bias: w.output.bias.as_deref(),
+            scale: head.scale as f32,
+            softcap: head.softcap.map(|cap| cap as f32),
+        })
+    }
+
+    /// Chosen rows of the last states as the head's product takes them, `[rows, width]`.
+    fn head_input(&mut self, rows: &[usize]) -> Vec<f32> {
+        let width = self.model.spec.last_stack().output_width();
+        let mut picked = std::mem::take(&mut self.work.picked);
+        for (to, &row) in sized(&mut picked, rows.len() * width).chunks_mut(width).zip(rows) {
+            to.copy_from_slice(&self.work.x[row * width..][..width]);
+        }
+        picked.truncate(rows.len() * width);
+        match (&self.model.spec.language_head, &self.model.weights.language_head) {
+            (Some(head), Some(w)) if !head.transform.is_empty() => {
+                self.dense(&head.transform, &w.transform, &picked, rows.len())
+            }
+            _ => picked,
+        }
+    }
+
+    /// Logits of chosen rows of the last states, `[rows, vocab]`, in memory that the next call uses again.
+    pub fn with_logits(
+        &mut self,
+        rows: &[usize],
+        take: &mut dyn FnMut(&mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let mut buffer = std::mem::take(&mut self.work.logits);
+        let logits = sized(&mut buffer, rows.len() * self.model.vocab_size()?);
+        let taken = self.logits(rows, logits).and_then(|()| take(logits));
+        if size_of_val(&*buffer) <= KEPT {
+            self.work.logits = buffer;
+        }
+        taken
+    }
+
+    /// Logits of chosen rows of the last states, `[rows, vocab]`, into `out`.
+    pub fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
+        let head = self.language_head()?;
+        let vocab = head.weight.outputs();
+        for (rows, out) in rows.chunks(ROWS).zip(out.chunks_mut(ROWS * vocab)) {
+            let x = self.head_input(rows);
+            let mut target = [Target {
+                weight: head.weight,
+                bias: head.bias,
+                gate: None,
+                activation: Activation::Identity,
+                add: None,
+                out,
+                stride: vocab,
+            }];
+            linear(self.team, &mut self.work.product, x.as_slice().into(), rows.len(), &mut target);
+            self.work.picked = x;
+            self.team.check()?;
+            head.finish(self.team, out);
+            all_finite(self.team, out, "a logit")?;
+        }
+        Ok(())
+    }
+
+    /// The `n` largest logits of chosen rows of the last states, and with `normalize` the logarithm of the sum of e^logit.
+    /// Of the logits themselves no more is kept.
+    pub fn with_leaders(
+        &mut self,
+        rows: &[usize],
+        n: usize,
+        normalize: bool,
+        take: &mut dyn FnMut(&Leaders) -> Result<()>,
+    ) -> Result<()> {
+        let head = self.language_head()?;
+        let x = self.head_input(rows);
+        let mut leaders = std::mem::take(&mut self.work.leaders);
+        let finite = leaders.find(self.team, &mut self.work.product, &head, &x, rows.len(), n, normalize);
+        self.work.picked = x;
+        self.team.check()?;
+        let taken = if finite { take(&leaders) } else { self.logits_are_not_finite(rows) };
+        self.work.leaders = leaders;
+        taken
+    }
+
+    /// The error that tells which logit is not finite.
+    fn logits_are_not_finite(&mut self, rows: &[usize]) -> Result<()> {
+        let mut logits = vec![0.0; self.model.vocab_size()?];
+        rows.iter().try_for_each(|&row| self.logits(&[row], &mut logits))?;
+        Err(Error::Numerical("a logit is not finite".to_owned()))
+    }
+}
+
+/// [`finite`] on all threads.
+fn all_finite(team: &Team<'_>, x: &mut [f32], what: &str) -> Result<()> {
+    const PIECE: usize = 1 << 16;
+    if x.len() <= 2 * PIECE {
+        return finite(x, what);
+    }
+    let bad = AtomicBool::new(false);
+    team.run_mut(x, PIECE, &|_, piece, _| {
+        if finite(piece, what).is_err() {
+            bad.store(true, Ordering::Relaxed);
+        }
+    });
+    if bad.into_inner() { finite(x, what) } else { Ok(()) }
+}
