@@ -28,18 +28,19 @@ pub(super) fn feed(
     scores: Option<Leading>,
     take: Take<'_>,
 ) -> Result<()> {
-    let (mut ids, mut spans, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ids, mut spans, mut more, mut asked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     // (row, first token) of the next piece: long rows are fed in pieces.
     let (mut row, mut from) = (0, 0);
     while row < rows.len() {
         ids.clear();
         spans.clear();
+        more.clear();
         asked.clear();
         while row < rows.len() && ids.len() < PREFILL_ROWS {
             let Row { tokens, sequence, source } = &rows[row];
             let to = tokens.len().min(from + PREFILL_ROWS - ids.len());
             let first = cache.length(*sequence);
-            cache.extend(*sequence, to - from)?;
+            more.push((*sequence, to - from));
             spans.push(Span {
                 sequence: *sequence,
                 rows: ids.len()..ids.len() + to - from,
@@ -55,6 +56,7 @@ pub(super) fn feed(
             ids.extend_from_slice(&tokens[from..to]);
             (row, from) = if to == tokens.len() { (row + 1, 0) } else { (row, to) };
         }
+        cache.extend_all(s.team, &more)?;
         s.forward(&ids, &spans, cache, cross.as_deref_mut())?;
         let places: Vec<usize> = asked.iter().map(|a| a.0).collect();
         let tokens: Vec<(usize, usize)> = asked.iter().map(|a| (a.1, a.2)).collect();

@@ -3,6 +3,7 @@
 use super::spec;
 use crate::error::{Error, Result};
 use crate::ops::kv::{BLOCK, KvBlocks, KvType, SEGMENT};
+use crate::threads::Team;
 use std::ops::Range;
 
 /// A sequence of a cache.
@@ -148,15 +149,37 @@ impl Cache {
     /// Makes room for `tokens` more, which the caller then stores in every layer. A last block that is
     /// shared is copied first.
     pub fn extend(&mut self, id: SequenceId, tokens: usize) -> Result<()> {
+        if let Some((from, to)) = self.lengthen(id, tokens)? {
+            self.layers.iter_mut().for_each(|layer| layer.kv().copy_block(from, to));
+        }
+        Ok(())
+    }
+
+    /// The same for several sequences, each of which is named once, on all threads.
+    pub fn extend_all(&mut self, team: &Team<'_>, more: &[(SequenceId, usize)]) -> Result<()> {
+        let mut copies = Vec::new();
+        for &(id, tokens) in more {
+            copies.extend(self.lengthen(id, tokens)?);
+        }
+        if !copies.is_empty() {
+            // A copy is of a block that others hold too, so none of the new blocks is copied from.
+            team.run_mut(&mut self.layers, 1, &|_, layer, _| {
+                copies.iter().for_each(|&(from, to)| layer[0].kv().copy_block(from, to));
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives a sequence its blocks; returns the one that is still to be copied, and onto which.
+    fn lengthen(&mut self, id: SequenceId, tokens: usize) -> Result<Option<(u32, u32)>> {
         let (length, last) = {
             let state = self.state(id);
             (state.length, state.table.last().copied())
         };
+        let mut copied = None;
         if let Some(last) = last.filter(|&b| length % BLOCK != 0 && self.references[b as usize] > 1) {
             let copy = self.allocate()?;
-            for layer in &mut self.layers {
-                layer.kv().copy_block(last, copy);
-            }
+            copied = Some((last, copy));
             self.unreference(last);
             *self.sequences[id].as_mut().expect("alive").table.last_mut().expect("it has a last block") =
                 copy;
@@ -166,7 +189,7 @@ impl Cache {
             self.sequences[id].as_mut().expect("alive").table.push(block);
         }
         self.sequences[id].as_mut().expect("alive").length = length + tokens;
-        Ok(())
+        Ok(copied)
     }
 
     /// The blocks of a layer (of all, in a cache for one pass), and the tables beside them.

@@ -13,6 +13,9 @@ use crate::threads::Team;
 /// Tokens in a block.
 pub const BLOCK: usize = 32;
 
+/// Work below this many values is done by the caller alone.
+const SMALL: usize = 16 * 1024;
+
 /// Blocks that are allocated together.
 pub const SEGMENT: usize = 16;
 
@@ -141,7 +144,7 @@ impl KvBlocks {
     pub fn store_all(&mut self, team: &Team<'_>, parts: &[New<'_>]) {
         let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
         let tokens: usize = parts.iter().map(|new| new.keys.len() / width).sum();
-        if tokens < SEGMENT * BLOCK {
+        if tokens * width < SMALL {
             parts.iter().for_each(|new| self.store(new.table, new.position, new.keys, new.values));
             return;
         }
