@@ -40,9 +40,9 @@ pub trait Vector:
     /// `a` where `self < limit`, else `b`.
     fn select_below(self, limit: f32, a: Self, b: Self) -> Self;
 
-    /// 2^n as a product of two factors, so that subnormal results and infinity come out right; n is the whole number that
-    /// adding 1.5 * 2^23 has left in the low bits of `self`.
-    fn powers_of_two(self) -> (Self, Self);
+    /// `self * 2^n`, rounded once, for `self` between 1/2 and 2, subnormal results and infinity too; n, from -252 to 254, is
+    /// the whole number that adding 1.5 * 2^23 has left in the low bits of `shifted`.
+    fn times_power_of_two(self, shifted: Self) -> Self;
 
     /// Sixteen f16 values, by their bits.
     #[inline(always)]
@@ -206,10 +206,11 @@ impl Vector for Portable {
     }
 
     #[inline(always)]
-    fn powers_of_two(self) -> (Self, Self) {
-        let n = self.0.map(|x| (x.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32));
+    fn times_power_of_two(self, shifted: Self) -> Self {
+        let n = shifted.0.map(|x| (x.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32));
         let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
-        (Portable(n.map(|n| power(n >> 1))), Portable(n.map(|n| power(n.wrapping_sub(n >> 1)))))
+        // Two factors: 2^n itself may not be a normal number.
+        self * Portable(n.map(|n| power(n >> 1))) * Portable(n.map(|n| power(n.wrapping_sub(n >> 1))))
     }
 
     #[inline(always)]

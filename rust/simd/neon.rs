@@ -54,7 +54,7 @@ unsafe fn select(x: float32x4_t, limit: float32x4_t, a: float32x4_t, b: float32x
     unsafe { vbslq_f32(vcltq_f32(x, limit), a, b) }
 }
 
-/// n, as [`Vector::powers_of_two`] has it.
+/// n, as [`Vector::times_power_of_two`] has it.
 #[inline(always)]
 unsafe fn exponent(x: float32x4_t) -> int32x4_t {
     // SAFETY: as above.
@@ -165,8 +165,8 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
-    fn powers_of_two(self) -> (Self, Self) {
-        (each!(low_power, self), each!(high_power, self))
+    fn times_power_of_two(self, shifted: Self) -> Self {
+        self * each!(low_power, shifted) * each!(high_power, shifted)
     }
 
     #[inline(always)]

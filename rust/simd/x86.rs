@@ -169,7 +169,7 @@ impl Vector for Avx2 {
     }
 
     #[inline(always)]
-    fn powers_of_two(self) -> (Self, Self) {
+    fn times_power_of_two(self, shifted: Self) -> Self {
         #[inline(always)]
         fn powers(x: __m256) -> (__m256, __m256) {
             // SAFETY: as above.
@@ -182,8 +182,8 @@ impl Vector for Avx2 {
                 (_mm256_castsi256_ps(low), _mm256_castsi256_ps(high))
             }
         }
-        let (a, b) = (powers(self.0), powers(self.1));
-        (Avx2(a.0, b.0), Avx2(a.1, b.1))
+        let (a, b) = (powers(shifted.0), powers(shifted.1));
+        self * Avx2(a.0, b.0) * Avx2(a.1, b.1)
     }
 
     #[inline(always)]
@@ -400,16 +400,10 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
-    fn powers_of_two(self) -> (Self, Self) {
+    fn times_power_of_two(self, shifted: Self) -> Self {
+        let n = shifted - Self::splat(ROUND);
         // SAFETY: as above.
-        unsafe {
-            let bias = _mm512_set1_epi32(127);
-            let n = _mm512_sub_epi32(_mm512_castps_si512(self.0), _mm512_set1_epi32(ROUND.to_bits() as i32));
-            let half = _mm512_srai_epi32::<1>(n);
-            let low = _mm512_slli_epi32::<23>(_mm512_add_epi32(half, bias));
-            let high = _mm512_slli_epi32::<23>(_mm512_add_epi32(_mm512_sub_epi32(n, half), bias));
-            (Avx512(_mm512_castsi512_ps(low)), Avx512(_mm512_castsi512_ps(high)))
-        }
+        Avx512(unsafe { _mm512_scalef_ps(self.0, n.0) })
     }
 
     #[inline(always)]
