@@ -47,28 +47,21 @@ pub fn tanh<V: Vector>(x: V) -> V {
     a.select_below(0.625, small, large.copysign(x))
 }
 
-/// The error function, within 2 ULP: two polynomials after N. Juffa's single-precision `erff`.
+/// The error function, within 6 ULP: x times a rational function of x^2, where it is not yet one.
 #[inline(always)]
 pub fn erf<V: Vector>(x: V) -> V {
-    let t = x.abs();
+    let x = V::splat(-3.92).max(x);
+    let x = V::splat(3.92).min(x);
     let s = x * x;
-    let mut p = V::splat(-5.967_617e-4);
-    for c in [4.991_194_2e-3, -2.676_813_5e-2, 1.128_199_2e-1, -3.761_253_3e-1, 1.283_791_7e-1] {
+    let mut p = V::splat(2.050_680_5e-6);
+    for c in [2.848_815_6e-4, 3.764_415_2e-3, 5.274_514_5e-2, 1.903_750_8e-1, 1.128_379_1] {
         p = p.mul_add(s, V::splat(c));
     }
-    let small = p.mul_add(x, x);
-    // Beyond 4 the result is one; the bound keeps the polynomial in its range.
-    let t4 = V::splat(4.0).min(t);
-    let s4 = t4 * t4;
-    let r = V::splat(-1.728_534_7e-5).mul_add(t4, V::splat(3.831_971_3e-4));
-    let u = V::splat(-3.883_964_4e-3).mul_add(t4, V::splat(2.425_462_2e-2));
-    let mut r = r.mul_add(s4, u);
-    for c in [-1.067_778_8e-1, -6.348_467e-1, -1.287_175_1e-1] {
-        r = r.mul_add(t4, V::splat(c));
+    let mut q = V::splat(3.809_776_5e-5);
+    for c in [1.162_291_2e-3, 1.496_680_5e-2, 1.140_966_6e-1, 5.020_482_5e-1, 1.0] {
+        q = q.mul_add(s, V::splat(c));
     }
-    let r = r.mul_add(t4, V::splat(0.0) - t4);
-    let large = (V::splat(1.0) - exp(r)).copysign(x);
-    t.select_below(0.927_734_4, small, large)
+    x * p / q
 }
 
 /// Natural logarithm of one value, exact to double precision's last digits; by the series of
@@ -151,7 +144,7 @@ mod tests {
         assert!(worst(exp, f64::exp, 1e-30, 87.0) <= 2.0);
         assert!(worst(tanh, f64::tanh, 1e-30, 100.0) <= 4.0);
         assert!(worst(sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 1e-30, 80.0) <= 4.0);
-        assert!(worst(erf, erf64, 1e-30, 8.0) <= 2.0);
+        assert!(worst(erf, erf64, 1e-30, 8.0) <= 6.0);
         for x in [1e-310, 1e-5, 0.5, 1.0, 1.5, 2.0, 1e10, 3e38] {
             let want: f64 = f64::ln(x);
             assert!((log(x) - want).abs() <= 4e-16 * want.abs().max(1.0), "{x}");
