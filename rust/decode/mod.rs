@@ -237,8 +237,7 @@ impl Generation {
             left -= 1;
         }
         if self.finished() {
-            self.keep();
-            (self.cache, self.cross) = (None, None);
+            self.end();
         }
         Ok(events)
     }
@@ -247,14 +246,19 @@ impl Generation {
         self.deadline.is_some_and(|end| Instant::now() >= end)
     }
 
-    /// Leaves what was computed to later generations.
-    fn keep(&mut self) {
+    /// Leaves what was computed, and the memory, to later generations.
+    fn end(&mut self) {
         if let (State::Streams(streams), Some(cache)) = (&mut self.state, &mut self.cache) {
             for stream in streams.iter_mut() {
                 if let Some(id) = stream.cache.take() {
                     keep(&self.model, stream, cache, id);
                     cache.release(id);
                 }
+            }
+        }
+        for (cache, cross) in [(self.cache.take(), false), (self.cross.take(), true)] {
+            if let Some(cache) = cache {
+                self.model.recycle(cache, cross);
             }
         }
     }
@@ -440,14 +444,15 @@ impl Generation {
 /// Leaves a stream's keys and values to later generations; of several samples the first one's, as they share the prompt.
 fn keep(model: &Model, stream: &Stream, cache: &Cache, id: SequenceId) {
     if let Some(mut prefixes) = model.prefixes().filter(|_| stream.first) {
-        prefixes
-            .keep(&stream.ids[..cache.length(id).min(stream.ids.len())], cache, id, || model.cache().ok());
+        prefixes.keep(&stream.ids[..cache.length(id).min(stream.ids.len())], cache, id, || {
+            model.cache(false).ok()
+        });
     }
 }
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.keep();
+        self.end();
     }
 }
 

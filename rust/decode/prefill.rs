@@ -14,7 +14,7 @@ impl Generation {
             let (ids, starts) = concatenate(&self.sources);
             self.cross = Some(s.cross(&Batch { ids: &ids, starts: &starts, segments: None })?);
         }
-        let mut cache = self.model.cache()?;
+        let mut cache = self.model.cache(false)?;
         let sequences: Vec<SequenceId> = self.prompts.iter().map(|_| cache.start()).collect();
         let mut kept = vec![0; self.prompts.len()];
         if let Some(mut prefixes) = self.model.prefixes() {

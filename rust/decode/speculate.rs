@@ -67,7 +67,7 @@ impl Draft {
         if own != other {
             return wrong(&format!("has a vocabulary of {other} tokens: expected {own}, as the model has"));
         }
-        let cache = draft.cache()?;
+        let cache = draft.cache(false)?;
         Ok(Draft { model: draft, cache, sequences: Vec::new() })
     }
 

@@ -456,24 +456,30 @@ impl Workspace {
         self.q = q;
     }
 
-    /// Keys and values of a source's states for one layer's cross-attention.
-    pub fn cross_keys(
+    /// Keys and values of the sources' states, one after the other, for one layer's cross-attention; `starts` are the
+    /// borders between them.
+    pub fn cross_keys<'t>(
         &mut self,
         team: &Team<'_>,
         a: &spec::Attention,
         w: &AttentionWeights,
         states: &[f32],
-        rows: usize,
+        starts: &[usize],
         kv: &mut KvBlocks,
-        table: &[u32],
+        table_of: &dyn Fn(usize) -> &'t [u32],
     ) {
+        let rows = starts[starts.len() - 1];
         let n = rows * a.kv_size();
         let (mut k, mut v) = (std::mem::take(&mut self.k), std::mem::take(&mut self.v));
         let (ks, vs) = (sized(&mut k, n), sized(&mut v, n));
         let targets = &mut [target(&w.key, ks), target(&w.value, vs)];
         linear(team, &mut self.product, states.into(), rows, targets);
         self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
-        kv.store(table, 0, ks, vs);
+        let new = |(i, border): (usize, &[usize])| {
+            let part = border[0] * a.kv_size()..border[1] * a.kv_size();
+            New { table: table_of(i), position: 0, keys: &ks[part.clone()], values: &vs[part] }
+        };
+        kv.store_all(team, &starts.windows(2).enumerate().map(new).collect::<Vec<_>>());
         (self.k, self.v) = (k, v);
     }
 

@@ -189,7 +189,7 @@ impl Session<'_> {
         let weights = self.model.weights.decoder.as_ref().expect("as the description");
         let (s, w) = self.encoder()?;
         let width = s.output_width();
-        let mut cache = Cache::new(decoder, self.model.kv_type(), true);
+        let mut cache = self.model.cache(true)?;
         for i in 0..batch.len() {
             let sequence = cache.start();
             debug_assert_eq!(sequence, i);
@@ -197,15 +197,13 @@ impl Session<'_> {
         }
         self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
             let base = batch.starts[group.start];
+            let starts: Vec<usize> = batch.starts[group.start..=group.end].iter().map(|s| s - base).collect();
             let states = session.work.x[..(batch.starts[group.end] - base) * width].to_vec();
             for (layer, (spec, lw)) in decoder.layers.iter().zip(&weights.layers).enumerate() {
                 let (Some(a), Some(cw)) = (&spec.cross_attention, &lw.cross_attention) else { continue };
-                for i in group.clone() {
-                    let rows = batch.starts[i] - base..batch.starts[i + 1] - base;
-                    let states = &states[rows.start * width..rows.end * width];
-                    let (kv, tables) = cache.layer(layer);
-                    session.work.cross_keys(session.team, a, cw, states, rows.len(), kv, tables.table(i));
-                }
+                let (kv, tables) = cache.layer(layer);
+                let table_of = |i| tables.table(group.start + i);
+                session.work.cross_keys(session.team, a, cw, &states, &starts, kv, &table_of);
                 session.team.check()?;
             }
             Ok(())

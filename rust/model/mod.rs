@@ -33,7 +33,7 @@ use crate::ops::kv::KvType;
 use crate::threads::{Hook, Pool};
 use block::Workspace;
 use prefix::Prefixes;
-use session::missing;
+use session::{KEPT, missing};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use weights::Weights;
@@ -54,6 +54,8 @@ pub struct Model {
     activations: Activations,
     workspace: Mutex<Workspace>,
     prefixes: Mutex<Prefixes>,
+    /// Caches of generations that have ended, for the decoder's own sequences and for their sources.
+    spare: Mutex<[Option<Cache>; 2]>,
 }
 
 /// A ragged batch.
@@ -98,6 +100,7 @@ impl Model {
             activations,
             workspace: Mutex::default(),
             prefixes: Mutex::default(),
+            spare: Mutex::default(),
         })
     }
 
@@ -138,10 +141,22 @@ impl Model {
         })
     }
 
-    /// A cache for the decoder's sequences.
-    pub fn cache(&self) -> Result<Cache> {
+    /// An empty cache for the decoder's sequences, or for the sources that they attend to; in memory that a generation
+    /// before has left, which need not be cleared again.
+    pub fn cache(&self, cross: bool) -> Result<Cache> {
         let decoder = self.spec.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
-        Ok(Cache::new(decoder, self.kv_type(), false))
+        let spare = self.spare.try_lock().ok().and_then(|mut spare| spare[usize::from(cross)].take());
+        Ok(spare.unwrap_or_else(|| Cache::new(decoder, self.kv_type(), cross)))
+    }
+
+    /// Takes back a cache that is no longer needed.
+    pub fn recycle(&self, mut cache: Cache, cross: bool) {
+        if cache.bytes() <= KEPT
+            && let Ok(mut spare) = self.spare.try_lock()
+        {
+            cache.clear();
+            spare[usize::from(cross)] = Some(cache);
+        }
     }
 
     /// What is kept of past sequences; none where another call holds it just now (or did when the process forked), or

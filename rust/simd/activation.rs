@@ -1,6 +1,6 @@
 //! Activation functions, element by element.
 
-use super::{LANES, Vector, erf, multiversion, sigmoid, tanh};
+use super::{LANES, Vector, erf, exp, multiversion, sigmoid, tanh};
 
 /// Activations by name, as in the description of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -39,7 +39,7 @@ pub fn apply<V: Vector>(activation: Activation, x: V) -> V {
             half * x * (one + tanh(inner))
         }
         Activation::QuickGelu => x * sigmoid(V::splat(1.702) * x),
-        Activation::Silu => x * sigmoid(x),
+        Activation::Silu => x / (one + exp(V::splat(0.0) - x)),
         Activation::Tanh => tanh(x),
         Activation::Sigmoid => sigmoid(x),
     }
