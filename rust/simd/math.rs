@@ -53,12 +53,13 @@ pub fn erf<V: Vector>(x: V) -> V {
     let x = V::splat(-3.92).max(x);
     let x = V::splat(3.92).min(x);
     let s = x * x;
-    let mut p = V::splat(2.050_680_5e-6);
-    for c in [2.848_815_6e-4, 3.764_415_2e-3, 5.274_514_5e-2, 1.903_750_8e-1, 1.128_379_1] {
+    let mut p = V::splat(2.050_688_4e-6);
+    for c in [2.848_814_8e-4, 3.764_414_2e-3, 5.274_515e-2, 1.903_749_7e-1, std::f32::consts::FRAC_2_SQRT_PI]
+    {
         p = p.mul_add(s, V::splat(c));
     }
-    let mut q = V::splat(3.809_776_5e-5);
-    for c in [1.162_291_2e-3, 1.496_680_5e-2, 1.140_966_6e-1, 5.020_482_5e-1, 1.0] {
+    let mut q = V::splat(3.809_777_6e-5);
+    for c in [1.162_291_4e-3, 1.496_679_8e-2, 1.140_966_5e-1, 5.020_482e-1, 1.0] {
         q = q.mul_add(s, V::splat(c));
     }
     x * p / q
