@@ -19,7 +19,7 @@ mod x86;
 use super::strips::{BLOCK, Kind, Strips};
 use super::{Activations, Matrix, PANEL};
 use crate::simd::{Level, multiplies_bf16};
-use crate::tensor::WeightType;
+use crate::tensor::{Buffer, WeightType};
 use half::{bf16, f16};
 use std::ops::Range;
 
@@ -102,7 +102,7 @@ pub fn product(
     panels: Range<usize>,
     s: &Strips,
     tiles: Range<usize>,
-    widened: &mut Vec<f32>,
+    widened: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
     match level {

@@ -8,6 +8,7 @@
 mod neon;
 
 use crate::simd::{Level, widen_at};
+use crate::tensor::{Buffer, sized};
 
 /// Where the operands lie: `a[i, k] = a[i * a_stride + k]`, `b[k, j] = b[k * b_stride + j]`,
 /// `c[i, j] = c[i * c_stride + j]`.
@@ -81,7 +82,7 @@ pub fn multiply_half(
     b: &[u16],
     c: &mut [f32],
     accumulate: bool,
-    scratch: &mut Vec<f32>,
+    scratch: &mut Buffer<f32>,
 ) {
     if shape.rows == 0 || shape.columns == 0 {
         return;
@@ -100,11 +101,9 @@ pub fn multiply_half(
             x86::multiply_avx2::<true>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         _ => {
-            if scratch.len() < b.len() {
-                scratch.resize(b.len(), 0.0);
-            }
-            widen_at(level, b, &mut scratch[..b.len()]);
-            multiply(level, shape, a, &scratch[..b.len()], c, accumulate);
+            let wide = sized(scratch, b.len());
+            widen_at(level, b, wide);
+            multiply(level, shape, a, wide, c, accumulate);
         }
     }
 }
@@ -320,7 +319,15 @@ mod tests {
                             let half: Vec<u16> =
                                 b.iter().map(|&v| half::f16::from_f32(v).to_bits()).collect();
                             let mut got = c.clone();
-                            multiply_half(level, &shape, &a, &half, &mut got, accumulate, &mut Vec::new());
+                            multiply_half(
+                                level,
+                                &shape,
+                                &a,
+                                &half,
+                                &mut got,
+                                accumulate,
+                                &mut Buffer::default(),
+                            );
                             assert!(same(&want, &got), "f16 {level:?} {shape:?} {accumulate}");
                         }
                     }

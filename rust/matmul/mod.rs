@@ -31,7 +31,7 @@ pub use matrix::{Activations, LAYOUT_VERSION, Matrix, Storage};
 pub use pieces::{PIECE, Piece, linear_in_pieces};
 
 use crate::simd::{Activation, Level, level};
-use crate::tensor::{Disjoint, WeightType, sized};
+use crate::tensor::{Buffer, Disjoint, WeightType, sized};
 use crate::threads::Team;
 use finish::{Place, Results, finish_at};
 use quantized::Kernels;
@@ -59,10 +59,10 @@ pub struct Scratch {
 #[derive(Default)]
 struct ThreadScratch {
     /// Results of a chunk, `[panel][row][16]`.
-    result: Vec<f32>,
-    gate: Vec<f32>,
+    result: Buffer<f32>,
+    gate: Buffer<f32>,
     /// A piece of weights as the kernels take it.
-    widened: Vec<f32>,
+    widened: Buffer<f32>,
 }
 
 /// One product of a region and where it goes: with `y = weight x + bias` and `g = gate x + gate bias`,
@@ -270,7 +270,7 @@ fn product(
     panels: Range<usize>,
     s: &Strips,
     tiles: Range<usize>,
-    widened: &mut Vec<f32>,
+    widened: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
     match Products::of(w, level) {

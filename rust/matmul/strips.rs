@@ -5,7 +5,7 @@
 //! block with zeros.
 
 use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
-use crate::tensor::{Disjoint, sized};
+use crate::tensor::{Buffer, Disjoint, sized};
 use crate::threads::Team;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -62,8 +62,8 @@ pub struct Strips {
     pub tiles: Vec<(usize, usize)>,
     pub rows: usize,
     inputs: usize,
-    floats: Vec<f32>,
-    codes: Vec<i32>,
+    floats: Buffer<f32>,
+    codes: Buffer<i32>,
     threads: Vec<Mutex<Packing>>,
 }
 
@@ -71,9 +71,9 @@ pub struct Strips {
 #[derive(Default)]
 struct Packing {
     /// Rows of a tile after what comes before.
-    rows: Vec<f32>,
+    rows: Buffer<f32>,
     /// Words of a tile's rows before they are interleaved.
-    words: Vec<i32>,
+    words: Buffer<i32>,
 }
 
 /// Activations `[rows, inputs]`, and what each row goes through before it is used, which takes its number, its values

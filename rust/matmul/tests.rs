@@ -1,7 +1,7 @@
 //! Every kernel equals portable code to the bit, for any number of rows, and portable code the definition.
 
 use super::*;
-use crate::tensor::{DType, Source};
+use crate::tensor::{Buffer, DType, Source};
 use crate::threads::Pool;
 use half::bf16;
 
@@ -43,9 +43,9 @@ fn results_of(level: Level, products: Products, w: &Matrix, x: &[f32], rows: usi
     let tiles = 0..strips.tiles.len();
     match products {
         Products::Float(kind) => {
-            float::product(level, kind, w, 0..w.panels(), &strips, tiles, &mut Vec::new(), &mut out);
+            float::product(level, kind, w, 0..w.panels(), &strips, tiles, &mut Buffer::default(), &mut out);
         }
-        _ => product(level, w, 0..w.panels(), &strips, tiles, &mut Vec::new(), &mut out),
+        _ => product(level, w, 0..w.panels(), &strips, tiles, &mut Buffer::default(), &mut out),
     }
     out
 }

@@ -12,7 +12,7 @@ use crate::ops::norm::Norm;
 use crate::ops::position_bias::{DistanceBias, bucket};
 use crate::ops::rotary::{Angles, rotate};
 use crate::simd::{Activation, add_scaled};
-use crate::tensor::sized;
+use crate::tensor::{Buffer, sized};
 use crate::threads::Team;
 use half::bf16;
 use std::ops::Range;
@@ -48,14 +48,14 @@ pub struct Workspace {
     pub product: matmul::Scratch,
     attention: attention::Scratch,
     /// Hidden states, `[rows, hidden]`.
-    pub x: Vec<f32>,
-    normed: Vec<f32>,
-    q: Vec<f32>,
-    k: Vec<f32>,
-    v: Vec<f32>,
-    context: Vec<f32>,
-    y: Vec<f32>,
-    inner: Vec<f32>,
+    pub x: Buffer<f32>,
+    normed: Buffer<f32>,
+    q: Buffer<f32>,
+    k: Buffer<f32>,
+    v: Buffer<f32>,
+    context: Buffer<f32>,
+    y: Buffer<f32>,
+    inner: Buffer<f32>,
     angles: Angles,
     /// Rotation that `angles` was made for, within one pass.
     rotary: Option<spec::Rotary>,
@@ -63,9 +63,9 @@ pub struct Workspace {
     bias: Option<(DistanceBias, Rule, Vec<f32>)>,
     frequencies: Vec<f64>,
     /// Rows that the language head reads.
-    pub picked: Vec<f32>,
+    pub picked: Buffer<f32>,
     /// Logits of a step.
-    pub logits: Vec<f32>,
+    pub logits: Buffer<f32>,
     pub leaders: Leaders,
     /// Of the last whole sequences, and of which stack they were: memory that the next ones use again.
     pub passing: Option<(usize, Cache)>,

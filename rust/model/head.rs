@@ -24,20 +24,23 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Chosen rows of the last states as the head's product takes them, `[rows, width]`.
-    fn head_input(&mut self, rows: &[usize]) -> Vec<f32> {
+    /// Calls `body` with chosen rows of the last states as the head's product takes them, `[rows, width]`.
+    fn with_head_input<R>(&mut self, rows: &[usize], body: impl FnOnce(&mut Self, &[f32]) -> R) -> R {
         let width = self.model.spec.last_stack().output_width();
-        let mut picked = std::mem::take(&mut self.work.picked);
-        for (to, &row) in sized(&mut picked, rows.len() * width).chunks_mut(width).zip(rows) {
+        let mut buffer = std::mem::take(&mut self.work.picked);
+        let picked = sized(&mut buffer, rows.len() * width);
+        for (to, &row) in picked.chunks_mut(width).zip(rows) {
             to.copy_from_slice(&self.work.x[row * width..][..width]);
         }
-        picked.truncate(rows.len() * width);
-        match (&self.model.spec.language_head, &self.model.weights.language_head) {
+        let result = match (&self.model.spec.language_head, &self.model.weights.language_head) {
             (Some(head), Some(w)) if !head.transform.is_empty() => {
-                self.dense(&head.transform, &w.transform, &picked, rows.len())
+                let transformed = self.dense(&head.transform, &w.transform, picked, rows.len());
+                body(self, &transformed)
             }
-            _ => picked,
-        }
+            _ => body(self, picked),
+        };
+        self.work.picked = buffer;
+        result
     }
 
     /// Logits of chosen rows of the last states, `[rows, vocab]`, in memory that the next call uses again.
@@ -60,7 +63,6 @@ impl<'a> Session<'a> {
         let head = self.language_head()?;
         let vocab = head.weight.outputs();
         for (rows, out) in rows.chunks(ROWS).zip(out.chunks_mut(ROWS * vocab)) {
-            let x = self.head_input(rows);
             let mut target = [Target {
                 weight: head.weight,
                 bias: head.bias,
@@ -70,8 +72,9 @@ impl<'a> Session<'a> {
                 out,
                 stride: vocab,
             }];
-            linear(self.team, &mut self.work.product, x.as_slice().into(), rows.len(), &mut target);
-            self.work.picked = x;
+            self.with_head_input(rows, |s, x| {
+                linear(s.team, &mut s.work.product, x.into(), rows.len(), &mut target);
+            });
             self.team.check()?;
             head.finish(self.team, out);
             all_finite(self.team, out, "a logit")?;
@@ -89,10 +92,10 @@ impl<'a> Session<'a> {
         take: &mut dyn FnMut(&Leaders) -> Result<()>,
     ) -> Result<()> {
         let head = self.language_head()?;
-        let x = self.head_input(rows);
         let mut leaders = std::mem::take(&mut self.work.leaders);
-        let finite = leaders.find(self.team, &mut self.work.product, &head, &x, rows.len(), n, normalize);
-        self.work.picked = x;
+        let finite = self.with_head_input(rows, |s, x| {
+            leaders.find(s.team, &mut s.work.product, &head, x, rows.len(), n, normalize)
+        });
         self.team.check()?;
         let taken = if finite { take(&leaders) } else { self.logits_are_not_finite(rows) };
         self.work.leaders = leaders;

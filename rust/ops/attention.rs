@@ -13,7 +13,7 @@ use super::kv::{BLOCK, KvBlocks, Numbers};
 use super::position_bias::DistanceBias;
 use crate::matmul::micro::{Shape, multiply, multiply_half};
 use crate::simd::{LANES, exp, level, multiversion, tanh};
-use crate::tensor::{Disjoint, sized};
+use crate::tensor::{Buffer, Disjoint, sized};
 use crate::threads::Team;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -68,13 +68,13 @@ impl Scores<'_> {
 /// Memory of one thread.
 #[derive(Default)]
 struct ThreadScratch {
-    queries: Vec<f32>,
-    scores: Vec<f32>,
+    queries: Buffer<f32>,
+    scores: Buffer<f32>,
     /// A block of keys or values, as f32.
-    block: Vec<f32>,
-    widened: Vec<f32>,
-    part: Vec<f32>,
-    total: Vec<f32>,
+    block: Buffer<f32>,
+    widened: Buffer<f32>,
+    part: Buffer<f32>,
+    total: Buffer<f32>,
 }
 
 /// Memory that calls reuse.
@@ -82,7 +82,7 @@ struct ThreadScratch {
 pub struct Scratch {
     threads: Vec<Mutex<ThreadScratch>>,
     units: Vec<Unit>,
-    parts: Vec<f32>,
+    parts: Buffer<f32>,
 }
 
 /// Some successive queries of a sequence with one key head.
@@ -102,7 +102,7 @@ fn product(
     b: Numbers<'_>,
     c: &mut [f32],
     accumulate: bool,
-    scratch: &mut Vec<f32>,
+    scratch: &mut Buffer<f32>,
 ) {
     match b {
         Numbers::F32(b) => multiply(level(), shape, a, b, c, accumulate),
@@ -219,7 +219,7 @@ impl Call<'_> {
     }
 
     /// Copies the unit's queries, `[queries * group, head_dim]`.
-    fn gather(&self, unit: &Unit, out: &mut Vec<f32>) {
+    fn gather(&self, unit: &Unit, out: &mut Buffer<f32>) {
         let (g, d, s) = (self.group(), self.scores.head_dim, &self.sequences[unit.sequence]);
         sized(out, unit.queries * g * d);
         for q in 0..unit.queries {

@@ -6,7 +6,7 @@
 
 use crate::matmul::{self, Matrix, PIECE, Piece, linear_in_pieces};
 use crate::simd::{LANES, exp, log, maximum, multiversion, tanh};
-use crate::tensor::sized;
+use crate::tensor::{Buffer, sized};
 use crate::threads::Team;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -220,11 +220,11 @@ impl Head<'_> {
 
 /// The largest logits of rows, largest first, of equals the lowest index first, and what normalizes them. Its memory is
 /// used again.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Leaders {
     best: Best,
     /// `[rows]`, of [`log_sum_exp`]
-    normalizers: Vec<f32>,
+    normalizers: Buffer<f32>,
     threads: Vec<Mutex<Thread>>,
     /// Bits of each piece's top and sum, `[rows][piece]`.
     pieces: Vec<AtomicU64>,

@@ -5,9 +5,16 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 
 /// The first `n` values of memory that is used again and again, grown if need be; old contents are left.
-pub fn sized<T: Copy + Default>(buffer: &mut Vec<T>, n: usize) -> &mut [T] {
-    if buffer.len() < n {
-        buffer.resize(n, T::default());
+///
+/// # Panics
+/// If the memory cannot be had.
+pub fn sized<T: Plain>(buffer: &mut Buffer<T>, n: usize) -> &mut [T] {
+    let old = buffer.len();
+    if old < n {
+        // By half at least, so that what grows little by little is not copied each time.
+        let larger = Buffer::zeroed(n.max(old + old / 2)).unwrap_or_else(|error| panic!("{error}"));
+        let old = std::mem::replace(buffer, larger);
+        buffer[..old.len()].copy_from_slice(&old);
     }
     &mut buffer[..n]
 }
@@ -30,7 +37,7 @@ unsafe impl Plain for i32 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
 
-/// A fixed-size array aligned to 64 bytes (2 MiB where it is large, and then in huge pages where the
+/// An array aligned to 64 bytes, so that no load of a whole cache line touches two (2 MiB where it is large, and then in huge pages where the
 /// system grants them).
 pub struct Buffer<T: Plain> {
     pointer: *mut T,
@@ -76,6 +83,14 @@ impl<T: Plain> Buffer<T> {
     }
 }
 
+/// An empty one, which takes no memory.
+impl<T: Plain> Default for Buffer<T> {
+    fn default() -> Self {
+        let pointer = std::ptr::without_provenance_mut(64);
+        Buffer { pointer, length: 0, whole: std::ptr::null_mut(), layout: Layout::new::<()>() }
+    }
+}
+
 impl<T: Plain> Deref for Buffer<T> {
     type Target = [T];
     fn deref(&self) -> &[T] {
@@ -93,8 +108,10 @@ impl<T: Plain> DerefMut for Buffer<T> {
 
 impl<T: Plain> Drop for Buffer<T> {
     fn drop(&mut self) {
-        // SAFETY: allocated with this layout.
-        unsafe { dealloc(self.whole, self.layout) }
+        if !self.whole.is_null() {
+            // SAFETY: allocated with this layout.
+            unsafe { dealloc(self.whole, self.layout) }
+        }
     }
 }
 
@@ -113,6 +130,20 @@ mod tests {
             buffer.fill(1);
         }
         assert!(Buffer::<f32>::zeroed(usize::MAX / 2).is_err());
+    }
+
+    #[test]
+    fn what_grows_keeps_its_contents_and_its_alignment() {
+        let mut buffer = Buffer::<f32>::default();
+        assert!(buffer.is_empty() && buffer.as_ptr().addr() % 64 == 0);
+        for n in [1, 7, 3, 100, 2000] {
+            let filled = n.min(buffer.len());
+            let part = sized(&mut buffer, n);
+            assert_eq!((part.len(), part.as_ptr().addr() % 64), (n, 0));
+            assert!(part[..filled].iter().all(|&v| v == 1.0));
+            part.fill(1.0);
+        }
+        assert!(buffer.len() >= 2000);
     }
 
     #[cfg(target_os = "linux")]

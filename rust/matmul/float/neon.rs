@@ -2,7 +2,7 @@
 
 use super::{BLOCK, FEW_ROWS, Kind, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
 use crate::matmul::neon::halves;
-use crate::tensor::sized;
+use crate::tensor::{Buffer, sized};
 use std::arch::aarch64::*;
 use std::ops::Range;
 
@@ -184,7 +184,7 @@ pub fn product(
     panels: Range<usize>,
     s: &Strips,
     tiles: Range<usize>,
-    widened: &mut Vec<f32>,
+    widened: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
     let (first_row, rows) = s.rows_of(&tiles);

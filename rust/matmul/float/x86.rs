@@ -3,7 +3,7 @@
 
 use super::avx512;
 use super::{BLOCK, FEW_ROWS, Kind, Level, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
-use crate::tensor::sized;
+use crate::tensor::{Buffer, sized};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -205,7 +205,7 @@ pub fn product(
     panels: Range<usize>,
     s: &Strips,
     tiles: Range<usize>,
-    widened: &mut Vec<f32>,
+    widened: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
     let (first_row, rows) = s.rows_of(&tiles);

@@ -18,6 +18,7 @@ use super::quantized::{self, Kernels, Panels, shape, strip};
 use super::strips::{GROUP, GROUPS, Strips};
 use super::{Matrix, PANEL, q8};
 use crate::simd::{Level, multiversion, prefetch_at};
+use crate::tensor::{Buffer, sized};
 use std::ops::Range;
 
 /// The largest code.
@@ -147,7 +148,7 @@ pub fn product(
     panels: Range<usize>,
     s: &Strips,
     tiles: Range<usize>,
-    memory: &mut Vec<f32>,
+    memory: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
     let inputs = w.inputs();
@@ -190,12 +191,9 @@ pub fn product(
 }
 
 /// Some bytes of a buffer, from a cache line on.
-fn bytes(memory: &mut Vec<f32>, length: usize) -> &mut [u8] {
-    if 4 * memory.len() < length + 64 {
-        memory.resize((length + 64).div_ceil(4), 0.0);
-    }
+fn bytes(memory: &mut Buffer<f32>, length: usize) -> &mut [u8] {
+    let memory = sized(memory, length.div_ceil(4));
     // SAFETY: any bytes are f32, and any f32 is bytes.
     let (_, bytes, _) = unsafe { memory.align_to_mut::<u8>() };
-    let start = bytes.as_ptr().align_offset(64);
-    &mut bytes[start..start + length]
+    &mut bytes[..length]
 }
