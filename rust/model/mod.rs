@@ -43,6 +43,8 @@ pub const PREFILL_ROWS: usize = 512;
 
 /// Rows that an encoder gathers from several sequences.
 pub const ENCODER_ROWS: usize = 2048;
+/// The same where threads take shares of them: shares are small, and the more there are the less threads wait at the end.
+const SHARED_ROWS: usize = 8192;
 
 /// A loaded model.
 pub struct Model {

@@ -4,7 +4,7 @@ use super::block::{Span, Workspace};
 use super::cache::Cache;
 use super::stack::{self, Watching};
 use super::weights::{DenseWeights, StackWeights};
-use super::{Batch, ENCODER_ROWS, Model, spec};
+use super::{Batch, ENCODER_ROWS, Model, SHARED_ROWS, spec};
 use crate::error::{Error, Result};
 use crate::matmul::{Target, linear};
 use crate::ops::kv::KvType;
@@ -20,7 +20,7 @@ pub(super) const KEPT: usize = 64 << 20;
 const SHARE_LEAST: usize = 32;
 /// Rows of a share for each byte of a weight: enough that threads that read weights by themselves do not wait for
 /// them, few enough that what a row needs stays in a thread's own cache.
-const SHARE_ROWS: f64 = 128.0;
+const SHARE_ROWS: f64 = 80.0;
 
 pub(super) fn missing(what: &str) -> Error {
     Error::Option(format!(
@@ -79,11 +79,9 @@ impl<'a> Session<'a> {
         let kv_type = if decodes { self.model.kv_type } else { KvType::F32 };
         let mut first = 0;
         while first < batch.len() {
-            let end = batch.group(first..batch.len(), ENCODER_ROWS);
-            let shares = match cross {
-                None if watching.is_idle() => self.shares(w, batch, first..end),
-                _ => Vec::new(),
-            };
+            let apart = cross.is_none() && watching.is_idle();
+            let end = batch.group(first..batch.len(), if apart { SHARED_ROWS } else { ENCODER_ROWS });
+            let shares = if apart { self.shares(w, batch, first..end) } else { Vec::new() };
             if shares.len() > 1 {
                 self.apart(s, w, batch, &shares, kv_type)?;
             } else {
@@ -101,7 +99,7 @@ impl<'a> Session<'a> {
     fn shares(&self, w: &StackWeights, batch: &Batch<'_>, group: Range<usize>) -> Vec<Range<usize>> {
         let threads = self.team.threads();
         let total = batch.starts[group.end] - batch.starts[group.start];
-        if threads == 1 || total < 2 * SHARE_LEAST * threads {
+        if total < 2 * SHARE_LEAST * threads {
             return Vec::new();
         }
         let rows = (w.bytes_per_weight() * SHARE_ROWS).ceil() as usize;
