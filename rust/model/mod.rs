@@ -13,6 +13,7 @@ mod cache;
 mod calls;
 mod disentangled;
 mod head;
+mod loader;
 pub mod packed;
 pub mod prefix;
 mod session;
@@ -23,9 +24,10 @@ mod weights;
 
 pub use block::Span;
 pub use cache::{Cache, SequenceId};
+pub use loader::{Loader, Options, Summary};
 pub use session::Session;
 pub use stack::Watching;
-pub use weights::{Loader, Needed, Options, Summary, Use, needed};
+pub use weights::{Needed, Use, needed};
 
 use crate::error::Result;
 use crate::matmul::Activations;

@@ -11,7 +11,8 @@
 //! The key says what was packed and how; a file with another key is not used. A file is written beside its place and
 //! renamed when it is whole, so nobody ever sees half of one, and files are never changed: mapped memory stays valid.
 
-use super::weights::{Loaded, Loader};
+use super::loader::Loader;
+use super::weights::Loaded;
 use crate::error::{Error, Result};
 use crate::matmul::{LAYOUT_VERSION, Matrix, Storage};
 use crate::tensor::WeightType;
