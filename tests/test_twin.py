@@ -1,14 +1,17 @@
 """The core against its NumPy twin, on random descriptions with random weights.
 
 The tolerance of each comparison comes from the model itself, as that of the fixtures does: three times what a relative
-change of 1e-6 in all weights and of `ROUNDING` in the operations of all norms does to the twin's result, at least 2e-5 of
-the largest value. A wrong epsilon, activation, mask or rotation is far beyond it in almost every model that is drawn.
+change of 1e-6 in all weights and of `ROUNDING` in the operations of all norms and of GELU does to the twin's result, at
+least 2e-5 of the largest value. A wrong epsilon, activation, mask or rotation is far beyond it in almost every model that is drawn.
 
 Norms need noise of their own, as what they give may not depend on the weights at all and on rounding a lot. A layer norm
 of two values a and b gives plus and minus one whatever they are, as long as d = (a - b) / 2 is far above sqrt(eps). Of
 their mean m the core has the nearest float32, off by up to 2^-24 |m|, so that its results are off by 2^-24 |m / d|, which
 no noise in the weights tells. And where a residual adds two such rows that cancel, the next norm magnifies what is left of
 them, nothing but rounding, by up to 1 / sqrt(eps).
+
+So does it with GELU of a value x far below zero, x (1 + erf(x / sqrt 2)) / 2, of which 1 + erf leaves nothing but the
+rounding of erf: where all values of a row are multiples of one such, its norm is of rounding alone.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ from hypothesis import given
 
 from lapwing.models.base import ragged
 from lapwing.spec import (
+    Activation,
     Attention,
     DynamicRotary,
     FeedForward,
     Layer,
     LongRotary,
     Model,
+    Norm,
     RelativeBias,
     Rotary,
     Stack,
@@ -41,11 +46,15 @@ Array = np.ndarray[Any, Any]
 Outputs = dict[str, Array]
 
 ROUNDING = 1e-6
-"""Relative error of a norm's mean, of the row's largest value, and of what it gives, in float32.
+"""Relative error of a norm's mean, of the row's largest value, and of what it gives, and error of GELU's 1 + erf and
+1 + tanh, in float32.
 
 The core sums n values in sixteen lanes, which are then folded in four steps, and divides: an error of at most
 (n / 16 + 5) 2^-24 of the mean of their magnitudes. Rows of `strategies` have up to 144 values (nine heads of sixteen, normed
 together): 14 * 2^-24 is 8.4e-7. Squares, root and products add a few 2^-24 to that of what it gives.
+
+The core's erf is within 6 units in the last place, its tanh within 4: 6 * 2^-24 next to one. Their sum with one adds a last
+half of a unit: 7 * 2^-24 is 4.2e-7.
 """
 
 
@@ -189,12 +198,15 @@ def test_pooled_vectors(pooling: str, case: Case) -> None:
     compare(case, compute, {"pooled": model.embed(*ragged(case.ids), None, pooling, False)})
 
 
-def one_layer(attention: Attention, length: int) -> Case:
+SMALL = FeedForward(width=4, activation="silu")
+
+
+def one_layer(attention: Attention, length: int, feed_forward: FeedForward = SMALL) -> Case:
     """A decoder (an encoder, where attention is not causal) of this attention and little else."""
     stack = Stack(
         vocab_size=VOCABULARY,
         hidden_size=12,
-        layers=(Layer(attention=attention, feed_forward=FeedForward(width=4, activation="silu")),),
+        layers=(Layer(attention=attention, feed_forward=feed_forward),),
         max_length=LONGEST,
     )
     spec = Model(decoder=stack) if attention.causal else Model(encoder=stack)
@@ -231,4 +243,15 @@ def test_borders_of_windows(causal: bool, window: int) -> None:
 def test_borders_of_buckets(causal: bool, buckets: int, farthest: int) -> None:
     relative = RelativeBias(buckets=buckets, max_distance=farthest, bidirectional=not causal)
     case = one_layer(Attention(**PLAIN, causal=causal, relative_bias=relative), 150)
+    compare(case, reading(case), core_reading(case))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
+def test_gelu_of_values_far_below_zero(activation: Activation) -> None:
+    """All of a row is one such value times a weight each, and normed."""
+    norm = Norm(kind="layer", eps=1e-12, weight=False, bias=False)
+    narrow = FeedForward(width=1, activation=activation, output_norm=norm)
+    case = one_layer(Attention(**PLAIN, causal=True), 150, narrow)
+    up = "decoder.layers.0.feed_forward.up.weight"
+    case.weights[up] = 9 * case.weights[up]
     compare(case, reading(case), core_reading(case))

@@ -10,7 +10,7 @@ import numpy as np
 
 from lapwing.spec import Attention, Convolution, Disentangled
 
-from .activation import ACTIVATIONS
+from .activation import activate
 from .norm import norm
 
 Array = np.ndarray[Any, Any]
@@ -59,4 +59,4 @@ def convolution(spec: Convolution, weights: Mapping[str, Array], name: str, x: A
         first = out // per_group * per_group
         for t in range(spec.kernel):
             y[:, out] += padded[t : t + len(x), first : first + per_group] @ kernel[out, :, t]
-    return norm(spec.norm, weights, f"{name}.norm", states + ACTIVATIONS[spec.activation](y))
+    return norm(spec.norm, weights, f"{name}.norm", states + activate(spec.activation, weights, y))

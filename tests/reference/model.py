@@ -9,7 +9,7 @@ import numpy as np
 
 from lapwing.spec import Attention, Block, Dense, FeedForward, Head, Layer, Model, Stack
 
-from .activation import ACTIVATIONS
+from .activation import activate
 from .attention import attention, linear
 from .disentangled import convolution
 from .norm import Tensors, norm
@@ -22,9 +22,9 @@ def feed_forward(spec: FeedForward, weights: Mapping[str, Array], name: str, x: 
     """The block without its own norms and residual."""
     inner = linear(weights, f"{name}.up", x)
     if spec.gated:
-        inner = ACTIVATIONS[spec.activation](linear(weights, f"{name}.gate", x)) * inner
+        inner = activate(spec.activation, weights, linear(weights, f"{name}.gate", x)) * inner
     else:
-        inner = ACTIVATIONS[spec.activation](inner)
+        inner = activate(spec.activation, weights, inner)
     return linear(weights, f"{name}.down", inner)
 
 
@@ -143,7 +143,7 @@ class Twin:
 
     def dense(self, name: str, layers: Sequence[Dense], x: Array) -> Array:
         for i, layer in enumerate(layers):
-            x = ACTIVATIONS[layer.activation](linear(self.weights, f"{name}.{i}", x))
+            x = activate(layer.activation, self.weights, linear(self.weights, f"{name}.{i}", x))
             x = norm(layer.norm, self.weights, f"{name}.{i}.norm", x)
         return x
 

@@ -13,7 +13,8 @@ Array = np.ndarray[Any, Any]
 
 
 class Tensors(dict[str, Array]):
-    """A model's tensors by name. ``rounding(shape)`` draws by how much, relatively, the operations of a norm are off."""
+    """A model's tensors by name. ``rounding(shape)`` draws by how much, relatively, the operations of norms and of GELU are
+    off."""
 
     def __init__(
         self, tensors: Mapping[str, Array], rounding: Callable[[tuple[int, ...]], Array] | None = None
