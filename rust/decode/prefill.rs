@@ -48,11 +48,11 @@ impl Generation {
                     last.push((i, b - 1 - from));
                 }
             }
-            s.forward(&ids[from..to], &spans, &mut cache, self.cross.as_mut())?;
             let rows: Vec<usize> = last.iter().map(|&(_, row)| row).collect();
+            s.forward(&ids[from..to], &spans, &mut cache, self.cross.as_mut(), &rows)?;
             if let (Some(first), false) = (last.first().map(|l| l.0), rows.is_empty()) {
                 // Prompts end in order, so their logits lie side by side.
-                s.logits(&rows, &mut logits[first * vocab..(first + rows.len()) * vocab])?;
+                s.logits(rows.len(), &mut logits[first * vocab..(first + rows.len()) * vocab])?;
             }
             from = to;
         }

@@ -57,15 +57,15 @@ pub(super) fn feed(
             (row, from) = if to == tokens.len() { (row + 1, 0) } else { (row, to) };
         }
         cache.extend_all(s.team, &more)?;
-        s.forward(&ids, &spans, cache, cross.as_deref_mut())?;
         let places: Vec<usize> = asked.iter().map(|a| a.0).collect();
+        s.forward(&ids, &spans, cache, cross.as_deref_mut(), &places)?;
         let tokens: Vec<(usize, usize)> = asked.iter().map(|a| (a.1, a.2)).collect();
         let team = s.team;
         match scores {
-            Some(Leading { n, normalize }) => s.with_leaders(&places, n, normalize, &mut |leaders| {
+            Some(Leading { n, normalize }) => s.with_leaders(places.len(), n, normalize, &mut |leaders| {
                 take(team, &tokens, Scores::Leaders(leaders))
             })?,
-            None => s.with_logits(&places, &mut |logits| take(team, &tokens, Scores::Logits(logits)))?,
+            None => s.with_logits(places.len(), &mut |logits| take(team, &tokens, Scores::Logits(logits)))?,
         }
     }
     Ok(())

@@ -53,8 +53,6 @@ pub struct Workspace {
     y: Buffer<f32>,
     inner: Buffer<f32>,
     positions: Positions,
-    /// Rows that the language head reads.
-    pub picked: Buffer<f32>,
     /// Logits of a step.
     pub logits: Buffer<f32>,
     pub leaders: Leaders,
@@ -88,6 +86,17 @@ pub struct Pass<'a> {
     pub spans: &'a [Span],
     pub rows: usize,
     pub hidden: usize,
+    pub part: Part,
+}
+
+/// What is done of a self-attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    All,
+    /// Keys and values are stored, and nobody attends to them yet.
+    Keys,
+    /// The rest, for any of the rows.
+    Queries,
 }
 
 /// What a block's first products are made of.

@@ -174,10 +174,10 @@ impl Session<'_> {
         let vocab = self.model.vocab_size()?;
         let mut out = Vec::new();
         self.whole(s, w, batch, cross, &mut Watching::default(), &mut |session, group| {
-            let rows: Vec<usize> = (0..batch.starts[group.end] - batch.starts[group.start]).collect();
+            let rows = batch.starts[group.end] - batch.starts[group.start];
             let at = out.len();
-            out.resize(at + rows.len() * vocab, 0.0);
-            session.logits(&rows, &mut out[at..])
+            out.resize(at + rows * vocab, 0.0);
+            session.logits(rows, &mut out[at..])
         })?;
         Ok(out)
     }

@@ -7,6 +7,7 @@ use crate::ops::leaders::{Head, Leaders};
 use crate::simd::Activation;
 use crate::tensor::sized;
 use crate::threads::Team;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Rows for which logits are computed at a time.
@@ -24,33 +25,26 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Calls `body` with chosen rows of the last states as the head's product takes them, `[rows, width]`.
-    fn with_head_input<R>(&mut self, rows: &[usize], body: impl FnOnce(&mut Self, &[f32]) -> R) -> R {
+    /// Calls `body` with rows of the last states as the head's product takes them, `[rows, width]`.
+    fn with_head_input<R>(&mut self, rows: Range<usize>, body: impl FnOnce(&mut Self, &[f32]) -> R) -> R {
         let width = self.model.spec.last_stack().output_width();
-        let mut buffer = std::mem::take(&mut self.work.picked);
-        let picked = sized(&mut buffer, rows.len() * width);
-        for (to, &row) in picked.chunks_mut(width).zip(rows) {
-            to.copy_from_slice(&self.work.x[row * width..][..width]);
-        }
+        let states = std::mem::take(&mut self.work.x);
+        let x = &states[rows.start * width..rows.end * width];
         let result = match (&self.model.spec.language_head, &self.model.weights.language_head) {
             (Some(head), Some(w)) if !head.transform.is_empty() => {
-                let transformed = self.dense(&head.transform, &w.transform, picked, rows.len());
+                let transformed = self.dense(&head.transform, &w.transform, x, rows.len());
                 body(self, &transformed)
             }
-            _ => body(self, picked),
+            _ => body(self, x),
         };
-        self.work.picked = buffer;
+        self.work.x = states;
         result
     }
 
-    /// Logits of chosen rows of the last states, `[rows, vocab]`, in memory that the next call uses again.
-    pub fn with_logits(
-        &mut self,
-        rows: &[usize],
-        take: &mut dyn FnMut(&mut [f32]) -> Result<()>,
-    ) -> Result<()> {
+    /// Logits of the first rows of the last states, `[rows, vocab]`, in memory that the next call uses again.
+    pub fn with_logits(&mut self, rows: usize, take: &mut dyn FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
         let mut buffer = std::mem::take(&mut self.work.logits);
-        let logits = sized(&mut buffer, rows.len() * self.model.vocab_size()?);
+        let logits = sized(&mut buffer, rows * self.model.vocab_size()?);
         let taken = self.logits(rows, logits).and_then(|()| take(logits));
         if size_of_val(&*buffer) <= KEPT {
             self.work.logits = buffer;
@@ -58,11 +52,16 @@ impl<'a> Session<'a> {
         taken
     }
 
-    /// Logits of chosen rows of the last states, `[rows, vocab]`, into `out`.
-    pub fn logits(&mut self, rows: &[usize], out: &mut [f32]) -> Result<()> {
+    /// Logits of the first rows of the last states, `[rows, vocab]`, into `out`.
+    pub fn logits(&mut self, rows: usize, out: &mut [f32]) -> Result<()> {
+        self.logits_of_rows(0..rows, out)
+    }
+
+    fn logits_of_rows(&mut self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
         let head = self.language_head()?;
         let vocab = head.weight.outputs();
-        for (rows, out) in rows.chunks(ROWS).zip(out.chunks_mut(ROWS * vocab)) {
+        for (from, out) in rows.clone().step_by(ROWS).zip(out.chunks_mut(ROWS * vocab)) {
+            let rows = from..rows.end.min(from + ROWS);
             let mut target = [Target {
                 weight: head.weight,
                 bias: head.bias,
@@ -72,7 +71,7 @@ impl<'a> Session<'a> {
                 out,
                 stride: vocab,
             }];
-            self.with_head_input(rows, |s, x| {
+            self.with_head_input(rows.clone(), |s, x| {
                 linear(s.team, &mut s.work.product, x.into(), rows.len(), &mut target);
             });
             self.team.check()?;
@@ -82,19 +81,19 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The `n` largest logits of chosen rows of the last states, and with `normalize` the logarithm of the sum of e^logit.
+    /// The `n` largest logits of the first rows of the last states, and with `normalize` the logarithm of the sum of e^logit.
     /// Of the logits themselves no more is kept.
     pub fn with_leaders(
         &mut self,
-        rows: &[usize],
+        rows: usize,
         n: usize,
         normalize: bool,
         take: &mut dyn FnMut(&Leaders) -> Result<()>,
     ) -> Result<()> {
         let head = self.language_head()?;
         let mut leaders = std::mem::take(&mut self.work.leaders);
-        let finite = self.with_head_input(rows, |s, x| {
-            leaders.find(s.team, &mut s.work.product, &head, x, rows.len(), n, normalize)
+        let finite = self.with_head_input(0..rows, |s, x| {
+            leaders.find(s.team, &mut s.work.product, &head, x, rows, n, normalize)
         });
         self.team.check()?;
         let taken = if finite { take(&leaders) } else { self.logits_are_not_finite(rows) };
@@ -103,9 +102,9 @@ impl<'a> Session<'a> {
     }
 
     /// The error that tells which logit is not finite.
-    fn logits_are_not_finite(&mut self, rows: &[usize]) -> Result<()> {
+    fn logits_are_not_finite(&mut self, rows: usize) -> Result<()> {
         let mut logits = vec![0.0; self.model.vocab_size()?];
-        rows.iter().try_for_each(|&row| self.logits(&[row], &mut logits))?;
+        (0..rows).try_for_each(|row| self.logits_of_rows(row..row + 1, &mut logits))?;
         Err(Error::Numerical("a logit is not finite".to_owned()))
     }
 }

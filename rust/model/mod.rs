@@ -4,8 +4,8 @@
 //! through [`Model::session`], which waits for the model's turn and watches for interruption:
 //!
 //! * encoders: [`Session::encode`] gives final states, [`Session::task_head`] and [`Session::pooler`] what follows;
-//! * decoders: [`Session::forward`] feeds new tokens of cached sequences and leaves their final states in
-//!   [`Session::states`]; [`Session::logits`] turns chosen rows into logits, [`Session::with_leaders`] finds the largest;
+//! * decoders: [`Session::forward`] feeds new tokens of cached sequences; [`Session::logits`] turns the final states that it
+//!   leaves into logits, [`Session::with_leaders`] finds the largest;
 //! * encoder-decoders: [`Session::cross`] prepares sources once, then as decoders.
 
 mod block;

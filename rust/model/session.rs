@@ -208,13 +208,15 @@ impl<'a> Session<'a> {
     }
 
     /// Feeds new tokens of cached sequences to the decoder, in spans of at most [`PREFILL_ROWS`] rows together.
-    /// `cache` already has room for them (`Cache::extend`). Final states are left in [`Session::states`].
+    /// `cache` already has room for them (`Cache::extend`). Final states of the rows that are `wanted`, in ascending order,
+    /// are left for the language head.
     pub fn forward(
         &mut self,
         ids: &[u32],
         spans: &[Span],
         cache: &mut Cache,
         cross: Option<&mut Cache>,
+        wanted: &[usize],
     ) -> Result<()> {
         let (s, w) = self.last();
         stack::check_ids("token id", ids, s.vocab_size)?;
@@ -222,12 +224,17 @@ impl<'a> Session<'a> {
             check_length(span.first + span.rows.len(), s.longest(), "the sequence")?;
         }
         stack::embed(self.team, s, w, &mut *self.work, ids, None, spans);
-        stack::layers(self.team, s, w, &mut *self.work, spans, cache, cross, &mut Watching::default())
-    }
-
-    /// Final states of the last [`Session::forward`], `[rows, width]`.
-    pub fn states(&self) -> &[f32] {
-        &self.work.x
+        stack::layers(
+            self.team,
+            s,
+            w,
+            &mut *self.work,
+            spans,
+            cache,
+            cross,
+            Some(wanted),
+            &mut Watching::default(),
+        )
     }
 }
 
@@ -263,7 +270,7 @@ fn run(
     }
     let segments = batch.segments.map(|t| &t[range.clone()]);
     stack::embed(team, s, w, work, &batch.ids[range], segments, &spans);
-    stack::layers(team, s, w, work, &spans, &mut cache, cross, watching)?;
+    stack::layers(team, s, w, work, &spans, &mut cache, cross, None, watching)?;
     work.passing = Some((stack, cache)).filter(|(_, cache)| cache.bytes() <= KEPT);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! A stack: embedding, layers, final norm, over a ragged batch without padding.
 
-use super::block::{Pass, Span, Workspace};
+use super::block::{Part, Pass, Span, Workspace};
 use super::cache::Cache;
 use super::spec;
 use super::weights::StackWeights;
@@ -142,7 +142,32 @@ fn drop_masked(d: &spec::TokenDropout, ids: &[u32], x: &mut [f32], width: usize)
     }
 }
 
-/// Runs the layers and the final norm over `work.x`. Keys and values of each layer go to `cache`.
+/// Rows of `spans`, in ascending order, each as a span of its own.
+fn pick(spans: &[Span], rows: &[usize]) -> Vec<Span> {
+    let mut spans = spans.iter().peekable();
+    let one = |(to, &row): (usize, &usize)| {
+        while spans.next_if(|span| span.rows.end <= row).is_some() {}
+        let span = *spans.peek().expect("the row belongs to a span");
+        Span { rows: to..to + 1, first: span.first + row - span.rows.start, ..span.clone() }
+    };
+    rows.iter().enumerate().map(one).collect()
+}
+
+/// Moves some rows, in ascending order, to the front.
+fn gather(x: &mut [f32], rows: &[usize], width: usize) {
+    for (to, row) in rows.iter().enumerate() {
+        x.copy_within(row * width..(row + 1) * width, to * width);
+    }
+}
+
+/// Whether a row of the layer's output needs nothing of other rows but the keys and values of those before it.
+fn sees_what_came_before(layer: &spec::Layer) -> bool {
+    layer.attention.causal && layer.attention.disentangled.is_none() && layer.convolution.is_none()
+}
+
+/// Runs the layers and the final norm over `work.x`. Keys and values of each layer go to `cache`. Where only some rows, in
+/// ascending order, are `wanted`, they alone are left, and the last layer does no more for the others than to store their
+/// keys and values.
 pub fn layers(
     team: &Team<'_>,
     s: &spec::Stack,
@@ -151,19 +176,33 @@ pub fn layers(
     spans: &[Span],
     cache: &mut Cache,
     mut cross: Option<&mut Cache>,
+    wanted: Option<&[usize]>,
     watching: &mut Watching,
 ) -> Result<()> {
     let rows = spans.last().map_or(0, |span| span.rows.end);
-    let pass = Pass { team, spans, rows, hidden: s.hidden_size };
-    let n = rows * s.hidden_size;
+    let mut pass = Pass { team, spans, rows, hidden: s.hidden_size, part: Part::All };
+    let wanted = wanted.filter(|wanted| wanted.len() < rows);
+    let picked = wanted.map(|wanted| pick(spans, wanted)).unwrap_or_default();
+    let mut n = rows * s.hidden_size;
     work.begin();
-    let keep = |work: &Workspace, watching: &mut Watching| {
+    let keep = |work: &Workspace, n: usize, watching: &mut Watching| {
         if let Some(states) = &mut watching.states {
             states.push(work.x[..n].to_vec());
         }
     };
-    keep(work, watching);
+    keep(work, n, watching);
     for (i, (layer, lw)) in s.layers.iter().zip(&w.layers).enumerate() {
+        if let Some(wanted) = wanted.filter(|_| i + 1 == s.layers.len() && sees_what_came_before(layer)) {
+            let (kv, tables) = cache.layer(i);
+            work.keys_and_values(&pass, &layer.attention, &lw.attention, kv, tables);
+            if wanted.is_empty() {
+                return team.check();
+            }
+            gather(&mut work.x, wanted, s.hidden_size);
+            pass = Pass { spans: &picked, rows: wanted.len(), part: Part::Queries, ..pass };
+            n = wanted.len() * s.hidden_size;
+            work.begin();
+        }
         let input = layer.convolution.as_ref().map(|_| work.x[..n].to_vec());
         {
             let (kv, tables) = cache.layer(i);
@@ -198,9 +237,15 @@ pub fn layers(
         }
         team.check()?;
         if i + 1 < s.layers.len() {
-            keep(work, watching);
+            keep(work, n, watching);
         }
     }
+    if let Some(wanted) = wanted.filter(|_| pass.part == Part::All) {
+        gather(&mut work.x, wanted, s.hidden_size);
+        pass.rows = wanted.len();
+        n = wanted.len() * s.hidden_size;
+    }
+    let rows = pass.rows;
     if let Some(norm) = &w.norm {
         norm.normalize_in_place(team, &mut work.x[..n], s.hidden_size);
     }

@@ -3,7 +3,7 @@
 //! Self-attention stores its keys and values and attends to all of its sequence; cross-attention attends to those of a
 //! source, stored once. DeBERTa's, which scores content and position apart, is in `disentangled`.
 
-use super::{End, Pass, Source, Span, Watch, Workspace, target};
+use super::{End, Part, Pass, Source, Span, Watch, Workspace, target};
 use crate::matmul::linear;
 use crate::model::cache::Tables;
 use crate::model::spec;
@@ -28,6 +28,19 @@ impl Workspace {
     ) {
         let source = self.source(pass, w.input_norm.as_ref(), a.residual_after_norm);
         self.attend(pass, a, w, source, kv, tables, Some(End::of_attention(a, w)), watch);
+    }
+
+    /// The keys and values of a self-attention alone.
+    pub fn keys_and_values(
+        &mut self,
+        pass: &Pass<'_>,
+        a: &spec::Attention,
+        w: &AttentionWeights,
+        kv: &mut KvBlocks,
+        tables: Tables<'_>,
+    ) {
+        let source = self.source(pass, w.input_norm.as_ref(), a.residual_after_norm);
+        self.attend(&Pass { part: Part::Keys, ..*pass }, a, w, source, kv, tables, None, None);
     }
 
     /// Cross-attention to sources whose keys and values are in `kv`.
@@ -113,11 +126,18 @@ impl Workspace {
         watch: Watch<'_>,
     ) {
         let (rows, team) = (pass.rows, pass.team);
-        let (qn, kn) = (rows * a.query_size(), rows * a.kv_size());
+        let qn = if pass.part == Part::Keys { 0 } else { rows * a.query_size() };
+        let kn = if pass.part == Part::Queries { 0 } else { rows * a.kv_size() };
         let (mut q, mut k, mut v) =
             (std::mem::take(&mut self.q), std::mem::take(&mut self.k), std::mem::take(&mut self.v));
         let (qs, ks, vs) = (sized(&mut q, qn), sized(&mut k, kn), sized(&mut v, kn));
-        self.products(pass, source, &mut [target(&w.query, qs), target(&w.key, ks), target(&w.value, vs)]);
+        let mut targets = [target(&w.key, ks), target(&w.value, vs), target(&w.query, qs)];
+        let asked = match pass.part {
+            Part::All => &mut targets[..],
+            Part::Keys => &mut targets[..2],
+            Part::Queries => &mut targets[2..],
+        };
+        self.products(pass, source, asked);
         if let Some(clip) = a.clip {
             let clip = clip as f32;
             for x in [&mut *qs, &mut *ks, &mut *vs] {
@@ -137,6 +157,32 @@ impl Workspace {
             self.head_norm(team, w.query_norm.as_ref(), a, qs, a.query_size());
             self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
         }
+        if pass.part != Part::Queries {
+            let new = |span: &'_ Span| {
+                let part = span.rows.start * a.kv_size()..span.rows.end * a.kv_size();
+                let table = tables.table(span.sequence);
+                New { table, position: span.first, keys: &ks[part.clone()], values: &vs[part] }
+            };
+            kv.store_all(team, &pass.spans.iter().map(new).collect::<Vec<_>>());
+        }
+        if pass.part != Part::Keys {
+            self.look(pass, a, w, qs, kv, tables, end, watch);
+        }
+        (self.q, self.k, self.v) = (q, k, v);
+    }
+
+    /// Queries attend to the keys and values of their sequences up to their own.
+    fn look(
+        &mut self,
+        pass: &Pass<'_>,
+        a: &spec::Attention,
+        w: &AttentionWeights,
+        qs: &mut [f32],
+        kv: &KvBlocks,
+        tables: Tables<'_>,
+        end: Option<End<'_>>,
+        watch: Watch<'_>,
+    ) {
         if let Some(scale) = &a.query_scale {
             for span in pass.spans {
                 for row in span.rows.clone() {
@@ -147,12 +193,6 @@ impl Workspace {
                 }
             }
         }
-        let new = |span: &'_ Span| {
-            let part = span.rows.start * a.kv_size()..span.rows.end * a.kv_size();
-            let table = tables.table(span.sequence);
-            New { table, position: span.first, keys: &ks[part.clone()], values: &vs[part] }
-        };
-        kv.store_all(team, &pass.spans.iter().map(new).collect::<Vec<_>>());
         self.positions.make_bias(a, w.relative_bias.as_deref(), pass.spans);
         let sequences: Vec<Sequence<'_>> = pass
             .spans
@@ -165,7 +205,6 @@ impl Workspace {
             })
             .collect();
         self.mix(pass, a, w, qs, &sequences, kv, end, watch);
-        (self.q, self.k, self.v) = (q, k, v);
     }
 
     /// Attention proper and the output layer.
