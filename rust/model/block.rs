@@ -16,7 +16,7 @@ use crate::ops;
 use crate::ops::kv::KvBlocks;
 use crate::ops::leaders::Leaders;
 use crate::ops::norm::Norm;
-use crate::simd::{Activation, add_scaled};
+use crate::simd::add_scaled;
 use crate::tensor::{Buffer, sized};
 use crate::threads::Team;
 use positions::Positions;
@@ -60,20 +60,6 @@ pub struct Workspace {
     pub passing: Option<(usize, Cache)>,
     /// For threads that run sequences on their own.
     pub apart: Vec<Mutex<Workspace>>,
-}
-
-/// `y[rows, outputs] = x weight.T + bias`.
-fn target<'a>(l: &'a Linear, out: &'a mut [f32]) -> Target<'a> {
-    let stride = l.weight.outputs();
-    Target {
-        weight: &l.weight,
-        bias: l.bias.as_deref(),
-        gate: None,
-        activation: Activation::Identity,
-        add: None,
-        out,
-        stride,
-    }
 }
 
 /// What a caller wants to see of an attention.
@@ -184,7 +170,7 @@ impl Workspace {
         match end {
             Some(end) if end.output_norm.is_none() && !end.after_norm => {
                 let x = &mut self.x[..n];
-                let sum = Target { add: Some(end.scale), ..target(l, x) };
+                let sum = Target { add: Some(end.scale), ..l.target(x) };
                 linear(pass.team, &mut self.product, input.into(), pass.rows, &mut [sum]);
                 if let Some(norm) = end.residual_norm {
                     norm.normalize_in_place(pass.team, &mut self.x[..n], pass.hidden);
@@ -192,7 +178,7 @@ impl Workspace {
             }
             _ => {
                 let y = sized(&mut self.y, n);
-                linear(pass.team, &mut self.product, input.into(), pass.rows, &mut [target(l, y)]);
+                linear(pass.team, &mut self.product, input.into(), pass.rows, &mut [l.target(y)]);
                 if let Some(end) = end {
                     self.residual(pass, end);
                 }

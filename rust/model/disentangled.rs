@@ -4,9 +4,9 @@
 use super::block::{Pass, Watch, Workspace};
 use super::spec;
 use super::weights::{AttentionWeights, ConvolutionWeights, Linear};
+use crate::matmul::linear;
 use crate::matmul::micro::{Shape, multiply};
-use crate::matmul::{Target, linear};
-use crate::simd::{Activation, exp, level, multiversion};
+use crate::simd::{exp, level, multiversion};
 use crate::tensor::Disjoint;
 
 /// Row of the table of relative positions for `distance = query - key`; it never falls as the distance grows.
@@ -54,18 +54,8 @@ multiversion! {
 }
 
 fn project(work: &mut Workspace, pass: &Pass<'_>, l: &Linear, x: &[f32], rows: usize) -> Vec<f32> {
-    let stride = l.weight.outputs();
-    let mut out = vec![0.0; rows * stride];
-    let mut target = [Target {
-        weight: &l.weight,
-        bias: l.bias.as_deref(),
-        gate: None,
-        activation: Activation::Identity,
-        add: None,
-        out: &mut out,
-        stride,
-    }];
-    linear(pass.team, &mut work.product, x.into(), rows, &mut target);
+    let mut out = vec![0.0; rows * l.weight.outputs()];
+    linear(pass.team, &mut work.product, x.into(), rows, &mut [l.target(&mut out)]);
     out
 }
 

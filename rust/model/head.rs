@@ -1,10 +1,10 @@
 //! The language head: logits of states, or only the largest of each row.
 
 use super::session::{KEPT, Session, finite, missing};
+use super::weights::Linear;
 use crate::error::{Error, Result};
-use crate::matmul::{Target, linear};
+use crate::matmul::linear;
 use crate::ops::leaders::{Head, Leaders};
-use crate::simd::Activation;
 use crate::tensor::sized;
 use crate::threads::Team;
 use std::ops::Range;
@@ -14,15 +14,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const ROWS: usize = 512;
 
 impl<'a> Session<'a> {
-    fn language_head(&self) -> Result<Head<'a>> {
+    fn language_head(&self) -> Result<(Head<'a>, &'a Linear)> {
         let head = self.model.spec.language_head.as_ref().ok_or_else(|| missing("a language head"))?;
-        let w = self.model.weights.language_head.as_ref().expect("as the description");
-        Ok(Head {
-            weight: &w.output.weight,
-            bias: w.output.bias.as_deref(),
-            scale: head.scale as f32,
-            softcap: head.softcap.map(|cap| cap as f32),
-        })
+        let output = &self.model.weights.language_head.as_ref().expect("as the description").output;
+        let softcap = head.softcap.map(|cap| cap as f32);
+        let (weight, bias) = (&*output.weight, output.bias.as_deref());
+        Ok((Head { weight, bias, scale: head.scale as f32, softcap }, output))
     }
 
     /// Calls `body` with rows of the last states as the head's product takes them, `[rows, width]`.
@@ -58,19 +55,11 @@ impl<'a> Session<'a> {
     }
 
     fn logits_of_rows(&mut self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
-        let head = self.language_head()?;
+        let (head, output) = self.language_head()?;
         let vocab = head.weight.outputs();
         for (from, out) in rows.clone().step_by(ROWS).zip(out.chunks_mut(ROWS * vocab)) {
             let rows = from..rows.end.min(from + ROWS);
-            let mut target = [Target {
-                weight: head.weight,
-                bias: head.bias,
-                gate: None,
-                activation: Activation::Identity,
-                add: None,
-                out,
-                stride: vocab,
-            }];
+            let mut target = [output.target(out)];
             self.with_head_input(rows.clone(), |s, x| {
                 linear(s.team, &mut s.work.product, x.into(), rows.len(), &mut target);
             });
@@ -90,7 +79,7 @@ impl<'a> Session<'a> {
         normalize: bool,
         take: &mut dyn FnMut(&Leaders) -> Result<()>,
     ) -> Result<()> {
-        let head = self.language_head()?;
+        let (head, _) = self.language_head()?;
         let mut leaders = std::mem::take(&mut self.work.leaders);
         let finite = self.with_head_input(0..rows, |s, x| {
             leaders.find(s.team, &mut s.work.product, &head, x, rows, n, normalize)

@@ -5,8 +5,7 @@ use super::cache::Cache;
 use super::spec;
 use super::weights::StackWeights;
 use crate::error::{Error, Result};
-use crate::matmul::{Target, linear};
-use crate::simd::Activation;
+use crate::matmul::linear;
 use crate::tensor::sized;
 use crate::threads::Team;
 
@@ -71,16 +70,7 @@ pub fn embed(
     };
     let project = |work: &mut Workspace, from: &[f32], to: &mut [f32]| {
         let p = w.projection.as_ref().expect("called where there is one");
-        let mut target = [Target {
-            weight: &p.weight,
-            bias: p.bias.as_deref(),
-            gate: None,
-            activation: Activation::Identity,
-            add: None,
-            out: to,
-            stride: width,
-        }];
-        linear(team, &mut work.product, from.into(), ids.len(), &mut target);
+        linear(team, &mut work.product, from.into(), ids.len(), &mut [p.target(to)]);
     };
     let out = sized(&mut x, ids.len() * table_width);
     if early {
@@ -253,16 +243,7 @@ pub fn layers(
         let width = output.weight.outputs();
         let x = work.x[..n].to_vec();
         let out = sized(&mut work.x, rows * width);
-        let mut target = [Target {
-            weight: &output.weight,
-            bias: output.bias.as_deref(),
-            gate: None,
-            activation: Activation::Identity,
-            add: None,
-            out,
-            stride: width,
-        }];
-        linear(team, &mut work.product, x.as_slice().into(), rows, &mut target);
+        linear(team, &mut work.product, x.as_slice().into(), rows, &mut [output.target(out)]);
     }
     if let Some(states) = &mut watching.states {
         states.push(work.x[..rows * s.output_width()].to_vec());

@@ -5,8 +5,9 @@
 //! the names stand in one place.
 
 use super::spec;
-use crate::matmul::Matrix;
+use crate::matmul::{Matrix, Target};
 use crate::ops::norm::Norm;
+use crate::simd::Activation;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -40,6 +41,22 @@ pub(super) enum Loaded {
 pub struct Linear {
     pub weight: Arc<Matrix>,
     pub bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// The product `out[rows, outputs] = x weight.T + bias`.
+    pub fn target<'a>(&'a self, out: &'a mut [f32]) -> Target<'a> {
+        let stride = self.weight.outputs();
+        Target {
+            weight: &self.weight,
+            bias: self.bias.as_deref(),
+            gate: None,
+            activation: Activation::Identity,
+            add: None,
+            out,
+            stride,
+        }
+    }
 }
 
 pub struct AttentionWeights {

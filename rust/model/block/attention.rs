@@ -3,7 +3,7 @@
 //! Self-attention stores its keys and values and attends to all of its sequence; cross-attention attends to those of a
 //! source, stored once. DeBERTa's, which scores content and position apart, is in `disentangled`.
 
-use super::{End, Part, Pass, Source, Span, Watch, Workspace, target};
+use super::{End, Part, Pass, Source, Span, Watch, Workspace};
 use crate::matmul::linear;
 use crate::model::cache::Tables;
 use crate::model::spec;
@@ -56,7 +56,7 @@ impl Workspace {
         let source = self.source(pass, w.input_norm.as_ref(), a.residual_after_norm);
         let mut q = std::mem::take(&mut self.q);
         let qs = sized(&mut q, pass.rows * a.query_size());
-        self.products(pass, source, &mut [target(&w.query, qs)]);
+        self.products(pass, source, &mut [w.query.target(qs)]);
         self.head_norm(pass.team, w.query_norm.as_ref(), a, qs, a.query_size());
         let sequences: Vec<Sequence<'_>> = pass
             .spans
@@ -88,7 +88,7 @@ impl Workspace {
         let n = rows * a.kv_size();
         let (mut k, mut v) = (std::mem::take(&mut self.k), std::mem::take(&mut self.v));
         let (ks, vs) = (sized(&mut k, n), sized(&mut v, n));
-        let targets = &mut [target(&w.key, ks), target(&w.value, vs)];
+        let targets = &mut [w.key.target(ks), w.value.target(vs)];
         linear(team, &mut self.product, states.into(), rows, targets);
         self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
         let new = |(i, border): (usize, &[usize])| {
@@ -131,7 +131,7 @@ impl Workspace {
         let (mut q, mut k, mut v) =
             (std::mem::take(&mut self.q), std::mem::take(&mut self.k), std::mem::take(&mut self.v));
         let (qs, ks, vs) = (sized(&mut q, qn), sized(&mut k, kn), sized(&mut v, kn));
-        let mut targets = [target(&w.key, ks), target(&w.value, vs), target(&w.query, qs)];
+        let mut targets = [w.key.target(ks), w.value.target(vs), w.query.target(qs)];
         let asked = match pass.part {
             Part::All => &mut targets[..],
             Part::Keys => &mut targets[..2],

@@ -1,6 +1,6 @@
 //! The feed-forward network: `down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` where nothing gates.
 
-use super::{End, Pass, Source, Workspace, target};
+use super::{End, Pass, Source, Workspace};
 use crate::matmul::Target;
 use crate::model::spec;
 use crate::model::weights::FeedForwardWeights;
@@ -20,7 +20,7 @@ impl Workspace {
         let up = Target {
             gate: w.gate.as_ref().map(|g| (&*g.weight, g.bias.as_deref())),
             activation: f.activation,
-            ..target(&w.up, inner)
+            ..w.up.target(inner)
         };
         self.products(pass, source, &mut [up]);
         self.project(pass, &w.down, inner, Some(End::of_feed_forward(f, w)));
