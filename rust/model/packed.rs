@@ -19,7 +19,7 @@ use crate::tensor::WeightType;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -114,13 +114,13 @@ pub fn save(loader: &Loader, key: &str, path: &Path, interrupted: &dyn Fn() -> b
 
     let part = path.with_extension(format!("{}.part", std::process::id()));
     let write = || -> std::io::Result<bool> {
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&part)?);
-        file.write_all(MAGIC)?;
-        file.write_all(&(room as u64).to_le_bytes())?;
-        file.write_all(&checksum(&text).to_le_bytes())?;
-        file.write_all(&text)?;
+        let mut file = Blocks::new(File::create(&part)?);
+        file.write(MAGIC)?;
+        file.write(&(room as u64).to_le_bytes())?;
+        file.write(&checksum(&text).to_le_bytes())?;
+        file.write(&text)?;
         for (entry, value) in header.tensors.iter().zip(&loaded) {
-            file.seek(SeekFrom::Start(base + entry.offset))?;
+            file.pad(base + entry.offset)?;
             let floats: Vec<u8>;
             let bytes = match value {
                 Loaded::Matrix(m) => m.as_bytes(),
@@ -130,13 +130,14 @@ pub fn save(loader: &Loader, key: &str, path: &Path, interrupted: &dyn Fn() -> b
                 }
             };
             for piece in bytes.chunks(16 << 20) {
-                file.write_all(piece)?;
+                file.write(piece)?;
                 if interrupted() {
                     return Ok(false);
                 }
             }
         }
-        file.into_inner()?.set_len(header.length)?;
+        file.pad(header.length)?;
+        file.finish()?;
         std::fs::rename(&part, path)?;
         Ok(true)
     };
@@ -150,6 +151,56 @@ pub fn save(loader: &Loader, key: &str, path: &Path, interrupted: &dyn Fn() -> b
             let _ = std::fs::remove_file(&part);
             Err(broken(path, e))
         }
+    }
+}
+
+/// Bytes of a huge page.
+const HUGE: usize = 2 << 20;
+
+/// Writes a file in whole blocks of this size, each by one call: so Linux keeps it in huge pages where the file system has
+/// them, and maps them as such. Reading weights through small pages costs a tenth of the speed of decoding.
+struct Blocks {
+    file: File,
+    /// The beginning of the next block.
+    buffer: Vec<u8>,
+    position: u64,
+}
+
+impl Blocks {
+    fn new(file: File) -> Blocks {
+        Blocks { file, buffer: Vec::with_capacity(HUGE), position: 0 }
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
+        self.position += bytes.len() as u64;
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(HUGE - self.buffer.len()));
+            bytes = later;
+            if now.len() == HUGE {
+                self.file.write_all(now)?;
+                continue;
+            }
+            self.buffer.extend_from_slice(now);
+            if self.buffer.len() == HUGE {
+                self.file.write_all(&self.buffer)?;
+                self.buffer.clear();
+            }
+        }
+        Ok(())
+    }
+
+    /// Zeros up to a place in the file.
+    fn pad(&mut self, to: u64) -> std::io::Result<()> {
+        let zeros = [0; ALIGN as usize];
+        while self.position < to {
+            let n = (to - self.position).min(ALIGN) as usize;
+            self.write(&zeros[..n])?;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> std::io::Result<()> {
+        self.file.write_all(&self.buffer)
     }
 }
 
@@ -176,7 +227,11 @@ pub fn restore(loader: &mut Loader, key: &str, path: &Path) -> Result<bool> {
         return Ok(false);
     }
     // SAFETY: files of the cache are never changed once they have their name, only replaced or removed.
-    let map = Arc::new(unsafe { memmap2::Mmap::map(&file) }.map_err(io)?);
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
+    // Where the system has none for files, small pages do.
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    let map = Arc::new(map);
     let base = aligned(PREAMBLE + room);
     for entry in &header.tensors {
         let place = base.checked_add(entry.offset).filter(|p| p.is_multiple_of(ALIGN));
