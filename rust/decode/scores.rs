@@ -235,10 +235,9 @@ pub(super) fn continuations(
     };
     let normalizer = log_sum_exp(logits);
     let mut shift = normalizer;
-    let plain = scored(o).then(|| {
-        let likeliest = normalized(&top(logits, o.top_logprobs), o.top_logprobs, normalizer);
-        (logits.to_vec(), Arc::new(likeliest))
-    });
+    let likeliest =
+        scored(o).then(|| Arc::new(normalized(&top(logits, o.top_logprobs), o.top_logprobs, normalizer)));
+    let plain = logits.to_vec();
     if process::needed(o, custom.is_some()) {
         // The reference processes log-probabilities here, not logits.
         logits.iter_mut().for_each(|v| *v -= normalizer);
@@ -253,7 +252,37 @@ pub(super) fn continuations(
         beam,
         token,
         score: (v - shift) + before,
-        scored: plain.as_ref().map(|(logits, top)| (logits[token as usize] - normalizer, Arc::clone(top))),
+        scored: likeliest.as_ref().map(|top| (plain[token as usize] - normalizer, Arc::clone(top))),
     };
-    Ok(top(logits, Search::width(o)).into_iter().map(candidate).collect())
+    Ok(best_of(logits, &plain, Search::width(o)).into_iter().map(candidate).collect())
+}
+
+/// The `n` best tokens of a row: by what processing has made of its logits, where that is equal by the logits themselves, as
+/// without processing, and then by their ids.
+fn best_of(processed: &[f32], logits: &[f32], n: usize) -> Vec<(u32, f32)> {
+    let mut best = top(processed, n);
+    if let Some(&(_, least)) = best.last() {
+        best.retain(|&(_, v)| v > least);
+        best.extend((0..).zip(processed.iter().copied()).filter(|&(_, v)| v == least));
+    }
+    let logit = |id: u32| logits[id as usize];
+    best.sort_by(|a, b| b.1.total_cmp(&a.1).then(logit(b.0).total_cmp(&logit(a.0))).then(a.0.cmp(&b.0)));
+    best.truncate(n);
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::best_of;
+
+    #[test]
+    fn equal_scores_are_told_apart_by_their_logits() {
+        let (processed, logits) = ([1.0, 2.0, 2.0, 2.0, 3.0, 0.0], [9.0, 3.0, 5.0, 3.0, 1.0, 2.0]);
+        assert_eq!(best_of(&processed, &logits, 3), [(4, 3.0), (2, 2.0), (1, 2.0)]);
+        assert_eq!(
+            best_of(&processed, &logits, 9).iter().map(|b| b.0).collect::<Vec<_>>(),
+            [4, 2, 1, 3, 0, 5]
+        );
+        assert!(best_of(&processed, &logits, 0).is_empty());
+    }
 }

@@ -79,8 +79,8 @@ pub(super) fn advance_beams(
     candidates: &mut Vec<Candidate>,
     cache: &mut Cache,
 ) {
-    candidates
-        .sort_by(|a, b| b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.token.cmp(&b.token)));
+    // Those of one beam come best first, and stay so where rounding has made their scores equal.
+    candidates.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)));
     candidates.truncate(Search::width(o));
     let parents = search.step(candidates, o);
     let next = parents.iter().map(|&(beam, _)| cache.fork(sequences[beam])).collect();
