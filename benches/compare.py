@@ -52,10 +52,17 @@ BYTES = {"q8": 34 / 32, "q6": 13 / 16, "q4": 0.59, "bf16": 2.0}
 
 
 def layers(shape: str) -> float:
-    """Weights of the layers of a shape: multiply-adds of a token of a prompt."""
+    """Weights of the layers of a shape."""
     s = SHAPES[shape]
     hidden, key = s["hidden_size"], s["hidden_size"] // s["num_attention_heads"] * s["num_key_value_heads"]
     return float(s["num_hidden_layers"] * hidden * (2 * hidden + 2 * key + 3 * s["intermediate_size"]))
+
+
+def prompt_work(shape: str) -> float:
+    """Multiply-adds of a token of a prompt whose logits nobody asks for: of the last layer keys and values alone."""
+    s = SHAPES[shape]
+    count, key = s["num_hidden_layers"], s["hidden_size"] // s["num_attention_heads"] * s["num_key_value_heads"]
+    return layers(shape) * (count - 1) / count + 2 * s["hidden_size"] * key
 
 
 def step_bytes(shape: str, kind: str) -> float:
@@ -87,7 +94,7 @@ def rows() -> list[Row]:
         ("bf16", ("llama.cpp bf16",), 2.0, 0.8),
         ("bf16:bf16", ("llama.cpp bf16",), 2.0, None),
     ):
-        limit = None if part is None else ("multiply_adds", layers(one), part)
+        limit = None if part is None else ("multiply_adds", prompt_work(one), part)
         name = f"prefill 512 {one} {kind.replace(':', ' ')}"
         found.append(Row(name, one, f"lapwing {kind}", peers, long, times, limit))
     bound = ("read", step_bytes(one, "bf16"), 0.8)

@@ -10,7 +10,7 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..errors import OptionError
 from ..models.generator import TextGenerator
 from ..models.seq2seq import Seq2Seq
 from ..progress import Progress
-from ..spec import Attention, FeedForward, Stack
+from ..spec import Attention, FeedForward, Layer, Stack
 from .text import load, progress, write_json
 
 SHORT, LONG = 16, 256
@@ -147,7 +147,12 @@ def prefill(model: TextGenerator, length: int) -> Work:
         model.generate_ids(prompt, max_tokens=1, temperature=0, ignore_eos=True)
 
     stack = _decoder(model)
-    work = _matrices(stack) * length
+    work = _matrices(stack.layers, stack) * length
+    last = stack.layers[-1]
+    if last.attention.causal:
+        # Of all tokens but the last one the last layer computes keys and values alone.
+        keys = 2 * stack.hidden_size * last.attention.kv_heads * last.attention.head_dim
+        work -= (length - 1) * (_matrices([last], stack) - keys)
     return Work(f"prefill {length}", "tokens", run, length, multiply_adds=float(work))
 
 
@@ -204,7 +209,7 @@ def encode(model: Any, length: int, count: int) -> Work:
     """Hidden states of texts of one length."""
     texts = [tokens(model, length, seed) for seed in range(count)]
     stack = model.spec.encoder or model.spec.decoder
-    work = _matrices(stack) * length * count
+    work = _matrices(stack.layers, stack) * length * count
 
     def run() -> None:
         model.hidden_states(texts)
@@ -221,7 +226,7 @@ def step_bytes(model: Any) -> int:
     """Bytes of weights that one step of decoding reads: all matrices, but of an embedding of its own only a row."""
     stack, info = _decoder(model), model.info()
     table = stack.vocab_size * (stack.embedding_size or stack.hidden_size)
-    tied = info.parameters < _matrices(stack) + 2 * table
+    tied = info.parameters < _matrices(stack.layers, stack) + 2 * table
     if tied:
         return int(info.bytes)
     # Both tables have the same type and shape: what is left when the layers are gone, by two.
@@ -231,11 +236,9 @@ def step_bytes(model: Any) -> int:
     return int(info.bytes - table * sizes[kind])
 
 
-def _matrices(stack: Stack) -> int:
-    """Weights of the layers' matrices, which are multiply-adds for each token."""
-    return sum(
-        _attention(layer.attention, stack.hidden_size) + _inner(layer.feed_forward, stack) for layer in stack.layers
-    )
+def _matrices(layers: Sequence[Layer], stack: Stack) -> int:
+    """Weights of the matrices of some layers of a stack, which are multiply-adds for each token."""
+    return sum(_attention(layer.attention, stack.hidden_size) + _inner(layer.feed_forward, stack) for layer in layers)
 
 
 def _attention(block: Attention, hidden: int) -> int:
