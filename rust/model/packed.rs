@@ -254,3 +254,27 @@ pub fn restore(loader: &mut Loader, key: &str, path: &Path) -> Result<bool> {
     loader.set_parameters(header.parameters);
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_hold_what_was_written_in_any_pieces() {
+        let path = std::env::temp_dir().join(format!("lapwing-blocks-{}", std::process::id()));
+        let mut file = Blocks::new(File::create(&path).expect("a folder that can be written"));
+        let mut want = Vec::new();
+        for (i, n) in [24, HUGE, 5, 0, 3 * HUGE + 1, HUGE - 30, 1, ALIGN as usize].into_iter().enumerate() {
+            let piece: Vec<u8> = (0..n).map(|k| (k * 7 + i) as u8).collect();
+            file.write(&piece).expect("room");
+            want.extend(piece);
+            let to = aligned(want.len() as u64 + i as u64);
+            file.pad(to).expect("room");
+            want.resize(to as usize, 0);
+        }
+        file.finish().expect("room");
+        let got = std::fs::read(&path).expect("it was written");
+        std::fs::remove_file(&path).expect("it is there");
+        assert!(got == want, "{} bytes, expected {}", got.len(), want.len());
+    }
+}
