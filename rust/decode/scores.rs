@@ -112,6 +112,11 @@ fn leaders_of<'a>(leaders: &'a Leaders, row: usize, forbidden: &'a [Vec<u32>]) -
     RowScores::Leaders { best: leaders.row(row), forbidden, normalizer: leaders.normalizer(row) }
 }
 
+/// Those that may be chosen; `forbidden` is sorted.
+fn allowed<'a>(best: &'a [(u32, f32)], forbidden: &'a [u32]) -> impl Iterator<Item = &'a (u32, f32)> {
+    best.iter().filter(|(id, _)| forbidden.binary_search(id).is_err())
+}
+
 /// The first `n` with log-probabilities in place of logits.
 fn normalized(best: &[(u32, f32)], n: usize, normalizer: f32) -> Vec<(u32, f32)> {
     best.iter().take(n).map(|&(id, v)| (id, v - normalizer)).collect()
@@ -136,8 +141,7 @@ pub(super) fn choose(
     let logits = match scores {
         RowScores::Logits(logits) => logits,
         RowScores::Leaders { best, forbidden, normalizer } => {
-            let mut allowed = best.iter().filter(|(id, _)| forbidden.binary_search(id).is_err());
-            let &(token, logit) = allowed.next().ok_or_else(nothing_left)?;
+            let &(token, logit) = allowed(best, forbidden).next().ok_or_else(nothing_left)?;
             let (logprob, top) = if scored(o) {
                 (logit - normalizer, normalized(best, o.top_logprobs, normalizer))
             } else {
@@ -223,14 +227,13 @@ pub(super) fn continuations(
         RowScores::Logits(logits) => logits,
         RowScores::Leaders { best, forbidden, normalizer } => {
             let likeliest = scored(o).then(|| Arc::new(normalized(best, o.top_logprobs, normalizer)));
-            let allowed = best.iter().filter(|(id, _)| forbidden.binary_search(id).is_err());
             let candidate = |&(token, logit): &(u32, f32)| Candidate {
                 beam,
                 token,
                 score: (logit - normalizer) + before,
                 scored: likeliest.as_ref().map(|top| (logit - normalizer, Arc::clone(top))),
             };
-            return Ok(allowed.take(Search::width(o)).map(candidate).collect());
+            return Ok(allowed(best, forbidden).take(Search::width(o)).map(candidate).collect());
         }
     };
     let normalizer = log_sum_exp(logits);

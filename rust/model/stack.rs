@@ -184,7 +184,8 @@ pub fn layers(
     for (i, (layer, lw)) in s.layers.iter().zip(&w.layers).enumerate() {
         if let Some(wanted) = wanted.filter(|_| i + 1 == s.layers.len() && sees_what_came_before(layer)) {
             let (kv, tables) = cache.layer(i);
-            work.keys_and_values(&pass, &layer.attention, &lw.attention, kv, tables);
+            let keys = Pass { part: Part::Keys, ..pass };
+            work.self_attention(&keys, &layer.attention, &lw.attention, kv, tables, None);
             if wanted.is_empty() {
                 return team.check();
             }

@@ -16,7 +16,7 @@ use crate::tensor::sized;
 use crate::threads::Team;
 
 impl Workspace {
-    /// Self-attention with its norms and residual.
+    /// Self-attention with its norms and residual, or the part of it that the pass is for.
     pub fn self_attention(
         &mut self,
         pass: &Pass<'_>,
@@ -28,19 +28,6 @@ impl Workspace {
     ) {
         let source = self.source(pass, w.input_norm.as_ref(), a.residual_after_norm);
         self.attend(pass, a, w, source, kv, tables, Some(End::of_attention(a, w)), watch);
-    }
-
-    /// The keys and values of a self-attention alone.
-    pub fn keys_and_values(
-        &mut self,
-        pass: &Pass<'_>,
-        a: &spec::Attention,
-        w: &AttentionWeights,
-        kv: &mut KvBlocks,
-        tables: Tables<'_>,
-    ) {
-        let source = self.source(pass, w.input_norm.as_ref(), a.residual_after_norm);
-        self.attend(&Pass { part: Part::Keys, ..*pass }, a, w, source, kv, tables, None, None);
     }
 
     /// Cross-attention to sources whose keys and values are in `kv`.
