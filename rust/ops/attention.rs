@@ -85,11 +85,13 @@ pub struct Scratch {
     parts: Buffer<f32>,
 }
 
-/// Some successive queries of a sequence with one key head.
+/// Some successive queries of a sequence with some successive key heads.
 #[derive(Debug, Clone, Copy)]
 struct Unit {
     sequence: usize,
     kv_head: usize,
+    /// Key heads from that one on: blocks hold their heads one after the other, so few queries read memory in order.
+    kv_heads: usize,
     /// First query, counted from the sequence's first, and how many.
     query: usize,
     queries: usize,
@@ -187,9 +189,10 @@ multiversion! {
     }
 }
 
-/// Rows of `head_dim + 2` values: outputs, maximum, sum.
-fn merge_rows(total: &mut [f32], part: &[f32], dim: usize) {
-    for (o, p) in total.chunks_exact_mut(dim + 2).zip(part.chunks_exact(dim + 2)) {
+/// Rows of `width = head_dim + 2` values: outputs, maximum, sum.
+fn merge_rows(total: &mut [f32], part: &[f32], width: usize) {
+    let dim = width - 2;
+    for (o, p) in total.chunks_exact_mut(width).zip(part.chunks_exact(width)) {
         let (mp, mo) = (p[dim], o[dim]);
         if mp == f32::NEG_INFINITY {
             continue;
@@ -218,13 +221,25 @@ impl Call<'_> {
         self.scores.heads / self.scores.kv_heads
     }
 
-    /// Copies the unit's queries, `[queries * group, head_dim]`.
+    /// Rows of queries that one key head of a unit sees.
+    fn rows(&self, unit: &Unit) -> usize {
+        unit.queries * self.group()
+    }
+
+    /// Where a key head's share of one of a unit's queries lies in `queries` and `out`.
+    fn place(&self, unit: &Unit, head: usize, query: usize) -> usize {
+        let (g, s) = (self.group(), &self.sequences[unit.sequence]);
+        ((s.rows.start + unit.query + query) * self.scores.heads + (unit.kv_head + head) * g)
+            * self.scores.head_dim
+    }
+
+    /// Copies the unit's queries, `[kv_heads, queries * group, head_dim]`.
     fn gather(&self, unit: &Unit, out: &mut Buffer<f32>) {
-        let (g, d, s) = (self.group(), self.scores.head_dim, &self.sequences[unit.sequence]);
-        sized(out, unit.queries * g * d);
-        for q in 0..unit.queries {
-            let from = (s.rows.start + unit.query + q) * self.scores.heads * d + unit.kv_head * g * d;
-            out[q * g * d..][..g * d].copy_from_slice(&self.queries[from..][..g * d]);
+        let n = self.group() * self.scores.head_dim;
+        let out = sized(out, unit.kv_heads * unit.queries * n);
+        for (i, to) in out.chunks_exact_mut(n).enumerate() {
+            let from = self.place(unit, i / unit.queries, i % unit.queries);
+            to.copy_from_slice(&self.queries[from..][..n]);
         }
     }
 
@@ -236,7 +251,21 @@ impl Call<'_> {
         first.start.min(last.start)..first.end.max(last.end)
     }
 
-    /// Scores of one tile, softened in place, `[rows, TILE]`; calls `each(row, maximum, sum)`.
+    /// Asks the memory for the keys, or the values, that follow those of a head of a block, where they are read once and
+    /// for few products.
+    fn ask_beyond(&self, unit: &Unit, block: usize, head: usize, values: bool) {
+        if self.rows(unit) > FEW_ROWS {
+            return;
+        }
+        let table = self.sequences[unit.sequence].table;
+        if head + 1 < unit.kv_heads {
+            self.kv.ask(table[block], unit.kv_head + head + 1, values);
+        } else if let Some(&next) = table.get(block + 1) {
+            self.kv.ask(next, unit.kv_head, values);
+        }
+    }
+
+    /// Scores of one tile, softened in place, `[kv_heads, rows, TILE]`; calls `each(row, maximum, sum)`.
     fn tile_scores(
         &self,
         unit: &Unit,
@@ -245,35 +274,33 @@ impl Call<'_> {
         mut each: impl FnMut(usize, f32, f32),
     ) {
         let (g, d, s) = (self.group(), self.scores.head_dim, &self.sequences[unit.sequence]);
-        let (rows, start) = (unit.queries * g, tile * TILE);
+        let (rows, start) = (self.rows(unit), tile * TILE);
         let end = self.span(unit).end.min(start + TILE);
-        sized(&mut t.scores, ROWS.max(rows) * TILE);
+        sized(&mut t.scores, unit.kv_heads * rows * TILE);
         sized(&mut t.block, d * BLOCK);
         let padded = (end - start).next_multiple_of(LANES);
         for block in 0..(end - start).div_ceil(BLOCK) {
-            let at = start / BLOCK + block;
-            if rows <= FEW_ROWS {
-                // Read once and for few products: what comes next is asked for meanwhile.
-                self.kv.ask(s.table[at], unit.kv_head, true);
-                if (at + 1) * BLOCK < s.length {
-                    self.kv.ask(s.table[at + 1], unit.kv_head, false);
-                }
-            }
-            let keys = self.kv.keys(s.table[at], unit.kv_head, &mut t.block);
+            let table = s.table[start / BLOCK + block];
             let columns = BLOCK.min(padded - block * BLOCK);
             let shape = Shape { rows, columns, depth: d, a_stride: d, b_stride: BLOCK, c_stride: TILE };
-            product(&shape, &t.queries, keys, &mut t.scores[block * BLOCK..], false, &mut t.widened);
+            for head in 0..unit.kv_heads {
+                self.ask_beyond(unit, start / BLOCK + block, head, false);
+                let keys = self.kv.keys(table, unit.kv_head + head, &mut t.block);
+                let scores = &mut t.scores[head * rows * TILE + block * BLOCK..];
+                product(&shape, &t.queries[head * rows * d..], keys, scores, false, &mut t.widened);
+            }
         }
-        for row in 0..rows {
-            let position = s.first + unit.query + row / g;
+        for (row, scores) in t.scores.chunks_exact_mut(TILE).enumerate().take(unit.kv_heads * rows) {
+            let (head, query) = (unit.kv_head + row / rows, row % rows);
+            let position = s.first + unit.query + query / g;
             let visible = self.scores.visible(position, s.length);
             let (from, to) =
                 (visible.start.saturating_sub(start), visible.end.saturating_sub(start).min(end - start));
             let bias = match self.scores.distance_bias {
-                Some(bias) => bias.row(unit.kv_head * g + row % g, position, start, end - start),
+                Some(bias) => bias.row(head * g + query % g, position, start, end - start),
                 None => &[],
             };
-            let values = &mut t.scores[row * TILE..][..padded];
+            let values = &mut scores[..padded];
             let softcap = self.scores.softcap.unwrap_or(0.0);
             let (m, sum) = soften(values, from, to, self.scores.scale, softcap, bias);
             if m == f32::NEG_INFINITY {
@@ -285,8 +312,8 @@ impl Call<'_> {
 
     /// One tile of a unit: rows of outputs, maximum and sum into `part`.
     fn tile(&self, unit: &Unit, tile: usize, t: &mut ThreadScratch, part: &mut [f32]) {
-        let (g, d, s) = (self.group(), self.scores.head_dim, &self.sequences[unit.sequence]);
-        let (rows, start) = (unit.queries * g, tile * TILE);
+        let (d, s) = (self.scores.head_dim, &self.sequences[unit.sequence]);
+        let (rows, start) = (self.rows(unit), tile * TILE);
         let end = self.span(unit).end.min(start + TILE);
         self.tile_scores(unit, tile, t, |row, m, sum| {
             part[row * (d + 2) + d] = m;
@@ -295,10 +322,15 @@ impl Call<'_> {
         for block in 0..(end - start).div_ceil(BLOCK) {
             let tokens = BLOCK.min(end - start - block * BLOCK);
             let table = s.table[start / BLOCK + block];
-            let values = self.kv.values(table, unit.kv_head, tokens, &mut t.block);
             let shape =
                 Shape { rows, columns: d, depth: tokens, a_stride: TILE, b_stride: d, c_stride: d + 2 };
-            product(&shape, &t.scores[block * BLOCK..], values, part, block > 0, &mut t.widened);
+            for head in 0..unit.kv_heads {
+                self.ask_beyond(unit, start / BLOCK + block, head, true);
+                let values = self.kv.values(table, unit.kv_head + head, tokens, &mut t.block);
+                let (scores, part) =
+                    (&t.scores[head * rows * TILE + block * BLOCK..], &mut part[head * rows * (d + 2)..]);
+                product(&shape, scores, values, part, block > 0, &mut t.widened);
+            }
         }
     }
 
@@ -307,18 +339,36 @@ impl Call<'_> {
         span.start / TILE..span.end.div_ceil(TILE)
     }
 
-    /// Divides by the sums and writes the outputs of a unit.
-    fn finish(&self, unit: &Unit, total: &[f32], out: &Disjoint<'_, f32>) {
-        let (g, d, s) = (self.group(), self.scores.head_dim, &self.sequences[unit.sequence]);
-        for (row, o) in total.chunks_exact(d + 2).enumerate().take(unit.queries * g) {
-            let at = (s.rows.start + unit.query + row / g) * self.scores.heads * d
-                + (unit.kv_head * g + row % g) * d;
+    /// Divides by the sums and writes the outputs of one key head of a unit.
+    fn finish(&self, unit: &Unit, head: usize, total: &[f32], out: &Disjoint<'_, f32>) {
+        let (g, d) = (self.group(), self.scores.head_dim);
+        for (row, o) in total.chunks_exact(d + 2).enumerate() {
             // SAFETY: each head of each row belongs to one unit.
-            let to = unsafe { out.slice(at, d) };
+            let to = unsafe { out.slice(self.place(unit, head, row / g) + row % g * d, d) };
             let inverse = if o[d + 1] == 0.0 { 0.0 } else { 1.0 / o[d + 1] };
             for (to, &v) in to.iter_mut().zip(o) {
                 // Adding zero makes minus zero, which a skipped key could leave behind, plus zero.
                 *to = v * inverse + 0.0;
+            }
+        }
+    }
+
+    /// Cuts the work into units, of about `ROWS` rows of queries each.
+    fn units(&self, threads: usize, units: &mut Vec<Unit>) {
+        let (g, kv_heads) = (self.group(), self.scores.kv_heads);
+        let per_unit = (ROWS / g).max(1);
+        // Key heads that few queries take together: all, if enough is left for every thread.
+        let tiles: usize = self.sequences.iter().map(|s| s.length.div_ceil(TILE)).sum();
+        let together = (kv_heads * tiles / (4 * threads)).clamp(1, kv_heads);
+        units.clear();
+        for (sequence, s) in self.sequences.iter().enumerate() {
+            let heads = if s.rows.len() * g <= FEW_ROWS { together } else { 1 };
+            for query in (0..s.rows.len()).step_by(per_unit) {
+                let queries = per_unit.min(s.rows.len() - query);
+                for kv_head in (0..kv_heads).step_by(heads) {
+                    let kv_heads = heads.min(kv_heads - kv_head);
+                    units.push(Unit { sequence, kv_head, kv_heads, query, queries });
+                }
             }
         }
     }
@@ -335,43 +385,38 @@ pub fn attention(
     out: &mut [f32],
 ) {
     let call = Call { queries, sequences, kv, scores };
-    let d = scores.head_dim;
-    let per_unit = (ROWS / call.group()).max(1);
-    scratch.units.clear();
-    for (i, s) in sequences.iter().enumerate() {
-        for query in (0..s.rows.len()).step_by(per_unit) {
-            let queries = per_unit.min(s.rows.len() - query);
-            for kv_head in 0..scores.kv_heads {
-                scratch.units.push(Unit { sequence: i, kv_head, query, queries });
-            }
-        }
-    }
+    let width = scores.head_dim + 2;
+    call.units(team.threads(), &mut scratch.units);
     scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
     let (units, threads) = (&scratch.units, &scratch.threads);
     let lock = |thread: usize| threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
     let out = Disjoint::new(out);
     let most_tiles = units.iter().map(|u| call.tiles(u).len()).max().unwrap_or(0);
-    let stride = per_unit * call.group() * (d + 2);
 
     if units.len() >= 2 * team.threads() || most_tiles <= 2 || team.threads() == 1 {
         team.run(units.len(), &|i, thread| {
             let (t, unit) = (&mut *lock(thread), &units[i]);
-            let rows = unit.queries * call.group() * (d + 2);
+            let size = call.rows(unit) * width;
             let (mut part, mut total) = (std::mem::take(&mut t.part), std::mem::take(&mut t.total));
-            sized(&mut part, rows);
-            sized(&mut total, rows);
+            let parts = sized(&mut part, unit.kv_heads * size);
+            let totals = sized(&mut total, unit.kv_heads * size);
             call.gather(unit, &mut t.queries);
-            reset(&mut total[..rows], d);
+            reset(totals, width);
             for tile in call.tiles(unit) {
-                call.tile(unit, tile, t, &mut part);
-                merge_rows(&mut total[..rows], &part, d);
+                call.tile(unit, tile, t, parts);
+                merge_rows(totals, parts, width);
             }
-            call.finish(unit, &total[..rows], &out);
+            for (head, total) in totals.chunks_exact(size).enumerate() {
+                call.finish(unit, head, total, &out);
+            }
             (t.part, t.total) = (part, total);
         });
         return;
     }
     // Few units with many tiles (decoding at long context): the tiles are shared out.
+    let size = units.iter().map(|u| call.rows(u) * width).max().unwrap_or(0);
+    let heads = units.iter().map(|u| u.kv_heads).max().unwrap_or(0);
+    let stride = heads * size;
     sized(&mut scratch.parts, units.len() * most_tiles * stride);
     let parts = Disjoint::new(&mut scratch.parts);
     team.run(units.len() * most_tiles, &|i, thread| {
@@ -383,24 +428,27 @@ pub fn attention(
         let part = unsafe { parts.slice(i * stride, stride) };
         call.tile(unit, tile, t, part);
     });
-    team.run(units.len(), &|i, thread| {
-        let (t, unit) = (&mut *lock(thread), &units[i]);
-        let rows = unit.queries * call.group() * (d + 2);
-        sized(&mut t.total, rows);
-        reset(&mut t.total[..rows], d);
+    team.run(units.len() * heads, &|i, thread| {
+        let (unit, head) = (&units[i / heads], i % heads);
+        if head >= unit.kv_heads {
+            return;
+        }
+        let (t, size) = (&mut *lock(thread), call.rows(unit) * width);
+        let total = sized(&mut t.total, size);
+        reset(total, width);
         for j in 0..call.tiles(unit).len() {
             // SAFETY: the parts are only read now, each by one chunk.
-            let part = unsafe { parts.slice((i * most_tiles + j) * stride, stride) };
-            merge_rows(&mut t.total[..rows], part, d);
+            let part = unsafe { parts.slice((i / heads * most_tiles + j) * stride + head * size, size) };
+            merge_rows(total, part, width);
         }
-        call.finish(unit, &t.total[..rows], &out);
+        call.finish(unit, head, total, &out);
     });
 }
 
-fn reset(total: &mut [f32], d: usize) {
-    for row in total.chunks_exact_mut(d + 2) {
+fn reset(total: &mut [f32], width: usize) {
+    for row in total.chunks_exact_mut(width) {
         row.fill(0.0);
-        row[d] = f32::NEG_INFINITY;
+        row[width - 2] = f32::NEG_INFINITY;
     }
 }
 
@@ -419,7 +467,7 @@ pub fn probabilities(
     let mut maxima = Vec::new();
     for kv_head in 0..scores.kv_heads {
         for query in 0..n {
-            let unit = Unit { sequence: 0, kv_head, query, queries: 1 };
+            let unit = Unit { sequence: 0, kv_head, kv_heads: 1, query, queries: 1 };
             call.gather(&unit, &mut t.queries);
             maxima.clear();
             for tile in call.tiles(&unit) {
@@ -447,4 +495,69 @@ pub fn probabilities(
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kv::KvType;
+    use super::*;
+    use crate::threads::Pool;
+
+    /// However the work is cut, which depends on the threads and on what is computed together, each query has the bits
+    /// that it has alone on one thread.
+    #[test]
+    fn cutting_the_work_changes_nothing() {
+        let values =
+            |n: usize| -> Vec<f32> { (0..n).map(|i| ((i * 7919) % 263) as f32 / 128.0 - 1.0).collect() };
+        for (heads, kv_heads, head_dim) in [(8, 8, 16), (6, 3, 24), (8, 2, 64), (3, 1, 8)] {
+            for (length, rows, window) in
+                [(700, 1, None), (700, 5, Some(300)), (1100, 2, None), (90, 40, None)]
+            {
+                let mut kv = KvBlocks::new(kv_heads, head_dim, KvType::F16);
+                kv.grow(2 * usize::div_ceil(length, BLOCK)).expect("small");
+                // Two sequences, of which the second is shorter.
+                let lengths = [length, length - 37];
+                let tables = [0, 1].map(|i| -> Vec<u32> {
+                    (0..lengths[i].div_ceil(BLOCK)).map(|block| (2 * block + i) as u32).collect()
+                });
+                for i in [0, 1] {
+                    let states = values((lengths[i] + i) * kv_heads * head_dim);
+                    let states = &states[i * kv_heads * head_dim..];
+                    kv.store(&tables[i], 0, states, states);
+                }
+                let (softcap, distance_bias) = (None, None);
+                let scale = 0.3;
+                let scores =
+                    Scores { heads, kv_heads, head_dim, scale, causal: true, window, softcap, distance_bias };
+                let width = heads * head_dim;
+                let queries = values(2 * rows * width);
+                let run = |threads: usize, queries: &[f32], sequences: &[Sequence<'_>]| {
+                    let mut out = vec![f32::NAN; queries.len()];
+                    Pool::new(threads).run_alone(|team| {
+                        let scratch = &mut Scratch::default();
+                        attention(team, scratch, queries, sequences, &kv, &scores, &mut out);
+                    });
+                    out
+                };
+                let whole = [0, 1].map(|i| {
+                    let (rows, length) = (i * rows..(i + 1) * rows, lengths[i]);
+                    Sequence { table: &tables[i], first: length - rows.len(), rows, length }
+                });
+                let one_by_one: Vec<f32> = (0..2 * rows)
+                    .flat_map(|row| {
+                        let s = &whole[row / rows];
+                        let first = s.first + row % rows;
+                        let alone = Sequence { rows: 0..1, first, length: s.length, table: s.table };
+                        run(1, &queries[row * width..][..width], &[alone])
+                    })
+                    .collect();
+                assert!(one_by_one.iter().all(|v| v.is_finite()));
+                for threads in [1, 2, 3, 8] {
+                    let got = run(threads, &queries, &whole);
+                    let same = got.iter().zip(&one_by_one).all(|(a, b)| a.to_bits() == b.to_bits());
+                    assert!(same, "{heads} {kv_heads} {head_dim} {length} {rows} {threads}");
+                }
+            }
+        }
+    }
 }

@@ -45,16 +45,19 @@ impl Workspace {
         let qs = sized(&mut q, pass.rows * a.query_size());
         self.products(pass, source, &mut [w.query.target(qs)]);
         self.head_norm(pass.team, w.query_norm.as_ref(), a, qs, a.query_size());
-        let sequences: Vec<Sequence<'_>> = pass
-            .spans
-            .iter()
-            .map(|s| Sequence {
-                table: tables.table(s.source),
-                rows: s.rows.clone(),
-                first: s.first,
-                length: s.source_length,
-            })
-            .collect();
+        // Where positions do not matter, successive rows of one source (its beams) are one sequence of queries: they
+        // read its keys and values once.
+        let positions = a.causal || a.window.is_some() || self.positions.bias(a).is_some() || watch.is_some();
+        let together = |one: &Span, next: &Span| {
+            !positions && one.source == next.source && one.rows.end == next.rows.start
+        };
+        let sequence = |spans: &[Span]| Sequence {
+            table: tables.table(spans[0].source),
+            rows: spans[0].rows.start..spans[spans.len() - 1].rows.end,
+            first: spans[0].first,
+            length: spans[0].source_length,
+        };
+        let sequences: Vec<Sequence<'_>> = pass.spans.chunk_by(together).map(sequence).collect();
         self.mix(pass, a, w, qs, &sequences, kv, Some(End::of_attention(a, w)), watch);
         self.q = q;
     }
