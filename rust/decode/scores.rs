@@ -6,7 +6,7 @@ use super::options::Options;
 use super::process::{self, Context, Custom};
 use super::{Event, LENGTH, STOP, Stream, sample};
 use crate::error::{Error, Result};
-use crate::ops::leaders::{Leaders, argmax, log_sum_exp, top};
+use crate::ops::leaders::{Leaders, argmax, log_sum_exp, top, top_among};
 use crate::simd::sum_of_squares;
 use crate::threads::Team;
 use std::sync::{Arc, OnceLock};
@@ -240,8 +240,9 @@ pub(super) fn continuations(
     let mut shift = normalizer;
     let likeliest =
         scored(o).then(|| Arc::new(normalized(&top(logits, o.top_logprobs), o.top_logprobs, normalizer)));
-    let plain = logits.to_vec();
-    if process::needed(o, custom.is_some()) {
+    let changed = process::needed(o, custom.is_some());
+    let plain = changed.then(|| logits.to_vec());
+    if changed {
         // The reference processes log-probabilities here, not logits.
         logits.iter_mut().for_each(|v| *v -= normalizer);
         shift = 0.0;
@@ -251,13 +252,14 @@ pub(super) fn continuations(
             shift = log_sum_exp(logits);
         }
     }
+    let plain = plain.as_deref().unwrap_or(logits);
     let candidate = |(token, v): (u32, f32)| Candidate {
         beam,
         token,
         score: (v - shift) + before,
         scored: likeliest.as_ref().map(|top| (plain[token as usize] - normalizer, Arc::clone(top))),
     };
-    Ok(best_of(logits, &plain, Search::width(o)).into_iter().map(candidate).collect())
+    Ok(best_of(logits, plain, Search::width(o)).into_iter().map(candidate).collect())
 }
 
 /// The `n` best tokens of a row: by what processing has made of its logits, where that is equal by the logits themselves, as
@@ -265,12 +267,14 @@ pub(super) fn continuations(
 fn best_of(processed: &[f32], logits: &[f32], n: usize) -> Vec<(u32, f32)> {
     let mut best = top(processed, n);
     if let Some(&(_, least)) = best.last() {
+        // All that are as good as the last one: the whole vocabulary, where one token is forced.
         best.retain(|&(_, v)| v > least);
-        best.extend((0..).zip(processed.iter().copied()).filter(|&(_, v)| v == least));
+        let equals = (0..).zip(processed.iter().zip(logits)).filter(|(_, (v, _))| **v == least);
+        let equals = top_among(equals.map(|(id, (_, &logit))| (id, logit)), n - best.len());
+        best.extend(equals.into_iter().map(|(id, _)| (id, least)));
     }
     let logit = |id: u32| logits[id as usize];
     best.sort_by(|a, b| b.1.total_cmp(&a.1).then(logit(b.0).total_cmp(&logit(a.0))).then(a.0.cmp(&b.0)));
-    best.truncate(n);
     best
 }
 
@@ -287,5 +291,14 @@ mod tests {
             [4, 2, 1, 3, 0, 5]
         );
         assert!(best_of(&processed, &logits, 0).is_empty());
+        // A forced token leaves a vocabulary of equals.
+        let logits: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 263) as f32).collect();
+        let mut processed = vec![f32::NEG_INFINITY; logits.len()];
+        processed[77] = 0.0;
+        let mut want: Vec<u32> = (0..5000).filter(|&id| id != 77).collect();
+        want.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+        want.insert(0, 77);
+        let got: Vec<u32> = best_of(&processed, &logits, 100).iter().map(|b| b.0).collect();
+        assert_eq!(got, want[..100]);
     }
 }

@@ -101,6 +101,14 @@ pub fn top(values: &[f32], n: usize) -> Vec<(u32, f32)> {
     best.row(0).to_vec()
 }
 
+/// The same of some indices with their values.
+pub fn top_among(values: impl Iterator<Item = (u32, f32)>, n: usize) -> Vec<(u32, f32)> {
+    let mut best = Best::default();
+    best.reset(1, n);
+    values.for_each(|(index, value)| best.offer(0, index, value));
+    best.row(0).to_vec()
+}
+
 /// Of each row the `n` largest values so far, largest first, of equals the lowest index first.
 #[derive(Debug, Default)]
 struct Best {
