@@ -1,7 +1,8 @@
 //! Choosing a token: the likeliest, or a random one of those that the filters leave.
 
 use super::options::Options;
-use crate::ops::leaders::argmax;
+use crate::matmul::PIECE;
+use crate::ops::leaders::{argmax, top};
 use crate::simd::{exp, log, maximum, multiversion};
 
 multiversion! {
@@ -30,35 +31,45 @@ pub fn uniform(seed: u64, sequence: usize, step: usize) -> f64 {
     (x >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// Memory that draws use again.
+#[derive(Debug, Default)]
+pub struct Memory {
+    weights: Vec<f32>,
+    /// Sums of each [`PIECE`] of weights.
+    pieces: Vec<f64>,
+    kept: Vec<(u32, f64)>,
+}
+
 /// A random token by temperature, top-h, top-k, top-p, min-p, typical-p, epsilon and eta, in that order. `u` is
 /// in [0, 1).
-pub fn sample(o: &Options, logits: &[f32], u: f64) -> u32 {
-    let Some((weights, total)) = weigh(o, logits) else { return argmax(logits) };
+pub fn sample(o: &Options, logits: &[f32], u: f64, memory: &mut Memory) -> u32 {
     if !filtered(o) {
-        return draw(weights.iter().enumerate().map(|(i, &w)| (i as u32, f64::from(w))), total, u);
+        let Some(total) = weigh(o, logits, memory) else { return argmax(logits) };
+        return draw_any(memory, u * total);
     }
-    let kept = filter(o, &weights, total);
-    let all = sum(&kept);
-    draw(kept.into_iter(), all, u)
+    if !keep(o, logits, memory) {
+        return argmax(logits);
+    }
+    draw(&memory.kept, u * sum(&memory.kept))
 }
 
 /// The probability of each token under `sample`, 0 for those that the filters drop.
 pub fn probabilities(o: &Options, logits: &[f32]) -> Vec<f64> {
     let mut found = vec![0.0; logits.len()];
-    let best = |found: &mut Vec<f64>| found[argmax(logits) as usize] = 1.0;
-    if o.temperature == 0.0 {
-        best(&mut found);
-    } else if let Some((weights, total)) = weigh(o, logits) {
-        let kept = filter(o, &weights, total);
-        let all = sum(&kept);
-        for (id, w) in kept {
+    let mut memory = Memory::default();
+    if o.temperature > 0.0 && keep(o, logits, &mut memory) {
+        let all = sum(&memory.kept);
+        for &(id, w) in &memory.kept {
             found[id as usize] = w / all;
         }
     } else {
-        best(&mut found);
+        found[argmax(logits) as usize] = 1.0;
     }
     found
 }
+
+/// Most likeliest tokens that are looked for one by one; beyond, all are weighed and sorted.
+const MOST_TOP: usize = 1024;
 
 fn filtered(o: &Options) -> bool {
     o.top_k > 0
@@ -74,50 +85,91 @@ fn sum(kept: &[(u32, f64)]) -> f64 {
     kept.iter().map(|k| k.1).sum()
 }
 
-/// Probabilities up to a factor, the likeliest 1, and their sum; none if the temperature leaves only the likeliest.
-fn weigh(o: &Options, logits: &[f32]) -> Option<(Vec<f32>, f64)> {
+/// Probabilities of all tokens up to a factor, the likeliest 1, and their sum; none if the temperature leaves only the
+/// likeliest.
+fn weigh(o: &Options, logits: &[f32], memory: &mut Memory) -> Option<f64> {
     // The filters do not need normalized probabilities, only ratios to the likeliest.
-    let mut weights: Vec<f32> = logits.iter().map(|&l| l / o.temperature as f32).collect();
-    let peak = maximum(&weights);
+    let Memory { weights, pieces, .. } = memory;
+    weights.clear();
+    weights.extend(logits.iter().map(|&l| l / o.temperature as f32));
+    let peak = maximum(weights);
     if peak.is_infinite() {
         return None;
     }
-    exp_in_place(&mut weights, peak);
-    let total = weights.iter().map(|&w| f64::from(w)).sum();
-    Some((weights, total))
+    exp_in_place(weights, peak);
+    pieces.clear();
+    pieces.extend(weights.chunks(PIECE).map(|piece| {
+        // In lanes: one sum after the other would wait for each.
+        let mut lanes = [0.0; 8];
+        for part in piece.chunks(lanes.len()) {
+            lanes.iter_mut().zip(part).for_each(|(lane, &w)| *lane += f64::from(w));
+        }
+        lanes.iter().sum::<f64>()
+    }));
+    Some(pieces.iter().sum())
 }
 
-/// The tokens that may be drawn, at least one.
-fn filter(o: &Options, weights: &[f32], total: f64) -> Vec<(u32, f64)> {
-    // Tokens this rare lie outside of top_p together, so that most need not be sorted.
-    let rare = if o.top_k == 0 && o.top_h == 0.0 && o.top_p < 1.0 {
-        (1.0 - o.top_p) * total / weights.len() as f64
-    } else {
-        0.0
-    };
-    let mut kept: Vec<(u32, f64)> = weights
-        .iter()
-        .enumerate()
-        .map(|(i, &w)| (i as u32, f64::from(w)))
-        .filter(|&(_, w)| w > 0.0 && w >= rare.min(1.0))
-        .collect();
+/// Keeps the `top_k` likeliest tokens, and ties with the last of them as the reference does, without a look at what the
+/// others weigh; false if the temperature leaves only the likeliest.
+fn keep_top(o: &Options, logits: &[f32], memory: &mut Memory) -> bool {
+    let Memory { weights, kept, .. } = memory;
+    let scaled = |logit: f32| logit / o.temperature as f32;
+    let best = top(logits, o.top_k);
+    let (peak, least) = (scaled(best[0].1), scaled(best[best.len() - 1].1));
+    if peak.is_infinite() {
+        return false;
+    }
+    weights.clear();
+    for (number, piece) in logits.chunks(PIECE).enumerate() {
+        if scaled(maximum(piece)) >= least {
+            let near = (number * PIECE..).zip(piece).filter(|&(_, &logit)| scaled(logit) >= least);
+            for (id, &logit) in near {
+                kept.push((id as u32, 0.0));
+                weights.push(scaled(logit));
+            }
+        }
+    }
+    exp_in_place(weights, peak);
+    kept.iter_mut().zip(weights).for_each(|(kept, w)| kept.1 = f64::from(*w));
+    kept.retain(|k| k.1 > 0.0);
+    true
+}
+
+/// Makes `memory.kept` the tokens that may be drawn, at least one; false if the temperature leaves only the likeliest.
+fn keep(o: &Options, logits: &[f32], memory: &mut Memory) -> bool {
+    memory.kept.clear();
     let heavier = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if o.top_h > 0.0 {
-        kept.sort_unstable_by(heavier);
-        entropy_bounded(o.top_h, &mut kept);
+    let mut total = None;
+    if (1..=MOST_TOP).contains(&o.top_k) && o.top_h == 0.0 {
+        if !keep_top(o, logits, memory) {
+            return false;
+        }
+    } else {
+        let Some(all) = weigh(o, logits, memory) else { return false };
+        total = (o.top_k == 0 && o.top_h == 0.0).then_some(all);
+        // Tokens this rare lie outside of top_p together, so that most need not be sorted.
+        let rare = match total {
+            Some(total) if o.top_p < 1.0 => ((1.0 - o.top_p) * total / logits.len() as f64).min(1.0),
+            _ => 0.0,
+        };
+        let Memory { weights, kept, .. } = memory;
+        let all = weights.iter().enumerate().map(|(i, &w)| (i as u32, f64::from(w)));
+        kept.extend(all.filter(|&(_, w)| w > 0.0 && w >= rare));
+        if o.top_h > 0.0 {
+            kept.sort_unstable_by(heavier);
+            entropy_bounded(o.top_h, kept);
+        }
+        if o.top_k > 0 && kept.len() > o.top_k {
+            let at = o.top_k - 1;
+            kept.select_nth_unstable_by(at, heavier);
+            let least = kept[at].1;
+            kept.retain(|k| k.1 >= least);
+        }
     }
-    if o.top_k > 0 && kept.len() > o.top_k {
-        let at = o.top_k - 1;
-        kept.select_nth_unstable_by(at, heavier);
-        let least = kept[at].1;
-        // Ties with the last are kept, as the reference does.
-        let ties: Vec<(u32, f64)> = kept[o.top_k..].iter().copied().filter(|k| k.1 == least).collect();
-        kept.truncate(o.top_k);
-        kept.extend(ties);
-    }
+    let kept = &mut memory.kept;
     kept.sort_unstable_by(heavier);
     if o.top_p < 1.0 {
-        let all = if o.top_k > 0 || o.top_h > 0.0 { sum(&kept) } else { total };
+        let all = total.unwrap_or_else(|| sum(kept));
         let mut before = 0.0;
         let count = kept.iter().take_while(|k| {
             let keep = before < o.top_p * all;
@@ -132,7 +184,7 @@ fn filter(o: &Options, weights: &[f32], total: f64) -> Vec<(u32, f64)> {
         kept.retain(|k| k.1 >= o.min_p * best.1);
     }
     if o.typical_p < 1.0 {
-        typical(o.typical_p, &mut kept);
+        typical(o.typical_p, kept);
     }
     // The likeliest of those left always stays.
     let cut = |kept: &mut Vec<(u32, f64)>, least: f64| {
@@ -142,13 +194,13 @@ fn filter(o: &Options, weights: &[f32], total: f64) -> Vec<(u32, f64)> {
     };
     // Epsilon and eta: Hewitt et al. 2022, <https://arxiv.org/abs/2210.15191>
     if o.epsilon_cutoff > 0.0 {
-        cut(&mut kept, o.epsilon_cutoff);
+        cut(kept, o.epsilon_cutoff);
     }
     if o.eta_cutoff > 0.0 {
-        let flat = (-entropy(&kept)).exp();
-        cut(&mut kept, o.eta_cutoff.min(o.eta_cutoff.sqrt() * flat));
+        let flat = (-entropy(kept)).exp();
+        cut(kept, o.eta_cutoff.min(o.eta_cutoff.sqrt() * flat));
     }
-    kept
+    true
 }
 
 fn entropy(kept: &[(u32, f64)]) -> f64 {
@@ -192,20 +244,37 @@ fn typical(mass: f64, kept: &mut Vec<(u32, f64)>) {
     kept.retain(|k| distance(k) <= farthest);
 }
 
-fn draw(weights: impl Iterator<Item = (u32, f64)>, total: f64, u: f64) -> u32 {
-    let target = u * total;
+/// The token at which the sum of weights exceeds `target`.
+fn draw(weights: &[(u32, f64)], target: f64) -> u32 {
     let mut sum = 0.0;
     let mut last = 0;
-    for (id, w) in weights {
-        if w > 0.0 {
-            last = id;
-            sum += w;
-            if sum > target {
-                break;
-            }
+    for &(id, w) in weights.iter().filter(|k| k.1 > 0.0) {
+        last = id;
+        sum += w;
+        if sum > target {
+            break;
         }
     }
     last
+}
+
+/// The same of all tokens: first the piece, then the token in it.
+fn draw_any(memory: &mut Memory, mut target: f64) -> u32 {
+    let Memory { weights, pieces, kept } = memory;
+    let mut chosen = None;
+    for (number, &sum) in pieces.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
+        if let Some(before) = chosen.replace(number) {
+            target -= pieces[before];
+        }
+        if sum > target {
+            break;
+        }
+    }
+    let chosen = chosen.unwrap_or(0);
+    let piece = weights.chunks(PIECE).nth(chosen).unwrap_or(&[]);
+    kept.clear();
+    kept.extend((chosen * PIECE..).zip(piece).map(|(id, &w)| (id as u32, f64::from(w))));
+    draw(kept, target)
 }
 
 #[cfg(test)]
@@ -216,7 +285,8 @@ mod tests {
         let n = 20_000;
         let mut counts = vec![0.0; logits.len()];
         for step in 0..n {
-            counts[sample(o, logits, uniform(7, 3, step)) as usize] += 1.0 / f64::from(n as u32);
+            counts[sample(o, logits, uniform(7, 3, step), &mut Memory::default()) as usize] +=
+                1.0 / f64::from(n as u32);
         }
         counts
     }
@@ -249,5 +319,44 @@ mod tests {
         // The first two tokens have 0.69 of the entropy's 1.26, the first three 0.98.
         cut(Options { top_h: 0.6, ..Options::default() }, 2);
         cut(Options { top_h: 1.0, ..Options::default() }, 5);
+    }
+
+    /// Numbers of which many are equal, over several pieces.
+    fn vocabulary(seed: usize) -> Vec<f32> {
+        (0..700).map(|i| ((i * 7919 + seed * 104_729) % 97) as f32 / 8.0 - 6.0).collect()
+    }
+
+    #[test]
+    fn the_likeliest_are_kept_with_their_ties() {
+        for (seed, top_k) in [1, 2, 50, 300, 699, 900].into_iter().enumerate() {
+            for temperature in [0.3, 1.0, 7.0] {
+                let logits = vocabulary(seed);
+                let o = Options { temperature, top_k, ..Options::default() };
+                let scaled: Vec<f32> = logits.iter().map(|&l| l / temperature as f32).collect();
+                let mut sorted = scaled.clone();
+                sorted.sort_by(|a, b| b.total_cmp(a));
+                let least = sorted[top_k.min(sorted.len()) - 1];
+                let total: f64 = scaled.iter().filter(|&&l| l >= least).map(|&l| f64::from(l).exp()).sum();
+                for (&l, got) in scaled.iter().zip(probabilities(&o, &logits)) {
+                    let want = if l >= least { f64::from(l).exp() / total } else { 0.0 };
+                    // The exponentials have some units in the last place of f32.
+                    assert!((got - want).abs() <= 2e-6 * want, "{top_k} {temperature} {got} {want}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_draw_hits_the_token_whose_share_it_is() {
+        let logits = vocabulary(3);
+        let o = Options { temperature: 0.8, ..Options::default() };
+        let p = probabilities(&o, &logits);
+        let mut before = 0.0;
+        for (id, p) in p.into_iter().enumerate() {
+            let got = sample(&o, &logits, before + p / 2.0, &mut Memory::default());
+            assert_eq!(got as usize, id);
+            before += p;
+        }
+        assert_eq!(sample(&o, &logits, 1.0, &mut Memory::default()), 699);
     }
 }

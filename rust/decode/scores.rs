@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ops::leaders::{Leaders, argmax, log_sum_exp, top, top_among};
 use crate::simd::sum_of_squares;
 use crate::threads::Team;
+use std::cell::Cell;
 use std::sync::{Arc, OnceLock};
 
 /// Scores of some rows.
@@ -129,6 +130,11 @@ pub(super) struct Choice {
     top: Vec<(u32, f32)>,
 }
 
+thread_local! {
+    /// Memory of this thread, as large as a vocabulary.
+    static DRAWING: Cell<sample::Memory> = Cell::default();
+}
+
 /// Chooses the next token of a stream.
 pub(super) fn choose(
     o: &Options,
@@ -167,7 +173,10 @@ pub(super) fn choose(
         argmax(logits)
     } else {
         let u = sample::uniform(o.seed, number, stream.ids.len() - stream.prompt);
-        sample::sample(o, logits, u)
+        let mut memory = DRAWING.take();
+        let token = sample::sample(o, logits, u, &mut memory);
+        DRAWING.set(memory);
+        token
     };
     if scored {
         logprob = plain.as_deref().unwrap_or(logits)[token as usize] - normalizer;
