@@ -6,7 +6,7 @@
 
 use _core::matmul::bounds::{Memory, multiply_adds};
 use _core::matmul::{Activations, Matrix, Scratch, Target, linear};
-use _core::simd::{Activation, level};
+use _core::simd::level;
 use _core::tensor::{DType, Source, WeightType};
 use _core::threads::Pool;
 use std::time::Instant;
@@ -64,16 +64,8 @@ fn main() {
                         reads.push(memory.read(team));
                         let start = Instant::now();
                         for w in set.iter().cycle().take(calls) {
-                            let mut target = [Target {
-                                weight: w,
-                                bias: None,
-                                gate: None,
-                                activation: Activation::Identity,
-                                add: None,
-                                out: &mut out,
-                                stride: outputs,
-                            }];
-                            linear(team, &mut scratch, x.as_slice().into(), rows, &mut target);
+                            let target = [Target::new(w, None, &mut out)];
+                            linear(team, &mut scratch, x.as_slice().into(), rows, &target);
                         }
                         let seconds = start.elapsed().as_secs_f64();
                         rates.push((calls * rows * outputs * inputs) as f64 / seconds / 1e9);

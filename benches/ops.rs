@@ -1,8 +1,8 @@
 //! The operations between matrix products: `cargo bench --bench ops [-- FILTER]`, on one thread at the best instruction set
 //! (`LAPWING_ISA` names another). Throughput counts values, or scores for attention.
 
-use _core::ops::attention::{Scores, Scratch, Sequence, attention};
-use _core::ops::kv::{BLOCK, KvBlocks, KvType};
+use _core::ops::attention::{Scores, Scratch, attention};
+use _core::ops::kv::{BLOCK, KvBlocks, KvType, Sequence};
 use _core::ops::norm::{Norm, NormKind};
 use _core::ops::rotary::{Angles, rotate};
 use _core::simd::{Activation, activate};
@@ -70,7 +70,7 @@ fn attend(c: &mut Criterion) {
             kv.grow(blocks).expect("small");
             let table: Vec<u32> = (0..blocks as u32).collect();
             let states = values(length * kv_heads * dim);
-            kv.store(&table, 0, &states, &states);
+            kv.store(&Sequence { table: &table, rows: 0..length, first: 0, length }, &states, &states);
             let sequence = Sequence { table: &table, rows: 0..queries, first: length - queries, length };
             let scores = Scores {
                 heads,

@@ -75,8 +75,16 @@ pub struct Target<'a> {
     pub activation: Activation,
     pub add: Option<f32>,
     /// `[rows, stride]`, of which the first `weight.outputs()` columns are written.
-    pub out: &'a mut [f32],
+    pub out: Disjoint<'a, f32>,
     pub stride: usize,
+}
+
+impl<'a> Target<'a> {
+    /// `out[rows, outputs] = x weight.T + bias`.
+    pub fn new(weight: &'a Matrix, bias: Option<&'a [f32]>, out: &'a mut [f32]) -> Target<'a> {
+        let (out, stride) = (Disjoint::new(out), weight.outputs());
+        Target { weight, bias, gate: None, activation: Activation::Identity, add: None, out, stride }
+    }
 }
 
 /// Computes all `targets` from the same activations `x: [rows, inputs]`, in one parallel region behind the one that
@@ -84,7 +92,7 @@ pub struct Target<'a> {
 ///
 /// # Panics
 /// If sizes do not fit: weights of other inputs than `x` has, outputs too short.
-pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize, targets: &mut [Target<'_>]) {
+pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize, targets: &[Target<'_>]) {
     let Some(first) = targets.first() else { return };
     let inputs = first.weight.inputs();
     let values = x.values.len();
@@ -111,7 +119,7 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
     }) {
         assert!(targets.len() > 1, "a matrix and its gate have types that take the same activations");
         for t in targets {
-            linear(team, scratch, x, rows, std::slice::from_mut(t));
+            linear(team, scratch, x, rows, std::slice::from_ref(t));
         }
         return;
     }
@@ -160,13 +168,7 @@ impl Products {
     }
 }
 
-fn block(
-    team: &Team<'_>,
-    scratch: &mut Scratch,
-    x: Input<'_>,
-    rows: Range<usize>,
-    targets: &mut [Target<'_>],
-) {
+fn block(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: Range<usize>, targets: &[Target<'_>]) {
     let (from, rows) = (rows.start, rows.len());
     let level = level();
     let inputs = targets[0].weight.inputs();
@@ -186,22 +188,16 @@ fn block(
     let groups: usize = targets.iter().map(|t| t.weight.panels().div_ceil(per_chunk)).sum();
     let tiles = strips.tiles.len();
     let cuts = cuts(team, rows, groups, tiles);
-    let mut jobs: Vec<(&Target<'_>, Disjoint<'_, f32>)> = Vec::with_capacity(targets.len());
-    for t in targets.iter_mut() {
-        // SAFETY: the target's results are only written through this, in parts that do not overlap.
-        let out: &mut [f32] = unsafe { std::slice::from_raw_parts_mut(t.out.as_mut_ptr(), t.out.len()) };
-        jobs.push((&*t, Disjoint::new(out)));
-    }
     team.run(groups * cuts, &|chunk, thread| {
         let (mut group, cut) = (chunk / cuts, chunk % cuts);
-        for (t, out) in &jobs {
+        for t in targets {
             let count = t.weight.panels().div_ceil(per_chunk);
             if group < count {
                 let first = group * per_chunk;
                 let panels = first..(first + per_chunk).min(t.weight.panels());
                 let tiles = tiles * cut / cuts..tiles * (cut + 1) / cuts;
                 let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
-                compute(level, t, out, panels, tiles, strips, work, from);
+                compute(level, t, panels, tiles, strips, work, from);
                 return;
             }
             group -= count;
@@ -222,7 +218,6 @@ fn cuts(team: &Team<'_>, rows: usize, groups: usize, tiles: usize) -> usize {
 fn compute(
     level: Level,
     t: &Target<'_>,
-    out: &Disjoint<'_, f32>,
     panels: Range<usize>,
     tiles: Range<usize>,
     s: &Strips,
@@ -248,7 +243,13 @@ fn compute(
             let gate = t.gate.map(|(_, bias)| Results::new(&gate[part], bias, first));
             let at = (from + first_row) * t.stride + first;
             let n = PANEL.min(t.weight.outputs() - first);
-            finish_at(level, y, gate, t.activation, Place { out, at, stride: t.stride, n, add: t.add });
+            finish_at(
+                level,
+                y,
+                gate,
+                t.activation,
+                Place { out: &t.out, at, stride: t.stride, n, add: t.add },
+            );
         }
     }
 }

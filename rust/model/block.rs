@@ -8,12 +8,12 @@ mod attention;
 mod feed_forward;
 mod positions;
 
-use super::cache::{Cache, Tables};
+use super::cache::Cache;
 use super::spec;
 use super::weights::{AttentionWeights, FeedForwardWeights, LayerWeights, Linear};
 use crate::matmul::{self, Input, Target, linear};
 use crate::ops;
-use crate::ops::kv::KvBlocks;
+use crate::ops::kv::{KvBlocks, Sequence};
 use crate::ops::leaders::Leaders;
 use crate::ops::norm::Norm;
 use crate::simd::add_scaled;
@@ -70,6 +70,9 @@ pub type Watch<'a> = Option<&'a mut Vec<f32>>;
 pub struct Pass<'a> {
     pub team: &'a Team<'a>,
     pub spans: &'a [Span],
+    /// The spans as self-attention sees them, and as cross-attention does.
+    pub sequences: &'a [Sequence<'a>],
+    pub sources: &'a [Sequence<'a>],
     pub rows: usize,
     pub hidden: usize,
     pub part: Part,
@@ -140,7 +143,7 @@ impl Workspace {
     }
 
     /// `targets` from a source.
-    fn products(&mut self, pass: &Pass<'_>, source: Source<'_>, targets: &mut [Target<'_>]) {
+    fn products(&mut self, pass: &Pass<'_>, source: Source<'_>, targets: &[Target<'_>]) {
         let n = pass.rows * pass.hidden;
         let normalize;
         let input = match source {
@@ -171,14 +174,14 @@ impl Workspace {
             Some(end) if end.output_norm.is_none() && !end.after_norm => {
                 let x = &mut self.x[..n];
                 let sum = Target { add: Some(end.scale), ..l.target(x) };
-                linear(pass.team, &mut self.product, input.into(), pass.rows, &mut [sum]);
+                linear(pass.team, &mut self.product, input.into(), pass.rows, &[sum]);
                 if let Some(norm) = end.residual_norm {
                     norm.normalize_in_place(pass.team, &mut self.x[..n], pass.hidden);
                 }
             }
             _ => {
                 let y = sized(&mut self.y, n);
-                linear(pass.team, &mut self.product, input.into(), pass.rows, &mut [l.target(y)]);
+                linear(pass.team, &mut self.product, input.into(), pass.rows, &[l.target(y)]);
                 if let Some(end) = end {
                     self.residual(pass, end);
                 }
@@ -222,11 +225,10 @@ impl Workspace {
         layer: &spec::Layer,
         w: &LayerWeights,
         kv: &mut KvBlocks,
-        tables: Tables<'_>,
         watch: Watch<'_>,
     ) {
         let source = self.source(pass, w.attention.input_norm.as_ref(), layer.attention.residual_after_norm);
-        self.attend(pass, &layer.attention, &w.attention, source, kv, tables, None, watch);
+        self.attend(pass, &layer.attention, &w.attention, source, kv, None, watch);
         // `residual` leaves `normed` alone, so the feed-forward still sees the norm of the old x.
         self.input(pass, w.feed_forward.input_norm.as_ref());
         self.residual(pass, End::of_attention(&layer.attention, &w.attention));

@@ -192,10 +192,9 @@ impl Cache {
         Ok(copied)
     }
 
-    /// The blocks of a layer (of all, in a cache for one pass), and the tables beside them.
-    pub fn layer(&mut self, layer: usize) -> (&mut KvBlocks, Tables<'_>) {
-        let layer = layer.min(self.layers.len() - 1);
-        (self.layers[layer].kv(), Tables(&self.sequences))
+    /// The blocks of all layers, and the tables beside them.
+    pub fn parts(&mut self) -> (Layers<'_>, Tables<'_>) {
+        (Layers(&mut self.layers), Tables(&self.sequences))
     }
 
     /// Copies blocks of another cache's sequence to the same places of a sequence that has room for them. Both are of
@@ -228,6 +227,17 @@ impl Cache {
     /// Blocks in use, counted once however often they are shared.
     pub fn blocks_in_use(&self) -> usize {
         self.references.len() - self.free.len()
+    }
+}
+
+/// The blocks of all layers.
+pub struct Layers<'a>(&'a mut [LayerState]);
+
+impl Layers<'_> {
+    /// Those of a layer; in a cache for one pass those of all.
+    pub fn kv(&mut self, layer: usize) -> &mut KvBlocks {
+        let layer = layer.min(self.0.len() - 1);
+        self.0[layer].kv()
     }
 }
 

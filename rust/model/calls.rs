@@ -6,6 +6,7 @@ use super::stack::Watching;
 use super::weights::{DenseWeights, StackWeights};
 use super::{Batch, spec};
 use crate::error::{Error, Result};
+use crate::ops::kv::Sequence;
 use crate::ops::pool::Pooling;
 
 impl Session<'_> {
@@ -67,7 +68,8 @@ impl Session<'_> {
         let mut out = Vec::new();
         self.whole(s, w, batch, cross, &mut Watching::default(), &mut |session, group| {
             let base = batch.starts[group.start];
-            let states = session.work.x[..(batch.starts[group.end] - base) * width].to_vec();
+            let rows = batch.starts[group.end] - base;
+            let states = session.work.x[..rows * width].to_vec();
             let pooling = match head.pool {
                 spec::HeadPool::None => {
                     out.extend(session.dense(&head.layers, weights, &states, states.len() / width));
@@ -197,13 +199,17 @@ impl Session<'_> {
         }
         self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
             let base = batch.starts[group.start];
-            let starts: Vec<usize> = batch.starts[group.start..=group.end].iter().map(|s| s - base).collect();
-            let states = session.work.x[..(batch.starts[group.end] - base) * width].to_vec();
+            let rows = batch.starts[group.end] - base;
+            let (mut blocks, tables) = cache.parts();
+            let source = |i: usize| {
+                let rows = batch.starts[i] - base..batch.starts[i + 1] - base;
+                Sequence { table: tables.table(i), first: 0, length: rows.len(), rows }
+            };
+            let sources: Vec<Sequence<'_>> = group.map(source).collect();
+            let states = session.work.x[..rows * width].to_vec();
             for (layer, (spec, lw)) in decoder.layers.iter().zip(&weights.layers).enumerate() {
                 let (Some(a), Some(cw)) = (&spec.cross_attention, &lw.cross_attention) else { continue };
-                let (kv, tables) = cache.layer(layer);
-                let table_of = |i| tables.table(group.start + i);
-                session.work.cross_keys(session.team, a, cw, &states, &starts, kv, &table_of);
+                session.work.cross_keys(session.team, a, cw, &states, &sources, blocks.kv(layer));
                 session.team.check()?;
             }
             Ok(())

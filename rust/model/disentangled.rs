@@ -55,7 +55,7 @@ multiversion! {
 
 fn project(work: &mut Workspace, pass: &Pass<'_>, l: &Linear, x: &[f32], rows: usize) -> Vec<f32> {
     let mut out = vec![0.0; rows * l.weight.outputs()];
-    linear(pass.team, &mut work.product, x.into(), rows, &mut [l.target(&mut out)]);
+    linear(pass.team, &mut work.product, x.into(), rows, &[l.target(&mut out)]);
     out
 }
 

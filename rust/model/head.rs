@@ -59,9 +59,9 @@ impl<'a> Session<'a> {
         let vocab = head.weight.outputs();
         for (from, out) in rows.clone().step_by(ROWS).zip(out.chunks_mut(ROWS * vocab)) {
             let rows = from..rows.end.min(from + ROWS);
-            let mut target = [output.target(out)];
+            let target = [output.target(out)];
             self.with_head_input(rows.clone(), |s, x| {
-                linear(s.team, &mut s.work.product, x.into(), rows.len(), &mut target);
+                linear(s.team, &mut s.work.product, x.into(), rows.len(), &target);
             });
             self.team.check()?;
             head.finish(self.team, out);

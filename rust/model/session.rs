@@ -6,9 +6,9 @@ use super::stack::{self, Watching};
 use super::weights::{DenseWeights, StackWeights};
 use super::{Batch, ENCODER_ROWS, Model, SHARED_ROWS, spec};
 use crate::error::{Error, Result};
-use crate::matmul::{Target, linear};
+use crate::matmul::linear;
 use crate::ops::kv::KvType;
-use crate::simd::{Activation, activate};
+use crate::simd::activate;
 use crate::tensor::sized;
 use crate::threads::Team;
 use std::ops::Range;
@@ -188,16 +188,13 @@ impl<'a> Session<'a> {
         let mut x = x.to_vec();
         for (spec, w) in layers.iter().zip(weights) {
             let mut out = vec![0.0; rows * spec.outputs];
-            let mut target = [Target {
-                weight: &w.linear.weight,
-                bias: w.linear.bias.as_deref(),
-                gate: None,
-                activation: Activation::Identity,
-                add: None,
-                out: &mut out,
-                stride: spec.outputs,
-            }];
-            linear(self.team, &mut self.work.product, x.as_slice().into(), rows, &mut target);
+            linear(
+                self.team,
+                &mut self.work.product,
+                x.as_slice().into(),
+                rows,
+                &[w.linear.target(&mut out)],
+            );
             activate(spec.activation, &mut out);
             if let Some(norm) = &w.norm {
                 norm.normalize_in_place(self.team, &mut out, spec.outputs);

@@ -1,11 +1,12 @@
 //! A stack: embedding, layers, final norm, over a ragged batch without padding.
 
 use super::block::{Part, Pass, Span, Workspace};
-use super::cache::Cache;
+use super::cache::{Cache, Tables};
 use super::spec;
 use super::weights::StackWeights;
 use crate::error::{Error, Result};
 use crate::matmul::linear;
+use crate::ops::kv::Sequence;
 use crate::tensor::sized;
 use crate::threads::Team;
 
@@ -70,7 +71,7 @@ pub fn embed(
     };
     let project = |work: &mut Workspace, from: &[f32], to: &mut [f32]| {
         let p = w.projection.as_ref().expect("called where there is one");
-        linear(team, &mut work.product, from.into(), ids.len(), &mut [p.target(to)]);
+        linear(team, &mut work.product, from.into(), ids.len(), &[p.target(to)]);
     };
     let out = sized(&mut x, ids.len() * table_width);
     if early {
@@ -143,6 +144,30 @@ fn pick(spans: &[Span], rows: &[usize]) -> Vec<Span> {
     rows.iter().enumerate().map(one).collect()
 }
 
+/// Spans with their blocks, for self-attention.
+fn sequences<'a>(spans: &[Span], tables: Tables<'a>) -> Vec<Sequence<'a>> {
+    let sequence = |s: &Span| Sequence {
+        table: tables.table(s.sequence),
+        rows: s.rows.clone(),
+        first: s.first,
+        length: s.first + s.rows.len(),
+    };
+    spans.iter().map(sequence).collect()
+}
+
+/// The same for cross-attention, which knows no positions: successive rows of one source (its beams) are one sequence of
+/// queries, so that they read its keys and values once.
+fn sources<'a>(spans: &[Span], tables: Tables<'a>) -> Vec<Sequence<'a>> {
+    let together = |one: &Span, next: &Span| one.source == next.source && one.rows.end == next.rows.start;
+    let sequence = |spans: &[Span]| Sequence {
+        table: tables.table(spans[0].source),
+        rows: spans[0].rows.start..spans[spans.len() - 1].rows.end,
+        first: 0,
+        length: spans[0].source_length,
+    };
+    spans.chunk_by(together).map(sequence).collect()
+}
+
 /// Moves some rows, in ascending order, to the front.
 fn gather(x: &mut [f32], rows: &[usize], width: usize) {
     for (to, row) in rows.iter().enumerate() {
@@ -165,14 +190,23 @@ pub fn layers(
     work: &mut Workspace,
     spans: &[Span],
     cache: &mut Cache,
-    mut cross: Option<&mut Cache>,
+    cross: Option<&mut Cache>,
     wanted: Option<&[usize]>,
     watching: &mut Watching,
 ) -> Result<()> {
     let rows = spans.last().map_or(0, |span| span.rows.end);
-    let mut pass = Pass { team, spans, rows, hidden: s.hidden_size, part: Part::All };
+    let (mut blocks, tables) = cache.parts();
+    let mut cross = cross.map(Cache::parts);
+    let of_sources = |spans: &[Span]| match &cross {
+        Some((_, tables)) => sources(spans, *tables),
+        None => Vec::new(),
+    };
+    let (own, others) = (sequences(spans, tables), of_sources(spans));
     let wanted = wanted.filter(|wanted| wanted.len() < rows);
     let picked = wanted.map(|wanted| pick(spans, wanted)).unwrap_or_default();
+    let (picked_own, picked_others) = (sequences(&picked, tables), of_sources(&picked));
+    let (hidden, part) = (s.hidden_size, Part::All);
+    let mut pass = Pass { team, spans, sequences: &own, sources: &others, rows, hidden, part };
     let mut n = rows * s.hidden_size;
     work.begin();
     let keep = |work: &Workspace, n: usize, watching: &mut Watching| {
@@ -183,20 +217,26 @@ pub fn layers(
     keep(work, n, watching);
     for (i, (layer, lw)) in s.layers.iter().zip(&w.layers).enumerate() {
         if let Some(wanted) = wanted.filter(|_| i + 1 == s.layers.len() && sees_what_came_before(layer)) {
-            let (kv, tables) = cache.layer(i);
             let keys = Pass { part: Part::Keys, ..pass };
-            work.self_attention(&keys, &layer.attention, &lw.attention, kv, tables, None);
+            work.self_attention(&keys, &layer.attention, &lw.attention, blocks.kv(i), None);
             if wanted.is_empty() {
                 return team.check();
             }
             gather(&mut work.x, wanted, s.hidden_size);
-            pass = Pass { spans: &picked, rows: wanted.len(), part: Part::Queries, ..pass };
+            pass = Pass {
+                spans: &picked,
+                sequences: &picked_own,
+                sources: &picked_others,
+                rows: wanted.len(),
+                part: Part::Queries,
+                ..pass
+            };
             n = wanted.len() * s.hidden_size;
             work.begin();
         }
         let input = layer.convolution.as_ref().map(|_| work.x[..n].to_vec());
         {
-            let (kv, tables) = cache.layer(i);
+            let kv = blocks.kv(i);
             let watch = (watching.attention == Some(i)).then_some(&mut watching.probabilities);
             if layer.attention.disentangled.is_some() {
                 super::disentangled::attention(
@@ -208,17 +248,16 @@ pub fn layers(
                     watch,
                 );
             } else if layer.parallel {
-                work.parallel(&pass, layer, lw, kv, tables, watch);
+                work.parallel(&pass, layer, lw, kv, watch);
             } else {
-                work.self_attention(&pass, &layer.attention, &lw.attention, kv, tables, watch);
+                work.self_attention(&pass, &layer.attention, &lw.attention, kv, watch);
             }
         }
-        if let (Some(a), Some(cw), Some(cross)) =
-            (&layer.cross_attention, &lw.cross_attention, cross.as_deref_mut())
+        if let (Some(a), Some(cw), Some((blocks, _))) =
+            (&layer.cross_attention, &lw.cross_attention, &mut cross)
         {
-            let (kv, tables) = cross.layer(i);
             let watch = (watching.cross_attention == Some(i)).then_some(&mut watching.probabilities);
-            work.cross_attention(&pass, a, cw, kv, tables, watch);
+            work.cross_attention(&pass, a, cw, blocks.kv(i), watch);
         }
         if !layer.parallel {
             work.feed_forward(&pass, &layer.feed_forward, &lw.feed_forward);
@@ -244,7 +283,7 @@ pub fn layers(
         let width = output.weight.outputs();
         let x = work.x[..n].to_vec();
         let out = sized(&mut work.x, rows * width);
-        linear(team, &mut work.product, x.as_slice().into(), rows, &mut [output.target(out)]);
+        linear(team, &mut work.product, x.as_slice().into(), rows, &[output.target(out)]);
     }
     if let Some(states) = &mut watching.states {
         states.push(work.x[..rows * s.output_width()].to_vec());

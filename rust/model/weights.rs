@@ -7,7 +7,6 @@
 use super::spec;
 use crate::matmul::{Matrix, Target};
 use crate::ops::norm::Norm;
-use crate::simd::Activation;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -46,16 +45,7 @@ pub struct Linear {
 impl Linear {
     /// The product `out[rows, outputs] = x weight.T + bias`.
     pub fn target<'a>(&'a self, out: &'a mut [f32]) -> Target<'a> {
-        let stride = self.weight.outputs();
-        Target {
-            weight: &self.weight,
-            bias: self.bias.as_deref(),
-            gate: None,
-            activation: Activation::Identity,
-            add: None,
-            out,
-            stride,
-        }
+        Target::new(&self.weight, self.bias.as_deref(), out)
     }
 }
 

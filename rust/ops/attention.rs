@@ -9,7 +9,7 @@
 //!
 //! Query heads that share a key head are computed together, so keys and values are read once.
 
-use super::kv::{BLOCK, KvBlocks, Numbers};
+use super::kv::{BLOCK, KvBlocks, Numbers, Sequence};
 use super::position_bias::DistanceBias;
 use crate::matmul::micro::{Shape, multiply, multiply_half};
 use crate::simd::{LANES, exp, level, multiversion, tanh};
@@ -26,19 +26,6 @@ const ROWS: usize = 32;
 
 /// Rows for which the memory is slower than the products.
 const FEW_ROWS: usize = 16;
-
-/// One sequence of a batch.
-#[derive(Debug, Clone)]
-pub struct Sequence<'a> {
-    /// Its blocks of keys and values.
-    pub table: &'a [u32],
-    /// Its rows in `queries` and `out`.
-    pub rows: Range<usize>,
-    /// Position of the first of these queries.
-    pub first: usize,
-    /// Keys there are, from position 0.
-    pub length: usize,
-}
 
 /// How scores are made.
 #[derive(Debug, Clone)]
@@ -523,7 +510,9 @@ mod tests {
                 for i in [0, 1] {
                     let states = values((lengths[i] + i) * kv_heads * head_dim);
                     let states = &states[i * kv_heads * head_dim..];
-                    kv.store(&tables[i], 0, states, states);
+                    let rows = 0..lengths[i];
+                    let all = Sequence { table: &tables[i], first: 0, length: rows.len(), rows };
+                    kv.store(&all, states, states);
                 }
                 let (softcap, distance_bias) = (None, None);
                 let scale = 0.3;

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::simd::{level, multiversion, narrow, prefetch};
 use crate::tensor::Buffer;
 use crate::threads::Team;
+use std::ops::Range;
 
 /// Tokens in a block.
 pub const BLOCK: usize = 32;
@@ -131,27 +132,30 @@ impl KvBlocks {
         (block / SEGMENT, block % SEGMENT * self.block_size() + head * self.head_dim * BLOCK)
     }
 
-    /// Stores tokens of one sequence from `position` on: `keys` and `values` are `[tokens, kv_heads * head_dim]`.
-    pub fn store(&mut self, table: &[u32], position: usize, keys: &[f32], values: &[f32]) {
-        let new = New { table, position, keys, values };
+    /// Stores the rows of a sequence: `keys` and `values` are `[rows, kv_heads * head_dim]`.
+    pub fn store(&mut self, sequence: &Sequence<'_>, keys: &[f32], values: &[f32]) {
         let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
-        new.each_block(width, |block, slot, keys, values| {
+        sequence.each_block(|block, slot, rows| {
+            let part = rows.start * width..rows.end * width;
+            let (keys, values) = (&keys[part.clone()], &values[part]);
             self.segments[block / SEGMENT].store(block % SEGMENT, slot, keys, values, width, dim);
         });
     }
 
-    /// Stores tokens of several sequences, on all threads where they are many. No block belongs to two of them.
-    pub fn store_all(&mut self, team: &Team<'_>, parts: &[New<'_>]) {
+    /// The same for several sequences, on all threads where they have many rows. No block belongs to two of them.
+    pub fn store_all(&mut self, team: &Team<'_>, sequences: &[Sequence<'_>], keys: &[f32], values: &[f32]) {
         let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
-        let tokens: usize = parts.iter().map(|new| new.keys.len() / width).sum();
-        if tokens * width < SMALL {
-            parts.iter().for_each(|new| self.store(new.table, new.position, new.keys, new.values));
+        let rows: usize = sequences.iter().map(|s| s.rows.len()).sum();
+        if rows * width < SMALL {
+            sequences.iter().for_each(|s| self.store(s, keys, values));
             return;
         }
         team.run_mut(&mut self.segments, 1, &|segment, here, _| {
-            for new in parts {
-                new.each_block(width, |block, slot, keys, values| {
+            for sequence in sequences {
+                sequence.each_block(|block, slot, rows| {
                     if block / SEGMENT == segment {
+                        let part = rows.start * width..rows.end * width;
+                        let (keys, values) = (&keys[part.clone()], &values[part]);
                         here[0].store(block % SEGMENT, slot, keys, values, width, dim);
                     }
                 });
@@ -242,28 +246,29 @@ impl KvBlocks {
     }
 }
 
-/// New tokens of a sequence.
-#[derive(Debug, Clone, Copy)]
-pub struct New<'a> {
-    /// Blocks of the sequence.
+/// Rows of a batch that belong to one sequence.
+#[derive(Debug, Clone)]
+pub struct Sequence<'a> {
+    /// Its blocks of keys and values.
     pub table: &'a [u32],
-    /// Position of the first of the tokens.
-    pub position: usize,
-    /// `[tokens, kv_heads * head_dim]`
-    pub keys: &'a [f32],
-    pub values: &'a [f32],
+    /// Its rows among all of the batch.
+    pub rows: Range<usize>,
+    /// Position of the first of these rows.
+    pub first: usize,
+    /// Keys there are, from position 0.
+    pub length: usize,
 }
 
-impl New<'_> {
-    /// Calls `f(block, first slot, keys, values)` for each block that takes some of the tokens.
-    fn each_block(&self, width: usize, mut f: impl FnMut(usize, usize, &[f32], &[f32])) {
-        let (tokens, mut t) = (self.keys.len() / width, 0);
-        while t < tokens {
-            let (block, slot) = (self.table[(self.position + t) / BLOCK], (self.position + t) % BLOCK);
-            let n = (BLOCK - slot).min(tokens - t);
-            let part = t * width..(t + n) * width;
-            f(block as usize, slot, &self.keys[part.clone()], &self.values[part]);
-            t += n;
+impl Sequence<'_> {
+    /// Calls `f(block, first slot, rows)` for each block that takes some of the rows.
+    fn each_block(&self, mut f: impl FnMut(usize, usize, Range<usize>)) {
+        let mut row = self.rows.start;
+        while row < self.rows.end {
+            let position = self.first + row - self.rows.start;
+            let (block, slot) = (self.table[position / BLOCK], position % BLOCK);
+            let end = self.rows.end.min(row + BLOCK - slot);
+            f(block as usize, slot, row..end);
+            row = end;
         }
     }
 }
@@ -398,24 +403,22 @@ mod tests {
             let x: Vec<f32> = (0..tokens * heads * dim).map(|i| (i % 1000) as f32 / 8.0).collect();
             let y: Vec<f32> = x.iter().map(|v| -v).collect();
             let table = [33, 2, 17];
-            let cut = 41 * heads * dim;
-            kv.store(&table, 0, &x[..cut], &y[..cut]);
-            kv.store(&table, 41, &x[cut..], &y[cut..]);
+            let part = |table, rows: Range<usize>, first| Sequence {
+                table,
+                length: first + rows.len(),
+                rows,
+                first,
+            };
+            let parts = [part(&table[..], 0..41, 0), part(&table[..], 41..tokens, 41)];
+            parts.iter().for_each(|s| kv.store(s, &x, &y));
             kv.copy_block(33, 5);
             // Many sequences at once, in blocks of several segments, change nothing.
             let mut all = KvBlocks::new(heads, dim, kv_type);
             all.grow(40).expect("small");
-            let new = |table, position, part: std::ops::Range<usize>| New {
-                table,
-                position,
-                keys: &x[part.clone()],
-                values: &y[part],
-            };
             let others: Vec<[u32; 1]> = (18..32).map(|block| [block]).collect();
-            let row = heads * dim;
-            let mut parts = vec![new(&table[..], 0, 0..cut), new(&table[..], 41, cut..x.len())];
-            parts.extend(others.iter().map(|table| new(&table[..], 0, 0..32 * row)));
-            crate::threads::Pool::new(2).run_alone(|team| all.store_all(team, &parts));
+            let mut parts = parts.to_vec();
+            parts.extend(others.iter().map(|table| part(&table[..], 0..32, 0)));
+            crate::threads::Pool::new(2).run_alone(|team| all.store_all(team, &parts, &x, &y));
             let mut scratch = (vec![0.0; dim * BLOCK], vec![0.0; dim * BLOCK]);
             for (h, block) in (0..heads).flat_map(|h| [(h, 33), (h, 2)]) {
                 for d in 0..dim * BLOCK {

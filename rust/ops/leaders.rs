@@ -396,16 +396,8 @@ mod tests {
                         let head = Head { weight: &weight, bias, scale, softcap };
                         let mut scratch = matmul::Scratch::default();
                         let mut logits = vec![0.0; rows * outputs];
-                        let mut target = [matmul::Target {
-                            weight: &weight,
-                            bias,
-                            gate: None,
-                            activation: crate::simd::Activation::Identity,
-                            add: None,
-                            out: &mut logits,
-                            stride: outputs,
-                        }];
-                        matmul::linear(team, &mut scratch, x.as_slice().into(), rows, &mut target);
+                        let target = [matmul::Target::new(&weight, bias, &mut logits)];
+                        matmul::linear(team, &mut scratch, x.as_slice().into(), rows, &target);
                         head.finish(team, &mut logits);
                         let mut leaders = Leaders::default();
                         for n in [5, 1] {

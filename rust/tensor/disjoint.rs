@@ -19,6 +19,14 @@ impl<'a, T> Disjoint<'a, T> {
         Disjoint { pointer: data.as_mut_ptr(), length: data.len(), borrowed: PhantomData }
     }
 
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// `length` elements from `start`; panics where they do not lie inside.
     ///
     /// # Safety

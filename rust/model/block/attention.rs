@@ -3,13 +3,12 @@
 //! Self-attention stores its keys and values and attends to all of its sequence; cross-attention attends to those of a
 //! source, stored once. DeBERTa's, which scores content and position apart, is in `disentangled`.
 
-use super::{End, Part, Pass, Source, Span, Watch, Workspace};
+use super::{End, Part, Pass, Source, Watch, Workspace};
 use crate::matmul::linear;
-use crate::model::cache::Tables;
 use crate::model::spec;
 use crate::model::weights::AttentionWeights;
-use crate::ops::attention::{self, Scores, Sequence};
-use crate::ops::kv::{KvBlocks, New};
+use crate::ops::attention::{self, Scores};
+use crate::ops::kv::{KvBlocks, Sequence};
 use crate::ops::norm::Norm;
 use crate::ops::rotary::rotate;
 use crate::tensor::sized;
@@ -23,11 +22,10 @@ impl Workspace {
         a: &spec::Attention,
         w: &AttentionWeights,
         kv: &mut KvBlocks,
-        tables: Tables<'_>,
         watch: Watch<'_>,
     ) {
         let source = self.source(pass, w.input_norm.as_ref(), a.residual_after_norm);
-        self.attend(pass, a, w, source, kv, tables, Some(End::of_attention(a, w)), watch);
+        self.attend(pass, a, w, source, kv, Some(End::of_attention(a, w)), watch);
     }
 
     /// Cross-attention to sources whose keys and values are in `kv`.
@@ -37,55 +35,35 @@ impl Workspace {
         a: &spec::Attention,
         w: &AttentionWeights,
         kv: &KvBlocks,
-        tables: Tables<'_>,
         watch: Watch<'_>,
     ) {
         let source = self.source(pass, w.input_norm.as_ref(), a.residual_after_norm);
         let mut q = std::mem::take(&mut self.q);
         let qs = sized(&mut q, pass.rows * a.query_size());
-        self.products(pass, source, &mut [w.query.target(qs)]);
+        self.products(pass, source, &[w.query.target(qs)]);
         self.head_norm(pass.team, w.query_norm.as_ref(), a, qs, a.query_size());
-        // Where positions do not matter, successive rows of one source (its beams) are one sequence of queries: they
-        // read its keys and values once.
-        let positions = a.causal || a.window.is_some() || self.positions.bias(a).is_some() || watch.is_some();
-        let together = |one: &Span, next: &Span| {
-            !positions && one.source == next.source && one.rows.end == next.rows.start
-        };
-        let sequence = |spans: &[Span]| Sequence {
-            table: tables.table(spans[0].source),
-            rows: spans[0].rows.start..spans[spans.len() - 1].rows.end,
-            first: spans[0].first,
-            length: spans[0].source_length,
-        };
-        let sequences: Vec<Sequence<'_>> = pass.spans.chunk_by(together).map(sequence).collect();
-        self.mix(pass, a, w, qs, &sequences, kv, Some(End::of_attention(a, w)), watch);
+        self.mix(pass, a, w, qs, pass.sources, kv, Some(End::of_attention(a, w)), watch);
         self.q = q;
     }
 
-    /// Keys and values of the sources' states, one after the other, for one layer's cross-attention; `starts` are the
-    /// borders between them.
-    pub fn cross_keys<'t>(
+    /// Keys and values of the sources' states, one after the other, for one layer's cross-attention.
+    pub fn cross_keys(
         &mut self,
         team: &Team<'_>,
         a: &spec::Attention,
         w: &AttentionWeights,
         states: &[f32],
-        starts: &[usize],
+        sources: &[Sequence<'_>],
         kv: &mut KvBlocks,
-        table_of: &dyn Fn(usize) -> &'t [u32],
     ) {
-        let rows = starts[starts.len() - 1];
+        let rows = sources.last().map_or(0, |source| source.rows.end);
         let n = rows * a.kv_size();
         let (mut k, mut v) = (std::mem::take(&mut self.k), std::mem::take(&mut self.v));
         let (ks, vs) = (sized(&mut k, n), sized(&mut v, n));
-        let targets = &mut [w.key.target(ks), w.value.target(vs)];
+        let targets = &[w.key.target(ks), w.value.target(vs)];
         linear(team, &mut self.product, states.into(), rows, targets);
         self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
-        let new = |(i, border): (usize, &[usize])| {
-            let part = border[0] * a.kv_size()..border[1] * a.kv_size();
-            New { table: table_of(i), position: 0, keys: &ks[part.clone()], values: &vs[part] }
-        };
-        kv.store_all(team, &starts.windows(2).enumerate().map(new).collect::<Vec<_>>());
+        kv.store_all(team, sources, ks, vs);
         (self.k, self.v) = (k, v);
     }
 
@@ -111,7 +89,6 @@ impl Workspace {
         w: &AttentionWeights,
         source: Source<'_>,
         kv: &mut KvBlocks,
-        tables: Tables<'_>,
         end: Option<End<'_>>,
         watch: Watch<'_>,
     ) {
@@ -121,11 +98,11 @@ impl Workspace {
         let (mut q, mut k, mut v) =
             (std::mem::take(&mut self.q), std::mem::take(&mut self.k), std::mem::take(&mut self.v));
         let (qs, ks, vs) = (sized(&mut q, qn), sized(&mut k, kn), sized(&mut v, kn));
-        let mut targets = [w.key.target(ks), w.value.target(vs), w.query.target(qs)];
+        let targets = [w.key.target(ks), w.value.target(vs), w.query.target(qs)];
         let asked = match pass.part {
-            Part::All => &mut targets[..],
-            Part::Keys => &mut targets[..2],
-            Part::Queries => &mut targets[2..],
+            Part::All => &targets[..],
+            Part::Keys => &targets[..2],
+            Part::Queries => &targets[2..],
         };
         self.products(pass, source, asked);
         if let Some(clip) = a.clip {
@@ -148,15 +125,10 @@ impl Workspace {
             self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
         }
         if pass.part != Part::Queries {
-            let new = |span: &'_ Span| {
-                let part = span.rows.start * a.kv_size()..span.rows.end * a.kv_size();
-                let table = tables.table(span.sequence);
-                New { table, position: span.first, keys: &ks[part.clone()], values: &vs[part] }
-            };
-            kv.store_all(team, &pass.spans.iter().map(new).collect::<Vec<_>>());
+            kv.store_all(team, pass.sequences, ks, vs);
         }
         if pass.part != Part::Keys {
-            self.look(pass, a, w, qs, kv, tables, end, watch);
+            self.look(pass, a, w, qs, kv, end, watch);
         }
         (self.q, self.k, self.v) = (q, k, v);
     }
@@ -169,7 +141,6 @@ impl Workspace {
         w: &AttentionWeights,
         qs: &mut [f32],
         kv: &KvBlocks,
-        tables: Tables<'_>,
         end: Option<End<'_>>,
         watch: Watch<'_>,
     ) {
@@ -184,17 +155,7 @@ impl Workspace {
             }
         }
         self.positions.make_bias(a, w.relative_bias.as_deref(), pass.spans);
-        let sequences: Vec<Sequence<'_>> = pass
-            .spans
-            .iter()
-            .map(|s| Sequence {
-                table: tables.table(s.sequence),
-                rows: s.rows.clone(),
-                first: s.first,
-                length: s.first + s.rows.len(),
-            })
-            .collect();
-        self.mix(pass, a, w, qs, &sequences, kv, end, watch);
+        self.mix(pass, a, w, qs, pass.sequences, kv, end, watch);
     }
 
     /// Attention proper and the output layer.

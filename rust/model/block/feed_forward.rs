@@ -22,7 +22,7 @@ impl Workspace {
             activation: f.activation,
             ..w.up.target(inner)
         };
-        self.products(pass, source, &mut [up]);
+        self.products(pass, source, &[up]);
         self.project(pass, &w.down, inner, Some(End::of_feed_forward(f, w)));
         self.inner = buffer;
     }

@@ -9,7 +9,7 @@ use crate::ops::rotary::Angles;
 use half::bf16;
 
 /// How a bias depends on the distance.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone)]
 struct Rule {
     alibi: Option<spec::Alibi>,
     /// What the attention scales by, where the rule needs it.
@@ -21,8 +21,9 @@ struct Rule {
 #[derive(Default)]
 pub struct Positions {
     pub angles: Angles,
-    /// Rotation that `angles` was made for, within one pass.
+    /// Rotation that `angles` was made for last, and whether that was in this pass.
     rotary: Option<spec::Rotary>,
+    made: bool,
     /// The last biases by distance, and the rule and the numbers that they were made of.
     bias: Option<(DistanceBias, Rule, Vec<f32>)>,
     frequencies: Vec<f64>,
@@ -31,12 +32,13 @@ pub struct Positions {
 impl Positions {
     /// Forgets what belongs to one forward pass.
     pub fn begin(&mut self) {
-        self.rotary = None;
+        self.made = false;
     }
 
     /// Makes the table of angles, unless the last layer rotated alike.
     pub fn make_angles(&mut self, rotary: &spec::Rotary, spans: &[Span]) {
-        if self.rotary.as_ref() == Some(rotary) {
+        let same = self.rotary.as_ref() == Some(rotary);
+        if same && self.made {
             return;
         }
         self.angles.clear(rotary.inv_freq.len(), rotary.interleaved);
@@ -57,26 +59,29 @@ impl Positions {
                 self.angles.push(span.first + row, frequencies, scale);
             }
         }
-        self.rotary = Some(rotary.clone());
+        self.made = true;
+        if !same {
+            self.rotary = Some(rotary.clone());
+        }
     }
 
     /// Makes the table of biases, unless the last one serves: layers mostly share theirs, and the next token of a
     /// sequence needs hardly more.
     pub fn make_bias(&mut self, a: &spec::Attention, table: Option<&[f32]>, spans: &[Span]) {
         let scale = if a.alibi.as_ref().is_some_and(|alibi| alibi.rounded) { a.scale } else { 0.0 };
-        let rule = Rule { alibi: a.alibi.clone(), scale, relative: a.relative_bias.clone() };
         let table = table.unwrap_or_default();
-        if rule == Rule::default() {
+        if a.alibi.is_none() && a.relative_bias.is_none() {
             return;
         }
         let reach = spans.iter().map(|s| s.first + s.rows.len()).max().unwrap_or(1);
         if let Some((bias, old, numbers)) = &self.bias
             && bias.reach() >= reach
-            && *old == rule
+            && (&old.alibi, old.scale, &old.relative) == (&a.alibi, scale, &a.relative_bias)
             && numbers == table
         {
             return;
         }
+        let rule = Rule { alibi: a.alibi.clone(), scale, relative: a.relative_bias.clone() };
         let reach = reach.next_power_of_two();
         let bias = if let Some(r) = &rule.relative {
             let rows: Vec<usize> = (-(reach as isize)..=reach as isize)
