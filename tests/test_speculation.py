@@ -15,6 +15,7 @@ import lapwing
 from lapwing import _core
 from lapwing.models.base import ragged
 
+from .loaded import GOLDEN
 from .strategies import Case, cases, compiled
 from .test_properties import every_type, static
 
@@ -64,6 +65,40 @@ def test_rotations_by_length_are_not_guessed_across(case: Case) -> None:
     model = compiled(replace(case.spec, decoder=case.spec.decoder), case.weights)
     want, _ = generate(model, case.ids, max_tokens=8)
     assert generate(model, case.ids, prompt_lookup=4, max_tokens=8)[0] == want
+
+
+def traced(model: _core.Model, prompt: list[int], draft: _core.Model | None = None, **options: Any) -> Any:
+    """Tokens with their log-probabilities, and how long the text was when each step began."""
+    generation = model.generate(*ragged([prompt]), json.dumps({"logprobs": True, **options}), draft=draft)
+    events, lengths = [], []
+    while not generation.finished():
+        lengths.append(len(prompt) + len(events))
+        events += generation.advance(1)
+    return [event[1:3] for event in events], lengths
+
+
+@pytest.mark.parametrize("name", ["llama-longrope", "phi3-longrope", "llama-dynamic"])
+@pytest.mark.parametrize("start", [3, 4, 5, 6, 7])
+def test_guesses_keep_to_a_side_of_where_rotations_change(name: str, start: int) -> None:
+    """With a perfect draft: as many tokens a step as without such rotations, but none across the border, and where each
+    length has rotations of its own none at all."""
+    most, prompt, end = 4, [*range(3, 3 + start)], start + 60
+    with lapwing.load(GOLDEN / name) as model, lapwing.load(GOLDEN / name) as draft:
+        rotary = model.spec.decoder.layers[0].attention.rotary
+        border = rotary.long.after if rotary.long else rotary.dynamic.original_length
+        expected = [start]
+        length = start + 1
+        while length < end:
+            expected.append(length)
+            alike = border - length if length <= border else 0 if rotary.dynamic else most
+            length += 1 + min(most, alike, end - length - 1)
+        want, lengths = traced(model.core, prompt, max_tokens=60)
+        assert lengths == [*range(start, end)]
+        got, lengths = traced(model.core, prompt, draft.core, max_tokens=60, draft_tokens=most)
+        below = sum(length <= border for length in expected)
+        # Behind the border the draft reads two tokens at once, and the first of them otherwise than the model did: it may err.
+        assert got == want and lengths[:below] == expected[:below] and len(lengths) <= len(expected) + 1
+        assert traced(model.core, prompt, max_tokens=60, prompt_lookup=most)[0] == want
 
 
 @pytest.mark.parametrize("guesses", [2, 4, 7])

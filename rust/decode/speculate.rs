@@ -142,12 +142,14 @@ pub(super) fn guess(
     draft: Option<&mut Draft>,
     s: &Session<'_>,
 ) -> Result<Vec<Vec<u32>>> {
-    // Keys that are cached keep the rotation of their length, and a guess may be of another.
-    let off = o.prompt_lookup == 0 && draft.is_none() || s.rotates_by_length();
-    if off {
+    if o.prompt_lookup == 0 && draft.is_none() {
         return Ok(vec![Vec::new(); active.len()]);
     }
-    let room = |stream: &Stream, most: usize| most.min(stream.max_length - stream.ids.len() - 1);
+    let room = |stream: &Stream, most: usize| {
+        let length = stream.ids.len();
+        // Keys that are cached keep the rotation of their length: a guess must not be of another.
+        most.min(stream.max_length - length - 1).min(s.rotated_alike(length))
+    };
     let mut found: Vec<Vec<u32>> = active
         .iter()
         .map(|&i| {

@@ -167,10 +167,16 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether rotations depend on the length of the whole sequence.
-    pub fn rotates_by_length(&self) -> bool {
+    /// How many tokens may be fed behind the newest of a sequence, which makes it `length` tokens long, with the rotations
+    /// that they have when they are fed one by one: some change with the length of the whole sequence.
+    pub fn rotated_alike(&self, length: usize) -> usize {
         let rotaries = self.last().0.layers.iter().filter_map(|layer| layer.attention.rotary.as_ref());
-        rotaries.into_iter().any(|r| r.long.is_some() || r.dynamic.is_some())
+        let alike = |r: &spec::Rotary| {
+            let long = r.long.as_ref().and_then(|long| long.after.checked_sub(length));
+            let dynamic = r.dynamic.as_ref().map(|dynamic| dynamic.original_length.saturating_sub(length));
+            long.unwrap_or(usize::MAX).min(dynamic.unwrap_or(usize::MAX))
+        };
+        rotaries.map(alike).min().unwrap_or(usize::MAX)
     }
 
     /// The stack that reads text: the encoder, or a decoder alone.
