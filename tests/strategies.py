@@ -265,7 +265,9 @@ def random_weights(spec: Model, seed: int) -> dict[str, Array]:
 
 
 def compiled(spec: Model, values: dict[str, Array], *, threads: int = 2, **options: str) -> _core.Model:
-    """The core's model."""
+    """The core's model; ``kv`` is for those that have a decoder."""
+    if spec.decoder is None:
+        options.pop("kv", None)
     loader = _core.Loader(spec.to_json(), **{"weights": "f32", **options}, threads=threads)  # type: ignore[arg-type]
     for name, value in values.items():
         loader.add([name], value, "float32")

@@ -127,6 +127,16 @@ def test_types_that_do_not_exist_are_refused_by_name(options: dict[str, str], wo
         lapwing.load("lapwing/tiny-en-de", **options)
 
 
+@pytest.mark.parametrize("name", ["bert-mlm", "bert-sentence", "t5-encoder"])
+def test_what_a_decoder_caches_is_refused_of_encoders(name: str) -> None:
+    for kv in ("q8", "f16"):
+        with pytest.raises(lapwing.OptionError, match=f"kv='{kv}' is about what a decoder caches"):
+            lapwing.load(GOLDEN / name, kv=kv)
+    for options in ({}, {"kv": "f32"}, {"weights": "bf16"}, {"weights": "q8"}):
+        with lapwing.load(GOLDEN / name, **options) as own:
+            assert own.info().kv == "f32"
+
+
 def test_interpretability_of_a_translation() -> None:
     own = model("lapwing/tiny-en-de")
     source = own.tokenizer.encode("A dog runs.")

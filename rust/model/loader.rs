@@ -17,7 +17,7 @@ pub struct Options {
     pub weights: Option<WeightType>,
     /// Of products with 8-bit weights.
     pub activations: Activations,
-    /// The type of cached keys and values; `None` takes f32 where all weights are f32, else f16.
+    /// The type of a decoder's cached keys and values; `None` takes f32 where all weights are f32, else f16.
     pub kv_type: Option<KvType>,
 }
 
@@ -59,7 +59,8 @@ impl Loader {
 
     /// The type that keys and values are cached in.
     pub fn kv_type(&self) -> KvType {
-        self.options.kv_type.unwrap_or(if self.all_f32 { KvType::F32 } else { KvType::F16 })
+        let f32 = self.all_f32 || self.spec.decoder.is_none();
+        self.options.kv_type.unwrap_or(if f32 { KvType::F32 } else { KvType::F16 })
     }
 
     /// Names and shapes, in the order of the model.

@@ -55,6 +55,12 @@ impl Loader {
                 return Err(Error::Option(format!("threads={n} is out of range: expected 1 to 256")));
             }
             let spec = model::spec::Model::from_json(spec)?;
+            if spec.decoder.is_none() && options.kv_type.is_some_and(|kv_type| kv_type != KvType::F32) {
+                return Err(Error::Option(format!(
+                    "kv='{kv}' is about what a decoder caches: this model is an encoder, which caches nothing and computes in \
+                     f32"
+                )));
+            }
             let pool = Pool::new(threads.unwrap_or_else(default_threads));
             Ok(Loader { state: Mutex::new(Some((model::Loader::new(spec, options), pool))) })
         };
