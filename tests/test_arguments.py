@@ -471,6 +471,7 @@ _METHODS: dict[str, tuple[str, Callable[..., Any], dict[str, tuple[str, list[Any
             "task": ("answer, chat", ["x", 3, True, ["chat"], {"chat": 1}]),
             "revision": ("None", [3, "main"]),
             "local_files_only": _FLAG,
+            "cache": ("True or False", [0, 1, "yes", "off"]),
             "generation_config": ("a mapping", [3, "x", [("top_p", 1)]]),
             "progress": _PROGRESS,
         },

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,13 @@ import pytest
 
 import lapwing
 from lapwing import packed
+from lapwing.checkpoint import Checkpoint, open_checkpoint
+
+from .checkpoints import large_decoder
 
 GOLDEN = Path(__file__).parent / "golden"
 IDS = [1, 2, 3, 4]
+BODY = "the bytes of .* are not those that were written.*: packing the weights again"
 
 
 @pytest.fixture
@@ -64,6 +71,71 @@ def test_a_changed_checkpoint_replaces_its_file(folder: Path) -> None:
     assert list(packed.sizes()) == [path] and path.stat().st_mtime_ns != before
 
 
+def write_like(file: Path, content: bytes | bytearray) -> None:
+    """As a copy that keeps the time, or an archive, puts another file of the same size there."""
+    times = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_checkpoint_copied_over_with_its_time_is_packed_anew(folder: Path) -> None:
+    before, _ = logits(folder, weights="q8")
+    file = folder / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    other = np.frombuffer(content[start:], "<f4") * np.float32(0.5)
+    write_like(file, content[:start] + other.tobytes())
+    want, _ = logits(folder, weights="q8", cache=False)
+    assert not np.array_equal(want, before)
+    assert np.array_equal(logits(folder, weights="q8")[0], want)
+
+
+def key(checkpoint: Checkpoint) -> str:
+    place = packed.place(checkpoint, "{}", {}, "q8", "1")
+    assert place is not None
+    return place.key
+
+
+@pytest.mark.parametrize("size", [0, 4095, 4096, 100_000, 1 << 20])
+def test_a_file_is_known_by_its_times_and_by_its_content(size: int, folder: Path) -> None:
+    """Each alone tells: a file system may lack one, and a sample may lack the byte that was changed."""
+    file = folder / "model.safetensors"
+    content = bytearray(size)
+    file.write_bytes(content)
+    checkpoint = replace(open_checkpoint(GOLDEN / "llama"), files=(file,), stats=(file.stat(),))
+    before = key(checkpoint)
+    assert key(checkpoint) == before
+    if sys.platform != "win32":
+        while file.stat().st_ctime_ns == checkpoint.stats[0].st_ctime_ns:  # as coarse as the clock of the file system
+            write_like(file, content)
+        assert key(replace(checkpoint, stats=(file.stat(),))) != before
+    for place in (0, size // 2, size - 1) if 0 < size <= 64 * 4096 else (0, size - 1) if size else ():
+        content[place] ^= 1
+        file.write_bytes(content)
+        assert key(checkpoint) != before, place
+        content[place] ^= 1
+
+
+def test_a_checkpoint_that_is_changed_while_it_loads_is_not_known_as_the_new_one(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    opened = open_checkpoint(folder)
+    (folder / "new").write_bytes(file.read_bytes())
+    (folder / "new").replace(file)
+    assert key(opened) != key(open_checkpoint(folder))
+
+
+def test_what_changes_no_weights_keeps_the_file(folder: Path) -> None:
+    logits(folder, weights="q8")
+    (path,) = packed.sizes()
+    before = path.stat().st_mtime_ns
+    (folder / "README.md").write_text("read, and written beside")
+    (folder / "model.safetensors").read_bytes()
+    link = folder.parent / "link"
+    link.symlink_to(folder)
+    logits(link, weights="q8")
+    assert list(packed.sizes()) == [path] and path.stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize("cut", [0, 4, 12, 40, 5000, -1])
 def test_files_that_were_cut_off_are_made_anew(cut: int, folder: Path) -> None:
     want, _ = logits(folder, weights="q8")
@@ -89,6 +161,55 @@ def test_files_whose_header_was_changed_are_made_anew(seed: int, folder: Path) -
     assert np.array_equal(logits(folder, weights="q8")[0], want)
 
 
+@pytest.mark.parametrize("magic", [b"lapwing\n", b"lapwing3", bytes(8)])
+def test_files_of_another_form_are_made_anew(magic: bytes, folder: Path) -> None:
+    want, _ = logits(folder, weights="q8")
+    (path,) = packed.sizes()
+    whole = path.read_bytes()
+    path.unlink()
+    path.write_bytes(magic + whole[8:])
+    assert np.array_equal(logits(folder, weights="q8")[0], want)
+    assert path.read_bytes() == whole
+
+
+def places(path: Path) -> list[tuple[int, int]]:
+    """Where the tensors of a file begin and end."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(16)[8:], "little")
+        file.seek(24)
+        tensors = json.loads(file.read(length))["tensors"]
+    base = -(-(24 + length) // 4096) * 4096
+    return [(base + entry["offset"], base + entry["offset"] + entry["length"]) for entry in tensors]
+
+
+@pytest.mark.parametrize("damage", ["4,000 zeros", "a page of zeros", "zeros from there on", "one bit"])
+@pytest.mark.parametrize("seed", range(5))
+def test_damaged_weights_are_made_anew(seed: int, damage: str, folder: Path) -> None:
+    want, _ = logits(folder, weights="q8")
+    (path,) = packed.sizes()
+    whole = path.read_bytes()
+    generator = np.random.default_rng(seed)
+    start, end = places(path)[generator.integers(len(places(path)))]
+    at = int(generator.integers(start, end))
+    content = bytearray(whole)
+    if damage == "one bit":
+        content[at] ^= 1 << int(generator.integers(8))
+    else:
+        at, to = {
+            "4,000 zeros": (at, at + 4000),
+            "a page of zeros": (at // 4096 * 4096, at // 4096 * 4096 + 4096),
+            "zeros from there on": (at // 4096 * 4096, len(whole)),
+        }[damage]
+        content[at:to] = bytes(len(content[at:to]))
+    assert content != whole
+    path.unlink()
+    path.write_bytes(content)
+    with pytest.warns(RuntimeWarning, match=BODY):
+        assert np.array_equal(logits(folder, weights="q8")[0], want)
+    assert path.read_bytes() == whole
+    assert np.array_equal(logits(folder, weights="q8")[0], want)
+
+
 def test_a_mapped_model_outlives_its_file(folder: Path) -> None:
     want, _ = logits(folder, weights="q8")
     with lapwing.load(folder, weights="q8", cache=True) as model:
@@ -103,8 +224,12 @@ def test_small_models_are_not_kept_unless_asked(folder: Path) -> None:
 
 def test_the_cache_can_be_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(packed.VARIABLE, "off")
-    logits(folder, weights="q8")
+    monkeypatch.setattr("lapwing.loading.QUANTIZED_FROM", 1)
+    for cache in (None, False):
+        logits(folder, weights="q8", cache=cache)
     assert packed.folder() is None and not packed.sizes()
+    with pytest.raises(lapwing.OptionError, match=f"cache is True.*{packed.VARIABLE} is off"):
+        logits(folder, weights="q8")
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,17 +239,100 @@ def test_a_folder_that_cannot_be_written_is_a_warning(folder: Path, monkeypatch:
         logits(folder, weights="q8")
 
 
-def test_many_processes_may_load_at_once(folder: Path) -> None:
-    program = (
-        "import lapwing, sys, hashlib\n"
-        "model = lapwing.load(sys.argv[1], weights='q8', cache=True)\n"
-        "print(hashlib.sha256(model.logits([1, 2, 3, 4]).tobytes()).hexdigest())"
-    )
-    command = [sys.executable, "-c", program, str(folder)]
-    several = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    answers = {process.communicate(timeout=60)[0] for process in several}
-    assert len(answers) == 1 and all(process.returncode == 0 for process in several)
-    assert len(packed.sizes()) == 1
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model whose file takes a while to write."""
+    monkeypatch.setenv(packed.VARIABLE, str(tmp_path / "cache"))
+    (tmp_path / "model").mkdir()
+    return large_decoder(tmp_path / "model")
+
+
+def left_whole(folder: Path, want: Any) -> None:
+    """One file is there, it is used, and it is right."""
+    ((path, _),) = packed.sizes().items()
+    before = path.stat().st_mtime_ns
+    assert np.array_equal(logits(folder, weights="q8")[0], want)
+    assert path.suffix == packed.SUFFIX and path.stat().st_mtime_ns == before
+
+
+def test_many_threads_may_load_at_once(large: Path) -> None:
+    want, _ = logits(large, weights="q8", cache=False)
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            packed.clear()
+            for one in [threads.submit(logits, large, weights="q8", threads=1) for _ in range(4)]:
+                assert np.array_equal(one.result()[0], want)
+            left_whole(large, want)
+
+
+PROGRAM = """
+import lapwing, sys, hashlib
+model = lapwing.load(sys.argv[1], weights="q8", cache=True)
+print(hashlib.sha256(model.logits([1, 2, 3, 4]).tobytes()).hexdigest(), flush=True)
+"""
+
+
+def start(program: str, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", program, str(folder)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_many_processes_may_load_at_once(large: Path) -> None:
+    want, _ = logits(large, weights="q8", cache=False)
+    for _ in range(2):
+        packed.clear()
+        several = [start(PROGRAM, large) for _ in range(4)]
+        answers = {process.communicate(timeout=60)[0] for process in several}
+        assert len(answers) == 1 and all(process.returncode == 0 for process in several)
+        left_whole(large, want)
+
+
+def mapping(process: int, path: Path) -> dict[str, int]:
+    """What Linux tells of a file's pages in a process, in bytes, of all its places there together."""
+    found: dict[str, int] = {}
+    counted = False
+    for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            counted = line.endswith(str(path))
+        elif counted and line.endswith(" kB"):
+            name, size = line[:-3].split(":")
+            found[name] = found.get(name, 0) + 1024 * int(size)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the map of a process is Linux's")
+def test_a_second_load_is_mapped_and_processes_share_it(large: Path) -> None:
+    logits(large, weights="q8")
+    ((path, size),) = packed.sizes().items()
+    several = [start(f"{PROGRAM}\nsys.stdin.read()", large) for _ in range(2)]
+    try:
+        answers = {process.stdout.readline() for process in several if process.stdout is not None}
+        assert len(answers) == 1
+        for process in several:
+            pages = mapping(process.pid, path)
+            # All of it, as each load reads it, held by both, and nothing of it copied.
+            assert pages["Size"] >= size and pages["Rss"] >= 0.99 * size, pages
+            assert pages["Shared_Clean"] + pages["Shared_Dirty"] == pages["Rss"], pages
+            assert pages["Private_Clean"] == pages["Private_Dirty"] == pages["Anonymous"] == 0, pages
+    finally:
+        for process in several:
+            process.communicate(timeout=60)
+
+
+def test_what_killed_loads_left_is_removed_by_the_next_that_writes(folder: Path) -> None:
+    root = packed.folder()
+    assert root is not None
+    root.mkdir()
+    old, fresh, foreign = root / f"{'0' * 32}.1-0f.part", root / f"{'0' * 32}.2-0f.part", root / "film.mkv.part"
+    for path in (old, fresh, foreign):
+        path.write_bytes(b"half")
+    for path in (old, foreign):
+        os.utime(path, (1, 1))
+    assert {old, fresh} == set(packed.sizes())
+    logits(folder, weights="q8")
+    assert not old.exists() and fresh.exists()
+    packed.clear()
+    assert foreign.exists() and not packed.sizes()
 
 
 def test_the_command_shows_and_clears(folder: Path) -> None:

@@ -104,7 +104,8 @@ def load(
         local_files_only: looks for a hub id in the local cache alone.
         generation_config: settings that stand above those of generation_config.json; None for a key drops it.
         cache: whether packed weights are kept on disk, so that the next load maps them (`lapwing.packed`): None keeps
-            quantized weights of at least 100 million parameters, True any, False none and uses none.
+            quantized weights of at least 100 million parameters, True any, False none and uses none. Where
+            LAPWING_CACHE is off, True is refused.
         prefix_cache: whether a decoder keeps keys and values of past sequences, so that a prompt that begins as one of
             them (a conversation's next turn, the same system message) is read from there on. True keeps up to 512 MiB,
             a number so many bytes; what is used longest ago goes first. Answers are the same, to the bit.
@@ -130,6 +131,10 @@ def load(
     if generation_config is not None and not isinstance(generation_config, Mapping):
         raise OptionError(f"generation_config is {shown(generation_config)}: expected a mapping")
     cache = optional_flag("cache", cache)
+    if cache and packed.folder() is None:
+        raise OptionError(
+            f"cache is True, which keeps packed weights on disk, and {packed.VARIABLE} is off: leave one of them out"
+        )
     if not isinstance(prefix_cache, bool):
         prefix_cache = whole("prefix_cache", prefix_cache, 0)
     folder, identity = find(name, revision=revision, local_files_only=local_files_only)

@@ -1,8 +1,8 @@
 """Packed weights on disk: what a load has quantized and packed is kept, and the next load maps it.
 
-A file belongs to a checkpoint's folder, a description and a weight type; it is used only if the weight files still have
-the sizes and times that they had, and the version of the library is the same. Files are written beside their place and
-renamed when whole, so several processes may load at once, and all that map a file share its memory.
+A file belongs to a checkpoint's folder, a description and a weight type; it is used only if the weight files are still those
+that were packed, and the version of the library is the same. Files are written beside their place and renamed when whole, so
+several processes may load at once, and all that map a file share its memory.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,12 @@ from .checkpoint import Checkpoint, Tensor
 VARIABLE = "LAPWING_CACHE"
 """Environment variable: another folder, or "off"."""
 SUFFIX = ".packed"
+
+_NAMES = re.compile(rf"[0-9a-f]{{32}}(\{SUFFIX}|\..*\.part)")
+"""Of the cache's own files, those that are being written too: the folder may hold others."""
+_SAMPLES = 64
+"""Places of a weight file that are read to know it again."""
+_SAMPLE_BYTES = 4096
 
 
 def folder() -> Path | None:
@@ -49,8 +57,6 @@ def place(checkpoint: Checkpoint, spec: str, tensors: Mapping[str, Tensor], weig
     root = folder()
     if root is None:
         return None
-    files = [file.resolve() for file in checkpoint.files]
-    stats = [file.stat() for file in files]
     sources = [(name, tensor.name, tensor.dtype, tensor.shape) for name, tensor in sorted(tensors.items())]
     description = hashlib.sha256(spec.encode()).hexdigest()
     key = {
@@ -58,11 +64,27 @@ def place(checkpoint: Checkpoint, spec: str, tensors: Mapping[str, Tensor], weig
         "weights": weights,
         "spec": description,
         "tensors": hashlib.sha256(repr(sources).encode()).hexdigest(),
-        "files": [[str(file), stat.st_size, stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)],
+        "files": [_known(file, stat) for file, stat in zip(checkpoint.files, checkpoint.stats, strict=True)],
     }
     # A changed checkpoint takes the place of what it was.
     name = hashlib.sha256(f"{checkpoint.path.resolve()}\n{weights}\n{description}".encode()).hexdigest()[:32]
     return Place(root / f"{name}{SUFFIX}", json.dumps(key, sort_keys=True))
+
+
+def _known(file: Path, stat: os.stat_result) -> list[str | int]:
+    """By what a weight file is known again.
+
+    Copies may keep the time of the last change. The time at which a file got its content or its name here cannot be set; where
+    the system has none (Windows: that of creation), samples of the content tell. No number of the file: some network file
+    systems give out new ones whenever they are mounted.
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        last = max(0, stat.st_size - _SAMPLE_BYTES)
+        for start in sorted({last * i // (_SAMPLES - 1) for i in range(_SAMPLES)}):
+            opened.seek(start)
+            digest.update(opened.read(_SAMPLE_BYTES))
+    return [str(file.resolve()), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, digest.hexdigest()]
 
 
 def sizes() -> dict[Path, int]:
@@ -70,8 +92,9 @@ def sizes() -> dict[Path, int]:
     root = folder()
     found = {}
     for path in sorted(root.glob("*")) if root is not None and root.is_dir() else ():
-        if path.suffix in (SUFFIX, ".part") and path.is_file():
-            found[path] = path.stat().st_size
+        if _NAMES.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # it got its name meanwhile, or was removed
+                found[path] = path.stat().st_size
     return found
 
 

@@ -57,7 +57,7 @@ impl Loader {
         self.options
     }
 
-    /// The type that keys and values are cached in.
+    /// The type that keys and values are cached in; an encoder caches none, and has them in f32.
     pub fn kv_type(&self) -> KvType {
         let f32 = self.all_f32 || self.spec.decoder.is_none();
         self.options.kv_type.unwrap_or(if f32 { KvType::F32 } else { KvType::F16 })
@@ -153,38 +153,42 @@ impl Loader {
         self.parameters = parameters;
     }
 
-    /// Takes something packed under all of `names`.
-    pub(super) fn put(&mut self, names: &[String], loaded: Loaded) -> Result<()> {
-        for name in names {
-            let needed = self.needed.get(name);
-            let fits = needed.is_some_and(|needed| match &loaded {
-                Loaded::Matrix(m) => {
-                    needed.purpose != Use::Values && needed.shape == [m.outputs(), m.inputs()]
+    /// Takes packed tensors, each under all of its names: all of them, or with an error none.
+    pub(super) fn put(&mut self, tensors: Vec<(&[String], Loaded)>) -> Result<()> {
+        for (names, loaded) in &tensors {
+            for name in *names {
+                let needed = self.needed.get(name);
+                let fits = needed.is_some_and(|needed| match loaded {
+                    Loaded::Matrix(m) => {
+                        needed.purpose != Use::Values && needed.shape == [m.outputs(), m.inputs()]
+                    }
+                    Loaded::Values(v) => {
+                        needed.purpose == Use::Values && needed.shape.iter().product::<usize>() == v.len()
+                    }
+                });
+                if !fits {
+                    return Err(Error::Checkpoint(format!("tensor {name} does not fit this model")));
                 }
-                Loaded::Values(v) => {
-                    needed.purpose == Use::Values && needed.shape.iter().product::<usize>() == v.len()
-                }
-            });
-            if !fits {
-                return Err(Error::Checkpoint(format!("tensor {name} does not fit this model")));
             }
         }
-        let (loaded, kind, bytes) = match loaded {
-            Loaded::Matrix(m) => {
-                let m = Arc::try_unwrap(m).map_err(|_| Error::Internal("a shared matrix".to_owned()))?;
-                let (kind, bytes) = (m.weight_type(), m.bytes());
-                self.all_f32 &= kind == WeightType::F32;
-                let m = m.with_activations(self.options.activations);
-                (Loaded::Matrix(Arc::new(m)), kind.name(), bytes)
+        for (names, loaded) in tensors {
+            let (loaded, kind, bytes) = match loaded {
+                Loaded::Matrix(m) => {
+                    let m = Arc::try_unwrap(m).map_err(|_| Error::Internal("a shared matrix".to_owned()))?;
+                    let (kind, bytes) = (m.weight_type(), m.bytes());
+                    self.all_f32 &= kind == WeightType::F32;
+                    let m = m.with_activations(self.options.activations);
+                    (Loaded::Matrix(Arc::new(m)), kind.name(), bytes)
+                }
+                Loaded::Values(v) => {
+                    let bytes = 4 * v.len();
+                    (Loaded::Values(v), "f32", bytes)
+                }
+            };
+            *self.bytes.entry(kind).or_default() += bytes;
+            for name in names {
+                self.loaded.insert(name.clone(), loaded.clone());
             }
-            Loaded::Values(v) => {
-                let bytes = 4 * v.len();
-                (Loaded::Values(v), "f32", bytes)
-            }
-        };
-        *self.bytes.entry(kind).or_default() += bytes;
-        for name in names {
-            self.loaded.insert(name.clone(), loaded.clone());
         }
         Ok(())
     }

@@ -1,29 +1,40 @@
 //! Packed weights in a file, which the next load maps instead of packing again.
 //!
 //! ```text
-//! "lapwing\n"  magic, 8 bytes
-//! u64          length of the header, little endian
-//! u64          its checksum (FNV-1a)
-//! header       JSON: the key, the whole length of the file, every tensor with its place
-//! ...          each tensor's bytes, from a multiple of 4096
+//! "lapwing2"  magic, 8 bytes, the last of them the version of this form
+//! u64         length of the header, little endian
+//! u64         its sum
+//! header      JSON: the key, the whole length of the file, every tensor with its place and its sum
+//! ...         each tensor's bytes, from a multiple of 4096
 //! ```
 //!
 //! The key says what was packed and how; a file with another key is not used. A file is written beside its place and
 //! renamed when it is whole, so nobody ever sees half of one, and files are never changed: mapped memory stays valid.
+//!
+//! Each load sums all that it maps, which takes as long as one token of decoding: reading all weights once, with all threads.
+//! So it finds whatever a crash, a full disk or a hand has made of a file, and the load that writes one need not wait until
+//! it is on the disk.
+
+mod part;
+mod sum;
 
 use super::loader::Loader;
 use super::weights::Loaded;
 use crate::error::{Error, Result};
 use crate::matmul::{LAYOUT_VERSION, Matrix, Storage};
 use crate::tensor::WeightType;
+use crate::threads::Team;
+use part::Part;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
+use sum::{sum, sums};
 
-const MAGIC: &[u8; 8] = b"lapwing\n";
+const MAGIC: &[u8; 8] = b"lapwing2";
 /// Tensors begin at multiples of this: a page, and more than any alignment that kernels ask for.
 const ALIGN: u64 = 4096;
 /// Bytes before the header.
@@ -52,16 +63,20 @@ struct Entry {
     /// From the end of the header, rounded up to a page.
     offset: u64,
     length: u64,
+    sum: u64,
+}
+
+impl Entry {
+    /// Its first byte and the one behind its last, in a file of `whole` bytes; `None` where it does not lie in it.
+    fn range(&self, base: u64, whole: u64) -> Option<std::ops::Range<usize>> {
+        let start = base.checked_add(self.offset).filter(|start| start.is_multiple_of(ALIGN))?;
+        let end = start.checked_add(self.length).filter(|&end| end <= whole)?;
+        Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
+    }
 }
 
 fn broken(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::Checkpoint(format!("packed weights {}: {what}", path.display()))
-}
-
-/// Fowler, Noll and Vo's hash, which a damaged header does not keep.
-fn checksum(text: &[u8]) -> u64 {
-    text.iter()
-        .fold(0xcbf2_9ce4_8422_2325, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 fn aligned(n: u64) -> u64 {
@@ -87,16 +102,29 @@ fn entries(loader: &Loader) -> (Vec<Entry>, Vec<Loaded>) {
         }
         places.insert(at, entries.len());
         let names = vec![name.to_owned()];
-        entries.push(Entry { names, kind: kind.to_owned(), outputs, inputs, offset, length });
+        entries.push(Entry { names, kind: kind.to_owned(), outputs, inputs, offset, length, sum: 0 });
         loaded.push(value.clone());
         offset = aligned(offset + length);
     }
     (entries, loaded)
 }
 
+/// The bytes of a tensor in a file.
+fn bytes(value: &Loaded) -> Cow<'_, [u8]> {
+    match value {
+        Loaded::Matrix(m) => m.as_bytes().into(),
+        Loaded::Values(v) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+    }
+}
+
 /// Writes all that `loader` has taken to `path`, which appears when it is whole.
-pub fn save(loader: &Loader, key: &str, path: &Path, interrupted: &dyn Fn() -> bool) -> Result<()> {
-    let (entries, loaded) = entries(loader);
+pub fn save(loader: &Loader, team: &Team<'_>, key: &str, path: &Path) -> Result<()> {
+    let (mut entries, loaded) = entries(loader);
+    let parts: Vec<Cow<'_, [u8]>> = loaded.iter().map(bytes).collect();
+    let found = sums(team, &parts.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>())?;
+    for (entry, sum) in entries.iter_mut().zip(found) {
+        entry.sum = sum;
+    }
     let end = entries.last().map_or(0, |e| e.offset + e.length);
     let mut header = Header {
         layout: LAYOUT_VERSION,
@@ -112,100 +140,29 @@ pub fn save(loader: &Loader, key: &str, path: &Path, interrupted: &dyn Fn() -> b
     let mut text = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?;
     text.resize(room, b' ');
 
-    let part = path.with_extension(format!("{}.part", std::process::id()));
-    let write = || -> std::io::Result<bool> {
-        let mut file = Blocks::new(File::create(&part)?);
-        file.write(MAGIC)?;
-        file.write(&(room as u64).to_le_bytes())?;
-        file.write(&checksum(&text).to_le_bytes())?;
-        file.write(&text)?;
-        for (entry, value) in header.tensors.iter().zip(&loaded) {
-            file.pad(base + entry.offset)?;
-            let floats: Vec<u8>;
-            let bytes = match value {
-                Loaded::Matrix(m) => m.as_bytes(),
-                Loaded::Values(v) => {
-                    floats = v.iter().flat_map(|x| x.to_le_bytes()).collect();
-                    &floats
-                }
-            };
-            for piece in bytes.chunks(16 << 20) {
-                file.write(piece)?;
-                if interrupted() {
-                    return Ok(false);
-                }
-            }
-        }
-        file.pad(header.length)?;
-        file.finish()?;
-        std::fs::rename(&part, path)?;
-        Ok(true)
-    };
-    match write() {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            let _ = std::fs::remove_file(&part);
-            Err(Error::Interrupted)
-        }
-        Err(e) => {
-            let _ = std::fs::remove_file(&part);
-            Err(broken(path, e))
+    let io = |e: std::io::Error| broken(path, e);
+    if let Some(folder) = path.parent() {
+        part::remove_stale(folder);
+    }
+    let mut file = Part::create(path).map_err(io)?;
+    for piece in [MAGIC, &(room as u64).to_le_bytes()[..], &sum(&text).to_le_bytes(), &text] {
+        file.write(piece).map_err(io)?;
+    }
+    for (entry, bytes) in header.tensors.iter().zip(&parts) {
+        file.pad(base + entry.offset).map_err(io)?;
+        for piece in bytes.chunks(16 << 20) {
+            file.write(piece).map_err(io)?;
+            team.check()?;
         }
     }
-}
-
-/// Bytes of a huge page.
-const HUGE: usize = 2 << 20;
-
-/// Writes a file in whole blocks of this size, each by one call: so Linux keeps it in huge pages where the file system has
-/// them, and maps them as such. Reading weights through small pages costs a tenth of the speed of decoding.
-struct Blocks {
-    file: File,
-    /// The beginning of the next block.
-    buffer: Vec<u8>,
-    position: u64,
-}
-
-impl Blocks {
-    fn new(file: File) -> Blocks {
-        Blocks { file, buffer: Vec::with_capacity(HUGE), position: 0 }
-    }
-
-    fn write(&mut self, mut bytes: &[u8]) -> std::io::Result<()> {
-        self.position += bytes.len() as u64;
-        while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(HUGE - self.buffer.len()));
-            bytes = later;
-            if now.len() == HUGE {
-                self.file.write_all(now)?;
-                continue;
-            }
-            self.buffer.extend_from_slice(now);
-            if self.buffer.len() == HUGE {
-                self.file.write_all(&self.buffer)?;
-                self.buffer.clear();
-            }
-        }
-        Ok(())
-    }
-
-    /// Zeros up to a place in the file.
-    fn pad(&mut self, to: u64) -> std::io::Result<()> {
-        let zeros = [0; ALIGN as usize];
-        while self.position < to {
-            let n = (to - self.position).min(ALIGN) as usize;
-            self.write(&zeros[..n])?;
-        }
-        Ok(())
-    }
-
-    fn finish(mut self) -> std::io::Result<()> {
-        self.file.write_all(&self.buffer)
-    }
+    file.publish().map_err(io)
 }
 
 /// Fills `loader` from `path`; false where there is no file, or one of another key or layout.
-pub fn restore(loader: &mut Loader, key: &str, path: &Path) -> Result<bool> {
+///
+/// # Errors
+/// The file is damaged: `loader` is as it was. Interrupted.
+pub fn restore(loader: &mut Loader, team: &Team<'_>, key: &str, path: &Path) -> Result<bool> {
     let Ok(mut file) = File::open(path) else { return Ok(false) };
     let io = |e: std::io::Error| broken(path, e);
     let mut start = [0; PREAMBLE as usize];
@@ -213,12 +170,12 @@ pub fn restore(loader: &mut Loader, key: &str, path: &Path) -> Result<bool> {
         return Ok(false);
     }
     let word = |at: usize| u64::from_le_bytes(start[at..at + 8].try_into().expect("eight bytes"));
-    let (room, sum) = (word(8), word(16));
+    let room = word(8);
     if room > MOST_HEADER {
         return Ok(false);
     }
     let mut text = vec![0; room as usize];
-    if file.read_exact(&mut text).is_err() || checksum(&text) != sum {
+    if file.read_exact(&mut text).is_err() || sum(&text) != word(16) {
         return Ok(false);
     }
     let Ok(header) = serde_json::from_slice::<Header>(&text) else { return Ok(false) };
@@ -233,48 +190,34 @@ pub fn restore(loader: &mut Loader, key: &str, path: &Path) -> Result<bool> {
     let _ = map.advise(memmap2::Advice::HugePage);
     let map = Arc::new(map);
     let base = aligned(PREAMBLE + room);
-    for entry in &header.tensors {
-        let place = base.checked_add(entry.offset).filter(|p| p.is_multiple_of(ALIGN));
-        let range = place.and_then(|p| Some(p..p.checked_add(entry.length)?)).filter(|r| r.end <= whole);
-        let Some(range) = range else { return Err(broken(path, "a tensor lies outside of the file")) };
-        let (offset, length) = (range.start as usize, entry.length as usize);
+    let ranges: Vec<_> = header.tensors.iter().filter_map(|entry| entry.range(base, whole)).collect();
+    if ranges.len() < header.tensors.len() {
+        return Err(broken(path, "a tensor lies outside of the file"));
+    }
+    let parts: Vec<&[u8]> = ranges.iter().map(|range| &map[range.clone()]).collect();
+    for (entry, sum) in header.tensors.iter().zip(sums(team, &parts)?) {
+        if entry.sum != sum {
+            return Err(broken(
+                path,
+                format!("the bytes of {} are not those that were written", entry.names.join(", ")),
+            ));
+        }
+    }
+    let mut tensors = Vec::with_capacity(parts.len());
+    for (entry, range) in header.tensors.iter().zip(ranges) {
         let loaded = if entry.kind == "values" {
-            let bytes = &map[offset..offset + length];
-            let values = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
+            let values =
+                map[range].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four bytes")));
             Loaded::Values(Arc::new(values.collect()))
         } else {
-            let data = Storage::Mapped { map: Arc::clone(&map), offset, length };
+            let data = Storage::Mapped { map: Arc::clone(&map), offset: range.start, length: range.len() };
             let kind = WeightType::named(&entry.kind)
                 .ok_or_else(|| broken(path, format!("matrices of {:?} are unknown", entry.kind)))?;
-            let matrix = Matrix::from_parts(entry.outputs, entry.inputs, kind, data)?;
-            Loaded::Matrix(Arc::new(matrix))
+            Loaded::Matrix(Arc::new(Matrix::from_parts(entry.outputs, entry.inputs, kind, data)?))
         };
-        loader.put(&entry.names, loaded).map_err(|e| broken(path, e))?;
+        tensors.push((&entry.names[..], loaded));
     }
+    loader.put(tensors).map_err(|e| broken(path, e))?;
     loader.set_parameters(header.parameters);
     Ok(true)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blocks_hold_what_was_written_in_any_pieces() {
-        let path = std::env::temp_dir().join(format!("lapwing-blocks-{}", std::process::id()));
-        let mut file = Blocks::new(File::create(&path).expect("a folder that can be written"));
-        let mut want = Vec::new();
-        for (i, n) in [24, HUGE, 5, 0, 3 * HUGE + 1, HUGE - 30, 1, ALIGN as usize].into_iter().enumerate() {
-            let piece: Vec<u8> = (0..n).map(|k| (k * 7 + i) as u8).collect();
-            file.write(&piece).expect("room");
-            want.extend(piece);
-            let to = aligned(want.len() as u64 + i as u64);
-            file.pad(to).expect("room");
-            want.resize(to as usize, 0);
-        }
-        file.finish().expect("room");
-        let got = std::fs::read(&path).expect("it was written");
-        std::fs::remove_file(&path).expect("it is there");
-        assert!(got == want, "{} bytes, expected {}", got.len(), want.len());
-    }
 }

@@ -91,13 +91,13 @@ impl Loader {
     fn save(&self, py: Python<'_>, key: &str, path: std::path::PathBuf) -> PyResult<()> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (loader, pool) = state.as_ref().ok_or_else(|| raise(py, &used_up()))?;
-        work(py, pool, |team| packed::save(loader, key, &path, &|| team.check().is_err()))
+        work(py, pool, |team| packed::save(loader, team, key, &path))
     }
 
     fn restore(&self, py: Python<'_>, key: &str, path: std::path::PathBuf) -> PyResult<bool> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (loader, pool) = state.as_mut().ok_or_else(|| raise(py, &used_up()))?;
-        work(py, pool, |_| packed::restore(loader, key, &path))
+        work(py, pool, |team| packed::restore(loader, team, key, &path))
     }
 
     fn finish(&self, py: Python<'_>) -> PyResult<Model> {

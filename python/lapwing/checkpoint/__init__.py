@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,12 +30,14 @@ class Checkpoint:
         config: config.json.
         tensors: the stored tensors by name.
         files: the weight files, in order.
+        stats: of each file, from before it was opened.
     """
 
     path: Path
     config: Config
     tensors: Mapping[str, Tensor]
     files: tuple[Path, ...]
+    stats: tuple[os.stat_result, ...]
 
     def json(self, name: str, default: Any = None) -> Any:
         """Another JSON file of the folder, or ``default``."""
@@ -55,6 +58,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / 'config.json'} is not a JSON object")
     files = _weight_files(path)
     tensors: dict[str, Tensor] = {}
+    stats = tuple(file.stat() for file in files)
     for file in files:
         for name, tensor in read_safetensors(file).items():
             if name in tensors:
@@ -65,7 +69,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         lacking = sorted(set(listed) - set(tensors))
         if lacking:
             raise CheckpointError(f"{path / _INDEX} lists tensors that its shards lack: {', '.join(lacking[:20])}")
-    return Checkpoint(path, Config(config), tensors, tuple(files))
+    return Checkpoint(path, Config(config), tensors, tuple(files), stats)
 
 
 def _weight_files(path: Path) -> list[Path]:
