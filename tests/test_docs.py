@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 
 import lapwing
-from lapwing import TextEncoder, TextGenerator
+from lapwing import TextEncoder, TextGenerator, packed
 from lapwing.architectures import families
+from lapwing.checkpoint import open_checkpoint
 from lapwing.cli.parser import build
 from lapwing.cli.talk import HELP
+from lapwing.loading import QUANTIZED_FROM
 from lapwing.models.options import GenerateOptions
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +65,30 @@ def test_every_argument_is_documented(name: str, function: Callable[..., Any], a
         text, apart = section, apart | {"progress", "batch_tokens"}
     rows = {word for line in text.splitlines() if line.startswith("|") for word in re.findall(r"`(\w+)`", line)}
     assert set(inspect.signature(function).parameters) - apart <= rows
+
+
+def test_the_cache_of_packed_weights_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = document("loading.md").split("\n## Packed weights on disk\n")[1].split("\n## ")[0]
+    where = set(re.findall(r'environ.get\("(\w+)"', inspect.getsource(packed.folder))) | {
+        packed.VARIABLE,
+        "Library/Caches",
+    }
+    assert {"XDG_CACHE_HOME", "LOCALAPPDATA"} < where
+    for word in {
+        *where,
+        ".cache",
+        f"{packed.VARIABLE}=off",
+        "`lapwing info`",
+        "`lapwing cache`",
+        "`lapwing cache --clear`",
+    }:
+        assert word in section, word
+    assert f"from {QUANTIZED_FROM // 10**6} million parameters" in section
+    assert f"{packed._SAMPLES} samples of {packed._SAMPLE_BYTES // 1000} kB" in section
+    monkeypatch.setenv(packed.VARIABLE, str(tmp_path))
+    place = packed.place(open_checkpoint(ROOT / "tests" / "golden" / "llama"), "{}", {}, "q8", "1")
+    assert place is not None
+    assert set(json.loads(place.key)) == set(re.findall(r"^\| `(\w+)` \|", section, re.M))
 
 
 def test_every_option_of_a_command_is_documented() -> None:
