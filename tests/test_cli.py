@@ -497,15 +497,30 @@ def test_ctrl_c_in_python_leaves_the_model_usable() -> None:
     assert own.generate("ROMEO:\n", max_tokens=2, temperature=0).finish_reason == "length"
 
 
-@pytest.mark.parametrize("model", [SHAKESPEARE, EN_DE, str(GOLDEN / "bert-model")])
-def test_bench_measures_every_shape(model: str) -> None:
+@pytest.mark.parametrize(
+    ("model", "bound"),
+    [
+        (SHAKESPEARE, {"prefill 8": "peak", "decode 1 x 4 after 16": "read"}),
+        (EN_DE, {"1 beams, 1 sources": "read peak", "4 beams, 2 sources": "read peak"}),
+        (str(GOLDEN / "bert-model"), {"encode 32 x 16": "peak"}),
+        (str(GOLDEN / "bert-sentence"), {"encode 32 x 16": "peak", "embed 32 x 16": "peak"}),
+    ],
+)
+def test_bench_measures_every_shape(model: str, bound: dict[str, str]) -> None:
     options = ["--rounds", "1", "--prompt", "8", "--tokens", "4", "--batch", "2", "--context", "40", "--quiet"]
     rows = lines(run("bench", model, *options, "--json"))
     assert len(rows) >= 2 and len({row["work"] for row in rows}) == len(rows)
     for row in rows:
         assert 0 < row["least"] <= row["median"] <= row["most"]
         assert all(row[name] is None or row[name] > 0 for name in ("of_read", "of_peak"))
+    found = {row["work"]: [name for name in ("read", "peak") if row[f"of_{name}"]] for row in rows}
+    assert {work: found.get(work) for work in bound} == {work: names.split() for work, names in bound.items()}
     assert "threads, reads" in run("bench", model, *options).stdout
+
+
+def test_bench_of_a_short_model_takes_a_prompt_that_fits() -> None:
+    rows = lines(run("bench", SHAKESPEARE, "--rounds", "1", "--tokens", "4", "--batch", "1", "--quiet", "--json"))
+    assert rows[0]["work"] == "prefill 511"
 
 
 def refused(*words: str, text: str = "", says: str, **environment: str) -> None:

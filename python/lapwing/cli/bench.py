@@ -18,16 +18,22 @@ import numpy as np
 
 from .. import _core
 from ..errors import OptionError
+from ..models.encoder import TextEncoder
 from ..models.generator import TextGenerator
 from ..models.seq2seq import Seq2Seq
 from ..progress import Progress
+from ..results import ModelInfo
 from ..spec import Attention, FeedForward, Layer, Stack
 from .text import load, progress, write_json
 
 SHORT, LONG = 16, 256
 """Tokens of the texts that encoders read."""
-CONTEXT = 16
-"""Tokens before decoding, unless ``--context`` says more."""
+PROMPT, CONTEXT = 512, 16
+"""Tokens of a prompt, and tokens before decoding, unless options say otherwise."""
+WEIGHT_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8": 1.0625, "q6": 0.8125, "q4": 0.59}
+"""Bytes of a weight, with its part of the scales."""
+KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8": 1.0}
+"""Bytes of a number of a cached key or value."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Work:
     run: Callable[[], None]
     units: int
     multiply_adds: float = 0.0
-    """Of matrix products, in a run."""
+    """Of weights, scores and sums of values, in a run."""
     bytes: float = 0.0
     """Of weights and cached keys and values that must be read, in a run."""
 
@@ -117,7 +123,7 @@ def measure(works: list[Work], threads: int, rounds: int, shown: Any = None) -> 
 
 def _works(model: Any, arguments: argparse.Namespace) -> Iterator[Work]:
     if isinstance(model, TextGenerator):
-        yield prefill(model, arguments.prompt)
+        yield prefill(model, arguments.prompt or min(PROMPT, (model.max_length or PROMPT + 1) - 1))
         for batch in dict.fromkeys((1, arguments.batch)):
             yield decode(model, arguments.tokens, batch, CONTEXT)
         if arguments.context > CONTEXT:
@@ -127,8 +133,11 @@ def _works(model: Any, arguments: argparse.Namespace) -> Iterator[Work]:
             for beams in (1, 4):
                 yield translate(model, arguments.tokens, sources, beams)
     else:
-        yield encode(model, SHORT, 16 * arguments.batch)
-        yield encode(model, min(LONG, model.max_length or LONG), 2 * arguments.batch)
+        for length, count in ((SHORT, 16 * arguments.batch), (LONG, 2 * arguments.batch)):
+            length = min(length, model.max_length or length)
+            yield encode(model, length, count)
+            if isinstance(model, TextEncoder) and model._parts.extra.get("recipe") is not None:
+                yield embed(model, length, count)
 
 
 def tokens(model: Any, count: int, seed: int = 0) -> list[int]:
@@ -147,12 +156,12 @@ def prefill(model: TextGenerator, length: int) -> Work:
         model.generate_ids(prompt, max_tokens=1, temperature=0, ignore_eos=True)
 
     stack = _decoder(model)
-    work = _matrices(stack.layers, stack) * length
+    work = products(stack, length)
     last = stack.layers[-1]
     if last.attention.causal:
         # Of all tokens but the last one the last layer computes keys and values alone.
-        keys = 2 * stack.hidden_size * last.attention.kv_heads * last.attention.head_dim
-        work -= (length - 1) * (_matrices([last], stack) - keys)
+        work -= (length - 1) * (_matrices([last], stack) - _keys(last.attention, stack.hidden_size))
+        work -= _scores(last.attention, length - 1)
     return Work(f"prefill {length}", "tokens", run, length, multiply_adds=float(work))
 
 
@@ -178,9 +187,8 @@ def decode(model: TextGenerator, steps: int, batch: int, context: int) -> Work:
     if room < 2 * steps:
         raise OptionError(f"{context} tokens of context and {steps} new ones do not fit into {model.max_length}")
     stack = _decoder(model)
-    cached = sum(2 * layer.attention.kv_heads * layer.attention.head_dim for layer in stack.layers)
-    size = {"f32": 4.0, "f16": 2.0, "q8": 1.0}[model.info().kv]
-    read = step_bytes(model) + batch * context * cached * size
+    cached = sum(_cached(layer.attention) for layer in stack.layers)
+    read = step_bytes(model) + batch * context * cached * KV_BYTES[model.info().kv]
     name = f"decode {batch} x {steps} after {context}"
     return Work(name, "tokens", run, steps * batch, bytes=float(read) * steps)
 
@@ -195,26 +203,65 @@ def start_decoding(model: TextGenerator, prompts: list[list[int]], most: int) ->
 
 def translate(model: Seq2Seq, steps: int, count: int, beams: int) -> Work:
     """So many new tokens for each of some sources of 8 to 40 tokens."""
-    lengths = np.random.default_rng(0).integers(8, 40, count)
-    sources = [tokens(model, int(length), seed) for seed, length in enumerate(lengths)]
+    lengths = [int(length) for length in np.random.default_rng(0).integers(8, 40, count)]
+    sources = [tokens(model, length, seed) for seed, length in enumerate(lengths)]
     options: dict[str, Any] = {"beams": beams, "min_tokens": steps, "max_tokens": steps, "temperature": 0}
 
     def run() -> None:
         model.generate_ids(sources, **options)
 
-    return Work(f"{beams} beams, {count} sources", "target tokens", run, steps * count)
+    # The sources once: the encoder, and the keys and values of each cross-attention.
+    encoder, stack = model.spec.encoder, _decoder(model)
+    assert encoder is not None
+    crossed = [layer.cross_attention for layer in stack.layers if layer.cross_attention is not None]
+    keys = sum(_keys(block, stack.hidden_size) for block in crossed)
+    work = sum(products(encoder, length) + keys * length for length in lengths)
+    # Then each new token: one text of a source in the first step, all its beams in the others.
+    body = _matrices(stack.layers, stack) + sum(_attention(block, stack.hidden_size) for block in crossed) - keys
+    head = stack.vocab_size * stack.hidden_size
+    texts = 1 + (steps - 1) * beams
+    work += count * texts * (body + head)
+    work += beams * count * sum(_scores(layer.attention, steps) for layer in stack.layers)
+    work += texts * sum(2 * block.heads * block.head_dim * sum(lengths) for block in crossed)
+    info = model.info()
+    weight, table = _weight_bytes(info)
+    size = KV_BYTES[info.kv]
+    read = (_matrices(encoder.layers, encoder) + keys + body * steps) * weight + head * steps * table
+    read += size * steps * sum(lengths) * sum(_cached(block) for block in crossed)
+    read += size * count * beams * steps * (steps + 1) / 2 * sum(_cached(layer.attention) for layer in stack.layers)
+    name = f"{beams} beams, {count} sources"
+    return Work(name, "target tokens", run, steps * count, multiply_adds=float(work), bytes=float(read))
 
 
 def encode(model: Any, length: int, count: int) -> Work:
-    """Hidden states of texts of one length."""
+    """Hidden states of texts of one length in tokens."""
     texts = [tokens(model, length, seed) for seed in range(count)]
-    stack = model.spec.encoder or model.spec.decoder
-    work = _matrices(stack.layers, stack) * length * count
+    work = products(model.spec.encoder or model.spec.decoder, length) * count
 
     def run() -> None:
         model.hidden_states(texts)
 
     return Work(f"encode {count} x {length}", "texts", run, count, multiply_adds=float(work))
+
+
+def embed(model: TextEncoder, length: int, count: int) -> Work:
+    """Vectors of texts of about one length in tokens: with tokenizing and pooling."""
+    texts = [model.tokenizer.decode(tokens(model, length, seed), skip_special_tokens=True) for seed in range(count)]
+    # Words of random pieces are cut into others, and special tokens come with them.
+    lengths = [min(len(ids), length) for ids in model.tokenizer.encode_batch(texts)]
+    stack = model.spec.encoder or model.spec.decoder
+    assert stack is not None
+
+    def run() -> None:
+        model.embed(texts, truncate=True, max_tokens=length)
+
+    work = sum(products(stack, length) for length in lengths)
+    return Work(f"embed {count} x {length}", "texts", run, count, multiply_adds=float(work))
+
+
+def products(stack: Stack, length: int) -> int:
+    """Multiply-adds of a sequence: of all matrices of the layers, of the scores and of the sums of values."""
+    return _matrices(stack.layers, stack) * length + sum(_scores(layer.attention, length) for layer in stack.layers)
 
 
 def _decoder(model: Any) -> Stack:
@@ -229,11 +276,16 @@ def step_bytes(model: Any) -> int:
     tied = info.parameters < _matrices(stack.layers, stack) + 2 * table
     if tied:
         return int(info.bytes)
-    # Both tables have the same type and shape: what is left when the layers are gone, by two.
-    sizes = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8": 1.0625, "q6": 0.8125, "q4": 0.59}
-    heaviest = max(info.weight_types, key=lambda name: info.weight_types[name])
-    kind = "q6" if "q4" in info.weight_types else heaviest
-    return int(info.bytes - table * sizes[kind])
+    # Both tables have the same type and shape: what is left when one is gone.
+    return int(info.bytes - table * _weight_bytes(info)[1])
+
+
+def _weight_bytes(info: ModelInfo) -> tuple[float, float]:
+    """Bytes of a weight of a model's layers, and of its tables of tokens."""
+    if "q4" in info.weight_types:
+        return WEIGHT_BYTES["q4"], WEIGHT_BYTES["q6"]
+    heaviest = WEIGHT_BYTES[max(info.weight_types, key=lambda name: info.weight_types[name])]
+    return heaviest, heaviest
 
 
 def _matrices(layers: Sequence[Layer], stack: Stack) -> int:
@@ -242,8 +294,24 @@ def _matrices(layers: Sequence[Layer], stack: Stack) -> int:
 
 
 def _attention(block: Attention, hidden: int) -> int:
-    query, key = block.heads * block.head_dim, block.kv_heads * block.head_dim
-    return hidden * (query + 2 * key) + query * hidden
+    return 2 * hidden * block.heads * block.head_dim + _keys(block, hidden)
+
+
+def _keys(block: Attention, hidden: int) -> int:
+    """Of keys and values alone."""
+    return hidden * _cached(block)
+
+
+def _cached(block: Attention) -> int:
+    """Numbers of a token's keys and values."""
+    return 2 * block.kv_heads * block.head_dim
+
+
+def _scores(block: Attention, length: int) -> int:
+    """Multiply-adds of scores and sums of values of all tokens of a sequence, each with the tokens that it sees."""
+    span = min(block.window or length, length)
+    pairs = length * span - span * (span - 1) // 2  # the token itself and those before it
+    return 2 * block.heads * block.head_dim * (pairs if block.causal else 2 * pairs - length)
 
 
 def _inner(block: FeedForward, stack: Stack) -> int:

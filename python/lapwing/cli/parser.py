@@ -297,7 +297,7 @@ def build() -> argparse.ArgumentParser:
 
     bench = command("bench", "measure a model's speed on this machine, beside the machine's own", "bench")
     _model(bench)
-    bench.add_argument("--prompt", type=_positive, default=512, help="tokens of the prompt (default: 512)")
+    bench.add_argument("--prompt", type=_positive, help="tokens of the prompt (default: 512, or what fits)")
     bench.add_argument("--tokens", type=_positive, default=32, help="new tokens of a run (default: 32)")
     bench.add_argument("--context", type=_positive, default=1, help="decode after so many tokens, too")
     bench.add_argument("--batch", type=_positive, default=8, help="texts at once (default: 8)")
