@@ -5,7 +5,7 @@
 Peers come from PyPI: llama-cpp-python (built with CMAKE_ARGS=-DGGML_NATIVE=ON), ctranslate2, onnxruntime with onnx, openvino,
 and gguf; for CTranslate2's encoder transformers and torch. A peer that is not installed leaves its cells empty. Inputs are made
 once in ``--folder`` (random weights at real shapes; about 12 GB). ``--text`` is a file of sentences for the encoders, one
-a line. ``--record`` writes the figures to ``benches/record/NAME.json``, from which ``benches/table.py`` makes the table.
+a line. ``--record`` adds the rates to ``benches/record/NAME.json``, from which ``benches/table.py`` makes the table.
 """
 
 from __future__ import annotations
@@ -13,29 +13,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import records
 from peers.inputs import SHAPES
 
 HERE = Path(__file__).parent
-PACKAGES = ("llama-cpp-python", "ctranslate2", "onnxruntime", "openvino", "numpy")
 
 
 @dataclass(frozen=True)
 class Row:
     """One kind of work: our variant, the peers', and what is wanted.
 
-    Variants are "engine variant". ``bound`` is (the machine's bound, what a unit of work takes of it in bytes or
-    multiply-adds, the part that is wanted).
+    Variants are "engine variant". ``bound`` is (what is measured beside it, what a unit of work takes of it in bytes or
+    multiply-adds, the part that is wanted); a cost of None is counted by the engine. ``itself`` is other work of our
+    variant that is measured in the same rounds.
     """
 
     name: str
@@ -43,12 +41,15 @@ class Row:
     ours: str
     peers: tuple[str, ...]
     work: dict[str, Any]
-    wanted: float
-    bound: tuple[str, float, float] | None = None
+    wanted: float | None
+    bound: tuple[str, float | None, float] | None = None
+    itself: dict[str, Any] | None = None
 
 
 BYTES = {"q8": 34 / 32, "q6": 13 / 16, "q4": 0.59, "bf16": 2.0}
 """Bytes of a weight."""
+ITSELF, COST = "itself at short context", "multiply_adds of a unit"
+"""Names in the rates of a row."""
 
 
 def layers(shape: str) -> float:
@@ -58,11 +59,15 @@ def layers(shape: str) -> float:
     return float(s["num_hidden_layers"] * hidden * (2 * hidden + 2 * key + 3 * s["intermediate_size"]))
 
 
-def prompt_work(shape: str) -> float:
-    """Multiply-adds of a token of a prompt whose logits nobody asks for: of the last layer keys and values alone."""
+def prompt_work(shape: str, length: int) -> float:
+    """Multiply-adds of a token of a prompt: its weights and the keys and values it sees, on average.
+
+    Nobody asks for logits of any but the last token: of the last layer all others need keys and values alone.
+    """
     s = SHAPES[shape]
-    count, key = s["num_hidden_layers"], s["hidden_size"] // s["num_attention_heads"] * s["num_key_value_heads"]
-    return layers(shape) * (count - 1) / count + 2 * s["hidden_size"] * key
+    count, hidden = s["num_hidden_layers"], s["hidden_size"]
+    key = hidden // s["num_attention_heads"] * s["num_key_value_heads"]
+    return layers(shape) * (count - 1) / count + 2 * hidden * key + (count - 1) * hidden * (length + 1)
 
 
 def step_bytes(shape: str, kind: str) -> float:
@@ -71,8 +76,9 @@ def step_bytes(shape: str, kind: str) -> float:
     return layers(shape) * BYTES[kind] + table * BYTES["q6" if kind == "q4" else kind]
 
 
-def rows() -> list[Row]:
-    """The table."""
+def rows(isa: str) -> list[Row]:
+    """The table, and what is wanted on an instruction set: AVX-512 multiplies integers faster beside f32."""
+    wide = isa == "avx512"
     q8, q4 = ("llama.cpp q8_0",), ("llama.cpp q4_0", "llama.cpp q4_k_m")
     short, long = {"work": "decode", "tokens": 32, "context": 16, "batch": 1}, {"work": "prefill", "tokens": 512}
     one, found = "llama-1b", []
@@ -85,16 +91,16 @@ def rows() -> list[Row]:
             bound = ("read", step_bytes(shape, kind), part[kind])
             found.append(Row(f"decode {shape} {kind}", shape, f"lapwing {kind}", peers, short, times, bound))
     for kind, peers in (("q8", q8), ("q4", q4)):
-        late = {**short, "context": 4096}
-        found.append(Row(f"decode after 4096 {one} {kind}", one, f"lapwing {kind}", peers, late, 1.4))
+        late, bound = {**short, "context": 4096}, (ITSELF, 1.0, 0.75)
+        found.append(Row(f"decode after 4096 {one} {kind}", one, f"lapwing {kind}", peers, late, 1.4, bound, short))
     for kind, peers, times, part in (
-        ("q8", q8, 2.0, 1.5),
-        ("q8:int8", q8, 3.0, None),
-        ("q4", q4, 2.5, 2.5),
+        ("q8", q8, 2.0, 1.5 if wide else 1.2),
+        ("q8:int8", q8, 3.0 if wide else None, None),
+        ("q4", q4, 2.5, 2.5 if wide else 2.0),
         ("bf16", ("llama.cpp bf16",), 2.0, 0.8),
         ("bf16:bf16", ("llama.cpp bf16",), 2.0, None),
     ):
-        limit = None if part is None else ("multiply_adds", prompt_work(one), part)
+        limit = None if part is None else ("multiply_adds", prompt_work(one, long["tokens"]), part)
         name = f"prefill 512 {one} {kind.replace(':', ' ')}"
         found.append(Row(name, one, f"lapwing {kind}", peers, long, times, limit))
     bound = ("read", step_bytes(one, "bf16"), 0.8)
@@ -105,9 +111,10 @@ def rows() -> list[Row]:
     f32, int8 = ("onnxruntime f32", "openvino f32", "ctranslate2 float32"), ("onnxruntime int8", "ctranslate2 int8")
     for kind in ("short", "long"):
         work = {"work": "encode", "kind": kind}
-        found.append(Row(f"minilm {kind} f32", "minilm", "lapwing f32", f32, work, 1.2))
+        bound = ("multiply_adds", None, 0.8)
+        found.append(Row(f"minilm {kind} f32", "minilm", "lapwing f32", f32, work, 1.2, bound))
         found.append(Row(f"minilm {kind} q8", "minilm", "lapwing q8", int8, work, 1.1))
-        found.append(Row(f"minilm {kind} q8 int8", "minilm", "lapwing q8:int8", int8, work, 1.5))
+        found.append(Row(f"minilm {kind} q8 int8", "minilm", "lapwing q8:int8", int8, work, 1.5 if wide else None))
     for beams in (1, 4):
         for batch in (1, 32):
             name = f"opus-mt q8 {'greedy' if beams == 1 else 'beam 4'} x{batch}"
@@ -144,12 +151,12 @@ class Engine:
         found: dict[str, Any] = json.loads(line)
         return found
 
-    def rate(self, work: dict[str, Any]) -> float:
+    def measure(self, work: dict[str, Any]) -> dict[str, float]:
+        """Does a work; its seconds, its units, and where the engine counts them its multiply-adds."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(work) + "\n")
         self._process.stdin.flush()
-        found = self._answer()
-        return float(found["units"]) / float(found["seconds"])
+        return self._answer()
 
     def close(self) -> None:
         self._process.kill()
@@ -158,31 +165,34 @@ class Engine:
 
 
 def measure(chosen: list[Row], rounds: int, folder: Path, text: str) -> dict[str, Any]:
-    """All rows; those of one shape take turns, engine by engine, round by round."""
+    """Rows of one shape, which take turns, engine by engine, round by round."""
     results: dict[str, Any] = {}
-    for shape in dict.fromkeys(row.shape for row in chosen):
-        here = [row for row in chosen if row.shape == shape]
-        names = dict.fromkeys(name for row in here for name in (row.ours, *row.peers))
-        engines: dict[str, Engine] = {}
-        for name in ("bounds -", *names):
-            try:
-                engines[name] = Engine(shape, name, folder, text)
-            except RuntimeError as error:
-                print(f"{name} is left out: {error}", file=sys.stderr)
-        for row in here:
-            contenders = [name for name in (row.ours, *row.peers) if name in engines]
-            rates: dict[str, list[float]] = {name: [] for name in ("read", "multiply_adds", *contenders)}
-            for name in contenders:
-                engines[name].rate(row.work)
-            for _ in range(rounds):
-                for bound in ("read", "multiply_adds"):
-                    rates[bound].append(engines["bounds -"].rate({"work": bound}))
-                for name in contenders:
-                    rates[name].append(engines[name].rate(row.work))
-            results[row.name] = rates
-            print(line(row, rates), flush=True)
-        for engine in engines.values():
-            engine.close()
+    names = dict.fromkeys(name for row in chosen for name in (row.ours, *row.peers))
+    engines: dict[str, Engine] = {}
+    for name in ("bounds -", *names):
+        try:
+            engines[name] = Engine(chosen[0].shape, name, folder, text)
+        except RuntimeError as error:
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    for row in chosen:
+        # What is measured in each round: its name in the record, by whom, and the work.
+        works = [(bound, "bounds -", {"work": bound}) for bound in ("read", "multiply_adds")]
+        works += [(name, name, row.work) for name in (row.ours, *row.peers)]
+        works += [(ITSELF, row.ours, row.itself)] if row.itself else []
+        works = [work for work in works if work[1] in engines]
+        for _, engine, work in works:
+            engines[engine].measure(work)
+        rates: dict[str, list[float]] = {name: [] for name, _, _ in works}
+        for _ in range(rounds):
+            for name, engine, work in works:
+                found = engines[engine].measure(work)
+                rates[name].append(found["units"] / found["seconds"])
+                if "multiply_adds" in found:
+                    rates.setdefault(COST, []).append(found["multiply_adds"] / found["units"])
+        results[row.name] = rates
+        print(line(row, rates), flush=True)
+    for started in engines.values():
+        started.close()
     return results
 
 
@@ -191,28 +201,7 @@ def line(row: Row, rates: dict[str, list[float]]) -> str:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = medians[row.ours]
     parts = [f"{name} {medians[name]:.1f} (x{ours / medians[name]:.2f})" for name in row.peers if name in medians]
-    return f"{row.name}: {ours:.1f}/s; {'; '.join(parts)}; wanted x{row.wanted}"
-
-
-def machine() -> dict[str, Any]:
-    """What the figures belong to."""
-    found: dict[str, Any] = {"time": time.strftime("%Y-%m-%d"), "python": platform.python_version(), "threads": 2}
-    cpu = Path("/proc/cpuinfo")
-    if cpu.is_file():
-        models = [x for x in cpu.read_text().splitlines() if x.startswith(("model name", "flags"))]
-        found["cpu"] = models[0].split(":", 1)[1].strip() if models else ""
-        flags = models[1].split() if len(models) > 1 else []
-        found["flags"] = [x for x in flags if x.startswith(("avx", "amx", "fma"))]
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    import lapwing
-    from lapwing import _core
-
-    found |= {"lapwing": lapwing.__version__, "isa": _core.isa()}
-    return found
+    return f"{row.name}: {ours:.1f}/s; {'; '.join(parts)}; wanted {'-' if row.wanted is None else f'x{row.wanted}'}"
 
 
 def main() -> None:
@@ -221,20 +210,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], help="rows whose names hold one of these words")
     parser.add_argument("--text", default="", help="sentences for the encoders, one a line")
     parser.add_argument("--folder", type=Path, default=HERE / "inputs", help="where inputs are made and kept")
-    parser.add_argument("--record", metavar="NAME", help="write benches/record/NAME.json")
+    records.add_option(parser)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    chosen = [row for row in rows() if not arguments.only or any(word in row.name for word in arguments.only)]
+    recorder = records.Recorder(arguments.record)
+    chosen = rows(recorder.machine["isa"])
+    if arguments.only:
+        chosen = [row for row in chosen if any(word in row.name for word in arguments.only)]
     if not arguments.text:
         chosen = [row for row in chosen if row.shape != "minilm"]
-    facts = machine()
-    print(json.dumps(facts))
-    results = measure(chosen, arguments.rounds, arguments.folder, arguments.text)
-    if arguments.record:
-        out = HERE / "record" / f"{arguments.record}.json"
-        out.parent.mkdir(exist_ok=True)
-        old = json.loads(out.read_text())["rates"] if out.is_file() else {}
-        out.write_text(json.dumps({"machine": facts, "rates": {**old, **results}}, indent=1) + "\n")
+    print(json.dumps(recorder.machine))
+    for shape in dict.fromkeys(row.shape for row in chosen):
+        here = [row for row in chosen if row.shape == shape]
+        recorder.add("rates", measure(here, arguments.rounds, arguments.folder, arguments.text))
 
 
 if __name__ == "__main__":

