@@ -200,8 +200,9 @@ def line(row: Row, rates: dict[str, list[float]]) -> str:
     """A row in words."""
     medians = {name: statistics.median(values) for name, values in rates.items()}
     ours = medians[row.ours]
-    parts = [f"{name} {medians[name]:.1f} (x{ours / medians[name]:.2f})" for name in row.peers if name in medians]
-    return f"{row.name}: {ours:.1f}/s; {'; '.join(parts)}; wanted {'-' if row.wanted is None else f'x{row.wanted}'}"
+    parts = [f"{row.name}: {ours:.1f}/s"]
+    parts += [f"{name} {medians[name]:.1f} (x{ours / medians[name]:.2f})" for name in row.peers if name in medians]
+    return "; ".join(parts + ([] if row.wanted is None else [f"wanted x{row.wanted}"]))
 
 
 def main() -> None:

@@ -135,12 +135,11 @@ def lines(record: dict[str, Any]) -> Iterator[Line]:
 
 def facts(record: dict[str, Any]) -> str:
     machine = record["machine"]
-    versions = ", ".join(
-        f"{name} {machine[name]}"
-        for name in ("llama-cpp-python", "ctranslate2", "onnxruntime", "openvino")
-        if machine.get(name)
+    peers = [f"{name} {machine[name]}" for name in records.PACKAGES if name != "numpy" and machine.get(name)]
+    words = (
+        f"{machine.get('cpu', 'unknown processor')}, {machine['threads']} threads, {machine['isa']}, {machine['time']}"
     )
-    return f"{machine.get('cpu', 'unknown processor')}, {machine['threads']} threads, {machine['isa']}, {machine['time']}; {versions}."
+    return f"{'; '.join(filter(None, (words, ', '.join(peers))))}."
 
 
 def text(name: str) -> str:
