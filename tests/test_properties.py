@@ -47,6 +47,35 @@ def generate(model: _core.Model, prompts: list[list[int]], **options: Any) -> An
     return generation.results()
 
 
+def watched(model: _core.Model, prompts: list[list[int]], **options: Any) -> tuple[list[list[int]], dict[Any, Array]]:
+    """The new tokens of each prompt, and the logits that each was chosen from by the ids before it."""
+    seen: dict[tuple[int, ...], Array] = {}
+
+    def watch(ids: list[int], logits: Array) -> Array:
+        # Prompts may be equal, and then so must their logits be.
+        assert np.array_equal(seen.setdefault(tuple(ids), logits.copy()), logits)
+        return logits
+
+    generation = model.generate(*ragged(prompts), json.dumps(options), processor=watch)
+    while not generation.finished():
+        generation.advance(1)
+    return [hypotheses[0][0] for hypotheses in generation.results()], seen
+
+
+def steps_equal_the_whole(model: _core.Model, prompts: list[list[int]], steps: int) -> list[Array]:
+    """Asserts that each step had the logits of the whole text, to the bit; returns those."""
+    found, seen = watched(model, prompts, max_tokens=steps)
+    everything = []
+    for prompt, new in zip(prompts, found, strict=True):
+        assert len(new) == steps
+        whole = model.logits(*ragged([[*prompt, *new[:-1]]]))[-steps:]
+        for i, logits in enumerate(whole):
+            assert np.array_equal(seen[(*prompt, *new[:i])], logits)
+        assert new == whole.argmax(axis=1).tolist()
+        everything.append(whole)
+    return everything
+
+
 def with_static_rotation(stack: Stack) -> Stack:
     """Without rotations that change with the length: keys that are cached keep the rotation they had."""
     layers = []
@@ -101,41 +130,39 @@ def test_a_batch_gives_what_singles_give(types: dict[str, str], case: Case) -> N
         assert np.array_equal(got, np.concatenate(parts))
 
 
-@every_type
-@given(cases("decoder").map(static))
-def test_cached_steps_equal_the_whole_sequence(types: dict[str, str], case: Case) -> None:
-    model = compiled(case.spec, case.weights, **types)
-    seen: dict[int, Array] = {}
-
-    def watch(ids: list[int], logits: Array) -> Array:
-        seen[len(ids)] = logits.copy()
-        return logits
-
-    prompt, steps = case.ids[0], 5
-    generation = model.generate(*ragged([prompt]), json.dumps({"max_tokens": steps}), processor=watch)
-    while not generation.finished():
-        generation.advance(1)
-    ((new, _, reason, _),) = generation.results()[0]
-    assert len(new) == steps and reason == "length"
-    whole = model.logits(*ragged([[*prompt, *new[:-1]]]))
-    for length, logits in seen.items():
-        assert np.array_equal(logits, whole[length - 1])
-    assert new == whole[len(prompt) - 1 :].argmax(axis=1).tolist()
-
-
-@every_type
-@given(cases("decoder").map(static), st.integers(500, 560), st.integers(0, 600))
-def test_a_prompt_in_chunks_gives_what_one_shot_gives(types: dict[str, str], case: Case, long: int, short: int) -> None:
+def long(case: Case) -> Case:
+    """Takes texts of up to 2,048 tokens."""
     assert case.spec.decoder is not None
     stack = replace(case.spec.decoder, max_length=2048, positions=0)
     weights = {name: value for name, value in case.weights.items() if "position" not in name}
-    model = compiled(replace(case.spec, decoder=stack), weights, **types)
-    generator = np.random.default_rng(long)
+    return replace(case, spec=replace(case.spec, decoder=stack), weights=weights)
+
+
+@every_type
+@given(cases("decoder").map(static))
+def test_cached_steps_equal_the_whole_sequence(types: dict[str, str], case: Case) -> None:
+    steps_equal_the_whole(compiled(case.spec, case.weights, **types), case.ids[:1], 5)
+
+
+@every_type
+@given(cases("decoder").map(static).map(long), st.integers(500, 560), st.integers(0, 600))
+def test_a_prompt_in_chunks_gives_what_one_shot_gives(types: dict[str, str], case: Case, most: int, other: int) -> None:
+    generator = np.random.default_rng(most)
     # Prompts are read 512 tokens at a time, so the borders of chunks fall into different places of each.
-    prompts = [generator.integers(0, VOCABULARY, n).tolist() for n in (short, long, 7) if n]
-    found = [hypotheses[0][0] for hypotheses in generate(model, prompts, max_tokens=2)]
-    for prompt, new in zip(prompts, found, strict=True):
-        assert new == model.logits(*ragged([[*prompt, new[0]]]))[-2:].argmax(axis=1).tolist()
+    prompts = [generator.integers(0, VOCABULARY, n).tolist() for n in (other, most, 7) if n]
+    steps_equal_the_whole(compiled(case.spec, case.weights, **types), prompts, 2)
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "q8"])
+@given(cases("decoder").map(static).map(long), st.integers(257, 1100))
+def test_a_long_text_that_threads_share_gives_what_one_thread_gives(kv: str, case: Case, length: int) -> None:
+    """A step with more than 256 tokens before it is cut along these, of which each thread takes some."""
+    prompt = np.random.default_rng(length).integers(0, VOCABULARY, length).tolist()
+    (one,), (many,) = (
+        steps_equal_the_whole(compiled(case.spec, case.weights, threads=threads, kv=kv), [prompt], 3)
+        for threads in (1, 8)
+    )
+    assert np.array_equal(one, many)
 
 
 @every_type
