@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ import pytest
 
 import lapwing
 
+GOLDEN = Path(__file__).parent / "golden"
 TYPES = [
     {"weights": "f32"},
     {"weights": "bf16"},
@@ -21,6 +25,7 @@ TYPES = [
     {"weights": "q8", "activations": "int8"},
     {"weights": "q4"},
     {"weights": "q8", "kv": "q8"},
+    {"weights": "q8", "kv": "f32"},
 ]
 TEXTS = ["ROMEO:", "O, what a noble mind is here o'erthrown!", "Enter the King and his train. " * 12]
 
@@ -49,38 +54,73 @@ def test_hidden_states_of_a_batch_equal_those_of_singles() -> None:
 
 
 PROGRAM = """
-import hashlib, lapwing
-digest = hashlib.sha256()
-types = (("bf16", "int16"), ("bf16", "bf16"), ("q8", "int16"), ("q8", "int8"), ("q4", "int16"))
-for weights, activations in types:
-    model = lapwing.load("lapwing/tiny-shakespeare", weights=weights, activations=activations)
-    digest.update(model.logits(model.tokenizer.encode("Enter the King and his train. " * 12)).tobytes())
-print(model.info().isa, digest.hexdigest())
+import hashlib, json, lapwing, sys
+from lapwing.models.base import ragged
+
+folder, disentangled, types = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+
+def digest(*results):
+    found = hashlib.sha256()
+    for result in results:
+        found.update(result.tobytes() if hasattr(result, "tobytes") else repr(result).encode())
+    return found.hexdigest()
+
+def generation(model, prompts):
+    options = {"max_tokens": 6, "ignore_eos": True}
+    likeliest = model.generate_ids(prompts, temperature=0, **options)
+    drawn = model.generate_ids(prompts, temperature=0.8, seed=1, top_p=0.9, **options)
+    return digest(*(model.logits(ids) for ids in prompts), likeliest, drawn)
+
+found = {}
+for one in types:
+    with lapwing.load("lapwing/tiny-shakespeare", **one) as model:
+        found[f"wide {one}"] = generation(model, [model.tokenizer.encode("ROMEO:"), [7, 8, 9]])
+        isa = model.info().isa
+    with lapwing.load(folder, **one) as model:
+        found[f"long {one}"] = generation(model, [[i * i % 397 for i in range(length)] for length in (300, 5, 33)])
+for weights in ("f32", "q8"):
+    with lapwing.load("lapwing/tiny-en-de", weights=weights) as model:
+        ids = [model.tokenizer.encode(text) for text in ("A dog runs.", "Two men.")]
+        translations = [one.text for one in model.translate(["A dog runs.", "Two men."], beams=3, max_tokens=6)]
+        found[f"translation {weights}"] = digest(*model.encode(ids), translations)
+with lapwing.load(disentangled) as model:
+    found["disentangled"] = digest(model.core.encode(*ragged([list(range(5, 45)), [5, 6, 7]]), None))
+print(json.dumps([isa, found]))
 """
 
 
-def test_logits_do_not_depend_on_the_instruction_set() -> None:
-    digests = {}
+def test_results_do_not_depend_on_the_instruction_set(tmp_path: Path) -> None:
+    """Logits and ids of batches, after few tokens and after so many that threads share them."""
+    for path in (GOLDEN / "llama").iterdir():
+        shutil.copy(path, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 512}))
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path), str(GOLDEN / "deberta-v2-model"), json.dumps(TYPES)]
+    results = {}
     for isa in ("scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod", "i8mm"):
         environment = {**os.environ, "LAPWING_ISA": isa}
-        result = subprocess.run(
-            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=False
-        )
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if result.returncode == 0:
-            used, digest = result.stdout.split()
+            used, results[isa] = json.loads(result.stdout)
             assert used == isa
-            digests[isa] = digest
         else:
             assert "is not available on this machine" in result.stderr
-    assert "scalar" in digests
-    assert len(set(digests.values())) == 1
+    assert "scalar" in results
+    for found in results.values():
+        assert found == results["scalar"]
 
 
 @pytest.mark.parametrize("types", TYPES, ids=str)
-def test_cached_log_probabilities_equal_those_of_the_whole_sequence(types: dict[str, Any]) -> None:
+def test_log_probabilities_of_steps_equal_those_of_the_whole_text(types: dict[str, Any]) -> None:
     with lapwing.load("lapwing/tiny-shakespeare", **types) as model:
         prompt = model.tokenizer.encode("ROMEO:")
-        new = model.generate_ids([prompt], max_tokens=40, temperature=0, ignore_eos=True)[0]
-        logits = model.logits([*prompt, *new])
-        best = logits[len(prompt) - 1 : -1].argmax(axis=1)
-        assert best.tolist() == list(new)
+        seen = []
+
+        def watch(_: Any, logits: Any) -> Any:
+            seen.append(logits.copy())
+            return logits
+
+        new = model.generate_ids([prompt], max_tokens=40, temperature=0, ignore_eos=True, processor=watch)[0]
+        logits = model.logits([*prompt, *new])[len(prompt) - 1 : -1]
+        assert np.array_equal(seen, logits)
+        assert logits.argmax(axis=1).tolist() == list(new)
