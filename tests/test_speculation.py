@@ -16,7 +16,7 @@ from lapwing import _core
 from lapwing.models.base import ragged
 
 from .loaded import GOLDEN
-from .strategies import Case, cases, compiled
+from .strategies import VOCABULARY, Case, cases, compiled
 from .test_properties import every_type, static
 
 TEXT = "First Citizen:\nWe are accounted poor citizens.\n\nFirst Citizen:\nWe are"
@@ -35,28 +35,81 @@ def generate(model: _core.Model, prompts: list[list[int]], draft: _core.Model | 
     return results, steps
 
 
+def outcome(*arguments: Any, **options: Any) -> Any:
+    """The same, or what stands in the way: options may leave no token to choose from."""
+    try:
+        return generate(*arguments, **options)
+    except lapwing.OptionError as error:
+        return str(error), 0
+
+
+IDS = st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=3)
+OPTIONS = st.fixed_dictionaries(
+    {"temperature": st.sampled_from((0.0, 0.0, 0.8)), "seed": st.integers(0, 9)},
+    optional={
+        "repetition_penalty": st.sampled_from((0.8, 1.1, 1.5)),
+        "presence_penalty": st.just(0.7),
+        "frequency_penalty": st.just(0.4),
+        "bad_words_ids": st.lists(IDS, max_size=3),
+        "suppress_tokens": IDS,
+        "begin_suppress_tokens": IDS,
+        "no_repeat_ngram_size": st.integers(2, 3),
+        "min_length": st.integers(0, 60),
+        "min_tokens": st.integers(0, 8),
+        "forced_eos_token_ids": IDS,
+        "sequence_bias": st.lists(st.tuples(IDS, st.sampled_from((-3.0, 2.0))), max_size=2),
+        "top_k": st.integers(1, 20),
+        "top_p": st.sampled_from((0.5, 0.9)),
+        "logprobs": st.just(value=True),
+    },
+)
+"""What a token depends on: its draw, and the tokens before it."""
+
+
 @every_type
-@given(cases("decoder").map(static), st.integers(1, 8), st.sampled_from((0.0, 0.8)))
-def test_lookup_gives_the_same_ids(types: dict[str, str], case: Case, guesses: int, temperature: float) -> None:
+@given(cases("decoder").map(static), st.integers(1, 8), OPTIONS, IDS)
+def test_lookup_gives_the_same(
+    types: dict[str, str], case: Case, guesses: int, options: dict[str, Any], ends: list[int]
+) -> None:
     model = compiled(case.spec, case.weights, **types)
     # Texts that repeat themselves, so that there is something to guess.
     prompts = [(ids * 3)[:40] for ids in case.ids]
-    options = {"max_tokens": 12, "temperature": temperature, "seed": 7, "repetition_penalty": 1.1}
-    want, steps = generate(model, prompts, **options)
-    got, fewer = generate(model, prompts, prompt_lookup=guesses, **options)
+    options |= {"max_tokens": 12, "eos_ids": ends, "stop_ids": ends}
+    want, steps = outcome(model, prompts, **options)
+    got, fewer = outcome(model, prompts, prompt_lookup=guesses, **options)
     assert got == want and fewer <= steps
 
 
-@given(cases("decoder").map(static), st.integers(1, 6), st.sampled_from((0.0, 0.8)))
-def test_a_draft_gives_the_same_ids(case: Case, guesses: int, temperature: float) -> None:
-    model = compiled(case.spec, case.weights)
+@every_type
+@given(cases("decoder").map(static), st.integers(1, 6), OPTIONS, IDS, st.sampled_from((0, 2)))
+def test_a_draft_gives_the_same(
+    types: dict[str, str], case: Case, guesses: int, options: dict[str, Any], ends: list[int], lookup: int
+) -> None:
+    model = compiled(case.spec, case.weights, **types)
     noise = np.random.default_rng(1)
     near = {name: value + 0.01 * noise.standard_normal(value.shape).astype("f") for name, value in case.weights.items()}
-    draft = compiled(case.spec, near)
-    options = {"max_tokens": 12, "temperature": temperature, "seed": 7}
-    want, steps = generate(model, case.ids, **options)
-    got, fewer = generate(model, case.ids, draft, draft_tokens=guesses, **options)
+    draft = compiled(case.spec, near, **types)
+    options |= {"max_tokens": 12, "eos_ids": ends, "stop_ids": ends}
+    want, steps = outcome(model, case.ids, **options)
+    got, fewer = outcome(model, case.ids, draft, draft_tokens=guesses, prompt_lookup=lookup, **options)
     assert got == want and fewer <= steps
+
+
+PROCESSED: dict[str, Any] = {"repetition_penalty": 1.05, "bad_words_ids": [[198], [11, 4]], "min_length": 60}
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.6, "seed": 3, "top_k": 20}], ids=("likeliest", "drawn"))
+@pytest.mark.parametrize("weights", ["f32", "bf16", "f16", "q8", "q4"])
+def test_guesses_come_true_with_every_type_and_with_processors(weights: str, options: dict[str, Any]) -> None:
+    """The same again, and steps are saved: what is compared above is not that nothing was ever guessed."""
+    name = "lapwing/tiny-shakespeare"
+    with lapwing.load(name, weights=weights) as model, lapwing.load(name, weights="q4") as draft:
+        ids = model.tokenizer.encode(TEXT)
+        options = {"max_tokens": 60, **PROCESSED, **options}
+        want, steps = generate(model.core, [ids], **options)
+        for guesser in ({"draft": draft.core, "draft_tokens": 4}, {"prompt_lookup": 4}):
+            got, fewer = generate(model.core, [ids], **guesser, **options)
+            assert got == want and fewer < steps == 60
 
 
 @given(cases("decoder"))
