@@ -1,27 +1,10 @@
 //! Every kernel equals portable code to the bit, for any number of rows, and portable code the definition.
 
 use super::*;
+use crate::simd::testing::{every_level_equals_portable, numbers, with_extremes};
 use crate::tensor::{Buffer, DType, Source};
 use crate::threads::Pool;
 use half::bf16;
-
-/// Deterministic numbers in (-1, 1), some of them large, some zero.
-fn numbers(count: usize, seed: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_769) | 1;
-    (0..count)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 17;
-            state ^= state << 5;
-            let unit = (state >> 8) as f32 / 8_388_608.0 - 1.0;
-            match state % 61 {
-                0 => 0.0,
-                1 => unit * 20.0,
-                _ => unit,
-            }
-        })
-        .collect()
-}
 
 fn packed(values: &[f32], outputs: usize, inputs: usize, to: WeightType) -> Matrix {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -287,6 +270,49 @@ fn every_level_packs_the_same() {
         for level in Level::present() {
             let got = q8::fit::group_at(level, x, 127.0, 0.375);
             assert!(got.codes == want.codes && got.scales == want.scales, "{level:?}");
+        }
+        for inputs in [1, 2, 31, 32] {
+            let (scale, minimum) = q4::fit::group_at(Level::Scalar, &x[..inputs]);
+            let want = q4::fit::codes_at(Level::Scalar, &x[..inputs], &scale, &minimum);
+            for level in Level::present() {
+                let got = q4::fit::group_at(level, &x[..inputs]);
+                assert!(bits(&got.0) == bits(&scale) && bits(&got.1) == bits(&minimum), "{level:?} {inputs}");
+                assert_eq!(
+                    q4::fit::codes_at(level, &x[..inputs], &scale, &minimum),
+                    want,
+                    "{level:?} {inputs}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_level_finishes_equally() {
+    let (rows, stride) = (3, 21);
+    let bias = numbers(2 * PANEL, 8);
+    for activation in Activation::ALL {
+        for (seed, n) in (1..).zip([1, 7, 15, 16]) {
+            for values in [numbers(rows * PANEL, seed), with_extremes(rows * PANEL, seed)] {
+                let gate = numbers(rows * PANEL, seed + 9);
+                for options in 0..16 {
+                    let [gated, biased, gate_biased, added] = [1, 2, 4, 8].map(|bit| options & bit > 0);
+                    every_level_equals_portable(&(activation, n, options, values[0]), &|level| {
+                        let mut out = numbers(rows * stride, 2);
+                        let y = Results::new(&values, biased.then_some(&bias[..PANEL + n]), PANEL);
+                        let gate = Results::new(&gate, gate_biased.then_some(&bias[..n]), 0);
+                        let place = Place {
+                            out: &Disjoint::new(&mut out),
+                            at: 2,
+                            stride,
+                            n,
+                            add: added.then_some(0.25),
+                        };
+                        finish_at(level, y, gated.then_some(gate), activation, place);
+                        out
+                    });
+                }
+            }
         }
     }
 }

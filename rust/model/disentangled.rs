@@ -224,4 +224,18 @@ mod tests {
             assert_eq!(log_bucket(-distance, &d), -bucket, "{buckets} {max_distance} {distance}");
         }
     }
+
+    #[test]
+    fn every_level_gives_equal_probabilities() {
+        use crate::simd::testing::{every_level_equals_portable, numbers, with_extremes};
+        for length in 1..70 {
+            for scores in [numbers(length, 1), with_extremes(length, 2), vec![f32::NEG_INFINITY; length]] {
+                every_level_equals_portable(&(length, scores[0]), &|level| {
+                    let mut x = scores.clone();
+                    softmax_at(level, &mut x);
+                    x
+                });
+            }
+        }
+    }
 }

@@ -485,6 +485,9 @@ pub fn probabilities(
 }
 
 #[cfg(test)]
+mod levels;
+
+#[cfg(test)]
 mod tests {
     use super::super::kv::KvType;
     use super::*;

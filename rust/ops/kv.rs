@@ -449,4 +449,25 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_level_reads_eight_bits_equally() {
+        use crate::simd::testing::{every_level_equals_portable, with_extremes};
+        for dim in 1..70 {
+            let codes: Vec<i8> = (0..dim * BLOCK).map(|i| (i * 37 % 256) as u8 as i8).collect();
+            let scales = with_extremes(BLOCK, dim as u32);
+            every_level_equals_portable(&dim, &|level| {
+                let mut out = vec![0.5; codes.len()];
+                keys_at(level, &codes, &scales, &mut out);
+                out
+            });
+            for tokens in [1, 31, BLOCK] {
+                every_level_equals_portable(&(dim, tokens), &|level| {
+                    let mut out = vec![0.5; dim * tokens];
+                    values_at(level, &codes[..dim * tokens], &scales[..tokens], &mut out);
+                    out
+                });
+            }
+        }
+    }
 }

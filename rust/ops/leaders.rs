@@ -434,4 +434,28 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_level_puts_pieces_together_and_amends_logits_equally() {
+        use crate::simd::testing::{self, every_level_equals_portable};
+        for n in 1..40 {
+            let (tops, sums) = (testing::with_extremes(n, 1), testing::numbers(n, 2));
+            every_level_equals_portable(&n, &|level| {
+                vec![together_at(level, &tops, &sums, 0.9), together_at(level, &sums, &sums, 0.9)]
+            });
+            for values in
+                [testing::numbers(n.next_multiple_of(LANES) * 2, 3), testing::with_extremes(64 * 2, 4)]
+            {
+                for (bias, softcap) in
+                    [(None, None), (None, Some(3.0)), (Some(&sums[..]), None), (Some(&sums[..]), Some(3.0))]
+                {
+                    every_level_equals_portable(&(n, softcap), &|level| {
+                        let mut values = values[..n.next_multiple_of(LANES) * 2].to_vec();
+                        amend_at(level, &mut values, n, 2, bias, 0.7, softcap);
+                        values
+                    });
+                }
+            }
+        }
+    }
 }

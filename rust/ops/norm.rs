@@ -118,7 +118,7 @@ impl Norm {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::Level;
+    use crate::simd::testing::every_level_equals_portable;
     use crate::threads::Pool;
 
     fn values(n: usize, seed: usize) -> Vec<f32> {
@@ -162,12 +162,12 @@ mod tests {
     fn every_level_gives_equal_bits() {
         for width in 1..70 {
             let (x, w) = (values(width, 5), values(width, 6));
-            let mut want = vec![0.0; width];
-            row_at(Level::Scalar, true, 1e-6, &w, &w, &x, &mut want);
-            for level in Level::present() {
-                let mut got = vec![0.0; width];
-                row_at(level, true, 1e-6, &w, &w, &x, &mut got);
-                assert!(want.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits()), "{width} {level:?}");
+            for (layer, weight, bias) in [(true, &w[..], &w[..]), (false, &w, &[]), (true, &[], &[])] {
+                every_level_equals_portable(&(width, layer), &|level| {
+                    let mut out = vec![0.0; width];
+                    row_at(level, layer, 1e-6, weight, bias, &x, &mut out);
+                    out
+                });
             }
         }
     }

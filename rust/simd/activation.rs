@@ -87,11 +87,8 @@ multiversion! {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::simd::Level;
-
-    const ALL: [Activation; 9] = [
+impl Activation {
+    pub const ALL: [Activation; 9] = [
         Activation::Identity,
         Activation::Relu,
         Activation::Relu2,
@@ -102,12 +99,18 @@ mod tests {
         Activation::Tanh,
         Activation::Sigmoid,
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::Level;
 
     #[test]
     fn every_level_gives_equal_bits_at_every_length() {
         for length in 0..67 {
             let x: Vec<f32> = (0..length).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.21).collect();
-            for activation in ALL {
+            for activation in Activation::ALL {
                 let mut want = x.clone();
                 activate_at(Level::Scalar, activation, &mut want);
                 for level in Level::present() {

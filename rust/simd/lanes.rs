@@ -365,4 +365,19 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn every_level_adds_and_compares_equally() {
+        use crate::simd::testing::{every_level_equals_portable, numbers, with_extremes};
+        for length in 0..70 {
+            for x in [numbers(length, 1), with_extremes(length, 2)] {
+                every_level_equals_portable(&(length, &x), &|level| {
+                    let mut out = numbers(length, 3);
+                    add_scaled_at(level, &mut out, 0.3, &x);
+                    out.extend([sum_at(level, &x), sum_of_squares_at(level, &x), maximum_at(level, &x)]);
+                    out
+                });
+            }
+        }
+    }
 }

@@ -10,6 +10,8 @@ mod level;
 mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(test)]
+pub mod testing;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -10,8 +10,8 @@ fail() { echo "test-emulated: $*" >&2; exit 1; }
 command -v apt-get dpkg-query > /dev/null || fail "needs Debian's packages (apt-get)"
 command -v cargo > /dev/null || fail "cargo is missing: install Rust from your system or rustup"
 
-# What has kernels, or code that is compiled once per instruction set.
-filters=(simd:: matmul:: ops::)
+# What has kernels, and tests of code elsewhere that is compiled once per instruction set.
+filters=(simd:: matmul:: ops:: ::every_level_)
 detected="simd::level::tests::the_expected_levels_are_detected ... ok"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT

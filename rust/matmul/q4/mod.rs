@@ -24,7 +24,7 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
-mod fit;
+pub mod fit;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
