@@ -31,7 +31,7 @@ demo: $(VENV)/.built ## Install, then translate, generate and compare with the b
 	@cd $(VENV) && bin/python -m lapwing demo
 
 test: $(VENV)/.built ## Install, then run the Rust and the Python tests
-	cargo test --lib
+	cargo test --lib --test allocations
 	$(BIN)/python -m pytest -q
 
 $(VENV)/.lint: $(VENV)/.created

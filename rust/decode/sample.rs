@@ -359,4 +359,17 @@ mod tests {
         }
         assert_eq!(sample(&o, &logits, 1.0, &mut Memory::default()), 699);
     }
+
+    #[test]
+    fn every_level_gives_equal_exponentials() {
+        use crate::simd::testing::{every_level_equals_portable, with_extremes};
+        for length in 0..67 {
+            let x = with_extremes(length, 3);
+            every_level_equals_portable(&length, &|level| {
+                let mut x = x.clone();
+                exp_in_place_at(level, &mut x, 0.7);
+                x
+            });
+        }
+    }
 }

@@ -130,9 +130,33 @@ pub(super) struct Choice {
     top: Vec<(u32, f32)>,
 }
 
+/// Memory that choices use again.
+#[derive(Default)]
+struct Memory {
+    /// A row of logits before processing.
+    plain: Vec<f32>,
+    drawing: sample::Memory,
+}
+
 thread_local! {
     /// Memory of this thread, as large as a vocabulary.
-    static DRAWING: Cell<sample::Memory> = Cell::default();
+    static MEMORY: Cell<Memory> = Cell::default();
+}
+
+/// What `f` makes with this thread's memory.
+fn with_memory<T>(f: impl FnOnce(&mut Memory) -> T) -> T {
+    // Taken, not borrowed: a processor of the caller's may generate with another model meanwhile.
+    let mut memory = MEMORY.take();
+    let result = f(&mut memory);
+    MEMORY.set(memory);
+    result
+}
+
+/// Makes `to` a copy of `from`.
+fn copy<'a>(from: &[f32], to: &'a mut Vec<f32>) -> &'a [f32] {
+    to.clear();
+    to.extend_from_slice(from);
+    to
 }
 
 /// Chooses the next token of a stream.
@@ -164,23 +188,23 @@ pub(super) fn choose(
         likeliest = normalized(&top(logits, o.top_logprobs), o.top_logprobs, normalizer);
     }
     let changed = process::needed(o, custom.is_some());
-    let plain = (scored && changed).then(|| logits.to_vec());
-    if changed {
-        process::process(o, &stream.context(source), logits, custom)?;
-        check(logits)?;
-    }
-    let token = if o.temperature == 0.0 {
-        argmax(logits)
-    } else {
-        let u = sample::uniform(o.seed, number, stream.ids.len() - stream.prompt);
-        let mut memory = DRAWING.take();
-        let token = sample::sample(o, logits, u, &mut memory);
-        DRAWING.set(memory);
-        token
-    };
-    if scored {
-        logprob = plain.as_deref().unwrap_or(logits)[token as usize] - normalizer;
-    }
+    let token = with_memory(|Memory { plain, drawing }| {
+        let plain = (scored && changed).then(|| copy(logits, plain));
+        if changed {
+            process::process(o, &stream.context(source), logits, custom)?;
+            check(logits)?;
+        }
+        let token = if o.temperature == 0.0 {
+            argmax(logits)
+        } else {
+            let u = sample::uniform(o.seed, number, stream.ids.len() - stream.prompt);
+            sample::sample(o, logits, u, drawing)
+        };
+        if scored {
+            logprob = plain.unwrap_or(logits)[token as usize] - normalizer;
+        }
+        Ok(token)
+    })?;
     Ok(Choice { token, logprob, top: likeliest })
 }
 
@@ -250,25 +274,27 @@ pub(super) fn continuations(
     let likeliest =
         scored(o).then(|| Arc::new(normalized(&top(logits, o.top_logprobs), o.top_logprobs, normalizer)));
     let changed = process::needed(o, custom.is_some());
-    let plain = changed.then(|| logits.to_vec());
-    if changed {
-        // The reference processes log-probabilities here, not logits.
-        logits.iter_mut().for_each(|v| *v -= normalizer);
-        shift = 0.0;
-        process::process(o, &search.context(beam, source), logits, custom)?;
-        check(logits)?;
-        if o.renormalize_logits {
-            shift = log_sum_exp(logits);
+    with_memory(|Memory { plain, .. }| {
+        let plain = changed.then(|| copy(logits, plain));
+        if changed {
+            // The reference processes log-probabilities here, not logits.
+            logits.iter_mut().for_each(|v| *v -= normalizer);
+            shift = 0.0;
+            process::process(o, &search.context(beam, source), logits, custom)?;
+            check(logits)?;
+            if o.renormalize_logits {
+                shift = log_sum_exp(logits);
+            }
         }
-    }
-    let plain = plain.as_deref().unwrap_or(logits);
-    let candidate = |(token, v): (u32, f32)| Candidate {
-        beam,
-        token,
-        score: (v - shift) + before,
-        scored: likeliest.as_ref().map(|top| (plain[token as usize] - normalizer, Arc::clone(top))),
-    };
-    Ok(best_of(logits, plain, Search::width(o)).into_iter().map(candidate).collect())
+        let plain = plain.unwrap_or(logits);
+        let candidate = |(token, v): (u32, f32)| Candidate {
+            beam,
+            token,
+            score: (v - shift) + before,
+            scored: likeliest.as_ref().map(|top| (plain[token as usize] - normalizer, Arc::clone(top))),
+        };
+        Ok(best_of(logits, plain, Search::width(o)).into_iter().map(candidate).collect())
+    })
 }
 
 /// The `n` best tokens of a row: by what processing has made of its logits, where that is equal by the logits themselves, as

@@ -1,0 +1,163 @@
+//! A step of a generation makes no memory of the size of the vocabulary: what it needs is kept from the steps before.
+//! `--nocapture` shows how many small allocations a step takes.
+
+use _core::decode::Generation;
+use _core::decode::options::Options;
+use _core::model::{self, Loader, Model};
+use _core::tensor::{DType, Source, WeightType};
+use _core::threads::Pool;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// So large that nothing else of this small model is as large as a row of logits.
+const VOCABULARY: usize = 32 * 1024;
+/// Bytes of half a row of logits.
+const LARGE: usize = VOCABULARY * 2;
+
+const THREADS: usize = 2;
+
+static LARGE_ONES: AtomicUsize = AtomicUsize::new(0);
+static ALL: AtomicUsize = AtomicUsize::new(0);
+
+struct Counting;
+
+fn count(size: usize) {
+    ALL.fetch_add(1, Ordering::Relaxed);
+    LARGE_ONES.fetch_add(usize::from(size >= LARGE), Ordering::Relaxed);
+}
+
+// SAFETY: the system's allocator does it all.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size);
+        // SAFETY: as the caller promises.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const NORM: &str = r#"{"kind": "rms", "eps": 1e-5, "weight": true, "bias": false}"#;
+
+/// A decoder of one layer that has everything of a usual one.
+fn decoder() -> Arc<Model> {
+    let block = format!(
+        r#""input_norm": {NORM}, "output_norm": null, "residual_norm": null, "residual_scale": 1.0, "residual_after_norm": false"#
+    );
+    let attention = format!(
+        r#"{{{block}, "heads": 4, "kv_heads": 2, "head_dim": 8, "scale": 0.35, "causal": true, "window": null,
+        "softcap": null, "query_bias": false, "key_bias": false, "value_bias": false, "output_bias": false,
+        "query_norm": null, "key_norm": null, "norm_over": "head", "norm_after_rotary": false, "clip": null,
+        "rotary": {{"inv_freq": [1.0, 0.1, 0.01, 0.001], "scale": 1.0, "interleaved": false, "long": null, "dynamic": null}},
+        "query_scale": null, "relative_bias": null, "alibi": null, "disentangled": null}}"#
+    );
+    let feed_forward = format!(
+        r#"{{{block}, "width": 64, "activation": "silu", "gated": true, "gate_bias": false, "up_bias": false, "down_bias": false}}"#
+    );
+    let spec = format!(
+        r#"{{"encoder": null, "decoder": {{"vocab_size": {VOCABULARY}, "hidden_size": 32, "layers": [{{"attention": {attention},
+        "feed_forward": {feed_forward}, "cross_attention": null, "parallel": false, "convolution": null}}], "max_length": 2048,
+        "embedding_size": null, "embedding_scale": 1.0, "embedding_projection_bias": false, "project_before_positions": false,
+        "positions": 0, "segments": 0, "embedding_norm": null, "norm_before_positions": false, "unplaced": null,
+        "relative_rows": 0, "relative_norm": null, "final_norm": {NORM}, "output_size": null, "token_dropout": null}},
+        "language_head": {{"vocab_size": {VOCABULARY}, "bias": false, "scale": 1.0, "softcap": null, "transform": []}},
+        "pooler": null, "head": null}}"#
+    );
+    let spec = model::spec::Model::from_json(&spec).expect("a description");
+    let options = model::Options { weights: Some(WeightType::Q8), ..model::Options::default() };
+    let (mut loader, pool) = (Loader::new(spec, options), Pool::new(THREADS));
+    let tensors: Vec<(String, Vec<usize>)> =
+        loader.tensors().into_iter().map(|(name, shape)| (name.to_owned(), shape.to_vec())).collect();
+    for (name, shape) in tensors {
+        let count = shape.iter().product();
+        let values = (0..count).map(|i: usize| (i * 7919 % 1009) as f32 / 5045.0 - 0.1);
+        let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+        let columns = shape[shape.len() - 1];
+        let source = Source::new(&bytes, DType::F32, [count / columns, columns], [columns, 1]).expect("fits");
+        pool.run_alone(|team| loader.add(team, &[name], &source)).expect("a tensor");
+    }
+    Arc::new(Model::new(loader, pool).expect("a model"))
+}
+
+/// Large and all allocations of each step once the first ones are over.
+fn steps(model: &Arc<Model>, prompts: usize, options: &str) -> Vec<[usize; 2]> {
+    let options: Options = serde_json::from_str(options).expect("options");
+    let prompts = (0..prompts).map(|i| vec![i as u32 + 1; 5]).collect();
+    let mut generation =
+        Generation::new(Arc::clone(model), prompts, Vec::new(), options).expect("may be generated");
+    let counts = || [&LARGE_ONES, &ALL].map(|count| count.load(Ordering::Relaxed));
+    let mut found = Vec::new();
+    model
+        .session(&|| false, |s| {
+            generation.advance(s, 6, None)?;
+            while !generation.finished() {
+                let before = counts();
+                generation.advance(s, 1, None)?;
+                let after = counts();
+                // The last one leaves what it has computed to later generations.
+                if !generation.finished() {
+                    found.push([after[0] - before[0], after[1] - before[1]]);
+                }
+            }
+            Ok(())
+        })
+        .expect("generates");
+    found
+}
+
+/// One test: others at the same time would be counted too.
+#[test]
+fn steps_allocate_no_rows_of_the_vocabulary() {
+    let model = decoder();
+    for (prompts, options) in [
+        (1, r#"{"max_tokens": 40}"#),
+        (3, r#"{"max_tokens": 40}"#),
+        (1, r#"{"max_tokens": 40, "repetition_penalty": 1.2}"#),
+        (1, r#"{"max_tokens": 40, "repetition_penalty": 1.2, "logprobs": true, "top_logprobs": 3}"#),
+        (1, r#"{"max_tokens": 40, "temperature": 0.8}"#),
+        (3, r#"{"max_tokens": 40, "temperature": 0.8, "logprobs": true}"#),
+        (1, r#"{"max_tokens": 40, "temperature": 0.8, "top_k": 40}"#),
+        (1, r#"{"max_tokens": 40, "temperature": 1.5, "top_p": 0.95, "min_p": 0.01}"#),
+        (
+            3,
+            r#"{"max_tokens": 40, "temperature": 0.8, "top_k": 40, "typical_p": 0.9, "repetition_penalty": 1.2}"#,
+        ),
+        (
+            1,
+            r#"{"max_tokens": 40, "temperature": 0.8, "top_h": 0.5, "epsilon_cutoff": 1e-4, "eta_cutoff": 1e-4}"#,
+        ),
+        (2, r#"{"max_tokens": 40, "prompt_lookup": 4}"#),
+        (1, r#"{"max_tokens": 40, "beams": 3}"#),
+        (1, r#"{"max_tokens": 40, "beams": 3, "repetition_penalty": 1.2}"#),
+    ] {
+        let found = steps(&model, prompts, options);
+        let all: usize = found.iter().map(|step| step[1]).sum();
+        println!("{prompts} x {options}: {} allocations a step", all / found.len());
+        let large: Vec<usize> = found.iter().map(|step| step[0]).collect();
+        // A thread makes its memory (of weights, of what is kept of them, of a row before processing) when it first takes a
+        // row, which may be late; else a step would make some each time.
+        assert!(
+            large.iter().sum::<usize>() <= 3 * THREADS && large.len() > 6 * THREADS,
+            "{prompts} x {options}: large allocations of each step: {large:?}"
+        );
+    }
+}
