@@ -306,7 +306,7 @@ fn every_level_finishes_equally() {
                             at: 2,
                             stride,
                             n,
-                            add: added.then_some(0.25),
+                            add: added.then_some(0.3),
                         };
                         finish_at(level, y, gated.then_some(gate), activation, place);
                         out
