@@ -1,0 +1,49 @@
+//! Attention as one matrix of probabilities, for those who want to look at it.
+
+use super::super::kv::{KvBlocks, Sequence};
+use super::{Call, SHARED_FROM, Scores, TILE, ThreadScratch, exp_one};
+
+/// The probabilities of one sequence, `[heads, queries, length]`.
+pub fn probabilities(
+    queries: &[f32],
+    sequence: &Sequence<'_>,
+    kv: &KvBlocks,
+    scores: &Scores<'_>,
+) -> Vec<f32> {
+    let sequences = std::slice::from_ref(sequence);
+    let call = Call { queries, sequences, kv, scores, shared_from: SHARED_FROM };
+    let (g, n, length) = (call.group(), sequence.rows.len(), sequence.length);
+    let mut out = vec![0.0; scores.heads * n * length];
+    let mut t = ThreadScratch::default();
+    let mut maxima = Vec::new();
+    for kv_head in 0..scores.kv_heads {
+        for query in 0..n {
+            let unit = call.unit(0, query, 1, kv_head, 1);
+            call.gather(&unit, &mut t.queries);
+            maxima.clear();
+            for tile in unit.tiles() {
+                let mut found = vec![(0.0, 0.0); g];
+                call.tile_scores(&unit, tile, &mut t, |row, m, sum| found[row] = (m, sum));
+                for row in 0..g {
+                    let at = ((kv_head * g + row) * n + query) * length + tile * TILE;
+                    let count = call.end(&unit, tile) - tile * TILE;
+                    out[at..at + count].copy_from_slice(&t.scores[row * TILE..][..count]);
+                }
+                maxima.push((tile, found));
+            }
+            for row in 0..g {
+                let top = maxima
+                    .iter()
+                    .fold(f32::NEG_INFINITY, |m, (_, f)| if f[row].0 > m { f[row].0 } else { m });
+                let sum: f32 = maxima.iter().map(|(_, f)| f[row].1 * exp_one(f[row].0 - top)).sum();
+                for (tile, found) in &maxima {
+                    let at = ((kv_head * g + row) * n + query) * length + tile * TILE;
+                    let count = TILE.min(length - tile * TILE);
+                    let factor = exp_one(found[row].0 - top) / sum;
+                    out[at..at + count].iter_mut().for_each(|p| *p *= factor);
+                }
+            }
+        }
+    }
+    out
+}
