@@ -340,13 +340,14 @@ pub fn attention(
 fn attend(team: &Team<'_>, scratch: &mut Scratch, call: &Call<'_>, out: &mut [f32]) {
     let width = call.scores.head_dim + 2;
     let Scratch { threads, units, jobs, parts } = scratch;
-    let share = call.units(team.threads(), units);
+    call.units(team.threads(), units);
     threads.resize_with(team.threads().max(threads.len()), Mutex::default);
     let threads = &*threads;
     let lock = |thread: usize| threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
     let out = Disjoint::new(out);
     let most_tiles = units.iter().map(|u| u.tiles().len()).max().unwrap_or(0);
 
+    let share = units.iter().any(|u| u.members > 1);
     if !share && (units.len() >= 2 * team.threads() || most_tiles <= 2 || team.threads() == 1) {
         let units = &*units;
         team.run(units.len(), &|i, thread| {

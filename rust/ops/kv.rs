@@ -136,9 +136,7 @@ impl KvBlocks {
     pub fn store(&mut self, sequence: &Sequence<'_>, keys: &[f32], values: &[f32]) {
         let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
         sequence.each_block(|block, slot, rows| {
-            let part = rows.start * width..rows.end * width;
-            let (keys, values) = (&keys[part.clone()], &values[part]);
-            self.segments[block / SEGMENT].store(block % SEGMENT, slot, keys, values, width, dim);
+            self.segments[block / SEGMENT].store(block % SEGMENT, slot, rows, keys, values, width, dim);
         });
     }
 
@@ -154,9 +152,7 @@ impl KvBlocks {
             for sequence in sequences {
                 sequence.each_block(|block, slot, rows| {
                     if block / SEGMENT == segment {
-                        let part = rows.start * width..rows.end * width;
-                        let (keys, values) = (&keys[part.clone()], &values[part]);
-                        here[0].store(block % SEGMENT, slot, keys, values, width, dim);
+                        here[0].store(block % SEGMENT, slot, rows, keys, values, width, dim);
                     }
                 });
             }
@@ -274,9 +270,19 @@ impl Sequence<'_> {
 }
 
 impl Segment {
-    /// Stores tokens of one block from `slot` on.
-    fn store(&mut self, block: usize, slot: usize, keys: &[f32], values: &[f32], width: usize, dim: usize) {
-        let n = keys.len() / width;
+    /// Stores rows of `keys` and `values`, `[_, width]`, in a block from `slot` on.
+    fn store(
+        &mut self,
+        block: usize,
+        slot: usize,
+        rows: Range<usize>,
+        keys: &[f32],
+        values: &[f32],
+        width: usize,
+        dim: usize,
+    ) {
+        let part = rows.start * width..rows.end * width;
+        let (n, keys, values) = (rows.len(), &keys[part.clone()], &values[part]);
         for head in 0..width / dim {
             let at = (block * width + head * dim) * BLOCK;
             match self {

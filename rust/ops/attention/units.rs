@@ -86,15 +86,15 @@ impl Call<'_> {
         unit.parts + (tile - unit.first_tile) * self.part(unit)
     }
 
-    /// Cuts the work into units, of about `ROWS` rows of queries each; true if some share tiles.
-    pub fn units(&self, threads: usize, units: &mut Vec<Unit>) -> bool {
+    /// Cuts the work into units, of about `ROWS` rows of queries each.
+    pub fn units(&self, threads: usize, units: &mut Vec<Unit>) {
         let (g, kv_heads) = (self.group(), self.scores.kv_heads);
         let per_unit = (ROWS / g).max(1);
         // Key heads that few queries take together: all, if enough is left for every thread.
         let tiles: usize = self.sequences.iter().map(|s| s.length.div_ceil(TILE)).sum();
         let together = (kv_heads * tiles / (4 * threads)).clamp(1, kv_heads);
-        let (mut share, mut sequence) = (false, 0);
         units.clear();
+        let mut sequence = 0;
         while sequence < self.sequences.len() {
             let (members, shared) = self.alike(sequence, per_unit);
             let queries = self.sequences[sequence].rows.len();
@@ -102,7 +102,6 @@ impl Call<'_> {
             for kv_head in (0..kv_heads).step_by(heads) {
                 let kv_heads = heads.min(kv_heads - kv_head);
                 if members > 1 {
-                    share = true;
                     let before = units.len();
                     let unit = self.unit(sequence, 0, 1, kv_head, kv_heads);
                     units.push(Unit { members, queries: members, end_tile: shared, ..unit });
@@ -118,7 +117,6 @@ impl Call<'_> {
             }
             sequence += members;
         }
-        share
     }
 
     /// How many sequences from one on, up to `most`, see their first tiles together (beams and samples of one prompt), and how
