@@ -257,11 +257,13 @@ fn compute(
 /// Bytes of results that a thread makes before it finishes them: they stay in the nearest cache meanwhile.
 const SLAB: usize = 32 * 1024;
 
-/// The first of some tiles, as many as have their results of `panels` panels in a slab.
+/// The first of some tiles, as many as have their results of `panels` panels in a slab, in slabs of nearly equal size: a
+/// tile that is left alone would read its weights for itself.
 fn slab(s: &Strips, tiles: Range<usize>, panels: usize) -> Range<usize> {
     let height = s.tiles[tiles.start].1;
-    let n = (SLAB / (4 * PANEL * panels * height)).max(1);
-    tiles.start..tiles.end.min(tiles.start + n)
+    let most = (SLAB / (4 * PANEL * panels * height)).max(1);
+    let slabs = tiles.len().div_ceil(most);
+    tiles.start..tiles.start + tiles.len().div_ceil(slabs)
 }
 
 /// Results of some panels for some tiles, `[panel][row][16]`.

@@ -1,7 +1,7 @@
 //! Float weights with AVX-512: f32 activations, and with AVX-512 BF16 those rounded to bf16.
 
 use super::PANEL;
-use super::x86::{AHEAD, BF16, F16, F32, Kernel, size};
+use super::x86::{BF16, F16, F32, Kernel, LINE, size};
 use std::arch::x86_64::*;
 
 /// Sixteen weights as a vector: of the first input of the two behind `w` or of the second.
@@ -26,13 +26,13 @@ unsafe fn load_wide<const W: u8>(w: *const u8, second: bool) -> __m512 {
     }
 }
 
-/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`]. `SPREAD` asks for the memory ahead.
+/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`].
 ///
 /// # Safety
 /// AVX-512 F; all pointers reach as far as the sizes say.
 #[inline(never)]
 #[target_feature(enable = "avx512f")]
-unsafe fn wide<const M: usize, const P: usize, const W: u8, const SPREAD: bool>(
+unsafe fn wide<const M: usize, const P: usize, const W: u8>(
     length: usize,
     mut w: *const u8,
     w_stride: usize,
@@ -40,6 +40,7 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8, const SPREAD: bool>(
     c: *mut f32,
     c_stride: usize,
     first: bool,
+    mut ahead: *const u8,
 ) {
     let mut s = [[_mm512_setzero_ps(); M]; P];
     // SAFETY: as promised; prefetches touch no memory.
@@ -64,9 +65,9 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8, const SPREAD: bool>(
                         s[p][i] = _mm512_fmadd_ps(y, v[p], s[p][i]);
                     }
                 }
-                if SPREAD && (W == F32 || !second) {
-                    let ahead = AHEAD + usize::from(second) * size::<W>();
-                    _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(ahead).cast());
+                if W == F32 || !second {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+                    ahead = ahead.wrapping_add(LINE);
                 }
                 x = x.add(M);
             }
@@ -81,36 +82,36 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8, const SPREAD: bool>(
     }
 }
 
-const fn wides<const P: usize, const W: u8, const S: bool>() -> [Kernel; 12] {
+const fn wides<const P: usize, const W: u8>() -> [Kernel; 12] {
     [
-        wide::<1, P, W, S>,
-        wide::<2, P, W, S>,
-        wide::<3, P, W, S>,
-        wide::<4, P, W, S>,
-        wide::<5, P, W, S>,
-        wide::<6, P, W, S>,
-        wide::<7, P, W, S>,
-        wide::<8, P, W, S>,
-        wide::<9, P, W, S>,
-        wide::<10, P, W, S>,
-        wide::<11, P, W, S>,
-        wide::<12, P, W, S>,
+        wide::<1, P, W>,
+        wide::<2, P, W>,
+        wide::<3, P, W>,
+        wide::<4, P, W>,
+        wide::<5, P, W>,
+        wide::<6, P, W>,
+        wide::<7, P, W>,
+        wide::<8, P, W>,
+        wide::<9, P, W>,
+        wide::<10, P, W>,
+        wide::<11, P, W>,
+        wide::<12, P, W>,
     ]
 }
 
-/// One tile of rows that reads weights from memory; tile after tile over one panel; over two.
-pub const fn wide_tables<const W: u8>() -> [&'static [Kernel]; 3] {
-    const { [&wides::<1, W, true>(), &wides::<1, W, false>(), &wides::<2, W, false>()] }
+/// Over one panel; over two.
+pub const fn wide_tables<const W: u8>() -> [&'static [Kernel]; 2] {
+    const { [&wides::<1, W>(), &wides::<2, W>()] }
 }
 
 /// bf16 by bf16, two multiply-adds for each output and instruction: M rows by P panels, as [`Kernel`]; `x` points at words of two
-/// activations. `SPREAD` asks for the memory ahead.
+/// activations. `ALL` asks for the memory ahead of all panels.
 ///
 /// # Safety
 /// AVX-512 F and BF16; see [`Kernel`].
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn pairs<const M: usize, const P: usize, const SPREAD: bool>(
+unsafe fn pairs<const M: usize, const P: usize, const ALL: bool>(
     length: usize,
     mut w: *const u8,
     w_stride: usize,
@@ -118,6 +119,7 @@ unsafe fn pairs<const M: usize, const P: usize, const SPREAD: bool>(
     c: *mut f32,
     c_stride: usize,
     first: bool,
+    mut ahead: *const u8,
 ) {
     let mut x: *const i32 = x.cast();
     let mut s = [[_mm512_setzero_ps(); M]; P];
@@ -140,11 +142,10 @@ unsafe fn pairs<const M: usize, const P: usize, const SPREAD: bool>(
                     s[p][i] = _mm512_dpbf16_ps(s[p][i], v[p], y);
                 }
             }
-            if SPREAD {
-                for p in 0..P {
-                    _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(p * w_stride + AHEAD).cast());
-                }
+            for p in 0..if ALL { P } else { 1 } {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(p * w_stride).cast());
             }
+            ahead = ahead.wrapping_add(LINE);
             w = w.add(4 * PANEL);
             x = x.add(M);
         }
@@ -156,20 +157,19 @@ unsafe fn pairs<const M: usize, const P: usize, const SPREAD: bool>(
     }
 }
 
-const fn all_pairs<const P: usize, const S: bool>() -> [Kernel; 6] {
+const fn all_pairs<const P: usize>() -> [Kernel; 6] {
     [
-        pairs::<1, P, S>,
-        pairs::<2, P, S>,
-        pairs::<3, P, S>,
-        pairs::<4, P, S>,
-        pairs::<5, P, S>,
-        pairs::<6, P, S>,
+        pairs::<1, P, false>,
+        pairs::<2, P, false>,
+        pairs::<3, P, false>,
+        pairs::<4, P, false>,
+        pairs::<5, P, false>,
+        pairs::<6, P, false>,
     ]
 }
 /// As [`wide_tables`], the last over four panels: broadcasts of activations cost loads, and so do weights; 6 x 4 has fewer than
 /// 12 x 2.
-pub const PAIRS: [&[Kernel]; 3] =
-    [&all_pairs::<1, true>(), &all_pairs::<1, false>(), &all_pairs::<4, false>()];
+pub const PAIRS: [&[Kernel]; 2] = [&all_pairs::<1>(), &all_pairs::<4>()];
 
 /// A few rows of pairs, with one, two or four panels side by side.
 pub const FEW_PAIRS: [[(usize, Kernel); 3]; 4] = [

@@ -20,9 +20,14 @@ const HALVES: u8 = 4;
 /// brings streams of 2-byte weights from 0.69 to 0.77 of the read bandwidth.
 pub const AHEAD: usize = 4 * 1024;
 
-/// `(length, w, w_stride, x, c, c_stride, first)`: some rows by one panel or more, `length` inputs. Panels lie `w_stride` bytes
-/// apart from `w` on, their results `c_stride` values apart from `c` on, which start at zero where `first`; activations in `x`.
-pub type Kernel = unsafe fn(usize, *const u8, usize, *const f32, *mut f32, usize, bool);
+/// Bytes of a line of the caches.
+pub const LINE: usize = 64;
+
+/// `(length, w, w_stride, x, c, c_stride, first, ahead)`: some rows by one panel or more, `length` inputs. Panels lie `w_stride`
+/// bytes apart from `w` on, their results `c_stride` values apart from `c` on, which start at zero where `first`; activations in
+/// `x`. While a kernel reads a panel's weights it asks for as many bytes from `ahead` on; one for a few rows asks for those of
+/// all panels, `w_stride` bytes apart.
+pub type Kernel = unsafe fn(usize, *const u8, usize, *const f32, *mut f32, usize, bool, *const u8);
 
 /// Bytes of 16 weights.
 pub const fn size<const W: u8>() -> usize {
@@ -73,6 +78,7 @@ unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
     c: *mut f32,
     c_stride: usize,
     first: bool,
+    mut ahead: *const u8,
 ) {
     let mut s = [[[_mm256_setzero_ps(); 2]; P]; M];
     // SAFETY: as promised; prefetches touch no memory.
@@ -92,17 +98,19 @@ unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
                 if second && left == 1 {
                     break;
                 }
+                let ask = W == F32 || !second;
                 for p in 0..P {
-                    let at = w.add(p * w_stride);
-                    if W == F32 || !second {
-                        let ahead = AHEAD + usize::from(second) * size::<W>();
-                        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
+                    if ask {
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(p * w_stride).cast());
                     }
-                    let (a, b) = load::<W>(at, second);
+                    let (a, b) = load::<W>(w.add(p * w_stride), second);
                     for i in 0..M {
                         let y = _mm256_broadcast_ss(&*x.add(i));
                         s[i][p] = [_mm256_fmadd_ps(y, a, s[i][p][0]), _mm256_fmadd_ps(y, b, s[i][p][1])];
                     }
+                }
+                if ask {
+                    ahead = ahead.wrapping_add(LINE);
                 }
                 x = x.add(M);
             }
@@ -119,7 +127,7 @@ unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
     }
 }
 
-/// Many rows: M rows by one widened panel.
+/// Many rows: M rows by one widened panel; asks for `step` bytes of memory from `ahead` on for each input.
 ///
 /// # Safety
 /// AVX2 and FMA; all pointers reach as far as the sizes say.
@@ -131,9 +139,11 @@ unsafe fn tile<const M: usize>(
     mut x: *const f32,
     c: *mut f32,
     first: bool,
+    mut ahead: *const u8,
+    step: usize,
 ) {
     let mut s = [[_mm256_setzero_ps(); 2]; M];
-    // SAFETY: as promised.
+    // SAFETY: as promised; prefetches touch no memory.
     unsafe {
         if !first {
             for i in 0..M {
@@ -148,6 +158,8 @@ unsafe fn tile<const M: usize>(
                 let y = _mm256_broadcast_ss(&*x.add(i));
                 s[i] = [_mm256_fmadd_ps(y, a, s[i][0]), _mm256_fmadd_ps(y, b, s[i][1])];
             }
+            _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
+            ahead = ahead.wrapping_add(step);
             w = w.add(PANEL);
             x = x.add(M);
         }
@@ -159,9 +171,8 @@ unsafe fn tile<const M: usize>(
     }
 }
 
-/// By what is multiplied: one tile of rows that reads weights from memory, then tile after tile over one panel
-/// or several.
-static WIDE: [[&[Kernel]; 3]; 5] = [
+/// By what is multiplied: over one panel or several.
+static WIDE: [[&[Kernel]; 2]; 5] = [
     avx512::wide_tables::<F32>(),
     avx512::wide_tables::<BF16>(),
     avx512::wide_tables::<F16>(),
@@ -195,7 +206,7 @@ const fn few<const W: u8>() -> [[(usize, Kernel); 3]; FEW_ROWS] {
 static FEW: [[[(usize, Kernel); 3]; FEW_ROWS]; 5] =
     [few::<F32>(), few::<BF16>(), few::<F16>(), few::<SWAPPED>(), avx512::FEW_PAIRS];
 
-type TileFn = unsafe fn(usize, *const f32, *const f32, *mut f32, bool);
+type TileFn = unsafe fn(usize, *const f32, *const f32, *mut f32, bool, *const u8, usize);
 static TILE: [TileFn; 6] = [tile::<1>, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>];
 
 pub fn product(
@@ -253,6 +264,7 @@ pub fn product(
                         out.as_mut_ptr().add(p * rows * PANEL),
                         rows * PANEL,
                         block == 0,
+                        bytes.as_ptr().wrapping_add(block * BLOCK * size + AHEAD),
                     );
                 }
             }
@@ -260,6 +272,16 @@ pub fn product(
         }
         return;
     }
+    // The weights that follow those of a block of some panels.
+    let next = |p: usize, side_by_side: usize, block: usize| {
+        let first = w.panel(panels.start);
+        let (panel, block) = match () {
+            () if p + side_by_side < panels.len() => (p + side_by_side, block),
+            () if block + 1 < blocks => (0, block + 1),
+            () => (panels.len(), 0),
+        };
+        first.as_ptr().wrapping_add(panel * first.len() + block * BLOCK * size)
+    };
     if level == Level::Avx512 {
         let one = tiles.len() == 1;
         let widest = if code == HALVES { 4 } else { 2 };
@@ -268,24 +290,31 @@ pub fn product(
             while p < panels.len() {
                 // A block of the panels' weights stays in the nearest cache while the rows go by.
                 let side_by_side = if one || p + widest > panels.len() { 1 } else { widest };
-                let table = if one { 0 } else { 1 + usize::from(side_by_side > 1) };
                 let bytes = w.panel(panels.start + p);
-                for tile in tiles.clone() {
+                let here = bytes[block * BLOCK * size..].as_ptr();
+                for (t, tile) in tiles.clone().enumerate() {
                     let (start, m) = s.tiles[tile];
                     let (at, last) = (p * rows + start - first_row, (side_by_side - 1) * rows);
                     let c = &mut out[at * PANEL..][..(last + m) * PANEL];
-                    let kernel = WIDE[code as usize][table][m - 1];
+                    let kernel = WIDE[code as usize][usize::from(side_by_side > 1)][m - 1];
+                    let ahead = match t {
+                        _ if one => here.wrapping_add(AHEAD),
+                        // The first tiles ask for a panel each of those that come next, the others for what is here.
+                        t if t < side_by_side => next(p, side_by_side, block).wrapping_add(t * bytes.len()),
+                        _ => here,
+                    };
                     // SAFETY: the level's kernels; the panels, which follow each other in memory, hold the inputs of the
                     // block, strip and results have as many values as the tile reads.
                     unsafe {
                         kernel(
                             length(block),
-                            bytes.as_ptr().add(block * BLOCK * size),
+                            here,
                             bytes.len(),
                             strip(block, tile),
                             c.as_mut_ptr(),
                             rows * PANEL,
                             block == 0,
+                            ahead,
                         );
                     }
                 }
@@ -310,12 +339,13 @@ pub fn product(
                 unsafe { widen(length, bytes.as_ptr(), widened.as_mut_ptr()) };
                 weights = widened.as_ptr();
             }
-            for tile in tiles.clone() {
+            for (t, tile) in tiles.clone().enumerate() {
                 let (start, m) = s.tiles[tile];
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
                 let x = strip(block, tile);
+                let ahead = if t == 0 { next(p, 1, block) } else { weights.cast() };
                 // SAFETY: AVX2 level; weights, strip and results have as many values as the tile reads.
-                unsafe { TILE[m - 1](length, weights, x, c.as_mut_ptr(), block == 0) };
+                unsafe { TILE[m - 1](length, weights, x, c.as_mut_ptr(), block == 0, ahead, size) };
             }
         }
     }
