@@ -18,9 +18,9 @@ use std::sync::{Mutex, PoisonError};
 pub(super) const KEPT: usize = 64 << 20;
 /// Fewest rows of a share of sequences that a thread runs on its own.
 const SHARE_LEAST: usize = 32;
-/// Rows of a share for each byte of a weight: enough that threads that read weights by themselves do not wait for
-/// them, few enough that what a row needs stays in a thread's own cache.
-const SHARE_ROWS: f64 = 80.0;
+/// Rows of a share: enough that threads that read weights by themselves do not wait for them, few enough that what a row
+/// needs stays in a thread's own cache.
+const SHARE_ROWS: usize = 128;
 
 pub(super) fn missing(what: &str) -> Error {
     Error::Option(format!(
@@ -81,7 +81,7 @@ impl<'a> Session<'a> {
         while first < batch.len() {
             let apart = cross.is_none() && watching.is_idle();
             let end = batch.group(first..batch.len(), if apart { SHARED_ROWS } else { ENCODER_ROWS });
-            let shares = if apart { self.shares(w, batch, first..end) } else { Vec::new() };
+            let shares = if apart { self.shares(batch, first..end) } else { Vec::new() };
             if shares.len() > 1 {
                 self.apart(s, w, batch, &shares, kv_type)?;
             } else {
@@ -96,14 +96,13 @@ impl<'a> Session<'a> {
 
     /// Cuts sequences into shares that threads run on their own, with no common regions and their rows in their own
     /// caches; none where there are too few rows for that.
-    fn shares(&self, w: &StackWeights, batch: &Batch<'_>, group: Range<usize>) -> Vec<Range<usize>> {
+    fn shares(&self, batch: &Batch<'_>, group: Range<usize>) -> Vec<Range<usize>> {
         let threads = self.team.threads();
         let total = batch.starts[group.end] - batch.starts[group.start];
         if total < 2 * SHARE_LEAST * threads {
             return Vec::new();
         }
-        let rows = (w.bytes_per_weight() * SHARE_ROWS).ceil() as usize;
-        let rows = rows.min(total / (2 * threads)).max(SHARE_LEAST);
+        let rows = SHARE_ROWS.min(total / (2 * threads)).max(SHARE_LEAST);
         let mut shares = Vec::new();
         let mut first = group.start;
         while first < group.end {

@@ -100,16 +100,6 @@ pub struct StackWeights {
     pub output: Option<Linear>,
 }
 
-impl StackWeights {
-    /// Bytes of a weight of the layers.
-    pub fn bytes_per_weight(&self) -> f64 {
-        self.layers.first().map_or(4.0, |layer| {
-            let up = &layer.feed_forward.up.weight;
-            up.bytes() as f64 / (up.outputs() * up.inputs()).max(1) as f64
-        })
-    }
-}
-
 pub struct DenseWeights {
     pub linear: Linear,
     pub norm: Option<Norm>,
