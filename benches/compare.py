@@ -6,6 +6,10 @@ Peers come from PyPI: llama-cpp-python (built with CMAKE_ARGS=-DGGML_NATIVE=ON),
 and gguf; for CTranslate2's encoder transformers and torch. A peer that is not installed leaves its cells empty. Inputs are made
 once in ``--folder`` (random weights at real shapes; about 12 GB). ``--text`` is a file of sentences for the encoders, one
 a line. ``--record`` adds the rates to ``benches/record/NAME.json``, from which ``benches/table.py`` makes the table.
+
+With LAPWING_ISA=avx2 or avxvnni peers are limited to AVX2, too, where they have a switch: CTranslate2 and NumPy as a whole, OpenVINO in
+part (its oneDNN), ONNX Runtime not at all; llama.cpp needs a build of its own (CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON
+-DGGML_FMA=ON -DGGML_F16C=ON -DGGML_AVX512=OFF"). The record tells by each engine whether it used AVX-512.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -50,6 +55,21 @@ BYTES = {"q8": 34 / 32, "q6": 13 / 16, "q4": 0.59, "bf16": 2.0}
 """Bytes of a weight."""
 ITSELF, COST = "itself at short context", "multiply_adds of a unit"
 """Names in the rates of a row."""
+BOUNDS = "bounds -"
+"""The engine that measures what the machine can do."""
+
+
+LIMITS = {
+    "CT2_FORCE_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
+    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL",
+}
+"""Variables that keep peers, and the libraries all share, from AVX-512."""
+FRESH = ("smollm-135m",)
+"""Shapes that are loaded anew for each round, from files written anew: memory may be faster in one place than in another,
+which small models follow, and a median of several places says more than one."""
 
 
 def layers(shape: str) -> float:
@@ -127,19 +147,23 @@ def rows(isa: str) -> list[Row]:
 
 
 class Engine:
-    """A process that does one engine's work."""
+    """A process that does one engine's work; ``more`` is added to its environment."""
 
-    def __init__(self, shape: str, name: str, folder: Path, text: str) -> None:
+    def __init__(self, shape: str, name: str, folder: Path, text: str, more: dict[str, str]) -> None:
         engine, variant = name.split(" ", 1)
         command = [sys.executable, "-m", "peers.engines", engine, shape, variant, str(folder), text]
         paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", **more}
         # A file: a pipe that nobody reads stops a peer that talks much.
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed with the engine
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=environment
         )
-        self._answer()
+        try:
+            self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -152,7 +176,7 @@ class Engine:
         return found
 
     def measure(self, work: dict[str, Any]) -> dict[str, float]:
-        """Does a work; its seconds, its units, and where the engine counts them its multiply-adds."""
+        """Does a work; its seconds, its units, its multiply-adds where the engine counts them, whether it used AVX-512."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(work) + "\n")
         self._process.stdin.flush()
@@ -164,36 +188,88 @@ class Engine:
         self._said.close()
 
 
-def measure(chosen: list[Row], rounds: int, folder: Path, text: str) -> dict[str, Any]:
-    """Rows of one shape, which take turns, engine by engine, round by round."""
+class Engines:
+    """The engines of a shape, each started when it is first wanted; one that cannot start is left out."""
+
+    def __init__(self, shape: str, folder: Path, text: str, limits: dict[str, str]) -> None:
+        self._shape, self._folder, self._text, self._limits = shape, folder, text, limits
+        self._started: dict[str, Engine | None] = {}
+
+    def get(self, name: str) -> Engine | None:
+        if name not in self._started:
+            try:
+                self._started[name] = Engine(self._shape, name, self._folder, self._text, self._limits)
+            except RuntimeError as error:
+                print(f"{name} is left out: {error}", file=sys.stderr)
+                self._started[name] = None
+        return self._started[name]
+
+    def renew(self, place: Path) -> None:
+        """Starts the engines again with copies of their files and a cache of their own in ``place``, which stays as long as
+        other copies are made: what is freed would be given out again."""
+        for name, old in self._started.items():
+            if old is None or name == BOUNDS:
+                continue
+            old.close()
+            here = place / name.replace(":", "-").replace(" ", "-")
+            here.mkdir()
+            engine, variant = name.split(" ", 1)
+            source = self._folder / (self._shape if engine == "lapwing" else f"{self._shape}-{variant}.gguf")
+            copy = shutil.copytree if source.is_dir() else shutil.copyfile
+            copy(source, here / source.name)
+            more = {**self._limits, "LAPWING_CACHE": str(here / "cache")}
+            # The first start leaves packed weights, the second maps them.
+            Engine(self._shape, name, here, self._text, more).close()
+            self._started[name] = Engine(self._shape, name, here, self._text, more)
+
+    def close(self) -> None:
+        for engine in self._started.values():
+            if engine is not None:
+                engine.close()
+
+
+def measure(
+    chosen: list[Row], rounds: int, folder: Path, text: str, limits: dict[str, str]
+) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Rows of one shape, which take turns, engine by engine, round by round; rates, and which engines used AVX-512."""
     results: dict[str, Any] = {}
-    names = dict.fromkeys(name for row in chosen for name in (row.ours, *row.peers))
-    engines: dict[str, Engine] = {}
-    for name in ("bounds -", *names):
-        try:
-            engines[name] = Engine(chosen[0].shape, name, folder, text)
-        except RuntimeError as error:
-            print(f"{name} is left out: {error}", file=sys.stderr)
-    for row in chosen:
-        # What is measured in each round: its name in the record, by whom, and the work.
-        works = [(bound, "bounds -", {"work": bound}) for bound in ("read", "multiply_adds")]
-        works += [(name, name, row.work) for name in (row.ours, *row.peers)]
-        works += [(ITSELF, row.ours, row.itself)] if row.itself else []
-        works = [work for work in works if work[1] in engines]
-        for _, engine, work in works:
-            engines[engine].measure(work)
-        rates: dict[str, list[float]] = {name: [] for name, _, _ in works}
-        for _ in range(rounds):
-            for name, engine, work in works:
-                found = engines[engine].measure(work)
-                rates[name].append(found["units"] / found["seconds"])
-                if "multiply_adds" in found:
-                    rates.setdefault(COST, []).append(found["multiply_adds"] / found["units"])
-        results[row.name] = rates
-        print(line(row, rates), flush=True)
-    for started in engines.values():
-        started.close()
-    return results
+    wide: dict[str, bool] = {}
+    engines = Engines(chosen[0].shape, folder, text, limits)
+    try:
+        for row in chosen:
+            # What is measured in each round: its name in the record, by whom, and the work.
+            works = [(bound, BOUNDS, {"work": bound}) for bound in ("read", "multiply_adds")]
+            works += [(name, name, row.work) for name in (row.ours, *row.peers)]
+            works += [(ITSELF, row.ours, row.itself)] if row.itself else []
+            works = [work for work in works if engines.get(work[1]) is not None]
+            rates: dict[str, list[float]] = {name: [] for name, _, _ in works}
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                for turn in range(rounds):
+                    fresh = row.shape in FRESH
+                    if fresh:
+                        (Path(place) / str(turn)).mkdir()
+                        engines.renew(Path(place) / str(turn))
+                    if fresh or turn == 0:
+                        for _, name, work in works:
+                            started(engines, name).measure(work)
+                    for key, name, work in works:
+                        found = started(engines, name).measure(work)
+                        rates[key].append(found["units"] / found["seconds"])
+                        if "multiply_adds" in found:
+                            rates.setdefault(COST, []).append(found["multiply_adds"] / found["units"])
+                        if "avx512" in found and name != BOUNDS:
+                            wide[name] = wide.get(name, False) or bool(found["avx512"])
+            results[row.name] = rates
+            print(line(row, rates), flush=True)
+    finally:
+        engines.close()
+    return results, wide
+
+
+def started(engines: Engines, name: str) -> Engine:
+    engine = engines.get(name)
+    assert engine is not None
+    return engine
 
 
 def line(row: Row, rates: dict[str, list[float]]) -> str:
@@ -220,10 +296,16 @@ def main() -> None:
         chosen = [row for row in chosen if any(word in row.name for word in arguments.only)]
     if not arguments.text:
         chosen = [row for row in chosen if row.shape != "minilm"]
+    limits = LIMITS if recorder.machine["isa"] in ("avx2", "avxvnni") else {}
     print(json.dumps(recorder.machine))
     for shape in dict.fromkeys(row.shape for row in chosen):
         here = [row for row in chosen if row.shape == shape]
-        recorder.add("rates", measure(here, arguments.rounds, arguments.folder, arguments.text))
+        found, wide = measure(here, arguments.rounds, arguments.folder, arguments.text, limits)
+        recorder.machine.setdefault("avx512", {}).update(wide)
+        recorder.add("rates", found)
+        if limits:
+            unlimited = sorted(name for name, used in wide.items() if used)
+            print(f"used AVX-512 all the same: {', '.join(unlimited) or 'none'}", flush=True)
 
 
 if __name__ == "__main__":

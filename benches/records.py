@@ -1,7 +1,8 @@
 """Records of measurements, ``benches/record/NAME.json``: every bench adds its own to one, ``benches/table.py`` reads it.
 
 A record is ``{"machine": facts, "rates": {row: {engine: [of a round, ...]}}, "figures": {name: [value, ...]}}``: rates are what
-``benches/compare.py`` measures in turn with peers and bounds, figures what ``benches/figures.py`` names.
+``benches/compare.py`` measures in turn with peers and bounds, figures what ``benches/figures.py`` names. The facts of the machine hold, under "avx512", which
+engines used AVX-512 when they were measured.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class Recorder:
             old |= read(self._path.stem)
         # A package that is missing here was there when the peers were measured.
         facts = {**old["machine"], **{key: value for key, value in self.machine.items() if value is not None}}
+        facts["avx512"] = {**old["machine"].get("avx512", {}), **self.machine.get("avx512", {})}
         record = {"machine": facts, "rates": old["rates"], "figures": old["figures"]}
         record[section] = {**record[section], **found}
         self._path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

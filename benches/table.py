@@ -49,10 +49,23 @@ def marked(text: str, met: bool | None) -> str:
     return f"**{text}**" if met is False else text
 
 
-def best(row: Row, rates: dict[str, list[float]]) -> tuple[str, float] | None:
-    """The fastest peer of a row and its median."""
+def best(row: Row, rates: dict[str, list[float]], wide: dict[str, bool] | None = None) -> tuple[str, float] | None:
+    """The fastest peer of a row and its median; ``wide`` tells which peers used AVX-512 beside ours without: those count
+    only where there is no other."""
     peers = {name: statistics.median(rates[name]) for name in row.peers if rates.get(name)}
-    return max(peers.items(), key=lambda item: item[1]) if peers else None
+    equal = {name: rate for name, rate in peers.items() if wide is None or wide.get(name) is False}
+    return max((equal or peers).items(), key=lambda item: item[1]) if peers else None
+
+
+def unequal(machine: dict[str, Any]) -> dict[str, bool] | None:
+    """Which engines used AVX-512, where Lapwing did without on a machine that has it; None elsewhere."""
+    has = any(flag.startswith("avx512") for flag in machine.get("flags", ()))
+    return machine.get("avx512", {}) if has and machine["isa"] != "avx512" else None
+
+
+def mark(wide: bool | None) -> str:
+    """What the table says of a peer that stands beside Lapwing without AVX-512."""
+    return {True: "with AVX-512", False: "without AVX-512", None: "AVX-512 not known"}[wide]
 
 
 def share(row: Row, rates: dict[str, list[float]]) -> float | None:
@@ -66,9 +79,9 @@ def share(row: Row, rates: dict[str, list[float]]) -> float | None:
     return statistics.median(ours * taken / limit for ours, limit in zip(rates[row.ours], rates[name], strict=True))
 
 
-def speed(row: Row, rates: dict[str, list[float]]) -> Line:
+def speed(row: Row, rates: dict[str, list[float]], wide: dict[str, bool] | None = None) -> Line:
     """A row of ``benches/compare.py``."""
-    ours, peer, part = statistics.median(rates[row.ours]), best(row, rates), share(row, rates)
+    ours, peer, part = statistics.median(rates[row.ours]), best(row, rates, wide), share(row, rates)
     beside = ratio = goal = bound = "-"
     met: list[bool] = []
     if row.wanted is not None:
@@ -77,7 +90,11 @@ def speed(row: Row, rates: dict[str, list[float]]) -> Line:
         times = ours / peer[1]
         found = None if row.wanted is None else round(times, 2) >= row.wanted
         met += [] if found is None else [found]
-        beside, ratio = f"{peer[1]:.1f} ({peer[0]})", marked(f"{times:.2f}", found)
+        note = "" if wide is None or wide.get(peer[0]) is False else f", {mark(wide.get(peer[0]))}"
+        beside, ratio = f"{peer[1]:.1f} ({peer[0]}{note})", marked(f"{times:.2f}", found)
+        fastest = best(row, rates)
+        if fastest and fastest[0] != peer[0]:
+            beside += f"; {fastest[1]:.1f} ({fastest[0]}, {mark((wide or {}).get(fastest[0]))})"
     if row.bound is not None and part is not None:
         reached = round(part, 2) >= row.bound[2]
         met.append(reached)
@@ -125,7 +142,7 @@ def lines(record: dict[str, Any]) -> Iterator[Line]:
     for row in rows(record["machine"]["isa"]):
         rates = record["rates"].get(row.name)
         if rates and rates.get(row.ours):
-            yield speed(row, rates)
+            yield speed(row, rates, unequal(record["machine"]))
     values = record["figures"]
     known = [f for f in figures() if values.get(f.name) and (f.beside is None or values.get(f.beside))]
     for name, group in groupby(known, key=lambda figure: figure.row):
@@ -133,9 +150,19 @@ def lines(record: dict[str, Any]) -> Iterator[Line]:
             yield measured(list(group), values)
 
 
+def used_by(package: str, wide: dict[str, bool]) -> bool | None:
+    """Whether any engine of a package used AVX-512; None if it is not known of any."""
+    engine = {"llama-cpp-python": "llama.cpp"}.get(package, package)
+    found = [used for name, used in wide.items() if name.split()[0] == engine]
+    return any(found) if found else None
+
+
 def facts(record: dict[str, Any]) -> str:
     machine = record["machine"]
     peers = [f"{name} {machine[name]}" for name in records.PACKAGES if name != "numpy" and machine.get(name)]
+    wide = unequal(machine)
+    if wide is not None:
+        peers = [f"{peer} ({mark(used_by(peer.split()[0], wide))})" for peer in peers]
     words = (
         f"{machine.get('cpu', 'unknown processor')}, {machine['threads']} threads, {machine['isa']}, {machine['time']}"
     )
@@ -170,7 +197,7 @@ def plot(name: str) -> Path:
     found = []
     for row in rows(record["machine"]["isa"]):
         rates = record["rates"].get(row.name, {})
-        peer = best(row, rates) if rates.get(row.ours) else None
+        peer = best(row, rates, unequal(record["machine"])) if rates.get(row.ours) else None
         if peer:
             found.append((row.name, statistics.median(rates[row.ours]) / peer[1], row.wanted))
     figure, axes = pyplot.subplots(figsize=(9, 0.32 * len(found) + 1.2))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ sys.path.insert(0, str(ROOT / "benches"))
 import records  # noqa: E402
 import table  # noqa: E402
 from figures import Goal, figures  # noqa: E402
+from peers import engines  # noqa: E402
 
 DOCUMENTS = {path: path.read_text(encoding="utf-8") for path in table.DOCUMENTS}
 
@@ -119,6 +122,58 @@ def test_goals_are_those_of_the_instruction_set(folder: Path) -> None:
         met = "**no**" if isa == "avx512" else "-"
         ratio = "**2.00**" if isa == "avx512" else "2.00"
         assert cells("some")["prefill 512 llama-1b q8 int8"] == ["4.0", "2.0 (llama.cpp q8_0)", ratio, goal, "-", met]
+
+
+def test_peers_with_avx512_stand_apart_where_lapwing_has_none(folder: Path) -> None:
+    rates = {"minilm short q8": {"lapwing q8": [4.0], "onnxruntime int8": [8.0], "ctranslate2 int8": [2.0]}}
+    machine = {
+        "isa": "avx2",
+        "threads": 2,
+        "time": "now",
+        "flags": ["avx2", "avx512f"],
+        "onnxruntime": "1",
+        "openvino": "2",
+    }
+    wide = {"onnxruntime int8": True, "ctranslate2 int8": False}
+
+    def beside(**changed: Any) -> list[str]:
+        folder.mkdir(exist_ok=True)
+        record = {"machine": {**machine, "avx512": wide, **changed}, "rates": rates, "figures": {}}
+        (folder / "some.json").write_text(json.dumps(record))
+        return cells("some")["minilm short q8"][1:3]
+
+    assert beside() == ["2.0 (ctranslate2 int8); 8.0 (onnxruntime int8, with AVX-512)", "2.00"]
+    assert "onnxruntime 1 (with AVX-512), openvino 2 (AVX-512 not known)." in table.text("some")
+    assert beside(avx512={}) == ["8.0 (onnxruntime int8, AVX-512 not known)", "**0.50**"]
+    # Machines without it, and Lapwing with it, need no word.
+    assert beside(flags=["avx2"]) == beside(isa="avx512") == ["8.0 (onnxruntime int8)", "**0.50**"]
+
+
+def test_what_engines_used_is_kept_engine_by_engine(folder: Path) -> None:
+    for used in ({"one": True, "two": True}, {"two": False}):
+        recorder = records.Recorder("some")
+        recorder.machine["avx512"] = used
+        recorder.add("rates", {})
+    assert records.read("some")["machine"]["avx512"] == {"one": True, "two": False}
+
+
+def test_engines_answer_when_their_threads_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = time.perf_counter() + 0.15
+
+    def spin() -> None:
+        while time.perf_counter() < end:
+            pass
+
+    threading.Thread(target=spin).start()
+    engines.settle()
+    assert time.perf_counter() >= end
+    monkeypatch.setattr(engines, "PATIENCE", 0.1)
+    end = time.perf_counter() + 0.5
+    thread = threading.Thread(target=spin)
+    thread.start()
+    with pytest.raises(RuntimeError, match="still compute"):
+        engines.settle()
+    thread.join()
 
 
 def test_figures_are_held_against_their_goals(folder: Path) -> None:

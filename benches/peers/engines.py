@@ -1,7 +1,9 @@
 """One engine in a process of its own: ``python -m peers.engines ENGINE VARIANT FOLDER [TEXT]``.
 
 Reads a JSON object a line, ``{"work": method, ...arguments}``, does it and answers ``{"seconds": ..., "units": ...}``,
-and ``"multiply_adds"`` where only the engine knows how many the work takes; what prepares the work (reading a long context) is outside of the clock. Two threads everywhere.
+``"multiply_adds"`` where only the engine knows how many the work takes, and ``"avx512"``, whether it used AVX-512, where the
+system tells. What prepares the work (reading a long context) is outside of the clock. Two threads everywhere. It answers when
+all its threads rest.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,10 @@ from peers import inputs
 THREADS = 2
 TRANSLATED = 32
 """New tokens of each translation, forced."""
+WARM = 4
+"""Tokens that are decoded before the clock starts: threads that wake up share a core for some milliseconds."""
+REST, PATIENCE = 0.02, 5.0
+"""Seconds in which threads that rest take less than a twentieth of a core, and how long that is waited for."""
 
 
 def random_ids(count: int, seed: int = 0, vocab: int = 30000) -> list[int]:
@@ -47,6 +54,35 @@ def clock(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def settle() -> None:
+    """Waits until no thread of this process computes: some engines' spin for 10 to 80 ms after their work.
+
+    Whoever is measured next has a right to their core.
+
+    Raises:
+        RuntimeError: they do not come to rest.
+    """
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        before = time.process_time()
+        time.sleep(REST)
+        if time.process_time() - before < REST / 20:
+            return
+    raise RuntimeError(f"threads still compute {PATIENCE:g} s after the work: others cannot be measured beside them")
+
+
+def used_avx512(seconds: float) -> bool | None:
+    """Whether a thread of this process had the registers of AVX-512 in use within the last seconds, as Linux saw when it
+    put the thread aside; None where the system does not tell."""
+    found = None
+    for path in Path("/proc/self/task").glob("*/arch_status"):
+        with suppress(OSError):  # a thread that ended meanwhile
+            for name, _, value in (line.partition(":") for line in path.read_text().splitlines()):
+                if name == "AVX512_elapsed_ms":
+                    found = bool(found) or 0 <= int(value) < 1000 * seconds
+    return found
 
 
 class Lapwing:
@@ -83,6 +119,7 @@ class Lapwing:
             prompts = [random_ids(context, seed) for seed in range(batch)]
             self._running[key] = start_decoding(self.model, prompts, 2048)
             self._running[key].advance(1)
+        self._running[key].advance(WARM)
         return clock(lambda: self._running[key].advance(tokens)), tokens * batch
 
     def encode(self, kind: str) -> tuple[float, int, int]:
@@ -162,15 +199,16 @@ class LlamaCpp:
             self._contexts[key] = [made, last, context]
         state = self._contexts[key]
 
-        def run() -> None:
+        def run(count: int) -> None:
             made, last, position = state
-            for _ in range(tokens):
+            for _ in range(count):
                 self._feed(made, [(last[s], position, s, True) for s in range(batch)])
                 last = [self._choose(made, s) for s in range(batch)]
                 position += 1
             state[1:] = [last, position]
 
-        return clock(run), tokens * batch
+        run(WARM)
+        return clock(lambda: run(tokens)), tokens * batch
 
 
 class CTranslate2:
@@ -288,11 +326,20 @@ def main() -> None:
     # Whatever a library prints goes elsewhere: standard output is for answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     made = ENGINES[engine](shape, variant, Path(folder), text)
+    settle()
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
-        request = json.loads(line)
+        request, start = json.loads(line), time.perf_counter()
         seconds, units, *counted = getattr(made, request.pop("work"))(**request)
-        answer = {"seconds": seconds, "units": units, **({"multiply_adds": counted[0]} if counted else {})}
+        settle()
+        avx512 = used_avx512(time.perf_counter() - start)
+        answer = {
+            "seconds": seconds,
+            "units": units,
+            "multiply_adds": counted[0] if counted else None,
+            "avx512": avx512,
+        }
+        answer = {key: value for key, value in answer.items() if value is not None}
         print(json.dumps(answer), file=answers, flush=True)
 
 

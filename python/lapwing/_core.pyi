@@ -32,9 +32,9 @@ class Machine:
 
     def __new__(cls, *, threads: int | None = None, megabytes: int = 512) -> Machine: ...
     def multiply_adds(self) -> float:
-        """f32 multiply-adds per second, in billions; the best of ten bursts."""
+        """f32 multiply-adds per second, in billions; the best of the bursts of 60 ms."""
     def read(self) -> float:
-        """Bytes read per second from memory that no cache holds, in billions; one reading."""
+        """Bytes read per second from memory that no cache holds, in billions; the best reading of 60 ms."""
 
 @final
 class Loader:

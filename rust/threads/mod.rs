@@ -13,8 +13,10 @@
 mod count;
 mod futex;
 mod inner;
+mod spread;
 
 pub use count::default_threads;
+pub use spread::Spread;
 
 use crate::error::{Error, Result};
 use inner::{Inner, Turn};
