@@ -6,12 +6,12 @@
 //! entering, which succeeds only while the gate of its epoch is open, and leaving; so the job, which
 //! borrows from the caller's stack, is never used after the region.
 
-use super::futex;
+use super::{futex, spread};
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -36,7 +36,50 @@ const INSIDE: u64 = CLOSED - 1;
 /// 10 us spinning mostly takes the processor from a neighbour.
 const SPIN: Duration = Duration::from_micros(8);
 
+/// How long a pool rests until its workers are kept from waking on their caller's core, and how long they then are. Measured: keeping
+/// them away at all times costs each step of a stream of a tiny model a tenth of its time.
+const REST: Duration = Duration::from_millis(1);
+const REST_ENDS: Duration = Duration::from_millis(5);
+
+/// A worker as its caller sees it.
+#[derive(Default)]
+struct Worker {
+    /// Its number in the system; 0 until it has started.
+    number: AtomicI32,
+    /// The core where it ran at last.
+    core: AtomicI32,
+    /// Whether there are `cores`.
+    moved: AtomicBool,
+    /// Where it might run before it was kept from its caller's core.
+    cores: Mutex<Option<spread::Cores>>,
+}
+
+impl Worker {
+    /// Keeps a worker that sleeps from waking on the caller's core.
+    fn move_away(&self) {
+        let number = self.number.load(Relaxed);
+        let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+        if number != 0 && cores.is_none() {
+            *cores = spread::away(number);
+            self.moved.store(cores.is_some(), Release);
+        }
+    }
+
+    /// Lets the worker, who calls it, run everywhere again, and tells where it is.
+    fn awake(&self) {
+        if self.moved.load(Acquire) {
+            let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+            self.moved.store(false, Relaxed);
+            if let Some(cores) = cores.take() {
+                cores.take();
+            }
+        }
+        self.core.store(spread::core(), Relaxed);
+    }
+}
+
 struct Shared {
+    workers: Vec<Line<Worker>>,
     epoch: Line<AtomicU32>,
     gate: Line<AtomicU64>,
     sleepers: Line<AtomicU32>,
@@ -80,6 +123,8 @@ impl Shared {
     }
 
     fn worker(&self, thread: usize, mut seen: u32) {
+        let own = &self.workers[thread - 1].0;
+        own.number.store(spread::own(), Relaxed);
         loop {
             if !spin_until(SPIN, || self.epoch.0.load(Acquire) != seen) {
                 self.sleepers.0.fetch_add(1, SeqCst);
@@ -90,6 +135,7 @@ impl Shared {
             }
             // In this order: the end is told before the epoch that goes with it, so whoever has seen that one sees the end.
             seen = self.epoch.0.load(Acquire);
+            own.awake();
             if self.quit.load(Acquire) {
                 return;
             }
@@ -146,17 +192,29 @@ pub struct Turn<'a>(&'a Inner);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.taken.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        (turns.taken, turns.ended) = (false, Some(Instant::now()));
+        drop(turns);
         self.0.free.notify_one();
     }
+}
+
+/// Whether a caller has its turn, and when the last one ended.
+#[derive(Default)]
+struct Turns {
+    taken: bool,
+    began: Option<Instant>,
+    ended: Option<Instant>,
 }
 
 /// Workers of one process.
 pub struct Inner {
     shared: Arc<Shared>,
-    /// Whether a caller has its turn; `free` tells those who wait that it has ended.
-    taken: Mutex<bool>,
+    /// `free` tells those who wait that a turn has ended.
+    turns: Mutex<Turns>,
     free: Condvar,
+    /// Whether nobody had a turn for a while before this one, and it has just begun.
+    rested: AtomicBool,
     workers: Mutex<Option<Vec<JoinHandle<()>>>>,
     started: AtomicBool,
 }
@@ -164,6 +222,7 @@ pub struct Inner {
 impl Inner {
     pub fn new(threads: usize) -> Inner {
         let shared = Shared {
+            workers: (1..threads).map(|_| Line(Worker::default())).collect(),
             epoch: Line(AtomicU32::new(0)),
             gate: Line(AtomicU64::new(CLOSED)),
             sleepers: Line(AtomicU32::new(0)),
@@ -176,8 +235,9 @@ impl Inner {
         };
         Inner {
             shared: Arc::new(shared),
-            taken: Mutex::new(false),
+            turns: Mutex::default(),
             free: Condvar::new(),
+            rested: AtomicBool::new(false),
             workers: Mutex::new(None),
             started: AtomicBool::new(false),
         }
@@ -190,16 +250,18 @@ impl Inner {
     /// Waits for this caller's turn; none if `ask` says stop meanwhile.
     pub fn turn(&self, ask: &dyn Fn() -> bool) -> Option<Turn<'_>> {
         loop {
-            let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-            if *taken {
-                let waited = self.free.wait_timeout(taken, super::HOOK_INTERVAL);
-                taken = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            if turns.taken {
+                let waited = self.free.wait_timeout(turns, super::HOOK_INTERVAL);
+                turns = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
-            if !*taken {
-                *taken = true;
+            if !turns.taken {
+                let now = Instant::now();
+                self.rested.store(turns.ended.is_none_or(|ended| now - ended > REST), Relaxed);
+                (turns.taken, turns.began) = (true, Some(now));
                 return Some(Turn(self));
             }
-            drop(taken); // asking may take a while
+            drop(turns); // asking may take a while
             if ask() {
                 return None;
             }
@@ -220,6 +282,20 @@ impl Inner {
         });
         *workers = Some(started.collect());
         self.started.store(true, Relaxed);
+    }
+
+    /// Before workers that sleep are woken: keeps those from the caller's core that might wake there.
+    fn place(&self) {
+        if self.rested.load(Relaxed) {
+            let began = self.turns.lock().unwrap_or_else(PoisonError::into_inner).began;
+            self.rested.store(began.is_some_and(|began| began.elapsed() < REST_ENDS), Relaxed);
+        }
+        let (rested, here) = (self.rested.load(Relaxed), spread::core());
+        for Line(worker) in &self.shared.workers {
+            if rested || worker.core.load(Relaxed) == here {
+                worker.move_away();
+            }
+        }
     }
 
     /// Runs all chunks; `ask` is asked between the caller's own. Returns whether it said stop.
@@ -252,6 +328,7 @@ impl Inner {
         shared.gate.0.store(u64::from(epoch) << 32, Release);
         shared.epoch.0.store(epoch, SeqCst);
         if shared.sleepers.0.load(SeqCst) != 0 {
+            self.place();
             futex::wake_all(&shared.epoch.0);
         }
 
@@ -297,6 +374,38 @@ impl Drop for Inner {
         let workers = self.workers.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         for worker in workers.into_iter().flatten() {
             let _ = worker.join();
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    #[test]
+    fn workers_that_have_slept_wake_elsewhere_and_then_run_everywhere() {
+        let cores = |thread: i32| spread::Cores::of(thread).expect("the system tells").list().len();
+        let (inner, all) = (Inner::new(2), cores(0));
+        let worker = &inner.shared.workers[0].0;
+        let found = Mutex::new(0);
+        for _ in 0..20 {
+            let met = Barrier::new(2);
+            let task = |_: usize, thread: usize| {
+                if thread == 1 {
+                    *found.lock().expect("no panic") = cores(0);
+                }
+                met.wait();
+            };
+            inner.region(2, &task, &|| false);
+            assert_eq!(*found.lock().expect("no panic"), all);
+            while inner.shared.sleepers.0.load(SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            // As the next region does; twice, as regions may follow each other before it wakes.
+            worker.move_away();
+            worker.move_away();
+            assert_eq!(cores(worker.number.load(Relaxed)), if all > 1 { all - 1 } else { 1 });
         }
     }
 }

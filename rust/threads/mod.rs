@@ -5,7 +5,8 @@
 //! a share of speed and not a collapse: a worker enters a region by compare-and-swap while it is open, so
 //! the caller never waits for one that has not woken up, and does its chunks instead. Each thread
 //! works through a contiguous share of the chunks, so that it reads memory in long streams, and then
-//! takes what is left of the others' shares.
+//! takes what is left of the others' shares. Where threads run is the system's choice, but for workers that have slept
+//! (`spread`).
 //!
 //! Work is handed to a [`Team`], which one caller at a time holds: [`Pool::enter`]. It asks a hook now and
 //! then whether to go on (Ctrl-C). A pool survives `fork`: the child starts workers of its own.
