@@ -2,7 +2,7 @@
 //! (`LAPWING_ISA` names another). Throughput counts values, or scores for attention.
 
 use _core::ops::attention::{Scores, Scratch, attention};
-use _core::ops::kv::{BLOCK, KvBlocks, KvType, Sequence};
+use _core::ops::kv::{BLOCK, KvBlocks, KvType, Sequence, Sequences};
 use _core::ops::norm::{Norm, NormKind};
 use _core::ops::rotary::{Angles, rotate};
 use _core::simd::{Activation, activate};
@@ -68,10 +68,12 @@ fn attend(c: &mut Criterion) {
             let blocks = usize::div_ceil(length, BLOCK);
             let mut kv = KvBlocks::new(kv_heads, dim, kv_type);
             kv.grow(blocks).expect("small");
-            let table: Vec<u32> = (0..blocks as u32).collect();
+            let tables = [(0..blocks as u32).collect()];
             let states = values(length * kv_heads * dim);
-            kv.store(&Sequence { table: &table, rows: 0..length, first: 0, length }, &states, &states);
-            let sequence = Sequence { table: &table, rows: 0..queries, first: length - queries, length };
+            let all = [Sequence { table: 0, rows: 0..length, first: 0, length }];
+            kv.store(Sequences { list: &all, tables: &tables }, &states, &states);
+            let last = [Sequence { table: 0, rows: 0..queries, first: length - queries, length }];
+            let sequences = Sequences { list: &last, tables: &tables };
             let scores = Scores {
                 heads,
                 kv_heads,
@@ -89,7 +91,6 @@ fn attend(c: &mut Criterion) {
             let name = format!("{queries} queries after {}", length - queries);
             group.bench_function(BenchmarkId::new(name, kv_type.name()), |b| {
                 pool.run_alone(|team| {
-                    let sequences = std::slice::from_ref(&sequence);
                     b.iter(|| attention(team, &mut scratch, &q, sequences, &kv, &scores, &mut out));
                 });
             });

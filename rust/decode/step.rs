@@ -56,7 +56,7 @@ pub(super) fn feed(
             ids.extend_from_slice(&tokens[from..to]);
             (row, from) = if to == tokens.len() { (row + 1, 0) } else { (row, to) };
         }
-        cache.extend_all(s.team, &more)?;
+        cache.extend_all(s.team, more.iter().copied())?;
         let places: Vec<usize> = asked.iter().map(|a| a.0).collect();
         s.forward(&ids, &spans, cache, cross.as_deref_mut(), &places)?;
         let tokens: Vec<(usize, usize)> = asked.iter().map(|a| (a.1, a.2)).collect();

@@ -10,10 +10,11 @@ mod positions;
 
 use super::cache::Cache;
 use super::spec;
+use super::view::{View, Views};
 use super::weights::{AttentionWeights, FeedForwardWeights, LayerWeights, Linear};
 use crate::matmul::{self, Input, Target, linear};
 use crate::ops;
-use crate::ops::kv::{KvBlocks, Sequence};
+use crate::ops::kv::{KvBlocks, Sequences};
 use crate::ops::leaders::Leaders;
 use crate::ops::norm::Norm;
 use crate::simd::add_scaled;
@@ -53,6 +54,9 @@ pub struct Workspace {
     y: Buffer<f32>,
     inner: Buffer<f32>,
     positions: Positions,
+    pub views: Views,
+    /// States of another width than the hidden ones', on their way in or out.
+    pub narrow: Buffer<f32>,
     /// Logits of a step.
     pub logits: Buffer<f32>,
     pub leaders: Leaders,
@@ -69,13 +73,24 @@ pub type Watch<'a> = Option<&'a mut Vec<f32>>;
 #[derive(Clone, Copy)]
 pub struct Pass<'a> {
     pub team: &'a Team<'a>,
-    pub spans: &'a [Span],
-    /// The spans as self-attention sees them, and as cross-attention does.
-    pub sequences: &'a [Sequence<'a>],
-    pub sources: &'a [Sequence<'a>],
+    pub view: &'a View,
+    /// Blocks of the cached sequences, and of the sources.
+    pub tables: [&'a [Vec<u32>]; 2],
     pub rows: usize,
     pub hidden: usize,
     pub part: Part,
+}
+
+impl<'a> Pass<'a> {
+    /// What self-attention attends to.
+    fn sequences(&self) -> Sequences<'a> {
+        Sequences { list: &self.view.own, tables: self.tables[0] }
+    }
+
+    /// What cross-attention attends to.
+    fn sources(&self) -> Sequences<'a> {
+        Sequences { list: &self.view.sources, tables: self.tables[1] }
+    }
 }
 
 /// What is done of a self-attention.

@@ -9,12 +9,6 @@ use std::ops::Range;
 /// A sequence of a cache.
 pub type SequenceId = usize;
 
-#[derive(Debug, Clone, Default)]
-struct State {
-    table: Vec<u32>,
-    length: usize,
-}
-
 /// What a layer keeps between steps. Attention keeps keys and values; other mixers will keep other states.
 pub enum LayerState {
     KeysAndValues(KvBlocks),
@@ -33,7 +27,12 @@ pub struct Cache {
     layers: Vec<LayerState>,
     references: Vec<u32>,
     free: Vec<u32>,
-    sequences: Vec<Option<State>>,
+    /// Tokens of each sequence, and the numbers of its blocks; none where there is no sequence, which leaves its memory to
+    /// the next one of this number.
+    lengths: Vec<Option<usize>>,
+    tables: Vec<Vec<u32>>,
+    /// Blocks that are still to be copied, and onto which.
+    copies: Vec<(u32, u32)>,
 }
 
 impl Cache {
@@ -43,7 +42,14 @@ impl Cache {
             let a = if cross { layer.cross_attention.as_ref() } else { None }.unwrap_or(&layer.attention);
             LayerState::KeysAndValues(KvBlocks::new(a.kv_heads, a.head_dim, kv_type))
         });
-        Cache { layers: layers.collect(), references: Vec::new(), free: Vec::new(), sequences: Vec::new() }
+        Cache {
+            layers: layers.collect(),
+            references: Vec::new(),
+            free: Vec::new(),
+            lengths: Vec::new(),
+            tables: Vec::new(),
+            copies: Vec::new(),
+        }
     }
 
     /// A cache for sequences that go through the stack in one pass: a layer's keys and values serve until the next
@@ -59,58 +65,48 @@ impl Cache {
 
     /// Forgets all sequences; their memory stays.
     pub fn clear(&mut self) {
-        self.sequences.clear();
+        self.lengths.clear();
+        self.tables.iter_mut().for_each(Vec::clear);
         self.references.fill(0);
-        self.free = (0..self.references.len() as u32).rev().collect();
+        self.free.clear();
+        self.free.extend((0..self.references.len() as u32).rev());
     }
 
     /// Starts an empty sequence.
     pub fn start(&mut self) -> SequenceId {
-        self.insert(State::default())
-    }
-
-    fn insert(&mut self, state: State) -> SequenceId {
-        match self.sequences.iter().position(Option::is_none) {
-            Some(id) => {
-                self.sequences[id] = Some(state);
-                id
-            }
-            None => {
-                self.sequences.push(Some(state));
-                self.sequences.len() - 1
-            }
-        }
-    }
-
-    fn state(&self, id: SequenceId) -> &State {
-        self.sequences[id].as_ref().expect("the sequence is alive")
+        let free = self.lengths.iter().position(Option::is_none);
+        let id = free.unwrap_or_else(|| {
+            self.lengths.push(None);
+            self.tables.resize(self.tables.len().max(self.lengths.len()), Vec::new());
+            self.lengths.len() - 1
+        });
+        self.lengths[id] = Some(0);
+        id
     }
 
     /// Tokens stored.
     pub fn length(&self, id: SequenceId) -> usize {
-        self.state(id).length
-    }
-
-    /// Block numbers.
-    pub fn table(&self, id: SequenceId) -> &[u32] {
-        &self.state(id).table
+        self.lengths[id].expect("the sequence is alive")
     }
 
     /// Another sequence with the same tokens, sharing their blocks.
     pub fn fork(&mut self, id: SequenceId) -> SequenceId {
-        let state = self.state(id).clone();
-        for &block in &state.table {
+        let fork = self.start();
+        self.lengths[fork] = Some(self.length(id));
+        let mut table = std::mem::take(&mut self.tables[fork]);
+        table.extend_from_slice(&self.tables[id]);
+        for &block in &table {
             self.references[block as usize] += 1;
         }
-        self.insert(state)
+        self.tables[fork] = table;
+        fork
     }
 
     /// Forgets a sequence.
     pub fn release(&mut self, id: SequenceId) {
-        if let Some(state) = self.sequences[id].take() {
-            for block in state.table {
-                self.unreference(block);
-            }
+        if self.lengths[id].is_some() {
+            self.truncate(id, 0);
+            self.lengths[id] = None;
         }
     }
 
@@ -124,10 +120,10 @@ impl Cache {
 
     /// Shortens a sequence to `length` tokens.
     pub fn truncate(&mut self, id: SequenceId, length: usize) {
-        let state = self.sequences[id].as_mut().expect("the sequence is alive");
-        state.length = state.length.min(length);
-        let cut = state.table.split_off(state.length.div_ceil(BLOCK));
-        for block in cut {
+        let length = self.length(id).min(length);
+        self.lengths[id] = Some(length);
+        while self.tables[id].len() > length.div_ceil(BLOCK) {
+            let block = self.tables[id].pop().expect("it is longer");
             self.unreference(block);
         }
     }
@@ -156,11 +152,17 @@ impl Cache {
     }
 
     /// The same for several sequences, each of which is named once, on all threads.
-    pub fn extend_all(&mut self, team: &Team<'_>, more: &[(SequenceId, usize)]) -> Result<()> {
-        let mut copies = Vec::new();
-        for &(id, tokens) in more {
-            copies.extend(self.lengthen(id, tokens)?);
+    pub fn extend_all(
+        &mut self,
+        team: &Team<'_>,
+        more: impl Iterator<Item = (SequenceId, usize)>,
+    ) -> Result<()> {
+        self.copies.clear();
+        for (id, tokens) in more {
+            let copy = self.lengthen(id, tokens)?;
+            self.copies.extend(copy);
         }
+        let copies = &self.copies;
         if !copies.is_empty() {
             // A copy is of a block that others hold too, so none of the new blocks is copied from.
             team.run_mut(&mut self.layers, 1, &|_, layer, _| {
@@ -172,29 +174,25 @@ impl Cache {
 
     /// Gives a sequence its blocks; returns the one that is still to be copied, and onto which.
     fn lengthen(&mut self, id: SequenceId, tokens: usize) -> Result<Option<(u32, u32)>> {
-        let (length, last) = {
-            let state = self.state(id);
-            (state.length, state.table.last().copied())
-        };
+        let (length, last) = (self.length(id), self.tables[id].last().copied());
         let mut copied = None;
         if let Some(last) = last.filter(|&b| length % BLOCK != 0 && self.references[b as usize] > 1) {
             let copy = self.allocate()?;
             copied = Some((last, copy));
             self.unreference(last);
-            *self.sequences[id].as_mut().expect("alive").table.last_mut().expect("it has a last block") =
-                copy;
+            *self.tables[id].last_mut().expect("it has a last block") = copy;
         }
-        while self.state(id).table.len() * BLOCK < length + tokens {
+        while self.tables[id].len() * BLOCK < length + tokens {
             let block = self.allocate()?;
-            self.sequences[id].as_mut().expect("alive").table.push(block);
+            self.tables[id].push(block);
         }
-        self.sequences[id].as_mut().expect("alive").length = length + tokens;
+        self.lengths[id] = Some(length + tokens);
         Ok(copied)
     }
 
-    /// The blocks of all layers, and the tables beside them.
-    pub fn parts(&mut self) -> (Layers<'_>, Tables<'_>) {
-        (Layers(&mut self.layers), Tables(&self.sequences))
+    /// The blocks of all layers, and beside them the tables of all sequences, by their ids.
+    pub fn parts(&mut self) -> (Layers<'_>, &[Vec<u32>]) {
+        (Layers(&mut self.layers), &self.tables)
     }
 
     /// Copies blocks of another cache's sequence to the same places of a sequence that has room for them. Both are of
@@ -202,7 +200,7 @@ impl Cache {
     pub fn copy_blocks(&mut self, id: SequenceId, other: &Cache, from: SequenceId, blocks: Range<usize>) {
         for (layer, source) in self.layers.iter_mut().zip(&other.layers) {
             let (LayerState::KeysAndValues(to), LayerState::KeysAndValues(kv)) = (layer, source);
-            let (into, out) = (Tables(&self.sequences).table(id), Tables(&other.sequences).table(from));
+            let (into, out) = (&self.tables[id], &other.tables[from]);
             for block in blocks.clone() {
                 to.copy_block_of(kv, out[block], into[block]);
             }
@@ -238,15 +236,5 @@ impl Layers<'_> {
     pub fn kv(&mut self, layer: usize) -> &mut KvBlocks {
         let layer = layer.min(self.0.len() - 1);
         self.0[layer].kv()
-    }
-}
-
-/// The tables of all sequences.
-#[derive(Clone, Copy)]
-pub struct Tables<'a>(&'a [Option<State>]);
-
-impl<'a> Tables<'a> {
-    pub fn table(&self, id: SequenceId) -> &'a [u32] {
-        &self.0[id].as_ref().expect("the sequence is alive").table
     }
 }

@@ -6,7 +6,7 @@ use super::stack::Watching;
 use super::weights::{DenseWeights, StackWeights};
 use super::{Batch, spec};
 use crate::error::{Error, Result};
-use crate::ops::kv::Sequence;
+use crate::ops::kv::{Sequence, Sequences};
 use crate::ops::pool::Pooling;
 
 impl Session<'_> {
@@ -203,13 +203,14 @@ impl Session<'_> {
             let (mut blocks, tables) = cache.parts();
             let source = |i: usize| {
                 let rows = batch.starts[i] - base..batch.starts[i + 1] - base;
-                Sequence { table: tables.table(i), first: 0, length: rows.len(), rows }
+                Sequence { table: i, first: 0, length: rows.len(), rows }
             };
-            let sources: Vec<Sequence<'_>> = group.map(source).collect();
+            let sources: Vec<Sequence> = group.map(source).collect();
+            let sources = Sequences { list: &sources, tables };
             let states = session.work.x[..rows * width].to_vec();
             for (layer, (spec, lw)) in decoder.layers.iter().zip(&weights.layers).enumerate() {
                 let (Some(a), Some(cw)) = (&spec.cross_attention, &lw.cross_attention) else { continue };
-                session.work.cross_keys(session.team, a, cw, &states, &sources, blocks.kv(layer));
+                session.work.cross_keys(session.team, a, cw, &states, sources, blocks.kv(layer));
                 session.team.check()?;
             }
             Ok(())

@@ -74,7 +74,7 @@ pub fn attention(
     let k = project(work, pass, &w.key, &x, pass.rows);
     let v = project(work, pass, &w.value, &x, pass.rows);
     // Of the table only the rows that the longest sequence can reach.
-    let longest = pass.spans.iter().map(|span| span.rows.len()).max().unwrap_or(1).max(1);
+    let longest = pass.view.spans.iter().map(|span| span.rows.len()).max().unwrap_or(1).max(1);
     let reach = longest as isize - 1;
     let rows: Vec<usize> = (-reach..=reach).map(|distance| row(d, distance)).collect();
     let (first, last) = (rows[0], rows[rows.len() - 1]);
@@ -94,8 +94,8 @@ pub fn attention(
     let out = Disjoint::new(&mut context);
     let keep = std::sync::Mutex::new(Vec::new());
     let wanted = watch.is_some();
-    pass.team.run(pass.spans.len() * heads, &|unit, _| {
-        let (span, head) = (&pass.spans[unit / heads], unit % heads);
+    pass.team.run(pass.view.spans.len() * heads, &|unit, _| {
+        let (span, head) = (&pass.view.spans[unit / heads], unit % heads);
         let (n, start) = (span.rows.len(), span.rows.start);
         let column = |x: &[f32], rows: usize, first: usize| -> Vec<f32> {
             (0..rows).flat_map(|r| x[(first + r) * width + head * dim..][..dim].iter().copied()).collect()
@@ -170,7 +170,7 @@ pub fn convolution(
     let (width, half) = (pass.hidden, c.kernel / 2);
     let per_group = width / c.groups;
     let span_of =
-        |row: usize| pass.spans.iter().find(|s| s.rows.contains(&row)).expect("every row has a span");
+        |row: usize| pass.view.spans.iter().find(|s| s.rows.contains(&row)).expect("every row has a span");
     pass.team.run_mut(states, width, &|row, out, _| {
         let span = span_of(row);
         let mut y = w.bias.clone();

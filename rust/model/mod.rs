@@ -20,6 +20,7 @@ mod session;
 pub mod spec;
 mod stack;
 mod validate;
+mod view;
 mod weights;
 
 pub use block::Span;

@@ -1,12 +1,12 @@
 //! A stack: embedding, layers, final norm, over a ragged batch without padding.
 
 use super::block::{Part, Pass, Span, Workspace};
-use super::cache::{Cache, Tables};
+use super::cache::Cache;
 use super::spec;
+use super::view::Views;
 use super::weights::StackWeights;
 use crate::error::{Error, Result};
 use crate::matmul::linear;
-use crate::ops::kv::Sequence;
 use crate::tensor::sized;
 use crate::threads::Team;
 
@@ -54,9 +54,8 @@ pub fn embed(
 ) {
     let (width, token_width) = (s.hidden_size, s.embedding_width());
     let table_width = if s.project_before_positions { width } else { token_width };
-    let mut x = std::mem::take(&mut work.x);
+    let (mut x, mut narrow) = (std::mem::take(&mut work.x), std::mem::take(&mut work.narrow));
     let early = w.projection.is_some() && s.project_before_positions;
-    let mut tokens = vec![0.0; if early { ids.len() * token_width } else { 0 }];
     let scale = s.embedding_scale as f32;
     let gather = |out: &mut [f32]| {
         let rows = 16;
@@ -75,8 +74,9 @@ pub fn embed(
     };
     let out = sized(&mut x, ids.len() * table_width);
     if early {
-        gather(&mut tokens);
-        project(work, &tokens, out);
+        let tokens = sized(&mut narrow, ids.len() * token_width);
+        gather(tokens);
+        project(work, tokens, out);
     } else {
         gather(out);
     }
@@ -113,11 +113,11 @@ pub fn embed(
         norm(out);
     }
     if w.projection.is_some() && !early {
-        let narrow = out.to_vec();
-        let out = sized(&mut x, ids.len() * width);
-        project(work, &narrow, out);
+        let tokens = sized(&mut narrow, out.len());
+        tokens.copy_from_slice(out);
+        project(work, tokens, sized(&mut x, ids.len() * width));
     }
-    work.x = x;
+    (work.x, work.narrow) = (x, narrow);
 }
 
 /// Clears the rows of mask tokens of one sequence and scales the others, as if they had been dropped.
@@ -131,41 +131,6 @@ fn drop_masked(d: &spec::TokenDropout, ids: &[u32], x: &mut [f32], width: usize)
             row.iter_mut().for_each(|v| *v = *v * d.kept as f32 / (1.0 - observed));
         }
     }
-}
-
-/// Rows of `spans`, in ascending order, each as a span of its own.
-fn pick(spans: &[Span], rows: &[usize]) -> Vec<Span> {
-    let mut spans = spans.iter().peekable();
-    let one = |(to, &row): (usize, &usize)| {
-        while spans.next_if(|span| span.rows.end <= row).is_some() {}
-        let span = *spans.peek().expect("the row belongs to a span");
-        Span { rows: to..to + 1, first: span.first + row - span.rows.start, ..span.clone() }
-    };
-    rows.iter().enumerate().map(one).collect()
-}
-
-/// Spans with their blocks, for self-attention.
-fn sequences<'a>(spans: &[Span], tables: Tables<'a>) -> Vec<Sequence<'a>> {
-    let sequence = |s: &Span| Sequence {
-        table: tables.table(s.sequence),
-        rows: s.rows.clone(),
-        first: s.first,
-        length: s.first + s.rows.len(),
-    };
-    spans.iter().map(sequence).collect()
-}
-
-/// The same for cross-attention, which knows no positions: successive rows of one source (its beams) are one sequence of
-/// queries, so that they read its keys and values once.
-fn sources<'a>(spans: &[Span], tables: Tables<'a>) -> Vec<Sequence<'a>> {
-    let together = |one: &Span, next: &Span| one.source == next.source && one.rows.end == next.rows.start;
-    let sequence = |spans: &[Span]| Sequence {
-        table: tables.table(spans[0].source),
-        rows: spans[0].rows.start..spans[spans.len() - 1].rows.end,
-        first: 0,
-        length: spans[0].source_length,
-    };
-    spans.chunk_by(together).map(sequence).collect()
 }
 
 /// Moves some rows, in ascending order, to the front.
@@ -194,19 +159,34 @@ pub fn layers(
     wanted: Option<&[usize]>,
     watching: &mut Watching,
 ) -> Result<()> {
+    let mut views = std::mem::take(&mut work.views);
     let rows = spans.last().map_or(0, |span| span.rows.end);
+    let wanted = wanted.filter(|wanted| wanted.len() < rows);
+    views.all.fill(spans.iter().cloned(), cross.is_some());
+    views.wanted.fill(views.all.pick(wanted.unwrap_or_default()), cross.is_some());
+    let result = layers_of(team, s, w, work, &views, rows, cache, cross, wanted, watching);
+    work.views = views;
+    result
+}
+
+/// [`layers`] over the `rows` of a view.
+fn layers_of(
+    team: &Team<'_>,
+    s: &spec::Stack,
+    w: &StackWeights,
+    work: &mut Workspace,
+    views: &Views,
+    rows: usize,
+    cache: &mut Cache,
+    cross: Option<&mut Cache>,
+    wanted: Option<&[usize]>,
+    watching: &mut Watching,
+) -> Result<()> {
     let (mut blocks, tables) = cache.parts();
     let mut cross = cross.map(Cache::parts);
-    let of_sources = |spans: &[Span]| match &cross {
-        Some((_, tables)) => sources(spans, *tables),
-        None => Vec::new(),
-    };
-    let (own, others) = (sequences(spans, tables), of_sources(spans));
-    let wanted = wanted.filter(|wanted| wanted.len() < rows);
-    let picked = wanted.map(|wanted| pick(spans, wanted)).unwrap_or_default();
-    let (picked_own, picked_others) = (sequences(&picked, tables), of_sources(&picked));
+    let tables = [tables, cross.as_ref().map_or(&[], |(_, tables)| *tables)];
     let (hidden, part) = (s.hidden_size, Part::All);
-    let mut pass = Pass { team, spans, sequences: &own, sources: &others, rows, hidden, part };
+    let mut pass = Pass { team, view: &views.all, tables, rows, hidden, part };
     let mut n = rows * s.hidden_size;
     work.begin();
     let keep = |work: &Workspace, n: usize, watching: &mut Watching| {
@@ -223,14 +203,7 @@ pub fn layers(
                 return team.check();
             }
             gather(&mut work.x, wanted, s.hidden_size);
-            pass = Pass {
-                spans: &picked,
-                sequences: &picked_own,
-                sources: &picked_others,
-                rows: wanted.len(),
-                part: Part::Queries,
-                ..pass
-            };
+            pass = Pass { view: &views.wanted, rows: wanted.len(), part: Part::Queries, ..pass };
             n = wanted.len() * s.hidden_size;
             work.begin();
         }
@@ -281,9 +254,10 @@ pub fn layers(
     }
     if let Some(output) = &w.output {
         let width = output.weight.outputs();
-        let x = work.x[..n].to_vec();
+        let x = sized(&mut work.narrow, n);
+        x.copy_from_slice(&work.x[..n]);
         let out = sized(&mut work.x, rows * width);
-        linear(team, &mut work.product, x.as_slice().into(), rows, &[output.target(out)]);
+        linear(team, &mut work.product, (&*x).into(), rows, &[output.target(out)]);
     }
     if let Some(states) = &mut watching.states {
         states.push(work.x[..rows * s.output_width()].to_vec());

@@ -12,7 +12,7 @@
 mod probabilities;
 mod units;
 
-use super::kv::{BLOCK, KvBlocks, Numbers, Sequence};
+use super::kv::{BLOCK, KvBlocks, Numbers, Sequence, Sequences};
 use super::position_bias::DistanceBias;
 use crate::matmul::micro::{Shape, multiply, multiply_half};
 use crate::simd::{LANES, exp, level, multiversion, tanh};
@@ -192,7 +192,7 @@ const SHARED_FROM: usize = 6 << 20;
 /// What all parts of the work read.
 struct Call<'a> {
     queries: &'a [f32],
-    sequences: &'a [Sequence<'a>],
+    sequences: Sequences<'a>,
     kv: &'a KvBlocks,
     scores: &'a Scores<'a>,
     /// Bytes of keys and values from which on several sequences see them together.
@@ -204,6 +204,16 @@ impl Call<'_> {
         self.scores.heads / self.scores.kv_heads
     }
 
+    /// A sequence by its place in the list.
+    fn sequence(&self, index: usize) -> &Sequence {
+        &self.sequences.list[index]
+    }
+
+    /// The blocks of a unit's sequence.
+    fn table(&self, unit: &Unit) -> &[u32] {
+        self.sequences.table(self.sequence(unit.sequence))
+    }
+
     /// Rows of queries that one key head of a unit sees.
     fn rows(&self, unit: &Unit) -> usize {
         unit.queries * self.group()
@@ -211,7 +221,7 @@ impl Call<'_> {
 
     /// Where a key head's share of one of a unit's queries lies in `queries` and `out`.
     fn place(&self, unit: &Unit, head: usize, query: usize) -> usize {
-        let (g, s) = (self.group(), &self.sequences[unit.sequence]);
+        let (g, s) = (self.group(), self.sequence(unit.sequence));
         ((s.rows.start + unit.query + query) * self.scores.heads + (unit.kv_head + head) * g)
             * self.scores.head_dim
     }
@@ -232,7 +242,7 @@ impl Call<'_> {
         if self.rows(unit) > FEW_ROWS {
             return;
         }
-        let table = self.sequences[unit.sequence].table;
+        let table = self.table(unit);
         if head + 1 < unit.kv_heads {
             self.kv.ask(table[block], unit.kv_head + head + 1, values);
         } else if let Some(&next) = table.get(block + 1) {
@@ -248,19 +258,19 @@ impl Call<'_> {
         t: &mut ThreadScratch,
         mut each: impl FnMut(usize, f32, f32),
     ) {
-        let (g, d, s) = (self.group(), self.scores.head_dim, &self.sequences[unit.sequence]);
+        let (g, d, table) = (self.group(), self.scores.head_dim, self.table(unit));
         let (rows, start) = (self.rows(unit), tile * TILE);
         let end = self.end(unit, tile);
         sized(&mut t.scores, unit.kv_heads * rows * TILE);
         sized(&mut t.block, d * BLOCK);
         let padded = (end - start).next_multiple_of(LANES);
         for block in 0..(end - start).div_ceil(BLOCK) {
-            let table = s.table[start / BLOCK + block];
+            let number = table[start / BLOCK + block];
             let columns = BLOCK.min(padded - block * BLOCK);
             let shape = Shape { rows, columns, depth: d, a_stride: d, b_stride: BLOCK, c_stride: TILE };
             for head in 0..unit.kv_heads {
                 self.ask_beyond(unit, start / BLOCK + block, head, false);
-                let keys = self.kv.keys(table, unit.kv_head + head, &mut t.block);
+                let keys = self.kv.keys(number, unit.kv_head + head, &mut t.block);
                 let scores = &mut t.scores[head * rows * TILE + block * BLOCK..];
                 product(&shape, &t.queries[head * rows * d..], keys, scores, false, &mut t.widened);
             }
@@ -287,7 +297,7 @@ impl Call<'_> {
 
     /// One tile of a unit: rows of outputs, maximum and sum into `part`.
     fn tile(&self, unit: &Unit, tile: usize, t: &mut ThreadScratch, part: &mut [f32]) {
-        let (d, s) = (self.scores.head_dim, &self.sequences[unit.sequence]);
+        let (d, table) = (self.scores.head_dim, self.table(unit));
         let (rows, start) = (self.rows(unit), tile * TILE);
         let end = self.end(unit, tile);
         self.tile_scores(unit, tile, t, |row, m, sum| {
@@ -296,12 +306,12 @@ impl Call<'_> {
         });
         for block in 0..(end - start).div_ceil(BLOCK) {
             let tokens = BLOCK.min(end - start - block * BLOCK);
-            let table = s.table[start / BLOCK + block];
+            let number = table[start / BLOCK + block];
             let shape =
                 Shape { rows, columns: d, depth: tokens, a_stride: TILE, b_stride: d, c_stride: d + 2 };
             for head in 0..unit.kv_heads {
                 self.ask_beyond(unit, start / BLOCK + block, head, true);
-                let values = self.kv.values(table, unit.kv_head + head, tokens, &mut t.block);
+                let values = self.kv.values(number, unit.kv_head + head, tokens, &mut t.block);
                 let (scores, part) =
                     (&t.scores[head * rows * TILE + block * BLOCK..], &mut part[head * rows * (d + 2)..]);
                 product(&shape, scores, values, part, block > 0, &mut t.widened);
@@ -329,7 +339,7 @@ pub fn attention(
     team: &Team<'_>,
     scratch: &mut Scratch,
     queries: &[f32],
-    sequences: &[Sequence<'_>],
+    sequences: Sequences<'_>,
     kv: &KvBlocks,
     scores: &Scores<'_>,
     out: &mut [f32],

@@ -132,30 +132,29 @@ impl KvBlocks {
         (block / SEGMENT, block % SEGMENT * self.block_size() + head * self.head_dim * BLOCK)
     }
 
-    /// Stores the rows of a sequence: `keys` and `values` are `[rows, kv_heads * head_dim]`.
-    pub fn store(&mut self, sequence: &Sequence<'_>, keys: &[f32], values: &[f32]) {
+    /// Stores the rows of all sequences: `keys` and `values` are `[rows, kv_heads * head_dim]`. No block belongs to two of
+    /// them.
+    pub fn store(&mut self, sequences: Sequences<'_>, keys: &[f32], values: &[f32]) {
         let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
-        sequence.each_block(|block, slot, rows| {
+        sequences.each_block(|block, slot, rows| {
             self.segments[block / SEGMENT].store(block % SEGMENT, slot, rows, keys, values, width, dim);
         });
     }
 
-    /// The same for several sequences, on all threads where they have many rows. No block belongs to two of them.
-    pub fn store_all(&mut self, team: &Team<'_>, sequences: &[Sequence<'_>], keys: &[f32], values: &[f32]) {
+    /// The same on all threads where there are many rows.
+    pub fn store_all(&mut self, team: &Team<'_>, sequences: Sequences<'_>, keys: &[f32], values: &[f32]) {
         let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
-        let rows: usize = sequences.iter().map(|s| s.rows.len()).sum();
+        let rows: usize = sequences.list.iter().map(|s| s.rows.len()).sum();
         if rows * width < SMALL {
-            sequences.iter().for_each(|s| self.store(s, keys, values));
+            self.store(sequences, keys, values);
             return;
         }
         team.run_mut(&mut self.segments, 1, &|segment, here, _| {
-            for sequence in sequences {
-                sequence.each_block(|block, slot, rows| {
-                    if block / SEGMENT == segment {
-                        here[0].store(block % SEGMENT, slot, rows, keys, values, width, dim);
-                    }
-                });
-            }
+            sequences.each_block(|block, slot, rows| {
+                if block / SEGMENT == segment {
+                    here[0].store(block % SEGMENT, slot, rows, keys, values, width, dim);
+                }
+            });
         });
     }
 
@@ -244,9 +243,9 @@ impl KvBlocks {
 
 /// Rows of a batch that belong to one sequence.
 #[derive(Debug, Clone)]
-pub struct Sequence<'a> {
-    /// Its blocks of keys and values.
-    pub table: &'a [u32],
+pub struct Sequence {
+    /// Number of the table of its blocks.
+    pub table: usize,
     /// Its rows among all of the batch.
     pub rows: Range<usize>,
     /// Position of the first of these rows.
@@ -255,16 +254,31 @@ pub struct Sequence<'a> {
     pub length: usize,
 }
 
-impl Sequence<'_> {
-    /// Calls `f(block, first slot, rows)` for each block that takes some of the rows.
+/// The sequences of a batch, with the tables that they name. The list holds no borrowed table, so that it can be kept and
+/// filled again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sequences<'a> {
+    pub list: &'a [Sequence],
+    /// Numbers of blocks of keys and values.
+    pub tables: &'a [Vec<u32>],
+}
+
+impl<'a> Sequences<'a> {
+    pub fn table(&self, sequence: &Sequence) -> &'a [u32] {
+        &self.tables[sequence.table]
+    }
+
+    /// Calls `f(block, first slot, rows)` for each block that takes some of the rows of a sequence.
     fn each_block(&self, mut f: impl FnMut(usize, usize, Range<usize>)) {
-        let mut row = self.rows.start;
-        while row < self.rows.end {
-            let position = self.first + row - self.rows.start;
-            let (block, slot) = (self.table[position / BLOCK], position % BLOCK);
-            let end = self.rows.end.min(row + BLOCK - slot);
-            f(block as usize, slot, row..end);
-            row = end;
+        for sequence in self.list {
+            let mut row = sequence.rows.start;
+            while row < sequence.rows.end {
+                let position = sequence.first + row - sequence.rows.start;
+                let (block, slot) = (self.table(sequence)[position / BLOCK], position % BLOCK);
+                let end = sequence.rows.end.min(row + BLOCK - slot);
+                f(block as usize, slot, row..end);
+                row = end;
+            }
         }
     }
 }
@@ -409,22 +423,23 @@ mod tests {
             let x: Vec<f32> = (0..tokens * heads * dim).map(|i| (i % 1000) as f32 / 8.0).collect();
             let y: Vec<f32> = x.iter().map(|v| -v).collect();
             let table = [33, 2, 17];
+            let mut tables = vec![table.to_vec()];
             let part = |table, rows: Range<usize>, first| Sequence {
                 table,
                 length: first + rows.len(),
                 rows,
                 first,
             };
-            let parts = [part(&table[..], 0..41, 0), part(&table[..], 41..tokens, 41)];
-            parts.iter().for_each(|s| kv.store(s, &x, &y));
+            let mut parts = vec![part(0, 0..41, 0), part(0, 41..tokens, 41)];
+            kv.store(Sequences { list: &parts, tables: &tables }, &x, &y);
             kv.copy_block(33, 5);
             // Many sequences at once, in blocks of several segments, change nothing.
             let mut all = KvBlocks::new(heads, dim, kv_type);
             all.grow(40).expect("small");
-            let others: Vec<[u32; 1]> = (18..32).map(|block| [block]).collect();
-            let mut parts = parts.to_vec();
-            parts.extend(others.iter().map(|table| part(&table[..], 0..32, 0)));
-            crate::threads::Pool::new(2).run_alone(|team| all.store_all(team, &parts, &x, &y));
+            tables.extend((18..32).map(|block| vec![block]));
+            parts.extend((1..tables.len()).map(|table| part(table, 0..32, 0)));
+            let all_parts = Sequences { list: &parts, tables: &tables };
+            crate::threads::Pool::new(2).run_alone(|team| all.store_all(team, all_parts, &x, &y));
             let mut scratch = (vec![0.0; dim * BLOCK], vec![0.0; dim * BLOCK]);
             for (h, block) in (0..heads).flat_map(|h| [(h, 33), (h, 2)]) {
                 for d in 0..dim * BLOCK {

@@ -8,7 +8,7 @@ use crate::matmul::linear;
 use crate::model::spec;
 use crate::model::weights::AttentionWeights;
 use crate::ops::attention::{self, Scores};
-use crate::ops::kv::{KvBlocks, Sequence};
+use crate::ops::kv::{KvBlocks, Sequences};
 use crate::ops::norm::Norm;
 use crate::ops::rotary::rotate;
 use crate::tensor::sized;
@@ -42,7 +42,7 @@ impl Workspace {
         let qs = sized(&mut q, pass.rows * a.query_size());
         self.products(pass, source, &[w.query.target(qs)]);
         self.head_norm(pass.team, w.query_norm.as_ref(), a, qs, a.query_size());
-        self.mix(pass, a, w, qs, pass.sources, kv, Some(End::of_attention(a, w)), watch);
+        self.mix(pass, a, w, qs, pass.sources(), kv, Some(End::of_attention(a, w)), watch);
         self.q = q;
     }
 
@@ -53,10 +53,10 @@ impl Workspace {
         a: &spec::Attention,
         w: &AttentionWeights,
         states: &[f32],
-        sources: &[Sequence<'_>],
+        sources: Sequences<'_>,
         kv: &mut KvBlocks,
     ) {
-        let rows = sources.last().map_or(0, |source| source.rows.end);
+        let rows = sources.list.last().map_or(0, |source| source.rows.end);
         let n = rows * a.kv_size();
         let (mut k, mut v) = (std::mem::take(&mut self.k), std::mem::take(&mut self.v));
         let (ks, vs) = (sized(&mut k, n), sized(&mut v, n));
@@ -116,16 +116,16 @@ impl Workspace {
             self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
         }
         if let Some(rotary) = &a.rotary {
-            self.positions.make_angles(rotary, pass.spans);
-            rotate(team, qs, a.heads, a.head_dim, &self.positions.angles);
-            rotate(team, ks, a.kv_heads, a.head_dim, &self.positions.angles);
+            let angles = self.positions.angles(rotary, &pass.view.spans);
+            rotate(team, qs, a.heads, a.head_dim, angles);
+            rotate(team, ks, a.kv_heads, a.head_dim, angles);
         }
         if a.norm_after_rotary {
             self.head_norm(team, w.query_norm.as_ref(), a, qs, a.query_size());
             self.head_norm(team, w.key_norm.as_ref(), a, ks, a.kv_size());
         }
         if pass.part != Part::Queries {
-            kv.store_all(team, pass.sequences, ks, vs);
+            kv.store_all(team, pass.sequences(), ks, vs);
         }
         if pass.part != Part::Keys {
             self.look(pass, a, w, qs, kv, end, watch);
@@ -145,7 +145,7 @@ impl Workspace {
         watch: Watch<'_>,
     ) {
         if let Some(scale) = &a.query_scale {
-            for span in pass.spans {
+            for span in &pass.view.spans {
                 for row in span.rows.clone() {
                     let position = span.first + row - span.rows.start;
                     let blocks = (position / scale.original_length) as f64;
@@ -154,8 +154,8 @@ impl Workspace {
                 }
             }
         }
-        self.positions.make_bias(a, w.relative_bias.as_deref(), pass.spans);
-        self.mix(pass, a, w, qs, pass.sequences, kv, end, watch);
+        self.positions.make_bias(a, w.relative_bias.as_deref(), &pass.view.spans);
+        self.mix(pass, a, w, qs, pass.sequences(), kv, end, watch);
     }
 
     /// Attention proper and the output layer.
@@ -165,7 +165,7 @@ impl Workspace {
         a: &spec::Attention,
         w: &AttentionWeights,
         q: &[f32],
-        sequences: &[Sequence<'_>],
+        sequences: Sequences<'_>,
         kv: &KvBlocks,
         end: Option<End<'_>>,
         watch: Watch<'_>,
@@ -181,9 +181,7 @@ impl Workspace {
             distance_bias: self.positions.bias(a),
         };
         if let Some(watch) = watch {
-            for sequence in sequences {
-                watch.extend(attention::probabilities(q, sequence, kv, &scores));
-            }
+            watch.extend(attention::probabilities(q, sequences, kv, &scores));
         }
         let n = pass.rows * a.query_size();
         let mut buffer = std::mem::take(&mut self.context);

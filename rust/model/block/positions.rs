@@ -17,13 +17,19 @@ struct Rule {
     relative: Option<spec::RelativeBias>,
 }
 
+/// The angles of one rotation.
+struct Rotation {
+    rotary: spec::Rotary,
+    angles: Angles,
+    /// Whether they are those of this pass.
+    made: bool,
+}
+
 /// Tables of angles and biases, kept from layer to layer.
 #[derive(Default)]
 pub struct Positions {
-    pub angles: Angles,
-    /// Rotation that `angles` was made for last, and whether that was in this pass.
-    rotary: Option<spec::Rotary>,
-    made: bool,
+    /// Of each rotation that some layer has.
+    rotations: Vec<Rotation>,
     /// The last biases by distance, and the rule and the numbers that they were made of.
     bias: Option<(DistanceBias, Rule, Vec<f32>)>,
     frequencies: Vec<f64>,
@@ -32,16 +38,22 @@ pub struct Positions {
 impl Positions {
     /// Forgets what belongs to one forward pass.
     pub fn begin(&mut self) {
-        self.made = false;
+        self.rotations.iter_mut().for_each(|rotation| rotation.made = false);
     }
 
-    /// Makes the table of angles, unless the last layer rotated alike.
-    pub fn make_angles(&mut self, rotary: &spec::Rotary, spans: &[Span]) {
-        let same = self.rotary.as_ref() == Some(rotary);
-        if same && self.made {
-            return;
+    /// The table of angles, made unless a layer before rotated alike.
+    pub fn angles(&mut self, rotary: &spec::Rotary, spans: &[Span]) -> &Angles {
+        let known = self.rotations.iter().position(|rotation| rotation.rotary == *rotary);
+        let index = known.unwrap_or_else(|| {
+            let angles = Angles::default();
+            self.rotations.push(Rotation { rotary: rotary.clone(), angles, made: false });
+            self.rotations.len() - 1
+        });
+        let Rotation { angles, made, .. } = &mut self.rotations[index];
+        if *made {
+            return angles;
         }
-        self.angles.clear(rotary.inv_freq.len(), rotary.interleaved);
+        angles.clear(rotary.inv_freq.len(), rotary.interleaved);
         for span in spans {
             let (mut frequencies, mut scale) = (rotary.inv_freq.as_slice(), rotary.scale);
             if let Some(long) = rotary.long.as_ref().filter(|long| span.total > long.after) {
@@ -56,13 +68,11 @@ impl Positions {
                 frequencies = &self.frequencies;
             }
             for row in 0..span.rows.len() {
-                self.angles.push(span.first + row, frequencies, scale);
+                angles.push(span.first + row, frequencies, scale);
             }
         }
-        self.made = true;
-        if !same {
-            self.rotary = Some(rotary.clone());
-        }
+        *made = true;
+        angles
     }
 
     /// Makes the table of biases, unless the last one serves: layers mostly share theirs, and the next token of a

@@ -1,24 +1,28 @@
 //! Attention as one matrix of probabilities, for those who want to look at it.
 
-use super::super::kv::{KvBlocks, Sequence};
+use super::super::kv::{KvBlocks, Sequences};
 use super::{Call, SHARED_FROM, Scores, TILE, ThreadScratch, exp_one};
 
-/// The probabilities of one sequence, `[heads, queries, length]`.
+/// The probabilities of the sequences, one after the other, `[heads, queries, length]` each.
 pub fn probabilities(
     queries: &[f32],
-    sequence: &Sequence<'_>,
+    sequences: Sequences<'_>,
     kv: &KvBlocks,
     scores: &Scores<'_>,
 ) -> Vec<f32> {
-    let sequences = std::slice::from_ref(sequence);
     let call = Call { queries, sequences, kv, scores, shared_from: SHARED_FROM };
+    (0..sequences.list.len()).flat_map(|sequence| of_sequence(&call, sequence)).collect()
+}
+
+fn of_sequence(call: &Call<'_>, index: usize) -> Vec<f32> {
+    let (scores, sequence) = (call.scores, call.sequence(index));
     let (g, n, length) = (call.group(), sequence.rows.len(), sequence.length);
     let mut out = vec![0.0; scores.heads * n * length];
     let mut t = ThreadScratch::default();
     let mut maxima = Vec::new();
     for kv_head in 0..scores.kv_heads {
         for query in 0..n {
-            let unit = call.unit(0, query, 1, kv_head, 1);
+            let unit = call.unit(index, query, 1, kv_head, 1);
             call.gather(&unit, &mut t.queries);
             maxima.clear();
             for tile in unit.tiles() {

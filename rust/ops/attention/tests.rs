@@ -13,23 +13,19 @@ fn values(n: usize, seed: usize) -> Vec<f32> {
 fn fill(kv: &mut KvBlocks, table: &[u32], positions: Range<usize>, seed: usize) {
     let states = values(positions.len() * kv.kv_heads() * kv.head_dim(), seed);
     let (first, length) = (positions.start, positions.end);
-    kv.store(&Sequence { table, rows: 0..positions.len(), first, length }, &states, &states);
+    let sequence = Sequence { table: 0, rows: 0..positions.len(), first, length };
+    kv.store(Sequences { list: &[sequence], tables: &[table.to_vec()] }, &states, &states);
 }
 
 /// However the work is cut, which depends on the threads and on what is computed together, each query has the bits
 /// that it has alone on one thread.
-fn equal_to_one_by_one(
-    kv: &KvBlocks,
-    heads: usize,
-    window: Option<usize>,
-    sequences: &[Sequence<'_>],
-) -> bool {
+fn equal_to_one_by_one(kv: &KvBlocks, heads: usize, window: Option<usize>, sequences: Sequences<'_>) -> bool {
     let (kv_heads, head_dim, scale) = (kv.kv_heads(), kv.head_dim(), 0.3);
     let (causal, softcap, distance_bias) = (true, None, None);
     let scores = Scores { heads, kv_heads, head_dim, scale, causal, window, softcap, distance_bias };
     let width = heads * head_dim;
-    let queries = values(sequences[sequences.len() - 1].rows.end * width, 1);
-    let run = |threads: usize, queries: &[f32], sequences: &[Sequence<'_>]| {
+    let queries = values(sequences.list[sequences.list.len() - 1].rows.end * width, 1);
+    let run = |threads: usize, queries: &[f32], sequences: Sequences<'_>| {
         let mut out = vec![f32::NAN; queries.len()];
         Pool::new(threads).run_alone(|team| {
             let call = Call { queries, sequences, kv, scores: &scores, shared_from: 0 };
@@ -38,11 +34,12 @@ fn equal_to_one_by_one(
         out
     };
     let mut one_by_one = Vec::new();
-    for s in sequences {
+    for s in sequences.list {
         for row in s.rows.clone() {
             let first = s.first + row - s.rows.start;
             let alone = Sequence { rows: 0..1, first, ..s.clone() };
-            one_by_one.extend(run(1, &queries[row * width..][..width], &[alone]));
+            let alone = Sequences { list: &[alone], ..sequences };
+            one_by_one.extend(run(1, &queries[row * width..][..width], alone));
         }
     }
     assert!(one_by_one.iter().all(|v| v.is_finite()));
@@ -66,9 +63,10 @@ fn cutting_the_work_changes_nothing() {
             let sequences = [0, 1].map(|i| {
                 fill(&mut kv, &tables[i], 0..lengths[i], i);
                 let (rows, length) = (i * rows..(i + 1) * rows, lengths[i]);
-                Sequence { table: &tables[i], first: length - rows.len(), rows, length }
+                Sequence { table: i, first: length - rows.len(), rows, length }
             });
-            let equal = equal_to_one_by_one(&kv, heads, window, &sequences);
+            let sequences = Sequences { list: &sequences, tables: &tables };
+            let equal = equal_to_one_by_one(&kv, heads, window, sequences);
             assert!(equal, "{heads} {kv_heads} {head_dim} {length} {rows}");
         }
     }
@@ -87,16 +85,17 @@ fn sequences_that_begin_alike_change_nothing() {
                 .collect();
             let start = shared as usize * BLOCK;
             fill(&mut kv, &tables[1], 0..start, 11);
-            let sequences: Vec<Sequence<'_>> = (0..7)
+            let sequences: Vec<Sequence> = (0..7)
                 .map(|i| {
                     let from = if i % 6 == 0 { 0 } else { start };
                     // The third ends at the border, so that it has nothing of its own.
                     let length = from + if i == 3 { 0 } else { 19 * i + 40 };
                     fill(&mut kv, &tables[i], from..length, i);
-                    Sequence { table: &tables[i], rows: i..i + 1, first: length - 1, length }
+                    Sequence { table: i, rows: i..i + 1, first: length - 1, length }
                 })
                 .collect();
-            let equal = equal_to_one_by_one(&kv, heads, window, &sequences);
+            let sequences = Sequences { list: &sequences, tables: &tables };
+            let equal = equal_to_one_by_one(&kv, heads, window, sequences);
             assert!(equal, "{heads} {kv_heads} {head_dim} {shared}");
         }
     }

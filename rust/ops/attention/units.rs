@@ -55,7 +55,7 @@ impl Call<'_> {
 
     /// Positions that successive queries of a sequence see, taken together.
     fn span(&self, sequence: usize, query: usize, queries: usize) -> Range<usize> {
-        let s = &self.sequences[sequence];
+        let s = self.sequence(sequence);
         let first = self.scores.visible(s.first + query, s.length);
         let last = self.scores.visible(s.first + query + queries - 1, s.length);
         first.start.min(last.start)..first.end.max(last.end)
@@ -64,10 +64,10 @@ impl Call<'_> {
     /// Position of a unit's query, and the keys there are for it.
     pub fn query(&self, unit: &Unit, query: usize) -> (usize, usize) {
         if unit.members > 1 {
-            let s = &self.sequences[unit.sequence + query];
+            let s = self.sequence(unit.sequence + query);
             return (s.first, s.length);
         }
-        let s = &self.sequences[unit.sequence];
+        let s = self.sequence(unit.sequence);
         (s.first + unit.query + query, s.length)
     }
 
@@ -91,13 +91,13 @@ impl Call<'_> {
         let (g, kv_heads) = (self.group(), self.scores.kv_heads);
         let per_unit = (ROWS / g).max(1);
         // Key heads that few queries take together: all, if enough is left for every thread.
-        let tiles: usize = self.sequences.iter().map(|s| s.length.div_ceil(TILE)).sum();
+        let tiles: usize = self.sequences.list.iter().map(|s| s.length.div_ceil(TILE)).sum();
         let together = (kv_heads * tiles / (4 * threads)).clamp(1, kv_heads);
         units.clear();
         let mut sequence = 0;
-        while sequence < self.sequences.len() {
+        while sequence < self.sequences.list.len() {
             let (members, shared) = self.alike(sequence, per_unit);
-            let queries = self.sequences[sequence].rows.len();
+            let queries = self.sequence(sequence).rows.len();
             let heads = if queries * members * g <= FEW_ROWS { together } else { 1 };
             for kv_head in (0..kv_heads).step_by(heads) {
                 let kv_heads = heads.min(kv_heads - kv_head);
@@ -122,14 +122,15 @@ impl Call<'_> {
     /// How many sequences from one on, up to `most`, see their first tiles together (beams and samples of one prompt), and how
     /// many tiles.
     fn alike(&self, sequence: usize, most: usize) -> (usize, usize) {
-        let s = &self.sequences[sequence];
-        let alone = |s: &super::Sequence<'_>| s.rows.len() == 1;
+        let s = self.sequence(sequence);
+        let alone = |s: &super::Sequence| s.rows.len() == 1;
         if !self.scores.causal || self.scores.window.is_some() || !alone(s) {
             return (1, 0);
         }
         let (mut members, mut shared) = (1, usize::MAX);
-        for next in self.sequences[sequence + 1..].iter().take(most - 1) {
-            let blocks = s.table.iter().zip(next.table).take_while(|(a, b)| a == b).count();
+        let table = self.sequences.table(s);
+        for next in self.sequences.list[sequence + 1..].iter().take(most - 1) {
+            let blocks = table.iter().zip(self.sequences.table(next)).take_while(|(a, b)| a == b).count();
             // Tiles that every query sees all of.
             let tiles = (blocks * BLOCK).min(s.first + 1).min(next.first + 1) / TILE;
             let bytes = tiles * TILE / BLOCK * self.kv.block_bytes();
