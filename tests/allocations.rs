@@ -1,9 +1,10 @@
-//! A step of a generation makes no memory of the size of the vocabulary: what it needs is kept from the steps before.
-//! `--nocapture` shows how many small allocations a step takes.
+//! A step of a generation makes no memory but for what it hands out: what it needs is kept from the steps before.
+//! `--nocapture` shows how many allocations a step takes.
 
 use _core::decode::Generation;
 use _core::decode::options::Options;
 use _core::model::{self, Loader, Model};
+use _core::ops::kv::BLOCK;
 use _core::tensor::{DType, Source, WeightType};
 use _core::threads::Pool;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -58,24 +59,32 @@ static ALLOCATOR: Counting = Counting;
 
 const NORM: &str = r#"{"kind": "rms", "eps": 1e-5, "weight": true, "bias": false}"#;
 
-/// A decoder of one layer that has everything of a usual one.
+/// A decoder of two layers that rotate differently and have everything of a usual one.
 fn decoder() -> Arc<Model> {
     let block = format!(
         r#""input_norm": {NORM}, "output_norm": null, "residual_norm": null, "residual_scale": 1.0, "residual_after_norm": false"#
     );
-    let attention = format!(
-        r#"{{{block}, "heads": 4, "kv_heads": 2, "head_dim": 8, "scale": 0.35, "causal": true, "window": null,
+    let attention = |inv_freq: &str| {
+        format!(
+            r#"{{{block}, "heads": 4, "kv_heads": 2, "head_dim": 8, "scale": 0.35, "causal": true, "window": null,
         "softcap": null, "query_bias": false, "key_bias": false, "value_bias": false, "output_bias": false,
         "query_norm": null, "key_norm": null, "norm_over": "head", "norm_after_rotary": false, "clip": null,
-        "rotary": {{"inv_freq": [1.0, 0.1, 0.01, 0.001], "scale": 1.0, "interleaved": false, "long": null, "dynamic": null}},
+        "rotary": {{"inv_freq": {inv_freq}, "scale": 1.0, "interleaved": false, "long": null, "dynamic": null}},
         "query_scale": null, "relative_bias": null, "alibi": null, "disentangled": null}}"#
-    );
+        )
+    };
     let feed_forward = format!(
         r#"{{{block}, "width": 64, "activation": "silu", "gated": true, "gate_bias": false, "up_bias": false, "down_bias": false}}"#
     );
+    let layer = |inv_freq: &str| {
+        format!(
+            r#"{{"attention": {}, "feed_forward": {feed_forward}, "cross_attention": null, "parallel": false, "convolution": null}}"#,
+            attention(inv_freq)
+        )
+    };
+    let layers = [layer("[1.0, 0.1, 0.01, 0.001]"), layer("[1.0, 0.3, 0.1, 0.03]")].join(", ");
     let spec = format!(
-        r#"{{"encoder": null, "decoder": {{"vocab_size": {VOCABULARY}, "hidden_size": 32, "layers": [{{"attention": {attention},
-        "feed_forward": {feed_forward}, "cross_attention": null, "parallel": false, "convolution": null}}], "max_length": 2048,
+        r#"{{"encoder": null, "decoder": {{"vocab_size": {VOCABULARY}, "hidden_size": 32, "layers": [{layers}], "max_length": 2048,
         "embedding_size": null, "embedding_scale": 1.0, "embedding_projection_bias": false, "project_before_positions": false,
         "positions": 0, "segments": 0, "embedding_norm": null, "norm_before_positions": false, "unplaced": null,
         "relative_rows": 0, "relative_norm": null, "final_norm": {NORM}, "output_size": null, "token_dropout": null}},
@@ -98,20 +107,25 @@ fn decoder() -> Arc<Model> {
     Arc::new(Model::new(loader, pool).expect("a model"))
 }
 
+/// Tokens of a prompt, and those that the first steps add, which make what the others use again.
+const PROMPT: usize = 5;
+const FIRST: usize = 6;
+
 /// Large and all allocations of each step once the first ones are over.
-fn steps(model: &Arc<Model>, prompts: usize, options: &str) -> Vec<[usize; 2]> {
-    let options: Options = serde_json::from_str(options).expect("options");
-    let prompts = (0..prompts).map(|i| vec![i as u32 + 1; 5]).collect();
+fn steps(model: &Arc<Model>, prompts: usize, options: &Options) -> Vec<[usize; 2]> {
+    let prompts = (0..prompts).map(|i| vec![i as u32 + 1; PROMPT]).collect();
     let mut generation =
-        Generation::new(Arc::clone(model), prompts, Vec::new(), options).expect("may be generated");
+        Generation::new(Arc::clone(model), prompts, Vec::new(), options.clone()).expect("may be generated");
     let counts = || [&LARGE_ONES, &ALL].map(|count| count.load(Ordering::Relaxed));
     let mut found = Vec::new();
     model
         .session(&|| false, |s| {
-            generation.advance(s, 6, None)?;
+            // What a caller takes home is the caller's.
+            let mut events = Vec::with_capacity(1024);
+            generation.advance(s, FIRST, None, &mut events)?;
             while !generation.finished() {
                 let before = counts();
-                generation.advance(s, 1, None)?;
+                generation.advance(s, 1, None, &mut events)?;
                 let after = counts();
                 // The last one leaves what it has computed to later generations.
                 if !generation.finished() {
@@ -124,40 +138,55 @@ fn steps(model: &Arc<Model>, prompts: usize, options: &str) -> Vec<[usize; 2]> {
     found
 }
 
+/// Whether a step with sequences of `length` tokens may find something too small that grows with them: their ids, which double
+/// (those of beams in one of two places at a time), or the cache, which takes another block.
+fn grows(length: usize) -> bool {
+    [length, length - 1].iter().any(|&n| n % BLOCK == 0 || n % PROMPT == 0 && (n / PROMPT).is_power_of_two())
+}
+
 /// One test: others at the same time would be counted too.
 #[test]
-fn steps_allocate_no_rows_of_the_vocabulary() {
+fn steps_allocate_what_they_hand_out_alone() {
     let model = decoder();
-    for (prompts, options) in [
-        (1, r#"{"max_tokens": 40}"#),
-        (3, r#"{"max_tokens": 40}"#),
-        (1, r#"{"max_tokens": 40, "repetition_penalty": 1.2}"#),
-        (1, r#"{"max_tokens": 40, "repetition_penalty": 1.2, "logprobs": true, "top_logprobs": 3}"#),
-        (1, r#"{"max_tokens": 40, "temperature": 0.8}"#),
-        (3, r#"{"max_tokens": 40, "temperature": 0.8, "logprobs": true}"#),
-        (1, r#"{"max_tokens": 40, "temperature": 0.8, "top_k": 40}"#),
-        (1, r#"{"max_tokens": 40, "temperature": 1.5, "top_p": 0.95, "min_p": 0.01}"#),
-        (
-            3,
-            r#"{"max_tokens": 40, "temperature": 0.8, "top_k": 40, "typical_p": 0.9, "repetition_penalty": 1.2}"#,
-        ),
-        (
-            1,
-            r#"{"max_tokens": 40, "temperature": 0.8, "top_h": 0.5, "epsilon_cutoff": 1e-4, "eta_cutoff": 1e-4}"#,
-        ),
-        (2, r#"{"max_tokens": 40, "prompt_lookup": 4}"#),
-        (1, r#"{"max_tokens": 40, "beams": 3}"#),
-        (1, r#"{"max_tokens": 40, "beams": 3, "repetition_penalty": 1.2}"#),
+    for (prompts, options, expected) in [
+        (1, r#"{}"#, 0),
+        (3, r#"{}"#, 0),
+        (3, r#"{"suppress_tokens": [1, 2, 3]}"#, 0),
+        (1, r#"{"repetition_penalty": 1.2}"#, 0),
+        (1, r#"{"presence_penalty": 0.2, "frequency_penalty": 0.1}"#, 0),
+        (3, r#"{"logprobs": true}"#, 0),
+        // A list of the likeliest tokens of each sequence.
+        (1, r#"{"repetition_penalty": 1.2, "logprobs": true, "top_logprobs": 3}"#, 1),
+        (3, r#"{"logprobs": true, "top_logprobs": 3}"#, 3),
+        (1, r#"{"temperature": 0.8}"#, 0),
+        (3, r#"{"temperature": 0.8, "logprobs": true}"#, 0),
+        (1, r#"{"temperature": 0.8, "top_k": 40}"#, 0),
+        (1, r#"{"temperature": 1.5, "top_p": 0.95, "min_p": 0.01}"#, 0),
+        (3, r#"{"temperature": 0.8, "top_k": 40, "typical_p": 0.9, "repetition_penalty": 1.2}"#, 0),
+        (1, r#"{"temperature": 0.8, "top_h": 0.5, "epsilon_cutoff": 1e-4, "eta_cutoff": 1e-4}"#, 0),
+        (1, r#"{"temperature": 0.8, "samples": 4}"#, 0),
+        (2, r#"{"prompt_lookup": 4}"#, 0),
+        (1, r#"{"beams": 3}"#, 0),
+        (2, r#"{"beams": 12}"#, 0),
+        (1, r#"{"beams": 3, "repetition_penalty": 1.2}"#, 0),
+        // The list that the continuations of a beam share.
+        (1, r#"{"beams": 3, "logprobs": true, "top_logprobs": 2}"#, 3),
     ] {
-        let found = steps(&model, prompts, options);
-        let all: usize = found.iter().map(|step| step[1]).sum();
-        println!("{prompts} x {options}: {} allocations a step", all / found.len());
-        let large: Vec<usize> = found.iter().map(|step| step[0]).collect();
+        let name = format!("{prompts} x {options}");
+        let options: Options = serde_json::from_str(options).expect("options");
+        let found = steps(&model, prompts, &Options { max_tokens: Some(100), ..options });
+        let all: Vec<usize> = found.iter().map(|step| step[1]).collect();
+        println!("{name}: {all:?}");
+        let (large, steps) = (found.iter().map(|step| step[0]).sum::<usize>(), found.len());
         // A thread makes its memory (of weights, of what is kept of them, of a row before processing) when it first takes a
         // row, which may be late; else a step would make some each time.
         assert!(
-            large.iter().sum::<usize>() <= 3 * THREADS && large.len() > 6 * THREADS,
-            "{prompts} x {options}: large allocations of each step: {large:?}"
+            large <= 3 * THREADS && steps > 6 * THREADS,
+            "{name}: {large} large allocations in {steps} steps"
         );
+        // The same of small ones: of several lists, each when the thread first needs it.
+        let odd =
+            (FIRST + PROMPT..).zip(&all).filter(|&(length, &n)| n != expected && !grows(length)).count();
+        assert!(odd <= steps / 8, "{name}: allocations of each step: {all:?}; expected {expected}");
     }
 }

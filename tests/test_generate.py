@@ -100,6 +100,15 @@ def test_seed_repeats_and_batches_do_not_matter() -> None:
     assert len(unseeded) > 1
 
 
+def test_what_is_forbidden_to_one_of_very_many_prompts_is_its_own() -> None:
+    own = model("lapwing/tiny-shakespeare")
+    # More than are computed together; the last ones have other tokens than the first.
+    prompts = ["abcd"] * 512 + ["To be, or not", "ROMEO:", "Speak, speak."]
+    options: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "no_repeat_ngram_size": 1}
+    alone = [own.generate(prompt, **options) for prompt in prompts[-3:]]
+    assert own.generate(prompts, **options)[-3:] == alone
+
+
 def test_several_samples_are_alternatives() -> None:
     own = model("lapwing/tiny-shakespeare")
     result = own.generate("ROMEO:\n", max_tokens=10, temperature=1.2, n=3, seed=1)

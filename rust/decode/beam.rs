@@ -12,25 +12,34 @@ use std::sync::Arc;
 const NEVER: f32 = -1.0e9;
 
 /// What the model itself gave a token: its log-probability, and the likeliest tokens with theirs.
-pub type Scored = (f32, Arc<Vec<(u32, f32)>>);
+pub type Scored = (f32, Arc<[(u32, f32)]>);
 
-/// A running beam.
-#[derive(Debug, Clone)]
+/// A running beam, or a hypothesis.
+#[derive(Debug, Clone, Default)]
 pub struct Beam {
     /// Prompt and generated tokens.
     pub ids: Vec<u32>,
-    /// Sum of log-probabilities.
+    /// Sum of log-probabilities; of a finished one by its length.
     pub score: f32,
     /// Of each generated token; empty unless asked for.
     scored: Vec<Scored>,
 }
 
-/// A hypothesis: finished, or a place for one.
+impl Beam {
+    /// Becomes a beam with a candidate's token behind it; its memory stays.
+    fn follow(&mut self, beam: &Beam, c: &Candidate, score: f32) {
+        self.ids.clone_from(&beam.ids);
+        self.ids.push(c.token);
+        self.scored.clone_from(&beam.scored);
+        self.scored.extend(c.scored.clone());
+        self.score = score;
+    }
+}
+
+/// A finished hypothesis, or a place for one.
 #[derive(Debug, Clone)]
-pub struct Finished {
-    pub ids: Vec<u32>,
-    pub score: f32,
-    scored: Vec<Scored>,
+struct Finished {
+    beam: Beam,
     done: bool,
 }
 
@@ -42,12 +51,22 @@ pub struct Search {
     max_length: usize,
     improvable: bool,
     pub over: bool,
+    /// Continuations that this step chooses from.
+    candidates: Vec<Candidate>,
+    /// The best that go on: score, and place among the candidates.
+    order: Vec<(f32, usize)>,
+    /// Of each running beam the one before that it continues.
+    parents: Vec<usize>,
+    /// The beams before, whose memory the next ones take.
+    past: Vec<Beam>,
 }
 
 /// A continuation of a beam by a token, with the sum of log-probabilities.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     pub beam: usize,
+    /// Its place among those of the beam, best first.
+    pub rank: usize,
     pub token: u32,
     pub score: f32,
     pub scored: Option<Scored>,
@@ -55,14 +74,18 @@ pub struct Candidate {
 
 impl Search {
     pub fn new(prompt: &[u32], max_length: usize, o: &Options) -> Search {
-        let empty = Finished { ids: Vec::new(), score: NEVER, scored: Vec::new(), done: false };
+        let empty = Finished { beam: Beam { score: NEVER, ..Beam::default() }, done: false };
         Search {
-            running: vec![Beam { ids: prompt.to_vec(), score: 0.0, scored: Vec::new() }],
+            running: vec![Beam { ids: prompt.to_vec(), ..Beam::default() }],
             finished: vec![empty; o.beams],
             prompt: prompt.len(),
             max_length,
             improvable: true,
             over: false,
+            candidates: Vec::new(),
+            order: Vec::new(),
+            parents: Vec::new(),
+            past: Vec::new(),
         }
     }
 
@@ -81,43 +104,54 @@ impl Search {
         o.beams * (o.eos_ids.len() + 1).max(2)
     }
 
-    /// Takes the best candidates, best first, and returns for each new running beam the one it continues.
-    pub fn step(&mut self, candidates: &[Candidate], o: &Options) -> Vec<(usize, u32)> {
-        let length = self.running[0].ids.len();
-        let ends: Vec<bool> =
-            candidates.iter().map(|c| o.ends(c.token) || length + 1 >= self.max_length).collect();
+    /// Adds continuations, best first, of a beam behind those that were offered before.
+    pub fn offer(&mut self, found: &mut Vec<Candidate>) {
+        self.candidates.append(found);
+    }
 
-        // The best that go on; those that end count as impossible and stay behind.
-        let mut order: Vec<(f32, usize)> = candidates
-            .iter()
-            .enumerate()
-            .map(|(i, c)| (if ends[i] { c.score + NEVER } else { c.score }, i))
-            .collect();
-        order.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        order.truncate(o.beams);
+    /// Takes the best of what was offered, and returns for each new running beam the one it continues.
+    pub fn step(&mut self, o: &Options) -> &[usize] {
+        let Search { running, finished, candidates, order, parents, past, .. } = self;
+        // Those of one beam come best first, and stay so where rounding has made their scores equal.
+        candidates.sort_unstable_by(|a, b| {
+            b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.rank.cmp(&b.rank))
+        });
+        candidates.truncate(Search::width(o));
+        let length = running[0].ids.len();
+        let ends = |c: &Candidate| o.ends(c.token) || length + 1 >= self.max_length;
 
         // The finished ones, with those that have just ended.
         let generated = (length + 1 - self.prompt) as f64;
         let divisor = generated.powf(o.length_penalty) as f32;
-        let full = self.finished.iter().all(|f| f.done);
-        let mut merged = self.finished.clone();
-        for (i, c) in candidates.iter().enumerate() {
-            if ends[i] && i < o.beams {
-                let mut score = c.score / divisor;
-                if (full && o.early_stopping == EarlyStopping::WhenFull) || !self.improvable {
-                    score += NEVER;
-                }
-                let Beam { ids, scored, .. } = self.grown(c, score);
-                merged.push(Finished { ids, score, scored, done: true });
+        let full = finished.iter().all(|f| f.done);
+        for c in candidates.iter().take(o.beams).filter(|c| ends(c)) {
+            let mut score = c.score / divisor;
+            if (full && o.early_stopping == EarlyStopping::WhenFull) || !self.improvable {
+                score += NEVER;
+            }
+            let at = finished.partition_point(|f| f.beam.score.total_cmp(&score).is_ge());
+            if at < finished.len() {
+                // The worst one leaves its place.
+                finished[at..].rotate_right(1);
+                finished[at].beam.follow(&running[c.beam], c, score);
+                finished[at].done = true;
             }
         }
-        merged.sort_by(|a, b| b.score.total_cmp(&a.score));
-        merged.truncate(o.beams);
-        self.finished = merged;
 
-        let parents: Vec<(usize, u32)> =
-            order.iter().map(|&(_, i)| (candidates[i].beam, candidates[i].token)).collect();
-        self.running = order.iter().map(|&(score, i)| self.grown(&candidates[i], score)).collect();
+        // The best that go on; those that end count as impossible and stay behind.
+        order.clear();
+        let score = |c: &Candidate| if ends(c) { c.score + NEVER } else { c.score };
+        order.extend(candidates.iter().enumerate().map(|(i, c)| (score(c), i)));
+        order.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        order.truncate(o.beams);
+        std::mem::swap(running, past);
+        running.resize_with(order.len(), Beam::default);
+        parents.clear();
+        for (beam, &(score, i)) in running.iter_mut().zip(&*order) {
+            let c = &candidates[i];
+            beam.follow(&past[c.beam], c, score);
+            parents.push(c.beam);
+        }
 
         // Whether any running beam can still become better than the worst finished one.
         let reach = if o.early_stopping == EarlyStopping::Never && o.length_penalty > 0.0 {
@@ -125,20 +159,13 @@ impl Search {
         } else {
             length + 1 - self.prompt
         };
-        let best = self.running[0].score / (reach as f64).powf(o.length_penalty) as f32;
-        let worst = self.finished.iter().map(|f| f.score).fold(f32::INFINITY, f32::min);
-        self.improvable &= self.finished.iter().any(|f| best > if f.done { worst } else { NEVER });
-        let open = !(self.finished.iter().all(|f| f.done) && o.early_stopping == EarlyStopping::WhenFull);
-        self.over = !(self.improvable && open && !ends.iter().all(|&e| e));
+        let best = running[0].score / (reach as f64).powf(o.length_penalty) as f32;
+        let worst = finished.iter().map(|f| f.beam.score).fold(f32::INFINITY, f32::min);
+        self.improvable &= finished.iter().any(|f| best > if f.done { worst } else { NEVER });
+        let open = !(finished.iter().all(|f| f.done) && o.early_stopping == EarlyStopping::WhenFull);
+        self.over = !(self.improvable && open && !candidates.iter().all(ends));
+        candidates.clear();
         parents
-    }
-
-    /// The beam of a candidate with its token behind it.
-    fn grown(&self, c: &Candidate, score: f32) -> Beam {
-        let Beam { mut ids, mut scored, .. } = self.running[c.beam].clone();
-        ids.push(c.token);
-        scored.extend(c.scored.clone());
-        Beam { ids, score, scored }
     }
 
     /// The hypotheses, best first: generated ids, score and what each token was given.
@@ -147,7 +174,8 @@ impl Search {
             .iter()
             .filter(|f| f.done)
             .take(count)
-            .map(|f| (f.ids[self.prompt..].to_vec(), f.score, f.scored.clone()))
+            .map(|f| &f.beam)
+            .map(|beam| (beam.ids[self.prompt..].to_vec(), beam.score, beam.scored.clone()))
             .collect()
     }
 }

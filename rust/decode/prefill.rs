@@ -1,8 +1,8 @@
 //! The first step of a batch: its prompts are read, and each gives its first token.
 
 use super::process::Custom;
-use super::scores::{RowScores, choose, continuations};
-use super::step::advance_beams;
+use super::scores::{RowScores, Rules, choose, continuations};
+use super::streams::Stream;
 use super::{Event, Generation, State, concatenate};
 use crate::error::Result;
 use crate::model::{Batch, PREFILL_ROWS, SequenceId, Session, Span};
@@ -58,16 +58,16 @@ impl Generation {
         }
         match &mut self.state {
             State::Streams(streams) => {
-                for stream in streams.iter_mut() {
+                for stream in &mut streams.list {
                     stream.cache = Some(cache.fork(sequences[stream.source]));
                 }
                 for sequence in sequences {
                     cache.release(sequence);
                 }
             }
-            State::Beams(searches) => {
-                for ((_, beams), sequence) in searches.iter_mut().zip(sequences) {
-                    beams.push(sequence);
+            State::Beams(beams) => {
+                for (searching, sequence) in beams.list.iter_mut().zip(sequences) {
+                    searching.sequences.push(sequence);
                 }
             }
         }
@@ -79,33 +79,32 @@ impl Generation {
     pub(super) fn first(
         &mut self,
         logits: &[f32],
-        vocab: usize,
         custom: Option<Custom<'_>>,
+        vocab: usize,
         events: &mut Vec<Event>,
     ) -> Result<()> {
         let row = |p: usize| logits[p * vocab..(p + 1) * vocab].to_vec();
-        let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
         let late = self.late();
+        let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
+        let rules = Rules { options: &self.options, sources, custom, vocab };
         match &mut self.state {
             State::Streams(streams) => {
-                for (i, stream) in streams.iter_mut().enumerate().filter(|(_, t)| t.reason.is_none()) {
-                    let source = &sources[stream.source];
+                let running = |(_, stream): &(usize, &mut Stream)| stream.reason.is_none();
+                for (i, stream) in streams.list.iter_mut().enumerate().filter(running) {
                     let mut logits = row(stream.source);
-                    let choice =
-                        choose(&self.options, stream, i, source, RowScores::Logits(&mut logits), custom)?;
+                    let choice = choose(&rules, stream, i, &[], RowScores::Logits(&mut logits))?;
                     events.push(stream.take(&self.options, i, choice));
                 }
             }
-            State::Beams(searches) => {
+            State::Beams(beams) => {
                 let cache = self.cache.as_mut().expect("just filled");
-                for (p, (search, sequences)) in searches.iter_mut().enumerate() {
+                let mut found = Vec::new();
+                for (p, searching) in beams.list.iter_mut().enumerate() {
                     let mut logits = row(p);
                     let scores = RowScores::Logits(&mut logits);
-                    let mut found = continuations(&self.options, search, 0, &sources[p], scores, custom)?;
-                    if late {
-                        search.end();
-                    }
-                    advance_beams(&self.options, search, sequences, &mut found, cache);
+                    continuations(&rules, &searching.search, 0, &sources[p], &[], scores, &mut found)?;
+                    searching.search.offer(&mut found);
+                    searching.advance(&self.options, cache, late);
                 }
             }
         }

@@ -47,8 +47,14 @@ fn changes(o: &Options, custom: bool) -> bool {
         || o.remove_invalid_values
 }
 
-/// Changes one row of logits.
-pub fn process(o: &Options, c: &Context<'_>, logits: &mut [f32], custom: Option<Custom<'_>>) -> Result<()> {
+/// Changes one row of logits. `sorted` is memory that calls use again.
+pub fn process(
+    o: &Options,
+    c: &Context<'_>,
+    logits: &mut [f32],
+    custom: Option<Custom<'_>>,
+    sorted: &mut Vec<u32>,
+) -> Result<()> {
     for (&id, &bias) in &o.logit_bias {
         logits[id as usize] += bias as f32;
     }
@@ -57,15 +63,14 @@ pub fn process(o: &Options, c: &Context<'_>, logits: &mut [f32], custom: Option<
     }
     if o.encoder_repetition_penalty != 1.0 {
         // Rewards the source's tokens: the inverse penalty.
-        penalize(c.source, 1.0 / o.encoder_repetition_penalty as f32, logits);
+        penalize(c.source, 1.0 / o.encoder_repetition_penalty as f32, logits, sorted);
     }
     if o.repetition_penalty != 1.0 {
-        penalize(c.ids, o.repetition_penalty as f32, logits);
+        penalize(c.ids, o.repetition_penalty as f32, logits, sorted);
     }
     if o.presence_penalty != 0.0 || o.frequency_penalty != 0.0 {
-        let mut ids = c.ids[c.prompt..].to_vec();
-        ids.sort_unstable();
-        for same in ids.chunk_by(|a, b| a == b) {
+        sort(&c.ids[c.prompt..], sorted);
+        for same in sorted.chunk_by(|a, b| a == b) {
             let penalty = o.presence_penalty + o.frequency_penalty * same.len() as f64;
             logits[same[0] as usize] -= penalty as f32;
         }
@@ -134,32 +139,39 @@ fn suppressed(o: &Options, c: &Context<'_>, put: &mut dyn FnMut(u32)) {
     }
 }
 
-/// The tokens that `process` rules out, where it does nothing else to the logits at this step.
-pub fn only_forbids(o: &Options, c: &Context<'_>, custom: bool) -> Option<Vec<u32>> {
+/// Makes `ids` the tokens that `process` rules out, in ascending order; false where it does anything else to the logits at
+/// this step.
+pub fn only_forbids(o: &Options, c: &Context<'_>, custom: bool, ids: &mut Vec<u32>) -> bool {
+    ids.clear();
     if !needed(o, custom) {
-        return Some(Vec::new());
+        return true;
     }
     if changes(o, custom) || forced(o, c).is_some() {
-        return None;
+        return false;
     }
-    let mut ids = Vec::new();
     forbidden(o, c, &mut |id| ids.push(id));
     suppressed(o, c, &mut |id| ids.push(id));
     ids.sort_unstable();
     ids.dedup();
-    Some(ids)
+    true
 }
 
 /// Divides positive and multiplies negative logits of `ids`, each once. Keskar et al. 2019,
 /// <https://arxiv.org/abs/1909.05858>
-fn penalize(ids: &[u32], penalty: f32, logits: &mut [f32]) {
-    let mut ids = ids.to_vec();
-    ids.sort_unstable();
-    ids.dedup();
-    for id in ids {
+fn penalize(ids: &[u32], penalty: f32, logits: &mut [f32], sorted: &mut Vec<u32>) {
+    sort(ids, sorted);
+    sorted.dedup();
+    for &id in &*sorted {
         let v = &mut logits[id as usize];
         *v = if *v < 0.0 { *v * penalty } else { *v / penalty };
     }
+}
+
+/// Makes `sorted` the ids in ascending order.
+fn sort(ids: &[u32], sorted: &mut Vec<u32>) {
+    sorted.clear();
+    sorted.extend_from_slice(ids);
+    sorted.sort_unstable();
 }
 
 /// Adds `bias` to the last of `words` where the others are what came last.
@@ -191,7 +203,7 @@ mod tests {
     fn run(options: Options, ids: &[u32], prompt: usize, source: &[u32]) -> Vec<f32> {
         let mut logits: Vec<f32> = (0..10).map(|i| i as f32 - 4.5).collect();
         let context = Context { ids, prompt, max_length: 8, source };
-        process(&options, &context, &mut logits, None).expect("no custom processor");
+        process(&options, &context, &mut logits, None, &mut Vec::new()).expect("no custom processor");
         logits
     }
 

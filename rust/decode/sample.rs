@@ -2,7 +2,7 @@
 
 use super::options::Options;
 use crate::matmul::PIECE;
-use crate::ops::leaders::{argmax, top};
+use crate::ops::leaders::{Best, argmax};
 use crate::simd::{exp, log, maximum, multiversion};
 
 multiversion! {
@@ -38,6 +38,7 @@ pub struct Memory {
     /// Sums of each [`PIECE`] of weights.
     pieces: Vec<f64>,
     kept: Vec<(u32, f64)>,
+    best: Best,
 }
 
 /// A random token by temperature, top-h, top-k, top-p, min-p, typical-p, epsilon and eta, in that order. `u` is
@@ -112,9 +113,9 @@ fn weigh(o: &Options, logits: &[f32], memory: &mut Memory) -> Option<f64> {
 /// Keeps the `top_k` likeliest tokens, and ties with the last of them as the reference does, without a look at what the
 /// others weigh; false if the temperature leaves only the likeliest.
 fn keep_top(o: &Options, logits: &[f32], memory: &mut Memory) -> bool {
-    let Memory { weights, kept, .. } = memory;
+    let Memory { weights, kept, best, .. } = memory;
     let scaled = |logit: f32| logit / o.temperature as f32;
-    let best = top(logits, o.top_k);
+    let best = best.of(logits, o.top_k);
     let (peak, least) = (scaled(best[0].1), scaled(best[best.len() - 1].1));
     if peak.is_infinite() {
         return false;
@@ -232,7 +233,7 @@ fn typical(mass: f64, kept: &mut Vec<(u32, f64)>) {
     let all = sum(kept);
     let entropy = entropy(kept);
     let distance = |k: &(u32, f64)| (-log(k.1 / all) - entropy).abs();
-    kept.sort_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.0.cmp(&b.0)));
+    kept.sort_unstable_by(|a, b| distance(a).total_cmp(&distance(b)).then(a.0.cmp(&b.0)));
     let mut before = 0.0;
     let count = kept.iter().take_while(|k| {
         let keep = before < mass * all;
@@ -260,7 +261,7 @@ fn draw(weights: &[(u32, f64)], target: f64) -> u32 {
 
 /// The same of all tokens: first the piece, then the token in it.
 fn draw_any(memory: &mut Memory, mut target: f64) -> u32 {
-    let Memory { weights, pieces, kept } = memory;
+    let Memory { weights, pieces, kept, .. } = memory;
     let mut chosen = None;
     for (number, &sum) in pieces.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
         if let Some(before) = chosen.replace(number) {

@@ -4,13 +4,23 @@
 use super::beam::{Candidate, Search};
 use super::options::Options;
 use super::process::{self, Context, Custom};
-use super::{Event, LENGTH, STOP, Stream, sample};
+use super::sample;
+use super::streams::Stream;
 use crate::error::{Error, Result};
-use crate::ops::leaders::{Leaders, argmax, log_sum_exp, top, top_among};
+use crate::ops::leaders::{Best, Leaders, Sums, argmax};
 use crate::simd::sum_of_squares;
 use crate::threads::Team;
 use std::cell::Cell;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What every choice of a step depends on.
+pub(super) struct Rules<'a> {
+    pub options: &'a Options,
+    /// Per prompt the encoder's input; the prompts themselves where there is no encoder.
+    pub sources: &'a [Vec<u32>],
+    pub custom: Option<Custom<'a>>,
+    pub vocab: usize,
+}
 
 /// Scores of some rows.
 pub(super) enum Scores<'a> {
@@ -25,8 +35,6 @@ pub(super) enum RowScores<'a> {
     Leaders {
         /// Tokens and logits, largest first.
         best: &'a [(u32, f32)],
-        /// Sorted ids that may not be chosen.
-        forbidden: &'a [u32],
         normalizer: f32,
     },
 }
@@ -41,25 +49,44 @@ pub(super) struct Leading {
 /// Most logits of a row that are looked for one by one; beyond, storing all is faster.
 const MOST: usize = 256;
 
-/// What the choice for rows of these contexts needs if it is not all logits, and of each row the ids that may not be chosen.
-pub(super) fn leading<'a>(
-    o: &Options,
-    vocab: usize,
-    custom: bool,
-    contexts: impl Iterator<Item = Context<'a>>,
-) -> Option<(Leading, Vec<Vec<u32>>)> {
-    let searches = o.beams > 1;
-    let drawn = !searches && o.temperature > 0.0;
-    if drawn || searches && o.renormalize_logits && process::needed(o, custom) {
-        return None;
+/// Of each row of a step the ids that may not be chosen, sorted, where no more than the largest logits is looked at.
+#[derive(Default)]
+pub(super) struct Forbidden {
+    rows: Vec<Vec<u32>>,
+}
+
+impl Forbidden {
+    pub(super) fn of(&self, row: usize) -> &[u32] {
+        self.rows.get(row).map_or(&[], Vec::as_slice)
     }
-    let least = if searches { Search::width(o) } else { 1 };
-    let forbidden: Vec<Vec<u32>> =
-        contexts.map(|context| process::only_forbids(o, &context, custom)).collect::<Option<_>>()?;
-    // As many places as go to forbidden ids leave enough for the others.
-    let with = least + forbidden.iter().map(Vec::len).max().unwrap_or(0);
-    let n = with.max(o.top_logprobs);
-    (with <= vocab && n <= MOST).then_some((Leading { n, normalize: searches || scored(o) }, forbidden))
+
+    /// What the choice for rows of these contexts needs if it is not all logits; then the ids are those of these rows.
+    pub(super) fn leading<'a>(
+        &mut self,
+        rules: &Rules<'_>,
+        contexts: impl Iterator<Item = Context<'a>>,
+    ) -> Option<Leading> {
+        let (o, custom) = (rules.options, rules.custom.is_some());
+        let searches = o.beams > 1;
+        let drawn = !searches && o.temperature > 0.0;
+        if drawn || searches && o.renormalize_logits && process::needed(o, custom) {
+            return None;
+        }
+        let mut most = 0;
+        for (row, context) in contexts.enumerate() {
+            if row == self.rows.len() {
+                self.rows.push(Vec::new());
+            }
+            if !process::only_forbids(o, &context, custom, &mut self.rows[row]) {
+                return None;
+            }
+            most = most.max(self.rows[row].len());
+        }
+        // As many places as go to forbidden ids leave enough for the others.
+        let with = most + if searches { Search::width(o) } else { 1 };
+        let n = with.max(o.top_logprobs);
+        (with <= rules.vocab && n <= MOST).then_some(Leading { n, normalize: searches || scored(o) })
+    }
 }
 
 fn scored(o: &Options) -> bool {
@@ -68,49 +95,60 @@ fn scored(o: &Options) -> bool {
 
 impl Scores<'_> {
     /// Scores of one row of `rows`.
-    pub(super) fn row<'a>(&'a mut self, row: usize, rows: usize, forbidden: &'a [Vec<u32>]) -> RowScores<'a> {
+    pub(super) fn row(&mut self, row: usize, rows: usize) -> RowScores<'_> {
         match self {
             Scores::Logits(logits) => {
                 let vocab = logits.len() / rows;
                 RowScores::Logits(&mut logits[row * vocab..(row + 1) * vocab])
             }
-            Scores::Leaders(leaders) => leaders_of(leaders, row, forbidden),
+            Scores::Leaders(leaders) => leaders_of(leaders, row),
         }
     }
 
-    /// `f(row, its scores)` of each of `rows` rows; on all threads where all logits are looked at and no function of the
-    /// caller's is asked.
-    pub(super) fn each_row<T: Send + Sync>(
+    /// `f(row, its scores, its place in found)` of each of `rows` rows; on all threads where all logits are looked at and no
+    /// function of the caller's is asked. What lies in a place from a step before is `f`'s to use again.
+    pub(super) fn each_row<T: Default + Send>(
         self,
         team: &Team<'_>,
-        rows: usize,
-        forbidden: &[Vec<u32>],
         custom: bool,
-        f: &(dyn Fn(usize, RowScores<'_>) -> Result<T> + Sync),
-    ) -> Result<Vec<T>> {
+        rows: usize,
+        found: &mut Vec<Mutex<T>>,
+        f: &(dyn Fn(usize, RowScores<'_>, &mut T) -> Result<()> + Sync),
+    ) -> Result<()> {
+        found.resize_with(found.len().max(rows), Mutex::default);
+        let mut one = |row: usize, scores: RowScores<'_>| {
+            f(row, scores, found[row].get_mut().unwrap_or_else(PoisonError::into_inner))
+        };
         let logits = match self {
             Scores::Leaders(leaders) => {
-                return (0..rows).map(|row| f(row, leaders_of(leaders, row, forbidden))).collect();
+                return (0..rows).try_for_each(|row| one(row, leaders_of(leaders, row)));
             }
             Scores::Logits(logits) => logits,
         };
         let vocab = (logits.len() / rows.max(1)).max(1);
         if custom || rows < 2 {
-            let each = logits.chunks_mut(vocab).enumerate();
-            return each.map(|(row, logits)| f(row, RowScores::Logits(logits))).collect();
+            let mut each = logits.chunks_mut(vocab).enumerate();
+            return each.try_for_each(|(row, logits)| one(row, RowScores::Logits(logits)));
         }
-        let found: Vec<OnceLock<Result<T>>> = (0..rows).map(|_| OnceLock::new()).collect();
+        // The first row's error, whichever thread is the first to see one.
+        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+        let found = &*found;
         team.run_mut(logits, vocab, &|row, logits, _| {
-            // Nobody else sets it: each row is one chunk.
-            let _ = found[row].set(f(row, RowScores::Logits(logits)));
+            let place = &mut *found[row].lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = f(row, RowScores::Logits(logits), place) {
+                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                if failed.as_ref().is_none_or(|&(first, _)| row < first) {
+                    *failed = Some((row, error));
+                }
+            }
         });
-        found.into_iter().map(|found| found.into_inner().unwrap_or(Err(Error::Interrupted))).collect()
+        team.check()?;
+        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, error)| Err(error))
     }
 }
 
-fn leaders_of<'a>(leaders: &'a Leaders, row: usize, forbidden: &'a [Vec<u32>]) -> RowScores<'a> {
-    let forbidden = forbidden.get(row).map_or(&[][..], Vec::as_slice);
-    RowScores::Leaders { best: leaders.row(row), forbidden, normalizer: leaders.normalizer(row) }
+fn leaders_of(leaders: &Leaders, row: usize) -> RowScores<'_> {
+    RowScores::Leaders { best: leaders.row(row), normalizer: leaders.normalizer(row) }
 }
 
 /// Those that may be chosen; `forbidden` is sorted.
@@ -119,15 +157,16 @@ fn allowed<'a>(best: &'a [(u32, f32)], forbidden: &'a [u32]) -> impl Iterator<It
 }
 
 /// The first `n` with log-probabilities in place of logits.
-fn normalized(best: &[(u32, f32)], n: usize, normalizer: f32) -> Vec<(u32, f32)> {
-    best.iter().take(n).map(|&(id, v)| (id, v - normalizer)).collect()
+fn normalized<L: FromIterator<(u32, f32)>>(best: &[(u32, f32)], n: usize, normalizer: f32) -> L {
+    best[..n.min(best.len())].iter().map(|&(id, v)| (id, v - normalizer)).collect()
 }
 
 /// A token, its log-probability and the likeliest ones with theirs, where asked for.
+#[derive(Default)]
 pub(super) struct Choice {
-    token: u32,
-    logprob: f32,
-    top: Vec<(u32, f32)>,
+    pub token: u32,
+    pub logprob: f32,
+    pub top: Vec<(u32, f32)>,
 }
 
 /// Memory that choices use again.
@@ -135,6 +174,10 @@ pub(super) struct Choice {
 struct Memory {
     /// A row of logits before processing.
     plain: Vec<f32>,
+    best: Best,
+    chosen: Vec<(u32, f32)>,
+    sums: Sums,
+    sorted: Vec<u32>,
     drawing: sample::Memory,
 }
 
@@ -159,73 +202,51 @@ fn copy<'a>(from: &[f32], to: &'a mut Vec<f32>) -> &'a [f32] {
     to
 }
 
-/// Chooses the next token of a stream.
+/// Chooses the next token of a stream, the `number`th.
 pub(super) fn choose(
-    o: &Options,
+    rules: &Rules<'_>,
     stream: &Stream,
     number: usize,
-    source: &[u32],
+    forbidden: &[u32],
     scores: RowScores<'_>,
-    custom: Option<Custom<'_>>,
 ) -> Result<Choice> {
+    let o = rules.options;
+    let scored = scored(o);
     let logits = match scores {
         RowScores::Logits(logits) => logits,
-        RowScores::Leaders { best, forbidden, normalizer } => {
+        RowScores::Leaders { best, normalizer } => {
             let &(token, logit) = allowed(best, forbidden).next().ok_or_else(nothing_left)?;
-            let (logprob, top) = if scored(o) {
-                (logit - normalizer, normalized(best, o.top_logprobs, normalizer))
-            } else {
-                (0.0, Vec::new())
-            };
-            return Ok(Choice { token, logprob, top });
+            if !scored {
+                return Ok(Choice { token, ..Choice::default() });
+            }
+            let top = normalized(best, o.top_logprobs, normalizer);
+            return Ok(Choice { token, logprob: logit - normalizer, top });
         }
     };
-    let (mut logprob, mut likeliest) = (0.0, Vec::new());
-    let mut normalizer = 0.0;
-    let scored = scored(o);
-    if scored {
-        normalizer = log_sum_exp(logits);
-        likeliest = normalized(&top(logits, o.top_logprobs), o.top_logprobs, normalizer);
-    }
-    let changed = process::needed(o, custom.is_some());
-    let token = with_memory(|Memory { plain, drawing }| {
+    let changed = process::needed(o, rules.custom.is_some());
+    with_memory(|Memory { plain, best, sums, sorted, drawing, .. }| {
+        let mut choice = Choice::default();
+        let mut normalizer = 0.0;
+        if scored {
+            normalizer = sums.log_sum_exp(logits);
+            choice.top = normalized(best.of(logits, o.top_logprobs), o.top_logprobs, normalizer);
+        }
         let plain = (scored && changed).then(|| copy(logits, plain));
         if changed {
-            process::process(o, &stream.context(source), logits, custom)?;
+            process::process(o, &stream.context(rules.sources), logits, rules.custom, sorted)?;
             check(logits)?;
         }
-        let token = if o.temperature == 0.0 {
+        choice.token = if o.temperature == 0.0 {
             argmax(logits)
         } else {
             let u = sample::uniform(o.seed, number, stream.ids.len() - stream.prompt);
             sample::sample(o, logits, u, drawing)
         };
         if scored {
-            logprob = plain.unwrap_or(logits)[token as usize] - normalizer;
+            choice.logprob = plain.unwrap_or(logits)[choice.token as usize] - normalizer;
         }
-        Ok(token)
-    })?;
-    Ok(Choice { token, logprob, top: likeliest })
-}
-
-impl Stream {
-    /// What processors look at.
-    pub(super) fn context<'a>(&'a self, source: &'a [u32]) -> Context<'a> {
-        Context { ids: &self.ids, prompt: self.prompt, max_length: self.max_length, source }
-    }
-
-    /// Takes the chosen token, and ends where it must.
-    pub(super) fn take(&mut self, o: &Options, number: usize, choice: Choice) -> Event {
-        let Choice { token, logprob, top } = choice;
-        self.score += logprob;
-        self.ids.push(token);
-        if o.ends(token) {
-            self.reason = Some(STOP.to_owned());
-        } else if self.ids.len() >= self.max_length {
-            self.reason = Some(LENGTH.to_owned());
-        }
-        Event { sequence: number, token, logprob, top }
-    }
+        Ok(choice)
+    })
 }
 
 /// An error where processing has left nothing to choose from.
@@ -246,76 +267,91 @@ fn nothing_left() -> Error {
     )
 }
 
-/// The best continuations of one beam.
+/// Makes `found` the best continuations of one beam.
 pub(super) fn continuations(
-    o: &Options,
+    rules: &Rules<'_>,
     search: &Search,
     beam: usize,
     source: &[u32],
+    forbidden: &[u32],
     scores: RowScores<'_>,
-    custom: Option<Custom<'_>>,
-) -> Result<Vec<Candidate>> {
-    let before = search.running[beam].score;
+    found: &mut Vec<Candidate>,
+) -> Result<()> {
+    let (o, before) = (rules.options, search.running[beam].score);
+    found.clear();
     let logits = match scores {
         RowScores::Logits(logits) => logits,
-        RowScores::Leaders { best, forbidden, normalizer } => {
-            let likeliest = scored(o).then(|| Arc::new(normalized(best, o.top_logprobs, normalizer)));
-            let candidate = |&(token, logit): &(u32, f32)| Candidate {
+        RowScores::Leaders { best, normalizer } => {
+            let likeliest: Option<Arc<[_]>> = scored(o).then(|| normalized(best, o.top_logprobs, normalizer));
+            let candidate = |(rank, &(token, logit)): (usize, &(u32, f32))| Candidate {
                 beam,
+                rank,
                 token,
                 score: (logit - normalizer) + before,
                 scored: likeliest.as_ref().map(|top| (logit - normalizer, Arc::clone(top))),
             };
-            return Ok(allowed(best, forbidden).take(Search::width(o)).map(candidate).collect());
+            found.extend(allowed(best, forbidden).take(Search::width(o)).enumerate().map(candidate));
+            return Ok(());
         }
     };
-    let normalizer = log_sum_exp(logits);
-    let mut shift = normalizer;
-    let likeliest =
-        scored(o).then(|| Arc::new(normalized(&top(logits, o.top_logprobs), o.top_logprobs, normalizer)));
-    let changed = process::needed(o, custom.is_some());
-    with_memory(|Memory { plain, .. }| {
+    let changed = process::needed(o, rules.custom.is_some());
+    with_memory(|Memory { plain, best, chosen, sums, sorted, .. }| {
+        let normalizer = sums.log_sum_exp(logits);
+        let mut shift = normalizer;
+        let likeliest: Option<Arc<[_]>> =
+            scored(o).then(|| normalized(best.of(logits, o.top_logprobs), o.top_logprobs, normalizer));
         let plain = changed.then(|| copy(logits, plain));
         if changed {
             // The reference processes log-probabilities here, not logits.
             logits.iter_mut().for_each(|v| *v -= normalizer);
             shift = 0.0;
-            process::process(o, &search.context(beam, source), logits, custom)?;
+            process::process(o, &search.context(beam, source), logits, rules.custom, sorted)?;
             check(logits)?;
             if o.renormalize_logits {
-                shift = log_sum_exp(logits);
+                shift = sums.log_sum_exp(logits);
             }
         }
         let plain = plain.unwrap_or(logits);
-        let candidate = |(token, v): (u32, f32)| Candidate {
+        choose_best(logits, plain, Search::width(o), best, chosen);
+        found.extend(chosen.iter().enumerate().map(|(rank, &(token, v))| Candidate {
             beam,
+            rank,
             token,
             score: (v - shift) + before,
             scored: likeliest.as_ref().map(|top| (plain[token as usize] - normalizer, Arc::clone(top))),
-        };
-        Ok(best_of(logits, plain, Search::width(o)).into_iter().map(candidate).collect())
+        }));
+        Ok(())
     })
 }
 
-/// The `n` best tokens of a row: by what processing has made of its logits, where that is equal by the logits themselves, as
-/// without processing, and then by their ids.
-fn best_of(processed: &[f32], logits: &[f32], n: usize) -> Vec<(u32, f32)> {
-    let mut best = top(processed, n);
-    if let Some(&(_, least)) = best.last() {
+/// Makes `chosen` the `n` best tokens of a row: by what processing has made of its logits, where that is equal by the logits
+/// themselves, as without processing, and then by their ids.
+fn choose_best(processed: &[f32], logits: &[f32], n: usize, best: &mut Best, chosen: &mut Vec<(u32, f32)>) {
+    chosen.clear();
+    chosen.extend_from_slice(best.of(processed, n));
+    if let Some(&(_, least)) = chosen.last() {
         // All that are as good as the last one: the whole vocabulary, where one token is forced.
-        best.retain(|&(_, v)| v > least);
+        chosen.retain(|&(_, v)| v > least);
         let equals = (0..).zip(processed.iter().zip(logits)).filter(|(_, (v, _))| **v == least);
-        let equals = top_among(equals.map(|(id, (_, &logit))| (id, logit)), n - best.len());
-        best.extend(equals.into_iter().map(|(id, _)| (id, least)));
+        let equals = best.among(equals.map(|(id, (_, &logit))| (id, logit)), n - chosen.len());
+        chosen.extend(equals.iter().map(|&(id, _)| (id, least)));
     }
     let logit = |id: u32| logits[id as usize];
-    best.sort_by(|a, b| b.1.total_cmp(&a.1).then(logit(b.0).total_cmp(&logit(a.0))).then(a.0.cmp(&b.0)));
-    best
+    chosen.sort_unstable_by(|a, b| {
+        b.1.total_cmp(&a.1).then(logit(b.0).total_cmp(&logit(a.0))).then(a.0.cmp(&b.0))
+    });
 }
 
 #[cfg(test)]
 mod tests {
-    use super::best_of;
+    use super::choose_best;
+    use crate::ops::leaders::Best;
+
+    fn best_of(processed: &[f32], logits: &[f32], n: usize) -> Vec<(u32, f32)> {
+        let mut chosen = Vec::new();
+        choose_best(processed, logits, n, &mut Best::default(), &mut chosen);
+        chosen
+    }
 
     #[test]
     fn equal_scores_are_told_apart_by_their_logits() {

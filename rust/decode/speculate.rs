@@ -7,13 +7,13 @@
 //! have the same bits however many rows lie beside them, and with the draw of its own step. So the result is the same as
 //! without, token for token, when drawing too.
 
-use super::Stream;
-use super::options::Options;
-use super::scores::{Leading, RowScores};
-use super::step::{Row, feed};
+use super::scores::{Leading, RowScores, Rules};
+use super::step::Feed;
+use super::streams::{Active, Stream};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Model, SequenceId, Session};
 use crate::threads::Hook;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Most tokens that are guessed at once.
@@ -21,7 +21,7 @@ pub const MOST: usize = 64;
 
 /// What followed the last `ngram` tokens or fewer, at most `most` tokens: at their latest place in `ids`, else in
 /// `source`.
-pub fn lookup(ids: &[u32], source: &[u32], ngram: usize, most: usize) -> Vec<u32> {
+pub fn lookup<'a>(ids: &'a [u32], source: &'a [u32], ngram: usize, most: usize) -> &'a [u32] {
     for n in (1..=ngram.min(ids.len())).rev() {
         let (before, last) = ids.split_at(ids.len() - n);
         // A match must be followed by something, and may reach into the last tokens themselves.
@@ -31,10 +31,10 @@ pub fn lookup(ids: &[u32], source: &[u32], ngram: usize, most: usize) -> Vec<u32
             Some(&source[at + n..])
         });
         if let Some(next) = found.filter(|next| !next.is_empty()) {
-            return next[..next.len().min(most)].to_vec();
+            return &next[..next.len().min(most)];
         }
     }
-    Vec::new()
+    &[]
 }
 
 /// A sequence whose tokens are to be guessed.
@@ -50,6 +50,7 @@ pub struct Draft {
     cache: Cache,
     /// By stream.
     sequences: Vec<Option<SequenceId>>,
+    feed: Feed,
 }
 
 impl Draft {
@@ -68,7 +69,7 @@ impl Draft {
             return wrong(&format!("has a vocabulary of {other} tokens: expected {own}, as the model has"));
         }
         let cache = draft.cache(false)?;
-        Ok(Draft { model: draft, cache, sequences: Vec::new() })
+        Ok(Draft { model: draft, cache, sequences: Vec::new(), feed: Feed::default() })
     }
 
     /// The likeliest next tokens of each sequence, as the draft sees it.
@@ -77,12 +78,12 @@ impl Draft {
         let mut found: Vec<Vec<u32>> = vec![Vec::new(); wanted.len()];
         let streams = wanted.iter().map(|w| w.stream + 1).max().unwrap_or(0);
         self.sequences.resize(streams.max(self.sequences.len()), None);
-        let Draft { model, cache, sequences } = self;
+        let Draft { model, cache, sequences, feed } = self;
         model.session(hook, |s| {
             loop {
                 // Everything that a sequence has and its cache lacks; at first that is the whole prompt.
-                let mut rows = Vec::new();
                 let mut owners = Vec::new();
+                feed.clear();
                 for (i, w) in wanted.iter().enumerate() {
                     let length = w.ids.len() + found[i].len();
                     if found[i].len() >= w.most || length >= longest {
@@ -94,19 +95,18 @@ impl Draft {
                         cache.truncate(sequence, cache.length(sequence).min(w.ids.len() - 1));
                     }
                     let first = cache.length(sequence);
-                    let mut tokens: Vec<u32> = w.ids[first.min(w.ids.len())..].to_vec();
-                    tokens.extend(&found[i][first.saturating_sub(w.ids.len())..]);
-                    rows.push(Row { tokens, sequence, source: 0 });
+                    let guessed = &found[i][first.saturating_sub(w.ids.len())..];
+                    feed.push(sequence, 0, w.ids[first.min(w.ids.len())..].iter().chain(guessed).copied());
                     owners.push(i);
                 }
-                if rows.is_empty() {
+                if feed.is_empty() {
                     return Ok(());
                 }
                 let likeliest = Some(Leading { n: 1, normalize: false });
-                feed(s, &rows, cache, None, true, likeliest, &mut |_, tokens, mut scores| {
-                    for (n, &(row, _)) in tokens.iter().enumerate() {
-                        if let RowScores::Leaders { best, .. } = scores.row(n, tokens.len(), &[]) {
-                            found[owners[row]].extend(best.first().map(|b| b.0));
+                feed.run(s, cache, None, true, likeliest, &mut |_, asked, mut scores| {
+                    for (n, token) in asked.iter().enumerate() {
+                        if let RowScores::Leaders { best, .. } = scores.row(n, asked.len()) {
+                            found[owners[token.row]].extend(best.first().map(|b| b.0));
                         }
                     }
                     Ok(())
@@ -133,47 +133,80 @@ impl Draft {
     }
 }
 
+/// Guessed tokens of the rows of a step. Kept from step to step: the lists are filled again.
+#[derive(Default)]
+pub(super) struct Guesses {
+    tokens: Vec<u32>,
+    /// Where those of each row are; empty where nobody guesses.
+    rows: Vec<Range<usize>>,
+}
+
+impl Guesses {
+    pub(super) fn of(&self, row: usize) -> &[u32] {
+        self.rows.get(row).map_or(&[], |range| &self.tokens[range.clone()])
+    }
+
+    /// Whether any row has some.
+    pub(super) fn any(&self) -> bool {
+        !self.tokens.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.tokens.clear();
+        self.rows.clear();
+    }
+
+    /// Adds tokens; returns where they are.
+    fn add(&mut self, tokens: &[u32]) -> Range<usize> {
+        let start = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        start..self.tokens.len()
+    }
+}
+
 /// Guesses for each active stream, no more than it has room for.
 pub(super) fn guess(
-    o: &Options,
+    rules: &Rules<'_>,
     streams: &[Stream],
-    active: &[usize],
-    sources: &[Vec<u32>],
+    active: &[Active],
     draft: Option<&mut Draft>,
     s: &Session<'_>,
-) -> Result<Vec<Vec<u32>>> {
+    guesses: &mut Guesses,
+) -> Result<()> {
+    let o = rules.options;
+    guesses.clear();
     if o.prompt_lookup == 0 && draft.is_none() {
-        return Ok(vec![Vec::new(); active.len()]);
+        return Ok(());
     }
     let room = |stream: &Stream, most: usize| {
         let length = stream.ids.len();
         // Keys that are cached keep the rotation of their length: a guess must not be of another.
         most.min(stream.max_length - length - 1).min(s.rotated_alike(length))
     };
-    let mut found: Vec<Vec<u32>> = active
-        .iter()
-        .map(|&i| {
-            let stream = &streams[i];
-            let source = sources.get(stream.source).map_or(&[][..], Vec::as_slice);
-            lookup(&stream.ids, source, o.lookup_ngram, room(stream, o.prompt_lookup))
-        })
-        .collect();
+    for fed in active {
+        let stream = &streams[fed.stream];
+        let source = &rules.sources[stream.source];
+        // A prompt is searched with what follows it.
+        let source = if stream.ids.starts_with(source) { &[] } else { &source[..] };
+        let range = guesses.add(lookup(&stream.ids, source, o.lookup_ngram, room(stream, o.prompt_lookup)));
+        guesses.rows.push(range);
+    }
     if let Some(draft) = draft {
         // The draft guesses where the text itself has nothing to offer.
-        let places: Vec<usize> = (0..active.len()).filter(|&k| found[k].is_empty()).collect();
-        let wanted: Vec<Wanted<'_>> = places
+        let rows: Vec<usize> = (0..active.len()).filter(|&row| guesses.of(row).is_empty()).collect();
+        let wanted: Vec<Wanted<'_>> = rows
             .iter()
-            .map(|&k| {
-                let stream = &streams[active[k]];
-                Wanted { stream: active[k], ids: &stream.ids, most: room(stream, o.draft_tokens) }
+            .map(|&row| {
+                let (number, stream) = (active[row].stream, &streams[active[row].stream]);
+                Wanted { stream: number, ids: &stream.ids, most: room(stream, o.draft_tokens) }
             })
             .collect();
-        let guesses = draft.propose(&|| s.team.check().is_err(), &wanted)?;
-        for (k, guesses) in places.into_iter().zip(guesses) {
-            found[k] = guesses;
+        let found = draft.propose(&|| s.team.check().is_err(), &wanted)?;
+        for (row, found) in rows.into_iter().zip(found) {
+            guesses.rows[row] = guesses.add(&found);
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 #[cfg(test)]

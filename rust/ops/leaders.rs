@@ -63,24 +63,38 @@ multiversion! {
     }
 }
 
-fn log_of_sum(tops: &[f32], sums: &[f32]) -> f32 {
-    let top = maximum(tops);
-    if top == f32::NEG_INFINITY {
-        return top;
-    }
-    (f64::from(top) + log(f64::from(together(tops, sums, top)))) as f32
+/// The tops and the sums of a row's pieces, in memory that is used again.
+#[derive(Debug, Default)]
+pub struct Sums {
+    tops: Vec<f32>,
+    sums: Vec<f32>,
 }
 
-/// log of the sum of e^logit: subtracted from a logit it gives the log-probability.
-pub fn log_sum_exp(logits: &[f32]) -> f32 {
-    let (mut tops, mut sums) = (Vec::new(), Vec::new());
-    for piece in logits.chunks(PIECE) {
-        let mut one = [Tally::default()];
-        tally(piece, piece.len(), true, &mut one);
-        tops.push(one[0].top);
-        sums.push(one[0].sum);
+impl Sums {
+    /// log of the sum of e^logit: subtracted from a logit it gives the log-probability.
+    pub fn log_sum_exp(&mut self, logits: &[f32]) -> f32 {
+        self.log_of_sum(logits.chunks(PIECE).map(|piece| {
+            let mut one = [Tally::default()];
+            tally(piece, piece.len(), true, &mut one);
+            (one[0].top, one[0].sum)
+        }))
     }
-    log_of_sum(&tops, &sums)
+
+    /// The same from each piece's top and sum.
+    fn log_of_sum(&mut self, pieces: impl Iterator<Item = (f32, f32)>) -> f32 {
+        let Sums { tops, sums } = self;
+        tops.clear();
+        sums.clear();
+        for (top, sum) in pieces {
+            tops.push(top);
+            sums.push(sum);
+        }
+        let top = maximum(tops);
+        if top == f32::NEG_INFINITY {
+            return top;
+        }
+        (f64::from(top) + log(f64::from(together(tops, sums, top)))) as f32
+    }
 }
 
 /// The largest value; of equals the one with the lowest index.
@@ -91,33 +105,31 @@ pub fn argmax(values: &[f32]) -> u32 {
     (first + values[first..].iter().position(|&v| v == top).unwrap_or(0)) as u32
 }
 
-/// Indices of the `n` largest values, largest first, of equals the lowest index first; and their values.
-pub fn top(values: &[f32], n: usize) -> Vec<(u32, f32)> {
-    let mut best = Best::default();
-    best.reset(1, n);
-    for (number, piece) in values.chunks(PIECE).enumerate() {
-        best.look(0, number * PIECE, piece, 1, 0, piece.len(), maximum(piece));
-    }
-    best.row(0).to_vec()
-}
-
-/// The same of some indices with their values.
-pub fn top_among(values: impl Iterator<Item = (u32, f32)>, n: usize) -> Vec<(u32, f32)> {
-    let mut best = Best::default();
-    best.reset(1, n);
-    values.for_each(|(index, value)| best.offer(0, index, value));
-    best.row(0).to_vec()
-}
-
-/// Of each row the `n` largest values so far, largest first, of equals the lowest index first.
+/// Of each row the `n` largest values so far, largest first, of equals the lowest index first. Its memory is used again.
 #[derive(Debug, Default)]
-struct Best {
+pub struct Best {
     n: usize,
     counts: Vec<usize>,
     places: Vec<(u32, f32)>,
 }
 
 impl Best {
+    /// Indices of the `n` largest values of one row, and their values.
+    pub fn of(&mut self, values: &[f32], n: usize) -> &[(u32, f32)] {
+        self.reset(1, n);
+        for (number, piece) in values.chunks(PIECE).enumerate() {
+            self.look(0, number * PIECE, piece, 1, 0, piece.len(), maximum(piece));
+        }
+        self.row(0)
+    }
+
+    /// The same of some indices with their values.
+    pub fn among(&mut self, values: impl Iterator<Item = (u32, f32)>, n: usize) -> &[(u32, f32)] {
+        self.reset(1, n);
+        values.for_each(|(index, value)| self.offer(0, index, value));
+        self.row(0)
+    }
+
     fn reset(&mut self, rows: usize, n: usize) {
         self.n = n;
         self.counts.clear();
@@ -231,11 +243,12 @@ impl Head<'_> {
 #[derive(Default)]
 pub struct Leaders {
     best: Best,
-    /// `[rows]`, of [`log_sum_exp`]
+    /// `[rows]`, of [`Sums::log_sum_exp`]
     normalizers: Buffer<f32>,
     threads: Vec<Mutex<Thread>>,
     /// Bits of each piece's top and sum, `[rows][piece]`.
     pieces: Vec<AtomicU64>,
+    sums: Sums,
 }
 
 /// Memory of one thread.
@@ -314,14 +327,11 @@ impl Leaders {
 
     /// Puts together what pieces found.
     fn normalize(&mut self, rows: usize, pieces: usize) {
-        let (mut tops, mut sums) = (vec![0.0; pieces], vec![0.0; pieces]);
         for (row, normalizer) in self.normalizers[..rows].iter_mut().enumerate() {
-            let bits = &self.pieces[row * pieces..][..pieces];
-            for ((top, sum), bits) in tops.iter_mut().zip(&mut sums).zip(bits) {
+            *normalizer = self.sums.log_of_sum(self.pieces[row * pieces..][..pieces].iter().map(|bits| {
                 let bits = bits.load(Ordering::Relaxed);
-                (*top, *sum) = (f32::from_bits((bits >> 32) as u32), f32::from_bits(bits as u32));
-            }
-            *normalizer = log_of_sum(&tops, &sums);
+                (f32::from_bits((bits >> 32) as u32), f32::from_bits(bits as u32))
+            }));
         }
     }
 }
@@ -344,11 +354,11 @@ mod tests {
     #[test]
     fn top_is_sorted_and_stable() {
         let x = [1.0, 5.0, 3.0, 5.0, -1.0];
-        assert_eq!(top(&x, 3), [(1, 5.0), (3, 5.0), (2, 3.0)]);
+        assert_eq!(Best::default().of(&x, 3), [(1, 5.0), (3, 5.0), (2, 3.0)]);
         assert_eq!(argmax(&x), 1);
-        assert!(top(&x, 0).is_empty());
+        assert!(Best::default().of(&x, 0).is_empty());
         let want = (x.iter().map(|&v| f64::from(v).exp()).sum::<f64>()).ln();
-        assert!((f64::from(log_sum_exp(&x)) - want).abs() < 1e-6);
+        assert!((f64::from(Sums::default().log_sum_exp(&x)) - want).abs() < 1e-6);
     }
 
     #[test]
@@ -360,13 +370,13 @@ mod tests {
             let mut want: Vec<(u32, f32)> = (0..).zip(x.iter().copied()).collect();
             want.sort_by(|a, b| b.1.partial_cmp(&a.1).expect("numbers").then(a.0.cmp(&b.0)));
             for n in [1, 2, 9, length, length + 1] {
-                assert_eq!(top(&x, n), want[..n.min(length)], "{length} {n}");
+                assert_eq!(Best::default().of(&x, n), &want[..n.min(length)], "{length} {n}");
             }
             assert_eq!(argmax(&x), want[0].0);
             let sum: f64 = x.iter().map(|&v| f64::from(v).exp()).sum();
             // 256 terms in a lane and 2 ULP of each exponential, and the rounding of the result.
             let bound = 300.0 * f64::from(f32::EPSILON) + 20.0 * f64::from(f32::EPSILON);
-            assert!((f64::from(log_sum_exp(&x)) - sum.ln()).abs() <= bound, "{length}");
+            assert!((f64::from(Sums::default().log_sum_exp(&x)) - sum.ln()).abs() <= bound, "{length}");
         }
     }
 
@@ -403,8 +413,13 @@ mod tests {
                         for n in [5, 1] {
                             assert!(leaders.find(team, &mut scratch, &head, &x, rows, n, true));
                             for (row, logits) in logits.chunks(outputs).enumerate() {
-                                assert_eq!(leaders.row(row), top(logits, n), "{outputs} {rows} {row}");
-                                let (got, want) = (leaders.normalizer(row), log_sum_exp(logits));
+                                assert_eq!(
+                                    leaders.row(row),
+                                    Best::default().of(logits, n),
+                                    "{outputs} {rows} {row}"
+                                );
+                                let (got, want) =
+                                    (leaders.normalizer(row), Sums::default().log_sum_exp(logits));
                                 assert_eq!(got.to_bits(), want.to_bits(), "{outputs} {rows} {row}");
                             }
                         }

@@ -88,7 +88,8 @@ impl Generation {
                 };
                 let custom: Option<decode::process::Custom<'_>> =
                     if processor.is_some() { Some(&custom) } else { None };
-                generation.advance(s, steps, custom)
+                let mut events = Vec::new();
+                generation.advance(s, steps, custom, &mut events).map(|()| events)
             })
         };
         let result = self.running.with(run).map_err(|e| raise(py, &e))?;

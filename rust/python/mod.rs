@@ -76,7 +76,7 @@ fn process_logits<'py>(
             )));
         }
         let context = Context { ids: &ids, prompt, max_length, source: &source };
-        process::process(&options, &context, &mut logits, None)?;
+        process::process(&options, &context, &mut logits, None, &mut Vec::new())?;
         Ok(crate::decode::sample::probabilities(&options, &logits))
     };
     let probabilities = call::guarded(std::panic::AssertUnwindSafe(run)).map_err(|e| call::raise(py, &e))?;
