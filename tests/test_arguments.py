@@ -156,6 +156,14 @@ def test_an_option_like_no_other_lists_all() -> None:
     assert all(option in str(caught.value) for option in GenerateOptions.__annotations__)
 
 
+def test_a_bound_is_named_once_it_is_passed() -> None:
+    call = model("llama").generate
+    fails(lapwing.OptionError, lambda: call("the", max_tokens=0), "max_tokens is 0: expected a whole number from 1")
+    for option, least, most in (("max_tokens", 1, 2**53 - 1), ("seed", 0, 2**64 - 1)):
+        words = f"{option} is {most + 1}: expected a whole number from {least} to {most}"
+        fails(lapwing.OptionError, lambda option=option, over=most + 1: call("the", **{option: over}), words)
+
+
 def test_a_processor_s_own_exception_reaches_the_caller() -> None:
     def raises(ids: list[int], logits: Any) -> Any:
         raise ZeroDivisionError("mine")

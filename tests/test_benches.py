@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import lapwing
+from lapwing.cli import bench
 from lapwing.cli.bench import products, translate
 from lapwing.spec import Attention, FeedForward, Layer, Stack
 
@@ -244,3 +245,18 @@ def test_work_of_a_translation_is_counted() -> None:
     assert (two.multiply_adds - one.multiply_adds) == pytest.approx(step / 2, rel=0.01)
     assert (beams.multiply_adds - two.multiply_adds) / 3 == pytest.approx(step / 2, rel=0.01)
     assert step < beams.bytes - one.bytes < 1.02 * step
+
+
+def test_prompts_are_read_before_the_clock_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a text is full and another one begins."""
+    begun: list[int] = []
+    start = bench.start_decoding
+    monkeypatch.setattr(bench, "start_decoding", lambda *words: begun.append(len(begun)) or start(*words))
+    with lapwing.load("lapwing/tiny-shakespeare") as model:
+        work = bench.decode(model, 200, 1, 16)
+        for _ in range(5):
+            work.prepare()
+            before = len(begun)
+            work.run()
+            assert len(begun) == before
+    assert len(begun) == 3

@@ -500,14 +500,21 @@ def test_ctrl_c_in_python_leaves_the_model_usable() -> None:
 @pytest.mark.parametrize(
     ("model", "bound"),
     [
-        (SHAKESPEARE, {"prefill 8": "peak", "decode 1 x 4 after 16": "read"}),
+        (
+            SHAKESPEARE,
+            {"prefill 8": "peak", "decode 1 x 4 after 16": "read", "decode 1 x 4 after 40": "read"},
+        ),
         (EN_DE, {"1 beams, 1 sources": "read peak", "4 beams, 2 sources": "read peak"}),
         (str(GOLDEN / "bert-model"), {"encode 32 x 16": "peak"}),
         (str(GOLDEN / "bert-sentence"), {"encode 32 x 16": "peak", "embed 32 x 16": "peak"}),
     ],
 )
 def test_bench_measures_every_shape(model: str, bound: dict[str, str]) -> None:
-    options = ["--rounds", "1", "--prompt", "8", "--tokens", "4", "--batch", "2", "--context", "40", "--quiet"]
+    options = ["--rounds", "1", "--batch", "2", "--quiet"]
+    if not model.startswith(str(GOLDEN)):
+        options += ["--tokens", "4"]
+    if model == SHAKESPEARE:
+        options += ["--prompt", "8", "--context", "40"]
     rows = lines(run("bench", model, *options, "--json"))
     assert len(rows) >= 2 and len({row["work"] for row in rows}) == len(rows)
     for row in rows:
@@ -521,6 +528,30 @@ def test_bench_measures_every_shape(model: str, bound: dict[str, str]) -> None:
 def test_bench_of_a_short_model_takes_a_prompt_that_fits() -> None:
     rows = lines(run("bench", SHAKESPEARE, "--rounds", "1", "--tokens", "4", "--batch", "1", "--quiet", "--json"))
     assert rows[0]["work"] == "prefill 511"
+
+
+def test_options_of_the_bench_are_honoured_or_refused() -> None:
+    short = ("--rounds", "1", "--batch", "1", "--quiet", "--json")
+    rows = lines(run("bench", SHAKESPEARE, *short, "--prompt", "8", "--tokens", "4", "--context", "3"))
+    assert [row["work"] for row in rows] == ["prefill 8", "decode 1 x 4 after 16", "decode 1 x 4 after 3"]
+    # 511 tokens of context and of new ones: one more is the first.
+    rows = lines(run("bench", SHAKESPEARE, *short, "--prompt", "8", "--tokens", "11", "--context", "500"))
+    assert rows[-1]["work"] == "decode 1 x 11 after 500"
+    refused("bench", SHAKESPEARE, *short, "--tokens", "12", "--context", "500", says="do not fit into 512")
+    for option in ("--prompt", "--context"):
+        refused("bench", EN_DE, *short, option, "8", says=f"{option} is 8, which the bench of this encoder-decoder")
+    for option in ("--prompt", "--tokens", "--context"):
+        refused("bench", str(GOLDEN / "bert-model"), *short, option, "8", says=f"{option} is 8, which the bench")
+
+
+def test_warnings_are_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    words = ("translate", EN_DE, "--weights", "q8", "--cache", "A dog runs.")
+    result = run(*words, LAPWING_CACHE=str(file / "below"))
+    assert result.stdout == run(*words, LAPWING_CACHE=str(tmp_path)).stdout
+    assert result.stderr.startswith("lapwing: warning: packed weights are not kept"), result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def refused(*words: str, text: str = "", says: str, **environment: str) -> None:

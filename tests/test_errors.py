@@ -330,6 +330,21 @@ def test_states_beyond_f32(name: str, tensor: str, call: Callable[[Any], Any], t
         fails(lapwing.NumericalError, lambda: call(broken), "f32")
 
 
+def test_keys_beyond_f16_name_the_type_that_holds_them(tmp_path: Path) -> None:
+    """Finite in f32 and in 8 bits, whose scales are wider."""
+    folder = Folder("llama", tmp_path)
+    for name, factor in (("k", 1e8), ("q", 1e-8)):
+        folder.tensor(
+            f"model.layers.0.self_attn.{name}_proj.weight", lambda array, by=factor: np.multiply(array, by, array)
+        )
+    for kv in ("f32", "q8"):
+        with lapwing.load(folder.path, kv=kv) as model:
+            assert np.isfinite(model.logits([1, 2, 3])).all()
+    with lapwing.load(folder.path, kv="f16") as model:
+        for call in (model.logits, lambda ids: model.generate_ids(ids, max_tokens=2)):
+            fails(lapwing.NumericalError, lambda call=call: call([1, 2, 3]), 'kv="f32"')
+
+
 @pytest.mark.parametrize(
     ("name", "call"),
     [

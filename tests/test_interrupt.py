@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -142,6 +143,36 @@ def test_a_forked_child_computes_the_same() -> None:
                 os._exit(0 if same else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert model.generate_ids(ids, max_tokens=10, temperature=0) == want
+
+
+INSIDE = """
+import signal, sys, lapwing
+signal.alarm(60)  # instead of a wait without end
+with lapwing.load("lapwing/tiny-shakespeare") as model, lapwing.load("lapwing/tiny-shakespeare") as other:
+    want = model.generate_ids([5, 6], max_tokens=4, temperature=0)
+    def through(call):
+        return lambda ids, logits: (call(), logits)[1]
+    assert model.generate_ids([5, 6], max_tokens=4, temperature=0, processor=through(lambda: other.logits([1]))) == want
+    for call in (lambda: model.logits([1]), lambda: model.generate_ids([5, 6], max_tokens=1)):
+        try:
+            model.generate_ids([5, 6], max_tokens=4, processor=through(call))
+        except lapwing.OptionError as error:
+            print(error)
+    signal.signal(signal.SIGUSR1, lambda *_: model.logits([1]))
+    try:
+        model.generate_ids([5, 6], max_tokens=400, ignore_eos=True, processor=through(lambda: signal.raise_signal(signal.SIGUSR1)))
+    except lapwing.OptionError as error:
+        print(error)
+    assert model.generate_ids([5, 6], max_tokens=4, temperature=0) == want
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="no such signal here")
+def test_a_call_inside_of_a_call_is_refused() -> None:
+    found = subprocess.run([sys.executable, "-c", INSIDE], capture_output=True, text=True, timeout=240)
+    assert found.returncode == 0, found.stderr
+    lines = found.stdout.splitlines()
+    assert len(lines) == 3 and all("inside of another one on the same model" in line for line in lines)
 
 
 def test_an_error_in_a_processor_comes_through_and_the_model_lives_on() -> None:

@@ -152,6 +152,13 @@ def test_the_option_is_checked_and_goes_with_the_handle() -> None:
     assert again.core.prefixes() == (0, 0, 0)
 
 
+@pytest.mark.parametrize("name", ["marian", "bert-sentence"])
+def test_bytes_for_prompts_are_refused_where_there_are_none(name: str) -> None:
+    with pytest.raises(lapwing.OptionError, match=r"prefix_cache is 4096.*keeps none"):
+        lapwing.load(GOLDEN / name, prefix_cache=4096)
+    lapwing.load(GOLDEN / name, prefix_cache=False).close()
+
+
 @pytest.mark.parametrize("name", ["llama-dynamic", "llama-longrope", "phi3-longrope", "marian"])
 def test_models_whose_keys_depend_on_more_than_the_beginning_keep_none(name: str) -> None:
     own = lapwing.load(GOLDEN / name)

@@ -169,7 +169,13 @@ def load(
             generation=_generation(folder, generation_config, config),
             extra={"recipe": recipe if recipe is not None or task != "embed" else Recipe()},
         )
-        return _class(spec, recipe, task)(parts)
+        made = _class(spec, recipe, task)
+        if made is not TextGenerator and not isinstance(prefix_cache, bool):
+            raise OptionError(
+                f"prefix_cache is {prefix_cache}, so many bytes for prompts of a decoder that generates: this model is "
+                f"a {made.__name__}, which keeps none; leave it out"
+            )
+        return made(parts)
     except BaseException:
         core.close()
         raise

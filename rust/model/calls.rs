@@ -19,7 +19,7 @@ impl Session<'_> {
             out.extend_from_slice(&session.work.x[..rows * s.output_width()]);
             Ok(())
         })?;
-        finite(&out, "a hidden state")?;
+        finite(&out, "a hidden state", self.model.kv_type())?;
         Ok(out)
     }
 
@@ -41,7 +41,7 @@ impl Session<'_> {
             }
         }
         for states in &all {
-            finite(states, "a hidden state")?;
+            finite(states, "a hidden state", self.model.kv_type())?;
         }
         Ok(all)
     }
@@ -52,7 +52,7 @@ impl Session<'_> {
         check_layer(layer, s)?;
         let mut watching = Watching { attention: Some(layer), ..Watching::default() };
         self.whole(s, w, batch, None, &mut watching, &mut |_, _| Ok(()))?;
-        finite(&watching.probabilities, "an attention probability")?;
+        finite(&watching.probabilities, "an attention probability", self.model.kv_type())?;
         Ok(watching.probabilities)
     }
 
@@ -102,7 +102,7 @@ impl Session<'_> {
             out.extend(session.dense(&head.layers, weights, &pooled, group.len()));
             Ok(())
         })?;
-        finite(&out, "the head's output")?;
+        finite(&out, "the head's output", self.model.kv_type())?;
         Ok(out)
     }
 
@@ -155,7 +155,7 @@ impl Session<'_> {
             }
             Ok(())
         })?;
-        finite(&out, "the embedding")?;
+        finite(&out, "the embedding", self.model.kv_type())?;
         Ok(out)
     }
 
@@ -238,7 +238,7 @@ impl Session<'_> {
         self.whole(s, w, target, Some(&mut cross), &mut watching, &mut |_, _| Ok(()))?;
         let all = watching.states.unwrap_or_default();
         for states in &all {
-            finite(states, "a hidden state")?;
+            finite(states, "a hidden state", self.model.kv_type())?;
         }
         Ok(all)
     }
@@ -258,7 +258,7 @@ impl Session<'_> {
         let (own, other) = if cross { (None, Some(layer)) } else { (Some(layer), None) };
         let mut watching = Watching { attention: own, cross_attention: other, ..Watching::default() };
         self.whole(s, w, target, Some(&mut sources), &mut watching, &mut |_, _| Ok(()))?;
-        finite(&watching.probabilities, "an attention probability")?;
+        finite(&watching.probabilities, "an attention probability", self.model.kv_type())?;
         Ok(watching.probabilities)
     }
 }

@@ -4,6 +4,7 @@ use super::session::{KEPT, Session, finite, missing};
 use super::weights::Linear;
 use crate::error::{Error, Result};
 use crate::matmul::linear;
+use crate::ops::kv::KvType;
 use crate::ops::leaders::{Head, Leaders};
 use crate::tensor::sized;
 use crate::threads::Team;
@@ -65,7 +66,7 @@ impl<'a> Session<'a> {
             });
             self.team.check()?;
             head.finish(self.team, out);
-            all_finite(self.team, out, "a logit")?;
+            all_finite(self.team, out, self.model.kv_type())?;
         }
         Ok(())
     }
@@ -98,17 +99,18 @@ impl<'a> Session<'a> {
     }
 }
 
-/// [`finite`] on all threads.
-fn all_finite(team: &Team<'_>, x: &mut [f32], what: &str) -> Result<()> {
+/// [`finite`] of logits, on all threads.
+fn all_finite(team: &Team<'_>, x: &mut [f32], kv: KvType) -> Result<()> {
     const PIECE: usize = 1 << 16;
+    const WHAT: &str = "a logit";
     if x.len() <= 2 * PIECE {
-        return finite(x, what);
+        return finite(x, WHAT, kv);
     }
     let bad = AtomicBool::new(false);
     team.run_mut(x, PIECE, &|_, piece, _| {
-        if finite(piece, what).is_err() {
+        if finite(piece, WHAT, kv).is_err() {
             bad.store(true, Ordering::Relaxed);
         }
     });
-    if bad.into_inner() { finite(x, what) } else { Ok(()) }
+    if bad.into_inner() { finite(x, WHAT, kv) } else { Ok(()) }
 }

@@ -277,13 +277,17 @@ fn run(
     Ok(())
 }
 
-/// Refuses infinite values and not-a-number: any makes the sum of squares so.
-pub(super) fn finite(x: &[f32], what: &str) -> Result<()> {
+/// Refuses infinite values and not-a-number: any makes the sum of squares so. `kv` is what they may have been lost in.
+pub(super) fn finite(x: &[f32], what: &str, kv: KvType) -> Result<()> {
     if !crate::simd::sum_of_squares(x).is_finite()
         && let Some(v) = x.iter().find(|v| !v.is_finite())
     {
+        let cached = match kv {
+            KvType::F16 => ", or to cached keys and values beyond 65504, which f16 cannot: kv=\"f32\" can",
+            KvType::F32 | KvType::Q8 => "",
+        };
         return Err(Error::Numerical(format!(
-            "{what} is {v}: the weights or the input lead to values that f32 cannot hold"
+            "{what} is {v}: the weights or the input lead to values that f32 cannot hold{cached}"
         )));
     }
     Ok(())

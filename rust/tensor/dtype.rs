@@ -65,11 +65,11 @@ impl WeightType {
         Self::ALL.into_iter().find(|t| t.name() == name)
     }
 
-    /// Reads what a model may be kept in: `f32`, `bf16`, `f16`, `q8` or `q4`.
+    /// Reads what a model may be turned into: `f32`, `bf16`, `f16`, `q8` or `q4`.
     pub fn parse(name: &str) -> Result<WeightType> {
         Self::named(name).filter(|&t| t != WeightType::Q6).ok_or_else(|| {
             Error::Option(format!(
-                "weights={name:?} is unknown: expected \"auto\", \"f32\", \"bf16\", \"f16\", \"q8\" or \"q4\""
+                "weights={name:?} is unknown: expected \"stored\", \"f32\", \"bf16\", \"f16\", \"q8\" or \"q4\""
             ))
         })
     }

@@ -7,13 +7,14 @@
 //! borrows from the caller's stack, is never used after the region.
 
 use super::{futex, spread};
+use crate::error::{Error, Result};
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 /// A value alone on its cache lines (two: processors fetch them in pairs).
@@ -193,16 +194,16 @@ pub struct Turn<'a>(&'a Inner);
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        (turns.taken, turns.ended) = (false, Some(Instant::now()));
+        (turns.owner, turns.ended) = (None, Some(Instant::now()));
         drop(turns);
         self.0.free.notify_one();
     }
 }
 
-/// Whether a caller has its turn, and when the last one ended.
+/// The thread that has its turn, and when the last one ended.
 #[derive(Default)]
 struct Turns {
-    taken: bool,
+    owner: Option<ThreadId>,
     began: Option<Instant>,
     ended: Option<Instant>,
 }
@@ -247,23 +248,34 @@ impl Inner {
         self.shared.next.len()
     }
 
-    /// Waits for this caller's turn; none if `ask` says stop meanwhile.
-    pub fn turn(&self, ask: &dyn Fn() -> bool) -> Option<Turn<'_>> {
+    /// Waits for this caller's turn.
+    ///
+    /// # Errors
+    /// `ask` says stop meanwhile; or it is this thread's turn already, which would wait for itself.
+    pub fn turn(&self, ask: &dyn Fn() -> bool) -> Result<Turn<'_>> {
+        let own = thread::current().id();
         loop {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            if turns.taken {
+            if turns.owner == Some(own) {
+                return Err(Error::Option(
+                    "this call was made from inside of another one on the same model, which it would wait for: \
+                     a logits processor or a signal handler that needs a model needs one of its own"
+                        .to_owned(),
+                ));
+            }
+            if turns.owner.is_some() {
                 let waited = self.free.wait_timeout(turns, super::HOOK_INTERVAL);
                 turns = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
-            if !turns.taken {
+            if turns.owner.is_none() {
                 let now = Instant::now();
                 self.rested.store(turns.ended.is_none_or(|ended| now - ended > REST), Relaxed);
-                (turns.taken, turns.began) = (true, Some(now));
-                return Some(Turn(self));
+                (turns.owner, turns.began) = (Some(own), Some(now));
+                return Ok(Turn(self));
             }
             drop(turns); // asking may take a while
             if ask() {
-                return None;
+                return Err(Error::Interrupted);
             }
         }
     }

@@ -79,14 +79,14 @@ impl Pool {
     /// 20 ms, from this thread, while it waits and while regions run.
     pub fn enter<R>(&self, hook: Hook<'_>, body: impl FnOnce(&Team<'_>) -> Result<R>) -> Result<R> {
         let inner = self.inner();
-        let turn = inner.turn(hook).ok_or(Error::Interrupted)?;
+        let turn = inner.turn(hook)?;
         body(&Team::new(inner, hook, turn))
     }
 
     /// [`Pool::enter`] without a hook.
     pub fn run_alone<R>(&self, body: impl FnOnce(&Team<'_>) -> R) -> R {
         let (inner, hook): (_, Hook<'_>) = (self.inner(), &|| false);
-        let turn = inner.turn(hook).expect("the hook never says stop");
+        let turn = inner.turn(hook).expect("nobody says stop, and no call is inside of another");
         body(&Team::new(inner, hook, turn))
     }
 }

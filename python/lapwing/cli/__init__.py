@@ -1,12 +1,13 @@
 """The command line: one command a task, text from arguments, files or standard input, text or JSON lines out.
 
-Exit codes: 0 done, 1 an error (one line on standard error), 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 1 an error (one line on standard error, as warnings have), 2 wrong usage, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from ..errors import Error
@@ -30,7 +31,9 @@ def run(argv: Sequence[str]) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
-        code = arguments.run(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            code = arguments.run(arguments)
         sys.stdout.flush()
         return int(code or 0)
     except KeyboardInterrupt:
@@ -52,6 +55,11 @@ def run(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning without the place in the code, which is not the user's own."""
+    print(f"lapwing: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _open_closed_streams() -> None:

@@ -28,8 +28,8 @@ from .text import load, progress, write_json
 
 SHORT, LONG = 16, 256
 """Tokens of the texts that encoders read."""
-PROMPT, CONTEXT = 512, 16
-"""Tokens of a prompt, and tokens before decoding, unless options say otherwise."""
+PROMPT, CONTEXT, TOKENS = 512, 16, 32
+"""Tokens of a prompt, tokens before decoding and new tokens, unless options say otherwise."""
 WEIGHT_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8": 1.0625, "q6": 0.8125, "q4": 0.59}
 """Bytes of a weight, with its part of the scales."""
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8": 1.0}
@@ -48,6 +48,8 @@ class Work:
     """Of weights, scores and sums of values, in a run."""
     bytes: float = 0.0
     """Of weights and cached keys and values that must be read, in a run."""
+    prepare: Callable[[], None] = lambda: None
+    """Called before each run, before the clock runs."""
 
 
 @dataclass(frozen=True)
@@ -94,11 +96,13 @@ def measure(works: list[Work], threads: int, rounds: int, shown: Any = None) -> 
     seconds: list[list[float]] = [[] for _ in works]
     with Progress(shown, rounds * len(works), "measuring") as bar:
         for work in works:
+            work.prepare()
             work.run()  # touches the memory and starts the threads
         for _ in range(rounds):
             for index, work in enumerate(works):
                 reads.append(machine.read())
                 peaks.append(machine.multiply_adds())
+                work.prepare()
                 start = time.perf_counter()
                 work.run()
                 seconds[index].append(time.perf_counter() - start)
@@ -122,22 +126,32 @@ def measure(works: list[Work], threads: int, rounds: int, shown: Any = None) -> 
 
 
 def _works(model: Any, arguments: argparse.Namespace) -> Iterator[Work]:
+    steps = arguments.tokens or TOKENS
     if isinstance(model, TextGenerator):
         yield prefill(model, arguments.prompt or min(PROMPT, (model.max_length or PROMPT + 1) - 1))
         for batch in dict.fromkeys((1, arguments.batch)):
-            yield decode(model, arguments.tokens, batch, CONTEXT)
-        if arguments.context > CONTEXT:
-            yield decode(model, arguments.tokens, 1, arguments.context)
+            yield decode(model, steps, batch, CONTEXT)
+        if arguments.context not in (None, CONTEXT):
+            yield decode(model, steps, 1, arguments.context)
     elif isinstance(model, Seq2Seq):
+        _refuse(model, arguments, "prompt", "context")
         for sources in dict.fromkeys((1, arguments.batch)):
             for beams in (1, 4):
-                yield translate(model, arguments.tokens, sources, beams)
+                yield translate(model, steps, sources, beams)
     else:
+        _refuse(model, arguments, "prompt", "tokens", "context")
         for length, count in ((SHORT, 16 * arguments.batch), (LONG, 2 * arguments.batch)):
             length = min(length, model.max_length or length)
             yield encode(model, length, count)
             if isinstance(model, TextEncoder) and model._parts.extra.get("recipe") is not None:
                 yield embed(model, length, count)
+
+
+def _refuse(model: Any, arguments: argparse.Namespace, *names: str) -> None:
+    """Refuses options that say nothing about this shape of model."""
+    for name in names:
+        if (value := getattr(arguments, name)) is not None:
+            raise OptionError(f"--{name} is {value}, which the bench of this {model.kind} does not use: leave it out")
 
 
 def tokens(model: Any, count: int, seed: int = 0) -> list[int]:
@@ -168,29 +182,31 @@ def prefill(model: TextGenerator, length: int) -> Work:
 def decode(model: TextGenerator, steps: int, batch: int, context: int) -> Work:
     """New tokens of running texts, greedily; the prompts are read before the clock runs."""
     room = (model.max_length or 1 << 20) - context
+    if room <= steps:
+        raise OptionError(
+            f"{context} tokens of context, a first new one and {steps} that are timed do not fit into {model.max_length}, "
+            "the length of this model"
+        )
     generation: Any = None
     left = 0
 
-    def run() -> None:
+    def prepare() -> None:
         nonlocal generation, left
-        if generation is None:
+        if left < steps:
             generation = start_decoding(model, [tokens(model, context, seed) for seed in range(batch)], room)
             generation.advance(1)
             left = room - 1
-            return
+
+    def run() -> None:
+        nonlocal left
         generation.advance(steps)
         left -= steps
-        if left < steps:
-            generation = None
-            run()
 
-    if room < 2 * steps:
-        raise OptionError(f"{context} tokens of context and {steps} new ones do not fit into {model.max_length}")
     stack = _decoder(model)
     cached = sum(_cached(layer.attention) for layer in stack.layers)
     read = step_bytes(model) + batch * context * cached * KV_BYTES[model.info().kv]
     name = f"decode {batch} x {steps} after {context}"
-    return Work(name, "tokens", run, steps * batch, bytes=float(read) * steps)
+    return Work(name, "tokens", run, steps * batch, bytes=float(read) * steps, prepare=prepare)
 
 
 def start_decoding(model: TextGenerator, prompts: list[list[int]], most: int) -> _core.Generation:

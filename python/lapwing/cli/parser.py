@@ -297,9 +297,9 @@ def build() -> argparse.ArgumentParser:
 
     bench = command("bench", "measure a model's speed on this machine, beside the machine's own", "bench")
     _model(bench)
-    bench.add_argument("--prompt", type=_positive, help="tokens of the prompt (default: 512, or what fits)")
-    bench.add_argument("--tokens", type=_positive, default=32, help="new tokens of a run (default: 32)")
-    bench.add_argument("--context", type=_positive, default=1, help="decode after so many tokens, too")
+    bench.add_argument("--prompt", type=_positive, help="tokens of a decoder's prompt (default: 512, or what fits)")
+    bench.add_argument("--tokens", type=_positive, help="new tokens of a run (default: 32)")
+    bench.add_argument("--context", type=_positive, help="decode after so many tokens, too (always: after 16)")
     bench.add_argument("--batch", type=_positive, default=8, help="texts at once (default: 8)")
     bench.add_argument("--rounds", type=_positive, default=5, help="rounds of all measurements (default: 5)")
     _json(bench)

@@ -23,8 +23,11 @@ def number(name: str, value: Any, low: float, high: float, *, whole: bool = Fals
     if not good or (open_low and value == low):
         what = "a whole number" if whole else "a number"
         above = "above" if open_low else "from"
-        bound = "" if high >= BIG else f" to {high:g}"
-        raise OptionError(f"{name} is {shown(value)}: expected {what} {above} {low:g}{bound}")
+        low_text, high_text = (str(bound) if whole else f"{bound:g}" for bound in (low, high))
+        # The bound of numbers that have no other is of interest to nobody but those who pass it.
+        beyond = isinstance(value, kinds) and value > high
+        bound = f" to {high_text}" if high < BIG or beyond else ""
+        raise OptionError(f"{name} is {shown(value)}: expected {what} {above} {low_text}{bound}")
     return value if whole else float(value)
 
 
