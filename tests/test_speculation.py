@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -217,3 +219,23 @@ def test_drafts_must_fit() -> None:
             model.generate("A", draft_model=other)
         with pytest.raises(lapwing.OptionError, match="itself"):
             model.generate("A", draft_model=model)
+
+
+CROSSED = """
+import threading, lapwing
+a, b = lapwing.load("lapwing/tiny-shakespeare"), lapwing.load("lapwing/tiny-shakespeare", weights="q4")
+options = {"max_tokens": 60, "temperature": 0, "ignore_eos": True}
+want = {model: model.generate_ids([5, 6, 7], **options) for model in (a, b)}
+def run(model, draft):
+    for _ in range(20):
+        assert model.generate_ids([5, 6, 7], draft_model=draft, **options) == want[model]
+    print("done")
+threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in ((a, b), (b, a))]
+for thread in threads: thread.start()
+for thread in threads: thread.join(60)
+"""
+
+
+def test_models_that_guess_for_each_other_do_not_wait_for_each_other() -> None:
+    found = subprocess.run([sys.executable, "-c", CROSSED], capture_output=True, text=True, timeout=240)
+    assert found.stdout.split() == ["done", "done"], found.stderr

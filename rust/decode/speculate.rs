@@ -72,14 +72,15 @@ impl Draft {
         Ok(Draft { model: draft, cache, sequences: Vec::new(), feed: Feed::default() })
     }
 
-    /// The likeliest next tokens of each sequence, as the draft sees it.
+    /// The likeliest next tokens of each sequence, as the draft sees it; none while another call has it: to wait for it with
+    /// the model in hand could be without end, where that call waits for this model.
     pub fn propose(&mut self, hook: Hook<'_>, wanted: &[Wanted<'_>]) -> Result<Vec<Vec<u32>>> {
         let longest = self.model.longest();
         let mut found: Vec<Vec<u32>> = vec![Vec::new(); wanted.len()];
         let streams = wanted.iter().map(|w| w.stream + 1).max().unwrap_or(0);
         self.sequences.resize(streams.max(self.sequences.len()), None);
         let Draft { model, cache, sequences, feed } = self;
-        model.session(hook, |s| {
+        let asked = model.session_if_free(hook, |s| {
             loop {
                 // Everything that a sequence has and its cache lacks; at first that is the whole prompt.
                 let mut owners = Vec::new();
@@ -112,8 +113,8 @@ impl Draft {
                     Ok(())
                 })?;
             }
-        })?;
-        Ok(found)
+        });
+        asked.map(|_| found)
     }
 
     /// Remembers what has become of the guesses: of `ids` the draft has seen a wrong end, or all.

@@ -33,7 +33,7 @@ pub use weights::{Needed, Use, needed};
 use crate::error::Result;
 use crate::matmul::Activations;
 use crate::ops::kv::KvType;
-use crate::threads::{Hook, Pool};
+use crate::threads::{Hook, Pool, Team};
 use block::Workspace;
 use prefix::Prefixes;
 use session::{KEPT, missing};
@@ -133,17 +133,29 @@ impl Model {
 
     /// Waits for this caller's turn and runs `body`; `hook` is asked now and then whether to stop.
     pub fn session<R>(&self, hook: Hook<'_>, body: impl FnOnce(&mut Session<'_>) -> Result<R>) -> Result<R> {
-        self.pool.enter(hook, |team| {
-            let mut own = Workspace::default();
-            // A forked child may find the lock held by a thread that it does not have.
-            let mut guard = match self.workspace.try_lock() {
-                Ok(guard) => Some(guard),
-                Err(TryLockError::Poisoned(poisoned)) => Some(PoisonError::into_inner(poisoned)),
-                Err(TryLockError::WouldBlock) => None,
-            };
-            let work = guard.as_deref_mut().unwrap_or(&mut own);
-            body(&mut Session { model: self, team, work })
-        })
+        self.pool.enter(hook, |team| self.with(team, body))
+    }
+
+    /// [`Model::session`], or nothing where another caller has the model: callers that hold models and wait for others'
+    /// could wait for each other.
+    pub fn session_if_free<R>(
+        &self,
+        hook: Hook<'_>,
+        body: impl FnOnce(&mut Session<'_>) -> Result<R>,
+    ) -> Result<Option<R>> {
+        self.pool.enter_if_free(hook, |team| self.with(team, body))
+    }
+
+    fn with<R>(&self, team: &Team<'_>, body: impl FnOnce(&mut Session<'_>) -> Result<R>) -> Result<R> {
+        let mut own = Workspace::default();
+        // A forked child may find the lock held by a thread that it does not have.
+        let mut guard = match self.workspace.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(PoisonError::into_inner(poisoned)),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        let work = guard.as_deref_mut().unwrap_or(&mut own);
+        body(&mut Session { model: self, team, work })
     }
 
     /// An empty cache for the decoder's sequences, or for the sources that they attend to; in memory that a generation

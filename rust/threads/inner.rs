@@ -268,16 +268,26 @@ impl Inner {
                 turns = waited.unwrap_or_else(PoisonError::into_inner).0;
             }
             if turns.owner.is_none() {
-                let now = Instant::now();
-                self.rested.store(turns.ended.is_none_or(|ended| now - ended > REST), Relaxed);
-                (turns.owner, turns.began) = (Some(own), Some(now));
-                return Ok(Turn(self));
+                return Ok(self.begin(&mut turns));
             }
             drop(turns); // asking may take a while
             if ask() {
                 return Err(Error::Interrupted);
             }
         }
+    }
+
+    /// This caller's turn, if it is nobody's just now.
+    pub fn turn_if_free(&self) -> Option<Turn<'_>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.owner.is_none().then(|| self.begin(&mut turns))
+    }
+
+    fn begin(&self, turns: &mut Turns) -> Turn<'_> {
+        let now = Instant::now();
+        self.rested.store(turns.ended.is_none_or(|ended| now - ended > REST), Relaxed);
+        (turns.owner, turns.began) = (Some(thread::current().id()), Some(now));
+        Turn(self)
     }
 
     /// Starts the workers; where the system grants fewer, the others' shares are taken by those there are.

@@ -83,6 +83,16 @@ impl Pool {
         body(&Team::new(inner, hook, turn))
     }
 
+    /// [`Pool::enter`], or nothing where another caller holds the pool.
+    pub fn enter_if_free<R>(
+        &self,
+        hook: Hook<'_>,
+        body: impl FnOnce(&Team<'_>) -> Result<R>,
+    ) -> Result<Option<R>> {
+        let inner = self.inner();
+        inner.turn_if_free().map(|turn| body(&Team::new(inner, hook, turn))).transpose()
+    }
+
     /// [`Pool::enter`] without a hook.
     pub fn run_alone<R>(&self, body: impl FnOnce(&Team<'_>) -> R) -> R {
         let (inner, hook): (_, Hook<'_>) = (self.inner(), &|| false);
