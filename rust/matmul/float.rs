@@ -38,9 +38,10 @@ pub fn height(level: Level, kind: Kind, rows: usize) -> usize {
     }
 }
 
-/// What products with a matrix take as activations.
-pub fn kind(level: Level, w: &Matrix) -> Kind {
+/// What products of a matrix with some rows take as activations.
+pub fn kind(level: Level, w: &Matrix, rows: usize) -> Kind {
     match (w.weight_type(), w.activations()) {
+        (WeightType::F32, _) if level == Level::Avx512 && rows > FEW_ROWS => Kind::Rows,
         (WeightType::Bf16, Activations::Bf16) if multiplies_bf16(level) => Kind::Halves,
         (WeightType::Bf16, Activations::Bf16) => Kind::Rounded,
         _ => Kind::Float,

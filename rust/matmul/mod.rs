@@ -111,12 +111,12 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
             "room for the results"
         );
     }
-    let kernels = |t: &Target<'_>| Products::of(t.weight, level());
-    let first = kernels(&targets[0]);
-    if targets.iter().any(|t| {
-        kernels(t).kind() != first.kind()
-            || t.gate.as_ref().is_some_and(|(g, _)| Products::of(g, level()).kind() != first.kind())
-    }) {
+    let kind = |w: &Matrix| Products::of(w, level(), rows).kind();
+    let first = kind(first.weight);
+    if targets
+        .iter()
+        .any(|t| kind(t.weight) != first || t.gate.as_ref().is_some_and(|(g, _)| kind(g) != first))
+    {
         assert!(targets.len() > 1, "a matrix and its gate have types that take the same activations");
         for t in targets {
             linear(team, scratch, x, rows, std::slice::from_ref(t));
@@ -142,12 +142,13 @@ enum Products {
 }
 
 impl Products {
-    fn of(w: &Matrix, level: Level) -> Products {
+    /// For some rows at once.
+    fn of(w: &Matrix, level: Level, rows: usize) -> Products {
         match w.weight_type() {
             WeightType::Q8 => Products::Q8(q8::kernels(level, w.activations())),
             WeightType::Q6 => Products::Q6(q8::kernels(level, w.activations())),
             WeightType::Q4 => Products::Q4(q4::kernels(level)),
-            _ => Products::Float(float::kind(level, w)),
+            _ => Products::Float(float::kind(level, w, rows)),
         }
     }
 
@@ -172,7 +173,7 @@ fn block(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: Range<usize
     let (from, rows) = (rows.start, rows.len());
     let level = level();
     let inputs = targets[0].weight.inputs();
-    let products = Products::of(targets[0].weight, level);
+    let products = Products::of(targets[0].weight, level, rows);
     let height = products.height(level, rows);
     scratch.strips.pack(team, level, products.kind(), x, from, rows, inputs, height);
     scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
@@ -276,7 +277,7 @@ fn product(
     widened: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    match Products::of(w, level) {
+    match Products::of(w, level, s.rows) {
         Products::Float(kind) => float::product(level, kind, w, panels, s, tiles, widened, out),
         Products::Q8(kernels) => q8::product(kernels, w, panels, s, tiles, out),
         Products::Q6(kernels) => q6::product(level, kernels, w, panels, s, tiles, widened, out),

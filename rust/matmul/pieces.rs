@@ -33,10 +33,10 @@ pub fn linear_in_pieces(
 ) {
     let (inputs, level) = (weight.inputs(), level());
     assert_eq!(x.values.len(), rows * inputs, "activations of {rows} rows");
-    let products = Products::of(weight, level);
     let pieces = weight.panels().div_ceil(PANELS);
     for from in (0..rows).step_by(MOST_ROWS) {
         let rows = MOST_ROWS.min(rows - from);
+        let products = Products::of(weight, level, rows);
         let height = products.height(level, rows);
         scratch.strips.pack(team, level, products.kind(), x, from, rows, inputs, height);
         scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);

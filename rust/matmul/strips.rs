@@ -22,6 +22,9 @@ pub const GROUPS: usize = BLOCK / GROUP;
 pub enum Kind {
     /// f32 `[input][M]`.
     Float,
+    /// f32 row after row, `[M][256]`, of the last block as many as there are: copied faster, read as fast where rows are few enough
+    /// for the cache.
+    Rows,
     /// Two bf16 in a word `[input pair 128][M]`, the first input in the low half.
     Halves,
     /// The same values as f32, for kernels that multiply those: `[input pair 128][second, first][M]`.
@@ -45,7 +48,7 @@ impl Kind {
     /// Words of 32 bits that one row takes in a whole block.
     pub const fn words(self) -> usize {
         match self {
-            Kind::Float | Kind::Rounded => BLOCK,
+            Kind::Float | Kind::Rows | Kind::Rounded => BLOCK,
             Kind::Halves => BLOCK / 2,
             Kind::Pairs | Kind::Planes => GROUPS * (GROUP / 2 + 1) + 1,
             Kind::GroupPairs => GROUPS * (GROUP / 2 + 2),
@@ -115,7 +118,7 @@ impl Strips {
         (first, last.0 + last.1 - first)
     }
 
-    /// Float strip of a tile for the inputs of one block; rounded ones come in whole pairs of inputs.
+    /// Float strip of a tile for the inputs of one block; rounded ones come in whole pairs of inputs, those of rows in blocks.
     pub fn float(&self, kind: Kind, block: usize, tile: usize) -> &[f32] {
         let (start, rows) = self.tiles[tile];
         let length = BLOCK.min(self.inputs - block * BLOCK);
@@ -123,6 +126,9 @@ impl Strips {
             let bits = &self.codes(kind, block, tile)[..rows * length.next_multiple_of(2)];
             // SAFETY: both types have four bytes, and any of them are an f32.
             return unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) };
+        }
+        if kind == Kind::Rows {
+            return &self.floats[(block * self.rows + start) * BLOCK..][..rows * BLOCK];
         }
         &self.floats[block * BLOCK * self.rows + start * length..][..rows * length]
     }
@@ -150,6 +156,8 @@ impl Strips {
         let words = kind.words();
         if kind == Kind::Float {
             sized(&mut self.floats, rows * inputs);
+        } else if kind == Kind::Rows {
+            sized(&mut self.floats, rows * blocks * BLOCK);
         } else {
             sized(&mut self.codes, blocks * rows * words);
         }
@@ -174,6 +182,14 @@ impl Strips {
                     // SAFETY: each block of each tile is a part of its own.
                     let to = unsafe { floats.slice(block * BLOCK * rows + start * length, m * length) };
                     interleave(&x[block * BLOCK..], inputs, length, m, to);
+                    continue;
+                }
+                if kind == Kind::Rows {
+                    // SAFETY: as above.
+                    let to = unsafe { floats.slice((block * rows + start) * BLOCK, m * BLOCK) };
+                    for (to, x) in to.chunks_exact_mut(BLOCK).zip(x.chunks_exact(inputs)) {
+                        to[..length].copy_from_slice(&x[block * BLOCK..][..length]);
+                    }
                     continue;
                 }
                 // SAFETY: as above.
@@ -237,7 +253,7 @@ fn interleave<T: Copy>(x: &[T], stride: usize, length: usize, m: usize, to: &mut
 fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], to: &mut [i32]) {
     let fits = "as many words as the kind has";
     match kind {
-        Kind::Float => {}
+        Kind::Float | Kind::Rows => {}
         Kind::Halves => halves_at(level, x, to.try_into().expect(fits)),
         Kind::Rounded => rounded_at(level, x, to.try_into().expect(fits)),
         Kind::Pairs => pairs_at(level, x, to.try_into().expect(fits)),

@@ -13,7 +13,7 @@ fn packed(values: &[f32], outputs: usize, inputs: usize, to: WeightType) -> Matr
 }
 
 fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
-    results_of(level, Products::of(w, level), w, x, rows)
+    results_of(level, Products::of(w, level, rows), w, x, rows)
 }
 
 fn results_of(level: Level, products: Products, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
@@ -117,7 +117,7 @@ fn products_with_rounded_activations_are_chains_over_pairs() {
             }
         }
         for level in Level::present() {
-            for products in [Products::of(&w, level), Products::Float(Kind::Rounded)] {
+            for products in [Products::of(&w, level, rows), Products::Float(Kind::Rounded)] {
                 let got = results_of(level, products, &w, &x, rows);
                 assert!(bits(&want) == bits(&got), "{level:?} {:?} {outputs}x{inputs}", products.kind());
             }

@@ -1,7 +1,7 @@
 //! Float weights with AVX-512: f32 activations, and with AVX-512 BF16 those rounded to bf16.
 
-use super::PANEL;
 use super::x86::{BF16, F16, F32, Kernel, LINE, size};
+use super::{BLOCK, PANEL};
 use std::arch::x86_64::*;
 
 /// Sixteen weights as a vector: of the first input of the two behind `w` or of the second.
@@ -26,7 +26,8 @@ unsafe fn load_wide<const W: u8>(w: *const u8, second: bool) -> __m512 {
     }
 }
 
-/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`].
+/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`]; activations are [`Kind::Rows`](super::Kind::Rows) for f32 weights,
+/// [`Kind::Float`](super::Kind::Float) for others.
 ///
 /// # Safety
 /// AVX-512 F; all pointers reach as far as the sizes say.
@@ -60,7 +61,7 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8>(
                 }
                 let v: [__m512; P] = std::array::from_fn(|p| load_wide::<W>(w.add(p * w_stride), second));
                 for i in 0..M {
-                    let y = _mm512_set1_ps(*x.add(i));
+                    let y = _mm512_set1_ps(*x.add(if W == F32 { i * BLOCK } else { i }));
                     for p in 0..P {
                         s[p][i] = _mm512_fmadd_ps(y, v[p], s[p][i]);
                     }
@@ -69,7 +70,7 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8>(
                     _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                     ahead = ahead.wrapping_add(LINE);
                 }
-                x = x.add(M);
+                x = x.add(if W == F32 { 1 } else { M });
             }
             w = w.wrapping_add(2 * size::<W>());
             left -= left.min(2);
