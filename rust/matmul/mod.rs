@@ -160,6 +160,16 @@ impl Products {
         }
     }
 
+    /// How codes of activations `[rows, inputs]` lie, see [`Strips::by_rows`].
+    fn by_rows(self, rows: usize, inputs: usize) -> bool {
+        match self {
+            Products::Float(_) => false,
+            Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => {
+                kernels.by_rows(rows, inputs)
+            }
+        }
+    }
+
     /// Rows in a tile.
     fn height(self, level: Level, rows: usize) -> usize {
         match self {
@@ -175,7 +185,8 @@ fn block(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: Range<usize
     let inputs = targets[0].weight.inputs();
     let products = Products::of(targets[0].weight, level, rows);
     let height = products.height(level, rows);
-    scratch.strips.pack(team, level, products.kind(), x, from, rows, inputs, height);
+    let (kind, by_rows) = (products.kind(), products.by_rows(rows, inputs));
+    scratch.strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows);
     scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
     let (strips, threads) = (&scratch.strips, &scratch.threads);
 

@@ -64,6 +64,8 @@ pub struct Strips {
     /// First row and number of rows of each tile.
     pub tiles: Vec<(usize, usize)>,
     pub rows: usize,
+    /// Whether words of codes lie row after row in a tile's block, instead of side by side for all rows.
+    pub by_rows: bool,
     inputs: usize,
     floats: Buffer<f32>,
     codes: Buffer<i32>,
@@ -139,7 +141,8 @@ impl Strips {
         &self.codes[(block * self.rows + self.tiles[tile].0) * words..]
     }
 
-    /// Prepares rows `first..first + rows` of activations `[_, inputs]` in tiles of at most `height` rows.
+    /// Prepares rows `first..first + rows` of activations `[_, inputs]` in tiles of at most `height` rows; codes `by_rows` or
+    /// interleaved.
     pub fn pack(
         &mut self,
         team: &Team<'_>,
@@ -150,8 +153,10 @@ impl Strips {
         rows: usize,
         inputs: usize,
         height: usize,
+        by_rows: bool,
     ) {
         self.cut(rows, inputs, height);
+        self.by_rows = by_rows;
         let blocks = inputs.div_ceil(BLOCK);
         let words = kind.words();
         if kind == Kind::Float {
@@ -194,8 +199,9 @@ impl Strips {
                 }
                 // SAFETY: as above.
                 let to = unsafe { codes.slice((block * rows + start) * words, m * words) };
-                // One row lies as it is made; more are made beside each other first.
-                let made = if m == 1 { &mut *to } else { sized(side_by_side, m * words) };
+                // Those that are interleaved are made first.
+                let in_place = m == 1 || by_rows;
+                let made = if in_place { &mut *to } else { sized(side_by_side, m * words) };
                 for (x, made) in x.chunks_exact(inputs).zip(made.chunks_exact_mut(words)) {
                     let x = &x[block * BLOCK..][..length];
                     match x.try_into() {
@@ -207,7 +213,7 @@ impl Strips {
                         }
                     }
                 }
-                if m > 1 {
+                if !in_place {
                     interleave(side_by_side, words, words, m, to);
                 }
             }

@@ -17,20 +17,45 @@ fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
 }
 
 fn results_of(level: Level, products: Products, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
+    let strips = strips(level, products, x, rows, w.inputs(), false);
+    tiles(level, products, w, &strips, 0..strips.tiles.len())
+}
+
+fn strips(level: Level, products: Products, x: &[f32], rows: usize, inputs: usize, by_rows: bool) -> Strips {
     let mut strips = Strips::default();
     Pool::new(2).run_alone(|team| {
         let height = products.height(level, rows);
-        strips.pack(team, level, products.kind(), x.into(), 0, rows, w.inputs(), height);
+        strips.pack(team, level, products.kind(), x.into(), 0, rows, inputs, height, by_rows);
     });
-    let mut out = vec![f32::NAN; w.panels() * rows * PANEL];
-    let tiles = 0..strips.tiles.len();
+    strips
+}
+
+/// Results of some tiles, `[panel][row][16]`.
+fn tiles(level: Level, products: Products, w: &Matrix, strips: &Strips, tiles: Range<usize>) -> Vec<f32> {
+    let mut out = vec![f32::NAN; w.panels() * strips.rows_of(&tiles).1 * PANEL];
     match products {
         Products::Float(kind) => {
-            float::product(level, kind, w, 0..w.panels(), &strips, tiles, &mut Buffer::default(), &mut out);
+            float::product(level, kind, w, 0..w.panels(), strips, tiles, &mut Buffer::default(), &mut out);
         }
-        _ => product(level, w, 0..w.panels(), &strips, tiles, &mut Buffer::default(), &mut out),
+        _ => product(level, w, 0..w.panels(), strips, tiles, &mut Buffer::default(), &mut out),
     }
     out
+}
+
+/// Strips by rows, where the kernels take them, give what interleaved ones do, also one tile alone.
+fn check_rows(level: Level, w: &Matrix, x: &[f32], rows: usize, want: &[f32]) {
+    let products = Products::of(w, level, rows);
+    if !products.by_rows(rows, w.inputs()) {
+        return;
+    }
+    let strips = strips(level, products, x, rows, w.inputs(), true);
+    let last = strips.tiles.len() - 1;
+    for part in [0..last + 1, last..last + 1] {
+        let (first, n) = strips.rows_of(&part);
+        let want = want.chunks(rows * PANEL).flat_map(|p| bits(&p[first * PANEL..][..n * PANEL]));
+        let got = tiles(level, products, w, &strips, part.clone());
+        assert!(want.eq(bits(&got)), "{level:?} {:?} rows {rows} tiles {part:?}", w.weight_type());
+    }
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -67,6 +92,7 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
                         bits(&want) == bits(&got),
                         "{level:?} {to:?} {activations:?} {outputs}x{inputs} rows {rows}"
                     );
+                    check_rows(level, &w, x, rows, &want);
                 }
                 // The first row is the same each time, and so must be its results.
                 first.push(want.chunks(rows * PANEL).flat_map(|p| bits(&p[..PANEL])).collect());

@@ -227,4 +227,5 @@ asking!(asking4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6
 
 static FEW: [Kernel; 4] = [asking1, asking2, asking3, asking4];
 static TILES: [Kernel; 4] = [tile1, tile2, tile3, tile4];
-pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &FEW, many: &TILES, pairs: &[] };
+pub static KERNELS: Kernels =
+    Kernels { kind: Kind::Quads, few: &FEW, many: &TILES, pairs: &[], by_rows: None };

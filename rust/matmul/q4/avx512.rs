@@ -2,7 +2,7 @@
 
 use super::{CODES, offsets};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::avx512::{ask, kernels};
+use crate::matmul::quantized::avx512::{ask, kernels, place};
 use crate::matmul::quantized::{AHEAD, SCALE_BIAS};
 use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
 use std::arch::x86_64::*;
@@ -16,7 +16,7 @@ const BYTES_A_GROUP: usize = offsets(GROUPS)[4] / GROUPS;
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool>(
+unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -32,6 +32,7 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool>(
     let low = _mm512_set1_epi8(15);
     let unbias = _mm512_set1_ps(1.0 / SCALE_BIAS);
     let [scales_at, minimums_at, d_at, dmin_at, size] = offsets(groups);
+    let place = |word, i| place::<M, ROWS>(word, i, Kind::Quads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
@@ -47,14 +48,14 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool>(
                     let v: [__m512i; P] =
                         std::array::from_fn(|p| _mm512_loadu_si512(wg.add(p * w_stride + j * 64).cast()));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(j * M + i));
+                        let y = _mm512_set1_epi32(*xg.add(place(j, i)));
                         for p in 0..P {
                             s[p][i] = _mm512_dpbusd_epi32(s[p][i], _mm512_and_si512(v[p], low), y);
                         }
                     }
                     let b = v.map(|v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), low));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add((j + 4) * M + i));
+                        let y = _mm512_set1_epi32(*xg.add(place(j + 4, i)));
                         for p in 0..P {
                             s[p][i] = _mm512_dpbusd_epi32(s[p][i], b[p], y);
                         }
@@ -74,7 +75,7 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool>(
                 }
                 wg = wg.add(CODES);
                 sg = sg.add(PANEL);
-                xg = xg.add(GROUP / 4 * M);
+                xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
             }
             for p in 0..P {
                 let w = w.add(p * w_stride);
@@ -85,7 +86,7 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool>(
                 for q in 0..groups.div_ceil(2) {
                     let v = _mm512_cvtepu8_epi16(_mm256_loadu_si256(w.add(minimums_at + 32 * q).cast()));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*x.add((BLOCK / 4 + q) * M + i));
+                        let y = _mm512_set1_epi32(*x.add(place(BLOCK / 4 + q, i)));
                         minimums[i] = _mm512_dpwssd_epi32(minimums[i], v, y);
                     }
                 }
@@ -98,7 +99,7 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool>(
                         _mm512_mul_ps(_mm512_cvtepi32_ps(minimums[i]), dmin),
                     );
                     let scale =
-                        _mm512_castsi512_ps(_mm512_set1_epi32(*x.add((BLOCK / 4 + GROUPS / 2) * M + i)));
+                        _mm512_castsi512_ps(_mm512_set1_epi32(*x.add(place(BLOCK / 4 + GROUPS / 2, i))));
                     _mm512_storeu_ps(at, _mm512_fmadd_ps(t, scale, old));
                 }
             }

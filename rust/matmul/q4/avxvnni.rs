@@ -121,4 +121,5 @@ static MANY: [Kernel; 6] = [
     tile::<5, false>,
     tile::<6, false>,
 ];
-pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &FEW, many: &MANY, pairs: &[] };
+pub static KERNELS: Kernels =
+    Kernels { kind: Kind::Quads, few: &FEW, many: &MANY, pairs: &[], by_rows: None };

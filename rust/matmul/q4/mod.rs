@@ -263,4 +263,5 @@ unsafe fn scalar<const M: usize>(
 }
 
 static SCALARS: [Kernel; 4] = [scalar::<1>, scalar::<2>, scalar::<3>, scalar::<4>];
-static SCALAR: Kernels = Kernels { kind: Kind::Quads, few: &SCALARS, many: &SCALARS, pairs: &[] };
+static SCALAR: Kernels =
+    Kernels { kind: Kind::Quads, few: &SCALARS, many: &SCALARS, pairs: &[], by_rows: None };

@@ -124,6 +124,9 @@ static PLAINS: [Kernel; 4] = [plain::<1>, plain::<2>, plain::<3>, plain::<4>];
 static DOTPRODS: [Kernel; 4] = [dotprod::<1>, dotprod::<2>, dotprod::<3>, dotprod::<4>];
 static I8MMS: [Kernel; 8] =
     [i8mm::<1>, i8mm::<2>, i8mm::<3>, i8mm::<4>, i8mm::<5>, i8mm::<6>, i8mm::<7>, i8mm::<8>];
-pub static KERNELS: Kernels = Kernels { kind: Kind::Quads, few: &PLAINS, many: &PLAINS, pairs: &[] };
-pub static DOTPROD: Kernels = Kernels { kind: Kind::Quads, few: &DOTPRODS, many: &DOTPRODS, pairs: &[] };
-pub static I8MM: Kernels = Kernels { kind: Kind::Quads, few: &I8MMS, many: &I8MMS, pairs: &[] };
+pub static KERNELS: Kernels =
+    Kernels { kind: Kind::Quads, few: &PLAINS, many: &PLAINS, pairs: &[], by_rows: None };
+pub static DOTPROD: Kernels =
+    Kernels { kind: Kind::Quads, few: &DOTPRODS, many: &DOTPRODS, pairs: &[], by_rows: None };
+pub static I8MM: Kernels =
+    Kernels { kind: Kind::Quads, few: &I8MMS, many: &I8MMS, pairs: &[], by_rows: None };

@@ -153,7 +153,7 @@ pub fn product(
 ) {
     let inputs = w.inputs();
     let (_, rows) = s.rows_of(&tiles);
-    if tiles.len() == 1 {
+    if tiles.len() == 1 && !s.by_rows {
         let (tile, words) = (tiles.start, kernels.kind.words());
         let wide = bytes(memory, q8::block_bytes(GROUPS));
         // More rows leave time to ask for memory while they are computed.

@@ -112,6 +112,6 @@ const fn many<const NARROW: bool>() -> [Kernel; 4] {
     [tile::<1, NARROW, false>, tile::<2, NARROW, false>, tile::<3, NARROW, false>, tile::<4, NARROW, false>]
 }
 pub static WIDE: Kernels =
-    Kernels { kind: Kind::Pairs, few: &few::<false>(), many: &many::<false>(), pairs: &[] };
+    Kernels { kind: Kind::Pairs, few: &few::<false>(), many: &many::<false>(), pairs: &[], by_rows: None };
 pub static NARROW: Kernels =
-    Kernels { kind: Kind::GroupPairs, few: &few::<true>(), many: &many::<true>(), pairs: &[] };
+    Kernels { kind: Kind::GroupPairs, few: &few::<true>(), many: &many::<true>(), pairs: &[], by_rows: None };

@@ -2,7 +2,7 @@
 
 use super::{A_GROUP, CODES, QUADS, SCALES, block_bytes};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::avx512::{ask, kernels};
+use crate::matmul::quantized::avx512::{ask, kernels, place};
 use crate::matmul::quantized::{AHEAD, SCALE_BIAS};
 use crate::matmul::strips::Kind;
 use std::arch::x86_64::*;
@@ -34,7 +34,7 @@ fn come<const M: usize>(line: *const u8) {
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
+unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -47,6 +47,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
     w_stride: usize,
     c_stride: usize,
 ) {
+    let place = |word, i| place::<M, ROWS>(word, i, Kind::Planes.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
@@ -65,13 +66,13 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
                     for q in 0..QUADS {
                         let u = _mm512_loadu_si512(wg.add(64 * q).cast());
                         for i in 0..M {
-                            let (high, x) = (*xg.add(q * M + i), *xg.add((QUADS + q) * M + i));
+                            let (high, x) = (*xg.add(place(q, i)), *xg.add(place(QUADS + q, i)));
                             s[0][i] = _mm512_dpbusd_epi32(s[0][i], u, _mm512_set1_epi32(high));
                             low[i] = _mm512_dpbusd_epi32(low[i], u, _mm512_set1_epi32(x));
                         }
                     }
                     for i in 0..M {
-                        let correction = _mm512_set1_epi32(*xg.add(2 * QUADS * M + i));
+                        let correction = _mm512_set1_epi32(*xg.add(place(2 * QUADS, i)));
                         let high = _mm512_add_epi32(_mm512_slli_epi32::<8>(s[0][i]), correction);
                         s[0][i] = _mm512_add_epi32(high, low[i]);
                     }
@@ -87,7 +88,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
                                 _mm512_loadu_si512(wg.add(p * w_stride + 64 * q).cast())
                             });
                             for i in 0..M {
-                                let y = _mm512_set1_epi32(*xg.add((plane * QUADS + q) * M + i));
+                                let y = _mm512_set1_epi32(*xg.add(place(plane * QUADS + q, i)));
                                 for p in 0..P {
                                     s[p][i] = _mm512_dpbusd_epi32(s[p][i], u[p], y);
                                 }
@@ -95,7 +96,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
                         }
                         if plane == 0 {
                             for i in 0..M {
-                                let correction = _mm512_set1_epi32(*xg.add(2 * QUADS * M + i));
+                                let correction = _mm512_set1_epi32(*xg.add(place(2 * QUADS, i)));
                                 for p in 0..P {
                                     s[p][i] = _mm512_add_epi32(_mm512_slli_epi32::<8>(s[p][i]), correction);
                                 }
@@ -117,10 +118,10 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);
-                xg = xg.add((2 * QUADS + 1) * M);
+                xg = xg.add((2 * QUADS + 1) * if ROWS { 1 } else { M });
             }
             for i in 0..M {
-                let at = x.add((Kind::Planes.words() - 1) * M + i);
+                let at = x.add(place(Kind::Planes.words() - 1, i));
                 let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*at));
                 for p in 0..P {
                     let at = c.add(p * c_stride + i * PANEL);
@@ -142,7 +143,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool>(
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
+unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -155,6 +156,7 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
     w_stride: usize,
     c_stride: usize,
 ) {
+    let place = |word, i| place::<M, ROWS>(word, i, Kind::GroupQuads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
@@ -166,12 +168,12 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
             let end = std::hint::black_box(dg);
             while wg != end {
                 let mut s: [[__m512i; M]; P] =
-                    [std::array::from_fn(|i| _mm512_set1_epi32(*xg.add(QUADS * M + i))); P];
+                    [std::array::from_fn(|i| _mm512_set1_epi32(*xg.add(place(QUADS, i)))); P];
                 for q in 0..QUADS {
                     let u: [__m512i; P] =
                         std::array::from_fn(|p| _mm512_loadu_si512(wg.add(p * w_stride + 64 * q).cast()));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(q * M + i));
+                        let y = _mm512_set1_epi32(*xg.add(place(q, i)));
                         for p in 0..P {
                             s[p][i] = _mm512_dpbusd_epi32(s[p][i], u[p], y);
                         }
@@ -179,7 +181,7 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
                 }
                 let d: [__m512; P] = std::array::from_fn(|p| scales(dg.add(p * w_stride)));
                 for i in 0..M {
-                    let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*xg.add((QUADS + 1) * M + i)));
+                    let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*xg.add(place(QUADS + 1, i))));
                     for p in 0..P {
                         let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[p][i]), d[p]);
                         t[p][i] = _mm512_fmadd_ps(scaled, dx, t[p][i]);
@@ -193,7 +195,7 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool>(
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);
-                xg = xg.add((QUADS + 2) * M);
+                xg = xg.add((QUADS + 2) * if ROWS { 1 } else { M });
             }
             for p in 0..P {
                 for i in 0..M {

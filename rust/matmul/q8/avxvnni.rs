@@ -199,6 +199,7 @@ static WIDE_MANY: [Kernel; 6] = [
 static NARROW_FEW: [Kernel; 4] = [narrow::<1, true>, narrow::<2, true>, narrow::<3, true>, narrow::<4, true>];
 static NARROW_MANY: [Kernel; 4] =
     [narrow::<1, false>, narrow::<2, false>, narrow::<3, false>, narrow::<4, false>];
-pub static WIDE: Kernels = Kernels { kind: Kind::Planes, few: &WIDE_FEW, many: &WIDE_MANY, pairs: &[] };
+pub static WIDE: Kernels =
+    Kernels { kind: Kind::Planes, few: &WIDE_FEW, many: &WIDE_MANY, pairs: &[], by_rows: None };
 pub static NARROW: Kernels =
-    Kernels { kind: Kind::GroupQuads, few: &NARROW_FEW, many: &NARROW_MANY, pairs: &[] };
+    Kernels { kind: Kind::GroupQuads, few: &NARROW_FEW, many: &NARROW_MANY, pairs: &[], by_rows: None };

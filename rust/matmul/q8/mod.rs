@@ -233,7 +233,17 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
 const fn scalars<const NARROW: bool>() -> [Kernel; 4] {
     [scalar::<1, NARROW>, scalar::<2, NARROW>, scalar::<3, NARROW>, scalar::<4, NARROW>]
 }
-static WIDE: Kernels =
-    Kernels { kind: Kind::Pairs, few: &scalars::<false>(), many: &scalars::<false>(), pairs: &[] };
-static NARROW: Kernels =
-    Kernels { kind: Kind::GroupPairs, few: &scalars::<true>(), many: &scalars::<true>(), pairs: &[] };
+static WIDE: Kernels = Kernels {
+    kind: Kind::Pairs,
+    few: &scalars::<false>(),
+    many: &scalars::<false>(),
+    pairs: &[],
+    by_rows: None,
+};
+static NARROW: Kernels = Kernels {
+    kind: Kind::GroupPairs,
+    few: &scalars::<true>(),
+    many: &scalars::<true>(),
+    pairs: &[],
+    by_rows: None,
+};

@@ -96,7 +96,7 @@ const fn i8mms<const NARROW: bool>() -> [Kernel; 8] {
 }
 
 const fn of(kind: Kind, kernels: &'static [Kernel]) -> Kernels {
-    Kernels { kind, few: kernels, many: kernels, pairs: &[] }
+    Kernels { kind, few: kernels, many: kernels, pairs: &[], by_rows: None }
 }
 pub static WIDE: Kernels = of(Plain::WIDE, &const { plains::<false>() });
 pub static NARROW: Kernels = of(Kind::GroupQuads, &const { plains::<true>() });
