@@ -161,11 +161,11 @@ impl Products {
     }
 
     /// How codes of activations `[rows, inputs]` lie, see [`Strips::by_rows`].
-    fn by_rows(self, rows: usize, inputs: usize) -> bool {
+    fn prefers_rows(self, rows: usize, inputs: usize) -> bool {
         match self {
             Products::Float(_) => false,
             Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => {
-                kernels.by_rows(rows, inputs)
+                kernels.prefers_rows(rows, inputs)
             }
         }
     }
@@ -185,7 +185,7 @@ fn block(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: Range<usize
     let inputs = targets[0].weight.inputs();
     let products = Products::of(targets[0].weight, level, rows);
     let height = products.height(level, rows);
-    let (kind, by_rows) = (products.kind(), products.by_rows(rows, inputs));
+    let (kind, by_rows) = (products.kind(), products.prefers_rows(rows, inputs));
     scratch.strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows);
     scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
     let (strips, threads) = (&scratch.strips, &scratch.threads);

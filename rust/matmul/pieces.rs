@@ -38,7 +38,7 @@ pub fn linear_in_pieces(
         let rows = MOST_ROWS.min(rows - from);
         let products = Products::of(weight, level, rows);
         let height = products.height(level, rows);
-        let (kind, by_rows) = (products.kind(), products.by_rows(rows, inputs));
+        let (kind, by_rows) = (products.kind(), products.prefers_rows(rows, inputs));
         scratch.strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows);
         scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
         let (strips, threads) = (&scratch.strips, &scratch.threads);

@@ -49,7 +49,7 @@ impl Kernels {
     }
 
     /// Whether strips of activations `[rows, inputs]` are by rows, or interleaved.
-    pub fn by_rows(&self, rows: usize, inputs: usize) -> bool {
+    pub fn prefers_rows(&self, rows: usize, inputs: usize) -> bool {
         self.by_rows.is_some() && rows > self.few.len() && rows * inputs <= MOST_BY_ROWS
     }
 }

@@ -45,7 +45,7 @@ fn tiles(level: Level, products: Products, w: &Matrix, strips: &Strips, tiles: R
 /// Strips by rows, where the kernels take them, give what interleaved ones do, also one tile alone.
 fn check_rows(level: Level, w: &Matrix, x: &[f32], rows: usize, want: &[f32]) {
     let products = Products::of(w, level, rows);
-    if !products.by_rows(rows, w.inputs()) {
+    if !products.prefers_rows(rows, w.inputs()) {
         return;
     }
     let strips = strips(level, products, x, rows, w.inputs(), true);
