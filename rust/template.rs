@@ -1,6 +1,8 @@
 //! Chat templates: Jinja as transformers runs it, rendered without Python and within bounds.
 
 use crate::error::{Error, Result};
+use chrono::Local;
+use chrono::format::StrftimeItems;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
@@ -343,22 +345,26 @@ impl Json {
 
 /// The present local day and time by a format of `strftime`.
 fn strftime_now(format: &str) -> std::result::Result<String, minijinja::Error> {
-    let format = std::ffi::CString::new(format)
-        .map_err(|_| minijinja::Error::new(ErrorKind::InvalidOperation, "a format holds a zero byte"))?;
-    let mut text = [0u8; 256];
-    // SAFETY: all pointers are to live values; `strftime` writes at most 256 bytes and returns how many.
-    let length = unsafe {
-        let now = libc::time(std::ptr::null_mut());
-        let mut parts: libc::tm = std::mem::zeroed();
-        libc::localtime_r(&raw const now, &raw mut parts);
-        libc::strftime(text.as_mut_ptr().cast(), text.len(), format.as_ptr(), &raw const parts)
-    };
-    Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+    let items = StrftimeItems::new(format).parse().map_err(|_| {
+        minijinja::Error::new(ErrorKind::InvalidOperation, format!("{format:?} is no format of strftime"))
+    })?;
+    Ok(Local::now().format_with_items(items.iter()).to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_the_forms_of_strftime_and_others_are_refused() {
+        let year = Local::now().format("%Y").to_string();
+        let two = &year[2..];
+        assert_eq!(render("{{ strftime_now('%y %%') }}", "{}"), Ok(format!("{two} %")));
+        for format in ["%", "%!", "%d %"] {
+            let found = render(&format!("{{{{ strftime_now('{format}') }}}}"), "{}");
+            assert!(found.is_err_and(|e| e.to_string().contains("strftime")), "{format}");
+        }
+    }
 
     #[test]
     fn renders_as_python_does() {
