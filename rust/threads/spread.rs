@@ -182,42 +182,36 @@ mod tests {
             for _ in 0..100 {
                 team.run(pool.threads(), &|_, thread| {
                     std::thread::sleep(std::time::Duration::from_millis(1));
-                    // SAFETY: has no arguments.
-                    found.lock().expect("no panic")[thread] = unsafe { libc::sched_getcpu() };
+                    found.lock().expect("no panic")[thread] = core();
                 });
             }
         });
         found.into_inner().expect("no panic")
     }
 
+    /// How many cores a thread may run on.
+    fn count(thread: Thread) -> usize {
+        Cores::of(thread).expect("the system tells").list().len()
+    }
+
     #[test]
     fn each_thread_has_a_core_while_it_lasts() {
-        // SAFETY: an empty set is all zeros, and the kernel writes no more than its size.
-        let allowed = || unsafe {
-            let mut found: libc::cpu_set_t = std::mem::zeroed();
-            libc::sched_getaffinity(0, size_of_val(&found), &raw mut found);
-            libc::CPU_COUNT(&found)
-        };
-        let before = allowed();
+        let before = count(own());
         let pool = Pool::new(2);
         for _ in 0..5 {
             std::thread::sleep(std::time::Duration::from_millis(50));
             let found = places(&pool);
             assert!(before < 2 || (found[0] != found[1] && !found.contains(&-1)), "{found:?}");
-            assert_eq!(allowed(), before);
+            assert_eq!(count(own()), before);
         }
         let counts = Mutex::new(Vec::new());
         pool.run_alone(|team| {
             team.run(8, &|_, _| {
                 std::thread::sleep(std::time::Duration::from_millis(1));
-                counts.lock().expect("no panic").push(allowed());
+                counts.lock().expect("no panic").push(count(own()));
             });
         });
         assert!(counts.into_inner().expect("no panic").iter().all(|&count| count == before));
-    }
-    /// How many cores a thread may run on.
-    fn count(thread: Thread) -> usize {
-        Cores::of(thread).expect("the system tells").list().len()
     }
 
     #[test]

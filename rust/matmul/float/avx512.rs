@@ -26,8 +26,8 @@ unsafe fn load_wide<const W: u8>(w: *const u8, second: bool) -> __m512 {
     }
 }
 
-/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`]; activations are [`Kind::Rows`](super::Kind::Rows) for f32 weights,
-/// [`Kind::Float`](super::Kind::Float) for others.
+/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`]; activations are
+/// [`Kind::Rows`](super::Kind::Rows) for f32 weights, [`Kind::Float`](super::Kind::Float) for others.
 ///
 /// # Safety
 /// AVX-512 F; all pointers reach as far as the sizes say.
