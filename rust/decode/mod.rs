@@ -262,8 +262,7 @@ impl Generation {
                 "this generation was interrupted and cannot be continued: start it again".to_owned(),
             )
         })?;
-        let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
-        let rules = Rules { options: &self.options, sources, custom, vocab };
+        let rules = Rules::new(&self.options, &self.prompts, &self.sources, custom, vocab);
         let cross = self.cross.as_mut();
         let result = match &mut self.state {
             State::Streams(streams) => {

@@ -85,8 +85,7 @@ impl Generation {
     ) -> Result<()> {
         let row = |p: usize| logits[p * vocab..(p + 1) * vocab].to_vec();
         let late = self.late();
-        let sources = if self.sources.is_empty() { &self.prompts } else { &self.sources };
-        let rules = Rules { options: &self.options, sources, custom, vocab };
+        let rules = Rules::new(&self.options, &self.prompts, &self.sources, custom, vocab);
         match &mut self.state {
             State::Streams(streams) => {
                 let running = |(_, stream): &(usize, &mut Stream)| stream.reason.is_none();
@@ -102,7 +101,7 @@ impl Generation {
                 for (p, searching) in beams.list.iter_mut().enumerate() {
                     let mut logits = row(p);
                     let scores = RowScores::Logits(&mut logits);
-                    continuations(&rules, &searching.search, 0, &sources[p], &[], scores, &mut found)?;
+                    continuations(&rules, &searching.search, 0, &rules.sources[p], &[], scores, &mut found)?;
                     searching.search.offer(&mut found);
                     searching.advance(&self.options, cache, late);
                 }

@@ -22,6 +22,19 @@ pub(super) struct Rules<'a> {
     pub vocab: usize,
 }
 
+impl<'a> Rules<'a> {
+    /// `sources` are empty where there is no encoder.
+    pub(super) fn new(
+        options: &'a Options,
+        prompts: &'a [Vec<u32>],
+        sources: &'a [Vec<u32>],
+        custom: Option<Custom<'a>>,
+        vocab: usize,
+    ) -> Rules<'a> {
+        Rules { options, sources: if sources.is_empty() { prompts } else { sources }, custom, vocab }
+    }
+}
+
 /// Scores of some rows.
 pub(super) enum Scores<'a> {
     /// `[rows, vocab]`
