@@ -39,8 +39,8 @@ pub enum Kind {
     GroupPairs,
     /// By group of 32: four i8 in a word `[input quad 8][M]`, -128 times their sum `[M]`, a scale `[M]` f32.
     GroupQuads,
-    /// Four i8 in a word `[input quad 64][M]`, sums of two groups of 32 as two i16 `[pair of groups 4][M]`, a scale
-    /// for all `[M]` f32.
+    /// Four i8 in a word `[input quad 64][M]`, -8 times the sums of two groups of 32 as two i16 `[pair of groups 4][M]`, a
+    /// scale for all `[M]` f32.
     Quads,
 }
 
@@ -351,13 +351,13 @@ multiversion! {
 }
 
 multiversion! {
-    /// 8-bit codes of a block, in fours, the sums of its groups, in pairs, and a scale.
+    /// 8-bit codes of a block, in fours, -8 times the sums of its groups (of at most 32 * 127), in pairs, and a scale.
     fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Quads.words()]) {
         let (scale, inverse) = scale::<Lanes>(x, 127.0);
         let mut sums = [0; GROUPS];
         for g in 0..GROUPS {
             let quads = &mut out[g * GROUP / 4..(g + 1) * GROUP / 4];
-            sums[g] = quads_of_group::<Lanes>(&x[g * GROUP..], inverse, quads);
+            sums[g] = -8 * quads_of_group::<Lanes>(&x[g * GROUP..], inverse, quads);
         }
         for (out, s) in out[BLOCK / 4..].iter_mut().zip(sums.chunks_exact(2)) {
             *out = (s[0] & 0xffff) | s[1] << 16;

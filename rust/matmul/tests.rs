@@ -355,12 +355,12 @@ fn weights_of_four_bits_are_within_half_a_step() {
             let spans: Vec<(f32, f32)> = want.chunks(32).map(span).collect();
             let widest = spans.iter().fold(0.0f32, |m, (low, high)| m.max(high - low));
             let lowest = spans.iter().fold(0.0f32, |m, (low, _)| m.max(-low));
+            let step = 1.5 * (widest / 15.0).max(lowest / q4::MINIMUM) / 255.0;
             for ((got, want), (low, high)) in got.chunks(32).zip(want.chunks(32)).zip(&spans) {
-                // The fit is at least as good as 15 equal steps from the lowest to the highest. Rounding scales and
-                // minimums to 1/255 of the largest in the block moves values by up to 15 and 1 half steps of that
-                // (a fitted scale may exceed the plain one by a half), rounding those to f16 by 1/2048.
-                let bound =
-                    (high - low) / 30.0 + 1.5 * widest / 510.0 + 1.5 * lowest / 510.0 + (high - low) / 1024.0;
+                // The fit is at least as good as 15 equal steps from the lowest to the highest. Rounding scales to whole
+                // steps of the block and minimums to eight moves values by up to 15 and 8 half steps (fitted ones may
+                // exceed the plain ones by a half), rounding the step to f16 by 1/2048.
+                let bound = (high - low) / 30.0 + (15.0 + q4::MINIMUM) * step / 2.0 + (high - low) / 1024.0;
                 let error: f32 = got.iter().zip(want).map(|(g, v)| (g - v).powi(2)).sum();
                 let error = (error / got.len() as f32).sqrt();
                 assert!(error <= bound, "{error} > {bound} in {want:?}");
@@ -411,8 +411,11 @@ fn groups_of_equal_weights_keep_them_in_four_bits() {
             let w = pool.run_alone(|team| Matrix::pack(&source, WeightType::Q4, team)).expect("packs");
             let mut row = vec![0.0; inputs];
             w.row_into(3, &mut row);
-            // Scales and minimums have six bits: half a step of the largest.
-            assert!(row.iter().all(|v| (v - value).abs() <= value.abs() / 31.0), "{value} {inputs} {row:?}");
+            // A code of 15 or none, at the largest scale or minimum: what is rounded is the step, to f16.
+            assert!(
+                row.iter().all(|v| (v - value).abs() <= value.abs() / 2048.0),
+                "{value} {inputs} {row:?}"
+            );
         }
     }
 }

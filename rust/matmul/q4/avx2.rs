@@ -129,7 +129,7 @@ macro_rules! tile {
             lines: usize,
             first: bool,
         ) {
-            let [scales_at, minimums_at, d_at, dmin_at, size] = offsets(groups);
+            let [scales_at, minimums_at, d_at, size] = offsets(groups);
             for block in 0..blocks {
                 let mut sums = [[_mm256_setzero_si256(); 2]; $m];
                 // SAFETY: reads `groups` groups of codes, scales and activations and touches `sums` only.
@@ -175,20 +175,16 @@ macro_rules! tile {
                 // SAFETY: as promised by the caller; prefetches touch no memory.
                 unsafe {
                     for h in 0..2 {
-                        let (d, dmin) = (steps(w.add(d_at + 16 * h)), steps(w.add(dmin_at + 16 * h)));
+                        let d = steps(w.add(d_at + 16 * h));
                         for i in 0..$m {
-                            let mut j = _mm256_setzero_si256();
+                            let mut sum = sums[i][h];
                             for p in 0..groups.div_ceil(2) {
                                 let at = w.add(minimums_at + 2 * PANEL * p + PANEL * h);
                                 let minimums = _mm256_cvtepu8_epi16(_mm_loadu_si128(at.cast()));
                                 let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * $m + i));
-                                j = _mm256_add_epi32(j, _mm256_madd_epi16(minimums, y));
+                                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(minimums, y));
                             }
-                            let t = _mm256_fmsub_ps(
-                                _mm256_cvtepi32_ps(sums[i][h]),
-                                d,
-                                _mm256_mul_ps(_mm256_cvtepi32_ps(j), dmin),
-                            );
+                            let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d);
                             let scale = *x.add((BLOCK / 4 + GROUPS / 2) * $m + i);
                             let scale = _mm256_castsi256_ps(_mm256_set1_epi32(scale));
                             let at = c.add(i * PANEL + 8 * h);

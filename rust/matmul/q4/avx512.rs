@@ -8,7 +8,7 @@ use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
 use std::arch::x86_64::*;
 
 /// Bytes of a whole block for each of its groups.
-const BYTES_A_GROUP: usize = offsets(GROUPS)[4] / GROUPS;
+const BYTES_A_GROUP: usize = offsets(GROUPS)[3] / GROUPS;
 
 /// M rows by P panels. See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///
@@ -31,7 +31,7 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
 ) {
     let low = _mm512_set1_epi8(15);
     let unbias = _mm512_set1_ps(1.0 / SCALE_BIAS);
-    let [scales_at, minimums_at, d_at, dmin_at, size] = offsets(groups);
+    let [scales_at, minimums_at, d_at, size] = offsets(groups);
     let place = |word, i| place::<M, ROWS>(word, i, Kind::Quads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
@@ -77,29 +77,34 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                 sg = sg.add(PANEL);
                 xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
             }
-            for p in 0..P {
-                let w = w.add(p * w_stride);
-                let half =
-                    |at: usize| _mm512_mul_ps(_mm512_cvtph_ps(_mm256_loadu_si256(w.add(at).cast())), unbias);
-                let (d, dmin) = (half(d_at), half(dmin_at));
-                let mut minimums = [_mm512_setzero_si512(); M];
-                for q in 0..groups.div_ceil(2) {
-                    let v = _mm512_cvtepu8_epi16(_mm256_loadu_si256(w.add(minimums_at + 32 * q).cast()));
-                    for i in 0..M {
-                        let y = _mm512_set1_epi32(*x.add(place(BLOCK / 4 + q, i)));
-                        minimums[i] = _mm512_dpwssd_epi32(minimums[i], v, y);
+            let d: [__m512; P] = std::array::from_fn(|p| {
+                let stored = _mm256_loadu_si256(w.add(p * w_stride + d_at).cast());
+                _mm512_mul_ps(_mm512_cvtph_ps(stored), unbias)
+            });
+            // Of groups that a short block lacks, zero: their sums are zero as well.
+            let minimums: [[__m512i; GROUPS / 2]; P] = std::array::from_fn(|p| {
+                std::array::from_fn(|q| {
+                    if q < groups.div_ceil(2) {
+                        let at = w.add(p * w_stride + minimums_at + 2 * PANEL * q);
+                        _mm512_cvtepu8_epi16(_mm256_loadu_si256(at.cast()))
+                    } else {
+                        _mm512_setzero_si512()
+                    }
+                })
+            });
+            // Row by row: what is read of one serves all panels.
+            for i in 0..M {
+                for q in 0..GROUPS / 2 {
+                    let y = _mm512_set1_epi32(*x.add(place(BLOCK / 4 + q, i)));
+                    for p in 0..P {
+                        sums[p][i] = _mm512_dpwssd_epi32(sums[p][i], minimums[p][q], y);
                     }
                 }
-                for i in 0..M {
+                let scale = _mm512_castsi512_ps(_mm512_set1_epi32(*x.add(place(BLOCK / 4 + GROUPS / 2, i))));
+                for p in 0..P {
                     let at = c.add(p * c_stride + i * PANEL);
                     let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
-                    let t = _mm512_fmsub_ps(
-                        _mm512_cvtepi32_ps(sums[p][i]),
-                        d,
-                        _mm512_mul_ps(_mm512_cvtepi32_ps(minimums[i]), dmin),
-                    );
-                    let scale =
-                        _mm512_castsi512_ps(_mm512_set1_epi32(*x.add(place(BLOCK / 4 + GROUPS / 2, i))));
+                    let t = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][i]), d[p]);
                     _mm512_storeu_ps(at, _mm512_fmadd_ps(t, scale, old));
                 }
             }

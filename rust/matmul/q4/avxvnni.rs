@@ -7,7 +7,7 @@ use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
 use std::arch::x86_64::*;
 
 /// Bytes of a whole block for each of its groups.
-const BYTES_A_GROUP: usize = offsets(GROUPS)[4] / GROUPS;
+const BYTES_A_GROUP: usize = offsets(GROUPS)[3] / GROUPS;
 
 /// f16 values of 8 outputs as they were before the bias.
 #[inline]
@@ -36,7 +36,7 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     first: bool,
 ) {
     let low = _mm256_set1_epi8(15);
-    let [scales_at, minimums_at, d_at, dmin_at, size] = offsets(groups);
+    let [scales_at, minimums_at, d_at, size] = offsets(groups);
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
@@ -78,22 +78,17 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
                 xg = xg.add(GROUP / 4 * M);
             }
             for h in 0..2 {
-                let (d, dmin) = (steps(w.add(d_at + 16 * h)), steps(w.add(dmin_at + 16 * h)));
-                let mut minimums = [_mm256_setzero_si256(); M];
+                let d = steps(w.add(d_at + 16 * h));
                 for p in 0..groups.div_ceil(2) {
                     let at = w.add(minimums_at + 2 * PANEL * p + PANEL * h);
                     let v = _mm256_cvtepu8_epi16(_mm_loadu_si128(at.cast()));
                     for i in 0..M {
                         let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
-                        minimums[i] = _mm256_dpwssd_avx_epi32(minimums[i], v, y);
+                        sums[i][h] = _mm256_dpwssd_avx_epi32(sums[i][h], v, y);
                     }
                 }
                 for i in 0..M {
-                    let t = _mm256_fmsub_ps(
-                        _mm256_cvtepi32_ps(sums[i][h]),
-                        d,
-                        _mm256_mul_ps(_mm256_cvtepi32_ps(minimums[i]), dmin),
-                    );
+                    let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[i][h]), d);
                     let scale = *x.add((BLOCK / 4 + GROUPS / 2) * M + i);
                     let scale = _mm256_castsi256_ps(_mm256_set1_epi32(scale));
                     let at = c.add(i * PANEL + 8 * h);

@@ -1,21 +1,22 @@
-//! Products with 4-bit weights: blocks of 256 inputs with a scale and a minimum, each times an 8-bit integer for every
-//! group of 32, as in llama.cpp's Q4_K but with whole bytes: `weight = d * scale[g] * code - dmin * min[g]`.
+//! Products with 4-bit weights: blocks of 256 inputs with a step, of which every group of 32 has a number as its scale and
+//! eight times a number as its minimum: `weight = d * (scale[g] * code - 8 * min[g])`. The idea is that of llama.cpp's
+//! Q4_K, with whole bytes and one step for both, so that a block's sum is one whole number.
 //!
-//! A block of 8 groups of a panel takes 2,368 bytes (4.625 bits a weight):
+//! A block of 8 groups of a panel takes 2,336 bytes (4.5625 bits a weight):
 //!
 //! ```text
 //! codes   [group 8][vector 4][output 16][4]   byte k of vector j: input 4 j + k low, input 16 + 4 j + k high
 //! scales  [group 8][output 16] u8
 //! minimums [pair of groups 4][output 16][2] u8
-//! d, dmin [output 16] f16 each, times 4096
+//! d       [output 16] f16, times 4096
 //! ```
 //!
 //! and a shorter last block what its groups need. Activations are 8-bit with one scale for each 256 inputs of a row; a
 //! result is, over blocks in order,
 //!
 //! ```text
-//! i = sum of scale * code * x    exact        j = sum of min * (sum of x in the group)    exact
-//! c = fma(fma(i, d, -(j * dmin)), scale of x, c)
+//! i = sum of scale * code * x + min * (-8 * sum of x in the group)    exact
+//! c = fma(i * d, scale of x, c)
 //! ```
 
 #[cfg(target_arch = "x86_64")]
@@ -38,17 +39,20 @@ use std::ops::Range;
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL / 2;
 
-/// Where the parts of a block of `groups` groups begin: scales, minimums, d, dmin, and the end.
-const fn offsets(groups: usize) -> [usize; 5] {
+/// Steps in one of a minimum: those of a group lie between 0 and 15 scales, most of them near 8.
+pub const MINIMUM: f32 = 8.0;
+
+/// Where the parts of a block of `groups` groups begin: scales, minimums, d, and the end.
+const fn offsets(groups: usize) -> [usize; 4] {
     let scales = groups * CODES;
     let minimums = scales + groups * PANEL;
     let d = minimums + groups.div_ceil(2) * 2 * PANEL;
-    [scales, minimums, d, d + 2 * PANEL, d + 4 * PANEL]
+    [scales, minimums, d, d + 2 * PANEL]
 }
 
 /// Bytes of a block.
 pub fn block_bytes(groups: usize) -> usize {
-    if groups == 0 { 0 } else { offsets(groups)[4] }
+    if groups == 0 { 0 } else { offsets(groups)[3] }
 }
 
 /// Bytes of a panel.
@@ -84,40 +88,34 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
 }
 
 fn pack_block(x: &[[f32; PANEL]; BLOCK], groups: usize, length: usize, out: &mut [u8]) -> bool {
-    let [scales_at, minimums_at, d_at, dmin_at, _] = offsets(groups);
-    // The best scale and minimum of each group, then the block's steps for both.
+    let [scales_at, minimums_at, d_at, _] = offsets(groups);
+    // The best scale and minimum of each group, then the block's step, which has to reach both with 255.
     let mut fitted = [([0.0; PANEL], [0.0; PANEL]); GROUPS];
-    let (mut top_scale, mut top_minimum) = ([0.0f32; PANEL], [0.0f32; PANEL]);
+    let mut top = [0.0f32; PANEL];
     for (g, fitted) in fitted.iter_mut().enumerate().take(groups) {
         let n = GROUP.min(length - g * GROUP);
         *fitted = fit::group(&x[g * GROUP..g * GROUP + n]);
         for i in 0..PANEL {
-            top_scale[i] = top_scale[i].max(fitted.0[i]);
-            top_minimum[i] = top_minimum[i].max(fitted.1[i]);
+            top[i] = top[i].max(fitted.0[i]).max(fitted.1[i] / MINIMUM);
         }
     }
-    let mut fits = true;
-    let mut step = |top: [f32; PANEL], at: usize| {
-        let mut steps = [0.0f32; PANEL];
-        for (i, top) in top.into_iter().enumerate() {
-            let stored = f16::from_f32(top * (SCALE_BIAS / 255.0));
-            fits &= stored.is_finite();
-            out[at + 2 * i..][..2].copy_from_slice(&stored.to_le_bytes());
-            steps[i] = stored.to_f32() * (1.0 / SCALE_BIAS);
-        }
-        steps
-    };
-    let (d, dmin) = (step(top_scale, d_at), step(top_minimum, dmin_at));
+    let (mut fits, mut d) = (true, [0.0f32; PANEL]);
+    for (i, top) in top.into_iter().enumerate() {
+        let stored = f16::from_f32(top * (SCALE_BIAS / 255.0));
+        fits &= stored.is_finite();
+        out[d_at + 2 * i..][..2].copy_from_slice(&stored.to_le_bytes());
+        d[i] = stored.to_f32() * (1.0 / SCALE_BIAS);
+    }
     let whole = |value: f32, step: f32| {
         if step > 0.0 { (value / step).round_ties_even().clamp(0.0, 255.0) as u8 } else { 0 }
     };
     for (g, (scale, minimum)) in fitted.iter().enumerate().take(groups) {
         let (mut scales, mut minimums) = ([0.0; PANEL], [0.0; PANEL]);
         for i in 0..PANEL {
-            let (s, m) = (whole(scale[i], d[i]), whole(minimum[i], dmin[i]));
+            let (s, m) = (whole(scale[i], d[i]), whole(minimum[i], MINIMUM * d[i]));
             out[scales_at + g * PANEL + i] = s;
             out[minimums_at + g / 2 * 2 * PANEL + 2 * i + g % 2] = m;
-            (scales[i], minimums[i]) = (d[i] * f32::from(s), dmin[i] * f32::from(m));
+            (scales[i], minimums[i]) = (d[i] * f32::from(s), d[i] * (MINIMUM * f32::from(m)));
         }
         let codes = fit::codes(&x[g * GROUP..(g + 1) * GROUP], &scales, &minimums);
         for j in 0..4 {
@@ -135,7 +133,7 @@ fn pack_block(x: &[[f32; PANEL]; BLOCK], groups: usize, length: usize, out: &mut
 /// A block of a panel, read value by value.
 struct Block<'a> {
     bytes: &'a [u8],
-    offsets: [usize; 5],
+    offsets: [usize; 4],
 }
 
 impl Block<'_> {
@@ -157,12 +155,9 @@ impl Block<'_> {
         i32::from(self.bytes[self.offsets[1] + group / 2 * 2 * PANEL + 2 * output + group % 2])
     }
 
-    fn steps(&self, output: usize) -> (f32, f32) {
-        let read = |at: usize| {
-            let at = at + 2 * output;
-            f16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]).to_f32() * (1.0 / SCALE_BIAS)
-        };
-        (read(self.offsets[2]), read(self.offsets[3]))
+    fn step(&self, output: usize) -> f32 {
+        let at = self.offsets[2] + 2 * output;
+        f16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]).to_f32() * (1.0 / SCALE_BIAS)
     }
 }
 
@@ -170,10 +165,10 @@ impl Block<'_> {
 pub fn unpack(panel: &[u8], inputs: usize, row: usize, out: &mut [f32]) {
     for ((groups, range), out) in blocks(inputs).zip(out.chunks_mut(BLOCK)) {
         let block = Block::new(&panel[range], groups);
-        let (d, dmin) = block.steps(row);
+        let d = block.step(row);
         for (k, o) in out.iter_mut().enumerate() {
             let (s, m) = (block.scale(k / GROUP, row), block.minimum(k / GROUP, row));
-            *o = (d * s as f32).mul_add(block.code(k, row) as f32, -(dmin * m as f32));
+            *o = d * (s * block.code(k, row) - MINIMUM as i32 * m) as f32;
         }
     }
 }
@@ -242,7 +237,7 @@ unsafe fn scalar<const M: usize>(
         for row in 0..M {
             let scale = f32::from_bits(x[(BLOCK / 4 + GROUPS / 2) * M + row] as u32);
             for output in 0..PANEL {
-                let (mut i, mut j) = (0i32, 0i32);
+                let mut i = 0i32;
                 for g in 0..groups {
                     let mut sum = 0;
                     for k in g * GROUP..(g + 1) * GROUP {
@@ -252,11 +247,10 @@ unsafe fn scalar<const M: usize>(
                     i += sum * block.scale(g, output);
                     let sums = x[(BLOCK / 4 + g / 2) * M + row];
                     let sum = if g % 2 == 0 { sums as i16 } else { (sums >> 16) as i16 };
-                    j += block.minimum(g, output) * i32::from(sum);
+                    i += block.minimum(g, output) * i32::from(sum);
                 }
-                let (d, dmin) = block.steps(output);
                 let c = &mut c[row * PANEL + output];
-                *c = (i as f32).mul_add(d, -(j as f32 * dmin)).mul_add(scale, *c);
+                *c = (i as f32 * block.step(output)).mul_add(scale, *c);
             }
         }
     }

@@ -62,7 +62,7 @@ unsafe fn tile<D: Dots, const M: usize>(
     c: *mut f32,
     first: bool,
 ) {
-    let [scales_at, minimums_at, d_at, dmin_at, size] = offsets(groups);
+    let [scales_at, minimums_at, d_at, size] = offsets(groups);
     // SAFETY: as promised by the caller.
     unsafe {
         for block in 0..blocks {
@@ -76,28 +76,27 @@ unsafe fn tile<D: Dots, const M: usize>(
                     }
                 }
             }
-            let (d, dmin) = (scales(w.add(d_at)), scales(w.add(dmin_at)));
+            let d = scales(w.add(d_at));
             for i in 0..M {
-                let mut minimums = [vdupq_n_s32(0); 4];
+                let all = &mut sums[i];
                 for p in 0..groups.div_ceil(2) {
                     // Of two groups side by side.
                     let both = vld2q_u8(w.add(minimums_at + 2 * PANEL * p));
-                    let sums: *const i16 = x.add((BLOCK / 4 + p) * M + i).cast();
-                    for (v, sum) in [(both.0, *sums), (both.1, *sums.add(1))] {
+                    let y: *const i16 = x.add((BLOCK / 4 + p) * M + i).cast();
+                    for (v, y) in [(both.0, *y), (both.1, *y.add(1))] {
                         let low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v)));
                         let high = vreinterpretq_s16_u16(vmovl_high_u8(v));
-                        minimums[0] = vmlal_n_s16(minimums[0], vget_low_s16(low), sum);
-                        minimums[1] = vmlal_high_n_s16(minimums[1], low, sum);
-                        minimums[2] = vmlal_n_s16(minimums[2], vget_low_s16(high), sum);
-                        minimums[3] = vmlal_high_n_s16(minimums[3], high, sum);
+                        all[0] = vmlal_n_s16(all[0], vget_low_s16(low), y);
+                        all[1] = vmlal_high_n_s16(all[1], low, y);
+                        all[2] = vmlal_n_s16(all[2], vget_low_s16(high), y);
+                        all[3] = vmlal_high_n_s16(all[3], high, y);
                     }
                 }
                 let scale = vld1q_dup_f32(x.add((BLOCK / 4 + GROUPS / 2) * M + i).cast());
                 for o in 0..4 {
                     let at = c.add(i * PANEL + 4 * o);
                     let old = if first && block == 0 { vdupq_n_f32(0.0) } else { vld1q_f32(at) };
-                    let minimum = vmulq_f32(vcvtq_f32_s32(minimums[o]), dmin[o]);
-                    let t = vfmaq_f32(vnegq_f32(minimum), vcvtq_f32_s32(sums[i][o]), d[o]);
+                    let t = vmulq_f32(vcvtq_f32_s32(all[o]), d[o]);
                     vst1q_f32(at, vfmaq_f32(old, t, scale));
                 }
             }
