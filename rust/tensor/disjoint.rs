@@ -27,6 +27,11 @@ impl<'a, T> Disjoint<'a, T> {
         self.length == 0
     }
 
+    /// Where an element would lie, also behind the last.
+    pub fn address(&self, at: usize) -> *const T {
+        self.pointer.wrapping_add(at)
+    }
+
     /// `length` elements from `start`; panics where they do not lie inside.
     ///
     /// # Safety
