@@ -16,7 +16,7 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::strips::{BLOCK, Kind, Strips};
+use super::strips::{BLOCK, Kind, Prepared};
 use super::{Activations, Matrix, PANEL};
 use crate::simd::{Level, multiplies_bf16};
 use crate::tensor::{Buffer, WeightType};
@@ -38,12 +38,12 @@ pub fn height(level: Level, kind: Kind, rows: usize) -> usize {
     }
 }
 
-/// What products of a matrix with some rows take as activations.
-pub fn kind(level: Level, w: &Matrix, rows: usize) -> Kind {
+/// What products of a matrix take as activations.
+pub fn kind(level: Level, w: &Matrix) -> Kind {
     match (w.weight_type(), w.activations()) {
-        (WeightType::F32, _) if level == Level::Avx512 && rows > FEW_ROWS => Kind::Rows,
         (WeightType::Bf16, Activations::Bf16) if multiplies_bf16(level) => Kind::Halves,
         (WeightType::Bf16, Activations::Bf16) => Kind::Rounded,
+        _ if level == Level::Avx512 => Kind::Rows,
         _ => Kind::Float,
     }
 }
@@ -101,7 +101,7 @@ pub fn product(
     kind: Kind,
     w: &Matrix,
     panels: Range<usize>,
-    s: &Strips,
+    s: Prepared<'_>,
     tiles: Range<usize>,
     widened: &mut Buffer<f32>,
     out: &mut [f32],
@@ -121,7 +121,14 @@ pub fn product(
 }
 
 /// Portable code, and what the others must equal to the bit.
-fn scalar(kind: Kind, w: &Matrix, panels: Range<usize>, s: &Strips, tiles: Range<usize>, out: &mut [f32]) {
+fn scalar(
+    kind: Kind,
+    w: &Matrix,
+    panels: Range<usize>,
+    s: Prepared<'_>,
+    tiles: Range<usize>,
+    out: &mut [f32],
+) {
     let (first_row, rows) = s.rows_of(&tiles);
     let (inputs, weight_type) = (w.inputs(), w.weight_type());
     // Rounded activations have the second of each pair first.
@@ -133,7 +140,7 @@ fn scalar(kind: Kind, w: &Matrix, panels: Range<usize>, s: &Strips, tiles: Range
             let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
             c.fill(0.0);
             for block in 0..inputs.div_ceil(BLOCK) {
-                let x = s.float(kind, block, tile);
+                let (x, _) = s.float(kind, block, tile);
                 for (k, x) in x.chunks_exact(m).enumerate() {
                     for j in 0..PANEL {
                         let weight = value(weight_type, bytes, (block * BLOCK + k) ^ swap, j);

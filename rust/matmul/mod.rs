@@ -8,7 +8,7 @@
 //!   rounded to bf16 (then of each two inputs the second comes first);
 //! * `q8`, `q6`, `q4`: exact integers inside groups of inputs, then a few fused multiply-adds in the order of the groups.
 //!
-//! A call (`linear`) prepares its activations once ("strips": tiles of some rows, interleaved) and shares
+//! A call (`linear`) prepares its activations once ("strips": tiles of some rows, most kinds interleaved) and shares
 //! them among all its products, whose panels are one list of chunks for the threads.
 
 pub mod bounds;
@@ -38,7 +38,7 @@ use quantized::Kernels;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 pub use strips::Input;
-use strips::{Kind, Strips};
+use strips::{Kind, Prepared, Strips};
 
 /// Outputs in a panel.
 pub const PANEL: usize = 16;
@@ -111,7 +111,7 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
             "room for the results"
         );
     }
-    let kind = |w: &Matrix| Products::of(w, level(), rows).kind();
+    let kind = |w: &Matrix| Products::of(w, level()).kind();
     let first = kind(first.weight);
     if targets
         .iter()
@@ -142,13 +142,12 @@ enum Products {
 }
 
 impl Products {
-    /// For some rows at once.
-    fn of(w: &Matrix, level: Level, rows: usize) -> Products {
+    fn of(w: &Matrix, level: Level) -> Products {
         match w.weight_type() {
             WeightType::Q8 => Products::Q8(q8::kernels(level, w.activations())),
             WeightType::Q6 => Products::Q6(q8::kernels(level, w.activations())),
             WeightType::Q4 => Products::Q4(q4::kernels(level)),
-            _ => Products::Float(float::kind(level, w, rows)),
+            _ => Products::Float(float::kind(level, w)),
         }
     }
 
@@ -183,12 +182,13 @@ fn block(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: Range<usize
     let (from, rows) = (rows.start, rows.len());
     let level = level();
     let inputs = targets[0].weight.inputs();
-    let products = Products::of(targets[0].weight, level, rows);
+    let products = Products::of(targets[0].weight, level);
     let height = products.height(level, rows);
     let (kind, by_rows) = (products.kind(), products.prefers_rows(rows, inputs));
-    scratch.strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows);
-    scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
-    let (strips, threads) = (&scratch.strips, &scratch.threads);
+    let Scratch { strips, threads } = scratch;
+    let strips = strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows);
+    threads.resize_with(team.threads().max(threads.len()), Mutex::default);
+    let threads = &*threads;
 
     // Chunks: some panels of one target, and, where there are few panels, some of the tiles of rows.
     let panels: usize = targets.iter().map(|t| t.weight.panels()).sum();
@@ -232,14 +232,14 @@ fn compute(
     t: &Target<'_>,
     panels: Range<usize>,
     tiles: Range<usize>,
-    s: &Strips,
+    s: Prepared<'_>,
     work: &mut ThreadScratch,
     from: usize,
 ) {
     let ThreadScratch { result, gate, widened } = work;
     let mut next = tiles.start;
     while next < tiles.end {
-        let slab = slab(s, next..tiles.end, panels.len() * if t.gate.is_some() { 2 } else { 1 });
+        let slab = slab(&s, next..tiles.end, panels.len() * if t.gate.is_some() { 2 } else { 1 });
         next = slab.end;
         let (first_row, rows) = s.rows_of(&slab);
         let size = panels.len() * rows * PANEL;
@@ -283,15 +283,15 @@ fn product(
     level: Level,
     w: &Matrix,
     panels: Range<usize>,
-    s: &Strips,
+    s: Prepared<'_>,
     tiles: Range<usize>,
     widened: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    match Products::of(w, level, s.rows) {
+    match Products::of(w, level) {
         Products::Float(kind) => float::product(level, kind, w, panels, s, tiles, widened, out),
-        Products::Q8(kernels) => q8::product(kernels, w, panels, s, tiles, out),
-        Products::Q6(kernels) => q6::product(level, kernels, w, panels, s, tiles, widened, out),
-        Products::Q4(kernels) => q4::product(kernels, w, panels, s, tiles, out),
+        Products::Q8(kernels) => q8::product(kernels, w, panels, &s, tiles, out),
+        Products::Q6(kernels) => q6::product(level, kernels, w, panels, &s, tiles, widened, out),
+        Products::Q4(kernels) => q4::product(kernels, w, panels, &s, tiles, out),
     }
 }

@@ -36,12 +36,13 @@ pub fn linear_in_pieces(
     let pieces = weight.panels().div_ceil(PANELS);
     for from in (0..rows).step_by(MOST_ROWS) {
         let rows = MOST_ROWS.min(rows - from);
-        let products = Products::of(weight, level, rows);
+        let products = Products::of(weight, level);
         let height = products.height(level, rows);
         let (kind, by_rows) = (products.kind(), products.prefers_rows(rows, inputs));
-        scratch.strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows);
-        scratch.threads.resize_with(team.threads().max(scratch.threads.len()), Mutex::default);
-        let (strips, threads) = (&scratch.strips, &scratch.threads);
+        let Scratch { strips, threads } = &mut *scratch;
+        let strips = strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows);
+        threads.resize_with(team.threads().max(threads.len()), Mutex::default);
+        let threads = &*threads;
         let tiles = strips.tiles.len();
         let cuts = cuts(team, rows, pieces, tiles);
         team.run(pieces * cuts, &|chunk, thread| {
@@ -51,7 +52,7 @@ pub fn linear_in_pieces(
             let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
             let (mut next, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
             while next < end {
-                let tiles = slab(strips, next..end, panels.len());
+                let tiles = slab(&strips, next..end, panels.len());
                 next = tiles.end;
                 let (first, rows) = strips.rows_of(&tiles);
                 let values = sized(&mut work.result, panels.len() * rows * PANEL);

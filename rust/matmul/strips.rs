@@ -1,13 +1,13 @@
 //! Activations prepared for the kernels: tiles of some rows, interleaved so that a kernel reads the values of
 //! all its rows for one input side by side.
 //!
-//! `[block of 256 inputs][tile][...][row]`; what a block of a tile holds is the [`Kind`]. All kinds but `Float` pad the last
-//! block with zeros.
+//! `[block of 256 inputs][tile][...][row]`; what a block of a tile holds is the [`Kind`]. All kinds but `Float` and `Rows` pad the
+//! last block with zeros.
 
 use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
 use crate::tensor::{Buffer, Disjoint, sized};
 use crate::threads::Team;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::{Mutex, PoisonError};
 
 /// Inputs in a block.
@@ -22,8 +22,7 @@ pub const GROUPS: usize = BLOCK / GROUP;
 pub enum Kind {
     /// f32 `[input][M]`.
     Float,
-    /// f32 row after row, `[M][256]`, of the last block as many as there are: copied faster, read as fast where rows are few enough
-    /// for the cache.
+    /// f32 row after row, where they are, or copies in blocks, `[M][256]`, see [`COLLIDING`].
     Rows,
     /// Two bf16 in a word `[input pair 128][M]`, the first input in the low half.
     Halves,
@@ -120,21 +119,6 @@ impl Strips {
         (first, last.0 + last.1 - first)
     }
 
-    /// Float strip of a tile for the inputs of one block; rounded ones come in whole pairs of inputs, those of rows in blocks.
-    pub fn float(&self, kind: Kind, block: usize, tile: usize) -> &[f32] {
-        let (start, rows) = self.tiles[tile];
-        let length = BLOCK.min(self.inputs - block * BLOCK);
-        if kind == Kind::Rounded {
-            let bits = &self.codes(kind, block, tile)[..rows * length.next_multiple_of(2)];
-            // SAFETY: both types have four bytes, and any of them are an f32.
-            return unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) };
-        }
-        if kind == Kind::Rows {
-            return &self.floats[(block * self.rows + start) * BLOCK..][..rows * BLOCK];
-        }
-        &self.floats[block * BLOCK * self.rows + start * length..][..rows * length]
-    }
-
     /// Strip of codes of a tile from one block on; blocks follow each other at a distance of `rows * kind.words()`.
     pub fn codes(&self, kind: Kind, block: usize, tile: usize) -> &[i32] {
         let words = kind.words();
@@ -143,23 +127,27 @@ impl Strips {
 
     /// Prepares rows `first..first + rows` of activations `[_, inputs]` in tiles of at most `height` rows; codes `by_rows` or
     /// interleaved.
-    pub fn pack(
-        &mut self,
+    pub fn pack<'a>(
+        &'a mut self,
         team: &Team<'_>,
         level: Level,
         kind: Kind,
-        input: Input<'_>,
+        input: Input<'a>,
         first: usize,
         rows: usize,
         inputs: usize,
         height: usize,
         by_rows: bool,
-    ) {
+    ) -> Prepared<'a> {
         self.cut(rows, inputs, height);
         self.by_rows = by_rows;
         let blocks = inputs.div_ceil(BLOCK);
         let words = kind.words();
-        if kind == Kind::Float {
+        let whole = kind == Kind::Rows && !inputs.is_multiple_of(COLLIDING);
+        if whole && input.before.is_none() {
+            return Prepared { strips: self, whole: Some(&input.values[first * inputs..]) };
+        }
+        if kind == Kind::Float || whole {
             sized(&mut self.floats, rows * inputs);
         } else if kind == Kind::Rows {
             sized(&mut self.floats, rows * blocks * BLOCK);
@@ -175,9 +163,14 @@ impl Strips {
                 &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
             let mut x = &input.values[(first + start) * inputs..][..m * inputs];
             if let Some(before) = input.before {
-                let made = sized(made, m * inputs);
+                // SAFETY: rows of a tile belong to it alone.
+                let in_place = whole.then(|| unsafe { floats.slice(start * inputs, m * inputs) });
+                let made = in_place.unwrap_or_else(|| sized(made, m * inputs));
                 for (i, (from, to)) in x.chunks_exact(inputs).zip(made.chunks_exact_mut(inputs)).enumerate() {
                     before(first + start + i, from, to);
+                }
+                if whole {
+                    return;
                 }
                 x = made;
             }
@@ -223,8 +216,51 @@ impl Strips {
         } else {
             team.run(tiles.len(), &pack);
         }
+        let strips = &*self;
+        Prepared { strips, whole: whole.then_some(&strips.floats) }
     }
 }
+
+/// Activations as the kernels read them.
+#[derive(Clone, Copy)]
+pub struct Prepared<'a> {
+    strips: &'a Strips,
+    /// Rows one after the other, where they are neither interleaved nor cut into blocks.
+    whole: Option<&'a [f32]>,
+}
+
+impl Deref for Prepared<'_> {
+    type Target = Strips;
+
+    fn deref(&self) -> &Strips {
+        self.strips
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// Float strip of a tile for the inputs of one block, and how many values lie between its rows: of interleaved ones, 1.
+    /// Rounded ones come in whole pairs of inputs.
+    pub fn float(&self, kind: Kind, block: usize, tile: usize) -> (&'a [f32], usize) {
+        let Strips { tiles, rows: all, inputs, floats, .. } = self.strips;
+        let (start, rows) = tiles[tile];
+        let length = BLOCK.min(inputs - block * BLOCK);
+        match (kind, self.whole) {
+            (Kind::Rows, Some(whole)) => {
+                (&whole[start * inputs + block * BLOCK..][..(rows - 1) * inputs + length], *inputs)
+            }
+            (Kind::Rows, None) => (&floats[(block * all + start) * BLOCK..][..rows * BLOCK], BLOCK),
+            (Kind::Rounded, _) => {
+                let bits = &self.strips.codes(kind, block, tile)[..rows * length.next_multiple_of(2)];
+                // SAFETY: both types have four bytes, and any of them are an f32.
+                (unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }, 1)
+            }
+            _ => (&floats[block * BLOCK * all + start * length..][..rows * length], 1),
+        }
+    }
+}
+
+/// Rows of a multiple of so many inputs are not read where they are: they get into each other's way in the caches.
+const COLLIDING: usize = 2048;
 
 /// Most rows in a tile.
 const MOST_HEIGHT: usize = 12;

@@ -13,47 +13,55 @@ fn packed(values: &[f32], outputs: usize, inputs: usize, to: WeightType) -> Matr
 }
 
 fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
-    results_of(level, Products::of(w, level, rows), w, x, rows)
+    results_of(level, Products::of(w, level), w, x, rows)
 }
 
 fn results_of(level: Level, products: Products, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
-    let strips = strips(level, products, x, rows, w.inputs(), false);
-    tiles(level, products, w, &strips, 0..strips.tiles.len())
+    let mut strips = Strips::default();
+    let x = prepared(&mut strips, level, products, x.into(), rows, w.inputs(), false);
+    tiles(level, products, w, x, 0..x.tiles.len())
 }
 
-fn strips(level: Level, products: Products, x: &[f32], rows: usize, inputs: usize, by_rows: bool) -> Strips {
-    let mut strips = Strips::default();
+fn prepared<'a>(
+    strips: &'a mut Strips,
+    level: Level,
+    products: Products,
+    x: Input<'a>,
+    rows: usize,
+    inputs: usize,
+    by_rows: bool,
+) -> Prepared<'a> {
     Pool::new(2).run_alone(|team| {
         let height = products.height(level, rows);
-        strips.pack(team, level, products.kind(), x.into(), 0, rows, inputs, height, by_rows);
-    });
-    strips
+        strips.pack(team, level, products.kind(), x, 0, rows, inputs, height, by_rows)
+    })
 }
 
 /// Results of some tiles, `[panel][row][16]`.
-fn tiles(level: Level, products: Products, w: &Matrix, strips: &Strips, tiles: Range<usize>) -> Vec<f32> {
-    let mut out = vec![f32::NAN; w.panels() * strips.rows_of(&tiles).1 * PANEL];
+fn tiles(level: Level, products: Products, w: &Matrix, x: Prepared<'_>, tiles: Range<usize>) -> Vec<f32> {
+    let mut out = vec![f32::NAN; w.panels() * x.rows_of(&tiles).1 * PANEL];
     match products {
         Products::Float(kind) => {
-            float::product(level, kind, w, 0..w.panels(), strips, tiles, &mut Buffer::default(), &mut out);
+            float::product(level, kind, w, 0..w.panels(), x, tiles, &mut Buffer::default(), &mut out);
         }
-        _ => product(level, w, 0..w.panels(), strips, tiles, &mut Buffer::default(), &mut out),
+        _ => product(level, w, 0..w.panels(), x, tiles, &mut Buffer::default(), &mut out),
     }
     out
 }
 
 /// Strips by rows, where the kernels take them, give what interleaved ones do, also one tile alone.
 fn check_rows(level: Level, w: &Matrix, x: &[f32], rows: usize, want: &[f32]) {
-    let products = Products::of(w, level, rows);
+    let products = Products::of(w, level);
     if !products.prefers_rows(rows, w.inputs()) {
         return;
     }
-    let strips = strips(level, products, x, rows, w.inputs(), true);
-    let last = strips.tiles.len() - 1;
+    let mut strips = Strips::default();
+    let x = prepared(&mut strips, level, products, x.into(), rows, w.inputs(), true);
+    let last = x.tiles.len() - 1;
     for part in [0..last + 1, last..last + 1] {
-        let (first, n) = strips.rows_of(&part);
+        let (first, n) = x.rows_of(&part);
         let want = want.chunks(rows * PANEL).flat_map(|p| bits(&p[first * PANEL..][..n * PANEL]));
-        let got = tiles(level, products, w, &strips, part.clone());
+        let got = tiles(level, products, w, x, part.clone());
         assert!(want.eq(bits(&got)), "{level:?} {:?} rows {rows} tiles {part:?}", w.weight_type());
     }
 }
@@ -102,6 +110,33 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
     }
 }
 
+/// Also where rows are read where they are, and where they are copied in blocks.
+#[test]
+fn what_rows_go_through_before_changes_them_alone() {
+    let before = |row: usize, x: &[f32], to: &mut [f32]| {
+        to.iter_mut().zip(x).for_each(|(to, x)| *to = x * (row as f32 - 3.5));
+    };
+    let rows = 19;
+    for inputs in [300, 1312, 2048] {
+        let (values, x) = (numbers(16 * inputs, 7), numbers(rows * inputs, 3));
+        let mut after = vec![0.0; x.len()];
+        for (row, (x, to)) in x.chunks(inputs).zip(after.chunks_mut(inputs)).enumerate() {
+            before(row, x, to);
+        }
+        for (to, activations) in ALL {
+            let w = packed(&values, 16, inputs, to).with_activations(activations);
+            for level in Level::present() {
+                let products = Products::of(&w, level);
+                let mut strips = Strips::default();
+                let input = Input { values: &x, before: Some(&before) };
+                let made = prepared(&mut strips, level, products, input, rows, inputs, false);
+                let got = tiles(level, products, &w, made, 0..made.tiles.len());
+                assert_eq!(bits(&results(level, &w, &after, rows)), bits(&got), "{level:?} {to:?} {inputs}");
+            }
+        }
+    }
+}
+
 /// The nearest bf16 as the `half` crate has it, subnormal ones as zeros.
 fn rounded(x: f32) -> f32 {
     let near = bf16::from_f32(x).to_f32();
@@ -143,7 +178,7 @@ fn products_with_rounded_activations_are_chains_over_pairs() {
             }
         }
         for level in Level::present() {
-            for products in [Products::of(&w, level, rows), Products::Float(Kind::Rounded)] {
+            for products in [Products::of(&w, level), Products::Float(Kind::Rounded)] {
                 let got = results_of(level, products, &w, &x, rows);
                 assert!(bits(&want) == bits(&got), "{level:?} {:?} {outputs}x{inputs}", products.kind());
             }

@@ -1,7 +1,7 @@
 //! Float weights with AVX-512: f32 activations, and with AVX-512 BF16 those rounded to bf16.
 
-use super::x86::{BF16, F16, F32, Kernel, LINE, size};
-use super::{BLOCK, PANEL};
+use super::PANEL;
+use super::x86::{BF16, F16, F32, Kernel, LINE, SWAPPED, size};
 use std::arch::x86_64::*;
 
 /// Sixteen weights as a vector: of the first input of the two behind `w` or of the second.
@@ -26,8 +26,7 @@ unsafe fn load_wide<const W: u8>(w: *const u8, second: bool) -> __m512 {
     }
 }
 
-/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`]; activations are
-/// [`Kind::Rows`](super::Kind::Rows) for f32 weights, [`Kind::Float`](super::Kind::Float) for others.
+/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`]; rounded activations are interleaved, others not.
 ///
 /// # Safety
 /// AVX-512 F; all pointers reach as far as the sizes say.
@@ -38,6 +37,7 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8>(
     mut w: *const u8,
     w_stride: usize,
     mut x: *const f32,
+    x_stride: usize,
     c: *mut f32,
     c_stride: usize,
     first: bool,
@@ -60,8 +60,13 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8>(
                     break;
                 }
                 let v: [__m512; P] = std::array::from_fn(|p| load_wide::<W>(w.add(p * w_stride), second));
+                // Hidden, so that the compiler does not read the activations of two inputs before it uses them: they do not fit
+                // into registers beside the sums.
+                let mut at = x.addr();
+                std::arch::asm!("/* {0} */", inout(reg) at, options(nomem, nostack, preserves_flags));
+                x = x.with_addr(at);
                 for i in 0..M {
-                    let y = _mm512_set1_ps(*x.add(if W == F32 { i * BLOCK } else { i }));
+                    let y = _mm512_set1_ps(*x.add(if W == SWAPPED { i } else { i * x_stride }));
                     for p in 0..P {
                         s[p][i] = _mm512_fmadd_ps(y, v[p], s[p][i]);
                     }
@@ -70,7 +75,7 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8>(
                     _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
                     ahead = ahead.wrapping_add(LINE);
                 }
-                x = x.add(if W == F32 { 1 } else { M });
+                x = x.add(if W == SWAPPED { M } else { 1 });
             }
             w = w.wrapping_add(2 * size::<W>());
             left -= left.min(2);
@@ -117,6 +122,7 @@ unsafe fn pairs<const M: usize, const P: usize, const ALL: bool>(
     mut w: *const u8,
     w_stride: usize,
     x: *const f32,
+    _: usize,
     c: *mut f32,
     c_stride: usize,
     first: bool,

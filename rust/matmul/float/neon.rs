@@ -1,6 +1,6 @@
 //! Float weights with NEON: one multiply-add of four outputs by a lane of activations after the other.
 
-use super::{BLOCK, FEW_ROWS, Kind, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
+use super::{BLOCK, FEW_ROWS, Kind, Matrix, PANEL, Prepared, SIDE_BY_SIDE, WeightType};
 use crate::matmul::neon::halves;
 use crate::tensor::{Buffer, sized};
 use std::arch::aarch64::*;
@@ -182,7 +182,7 @@ pub fn product(
     kind: Kind,
     w: &Matrix,
     panels: Range<usize>,
-    s: &Strips,
+    s: Prepared<'_>,
     tiles: Range<usize>,
     widened: &mut Buffer<f32>,
     out: &mut [f32],
@@ -215,7 +215,7 @@ pub fn product(
             let (width, kernel) = FEW[code as usize][rows - 1][choice];
             for (block, length) in blocks.clone() {
                 let bytes = w.panel(panels.start + p);
-                let (x, c) = (s.float(kind, block, tiles.start), &mut out[p * rows * PANEL..]);
+                let ((x, _), c) = (s.float(kind, block, tiles.start), &mut out[p * rows * PANEL..]);
                 // SAFETY: the panels follow each other in memory and the last lies inside the matrix; strip and results
                 // have room (checked above).
                 unsafe {
@@ -253,7 +253,7 @@ pub fn product(
             for tile in tiles.clone() {
                 let (start, m) = s.tiles[tile];
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
-                let x = s.float(kind, block, tile);
+                let (x, _) = s.float(kind, block, tile);
                 // SAFETY: weights, strip and results have as many values as the tile reads.
                 unsafe { MANY[m - 1](length, weights, 0, x.as_ptr(), c.as_mut_ptr(), m, block == 0) };
             }

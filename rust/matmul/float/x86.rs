@@ -2,7 +2,7 @@
 //! that are widened on the fly with AVX-512.
 
 use super::avx512;
-use super::{BLOCK, FEW_ROWS, Kind, Level, Matrix, PANEL, SIDE_BY_SIDE, Strips, WeightType};
+use super::{BLOCK, FEW_ROWS, Kind, Level, Matrix, PANEL, Prepared, SIDE_BY_SIDE, WeightType};
 use crate::tensor::{Buffer, sized};
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -12,7 +12,7 @@ pub const F32: u8 = 0;
 pub const BF16: u8 = 1;
 pub const F16: u8 = 2;
 /// bf16, of each two inputs the second first.
-const SWAPPED: u8 = 3;
+pub const SWAPPED: u8 = 3;
 /// Pairs of bf16 by pairs of bf16.
 const HALVES: u8 = 4;
 
@@ -23,11 +23,11 @@ pub const AHEAD: usize = 4 * 1024;
 /// Bytes of a line of the caches.
 pub const LINE: usize = 64;
 
-/// `(length, w, w_stride, x, c, c_stride, first, ahead)`: some rows by one panel or more, `length` inputs. Panels lie `w_stride`
-/// bytes apart from `w` on, their results `c_stride` values apart from `c` on, which start at zero where `first`; activations in
-/// `x`. While a kernel reads a panel's weights it asks for as many bytes from `ahead` on; one for a few rows asks for those of
-/// all panels, `w_stride` bytes apart.
-pub type Kernel = unsafe fn(usize, *const u8, usize, *const f32, *mut f32, usize, bool, *const u8);
+/// `(length, w, w_stride, x, x_stride, c, c_stride, first, ahead)`: some rows by one panel or more, `length` inputs. Panels lie
+/// `w_stride` bytes apart from `w` on, their results `c_stride` values apart from `c` on, which start at zero where `first`; rows
+/// of activations `x_stride` values apart from `x` on, where 1 means that they are interleaved. While a kernel reads a panel's
+/// weights it asks for as many bytes from `ahead` on; one for a few rows asks for those of all panels, `w_stride` bytes apart.
+pub type Kernel = unsafe fn(usize, *const u8, usize, *const f32, usize, *mut f32, usize, bool, *const u8);
 
 /// Bytes of 16 weights.
 pub const fn size<const W: u8>() -> usize {
@@ -75,6 +75,7 @@ unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
     mut w: *const u8,
     w_stride: usize,
     mut x: *const f32,
+    x_stride: usize,
     c: *mut f32,
     c_stride: usize,
     first: bool,
@@ -105,14 +106,14 @@ unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
                     }
                     let (a, b) = load::<W>(w.add(p * w_stride), second);
                     for i in 0..M {
-                        let y = _mm256_broadcast_ss(&*x.add(i));
+                        let y = _mm256_broadcast_ss(&*x.add(i * x_stride));
                         s[i][p] = [_mm256_fmadd_ps(y, a, s[i][p][0]), _mm256_fmadd_ps(y, b, s[i][p][1])];
                     }
                 }
                 if ask {
                     ahead = ahead.wrapping_add(LINE);
                 }
-                x = x.add(M);
+                x = x.add(if x_stride == 1 { M } else { 1 });
             }
             w = w.wrapping_add(2 * size::<W>());
             left -= left.min(2);
@@ -127,7 +128,7 @@ unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
     }
 }
 
-/// Many rows: M rows by one widened panel; asks for `step` bytes of memory from `ahead` on for each input.
+/// Many rows: M interleaved rows by one widened panel; asks for `step` bytes of memory from `ahead` on for each input.
 ///
 /// # Safety
 /// AVX2 and FMA; all pointers reach as far as the sizes say.
@@ -214,7 +215,7 @@ pub fn product(
     kind: Kind,
     w: &Matrix,
     panels: Range<usize>,
-    s: &Strips,
+    s: Prepared<'_>,
     tiles: Range<usize>,
     widened: &mut Buffer<f32>,
     out: &mut [f32],
@@ -234,8 +235,11 @@ pub fn product(
     let whole = if code == SWAPPED { inputs.next_multiple_of(2) } else { inputs };
     let length = |block: usize| BLOCK.min(whole - block * BLOCK);
     let strip = |block: usize, tile: usize| match kind {
-        Kind::Halves => s.codes(kind, block, tile).as_ptr().cast(),
-        _ => s.float(kind, block, tile).as_ptr(),
+        Kind::Halves => (s.codes(kind, block, tile).as_ptr().cast(), 1),
+        _ => {
+            let (x, x_stride) = s.float(kind, block, tile);
+            (x.as_ptr(), x_stride)
+        }
     };
     assert!(out.len() >= panels.len() * rows * PANEL, "room for the results");
     if inputs == 0 {
@@ -253,6 +257,7 @@ pub fn product(
             let (width, kernel) = FEW[code as usize][rows - 1][choice];
             let bytes = w.panel(panels.start + p);
             for block in 0..blocks {
+                let (x, x_stride) = strip(block, tiles.start);
                 // SAFETY: the level's kernels; the panels follow each other in memory and the last lies inside the
                 // matrix; strip and results have room (checked above).
                 unsafe {
@@ -260,7 +265,8 @@ pub fn product(
                         length(block),
                         bytes.as_ptr().add(block * BLOCK * size),
                         bytes.len(),
-                        strip(block, tiles.start),
+                        x,
+                        x_stride,
                         out.as_mut_ptr().add(p * rows * PANEL),
                         rows * PANEL,
                         block == 0,
@@ -303,6 +309,7 @@ pub fn product(
                         t if t < side_by_side => next(p, side_by_side, block).wrapping_add(t * bytes.len()),
                         _ => here,
                     };
+                    let (x, x_stride) = strip(block, tile);
                     // SAFETY: the level's kernels; the panels, which follow each other in memory, hold the inputs of the
                     // block, strip and results have as many values as the tile reads.
                     unsafe {
@@ -310,7 +317,8 @@ pub fn product(
                             length(block),
                             here,
                             bytes.len(),
-                            strip(block, tile),
+                            x,
+                            x_stride,
                             c.as_mut_ptr(),
                             rows * PANEL,
                             block == 0,
@@ -342,7 +350,7 @@ pub fn product(
             for (t, tile) in tiles.clone().enumerate() {
                 let (start, m) = s.tiles[tile];
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
-                let x = strip(block, tile);
+                let (x, _) = strip(block, tile);
                 let ahead = if t == 0 { next(p, 1, block) } else { weights.cast() };
                 // SAFETY: AVX2 level; weights, strip and results have as many values as the tile reads.
                 unsafe { TILE[m - 1](length, weights, x, c.as_mut_ptr(), block == 0, ahead, size) };
