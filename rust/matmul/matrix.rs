@@ -152,7 +152,7 @@ impl Matrix {
     /// Finds the value that could not be packed.
     fn explain(source: &Source<'_>, to: WeightType) -> Error {
         let mut row = vec![0.0; source.columns()];
-        let mut largest = 0.0f32;
+        let (mut largest, mut at) = (0.0f32, [0, 0]);
         for r in 0..source.rows() {
             source.row_into(r, &mut row);
             if let Some(c) = row.iter().position(|v| !v.is_finite()) {
@@ -161,10 +161,15 @@ impl Matrix {
                     row[c]
                 ));
             }
-            largest = row.iter().fold(largest, |m, v| m.max(v.abs()));
+            for (c, v) in row.iter().enumerate() {
+                if v.abs() > largest.abs() {
+                    (largest, at) = (*v, [r, c]);
+                }
+            }
         }
+        let wider = if to == WeightType::Bf16 { "weights=\"f32\"" } else { "weights=\"bf16\" or \"f32\"" };
         Error::Checkpoint(format!(
-            "weights up to {largest} do not fit weights={:?}: load with weights=\"bf16\" or \"f32\"",
+            "the weight at {at:?} is {largest:e}: too large for weights={:?}; load with {wider}",
             to.name()
         ))
     }

@@ -417,7 +417,9 @@ fn weights_that_are_not_finite_or_too_large_are_refused() {
         values[40] = value;
         let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         let source = Source::new(&bytes, DType::F32, [2, 32], [32, 1]).expect("fits");
-        assert!(Pool::new(1).run_alone(|team| Matrix::pack(&source, to, team)).is_err());
+        let packed = Pool::new(1).run_alone(|team| Matrix::pack(&source, to, team));
+        let error = packed.err().expect("refused").to_string();
+        assert!(error.contains("the weight at [1, 8] is"), "{error}");
     }
 }
 
