@@ -22,12 +22,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import records
 from peers.inputs import SHAPES
+
+from lapwing.cli.bench import WEIGHT_BYTES
 
 HERE = Path(__file__).parent
 
@@ -38,7 +41,8 @@ class Row:
 
     Variants are "engine variant". ``bound`` is (what is measured beside it, what a unit of work takes of it in bytes or
     multiply-adds, the part that is wanted); a cost of None is counted by the engine. ``itself`` is other work of our
-    variant that is measured in the same rounds.
+    variant that is measured in the same rounds. For ``fresh`` work all engines are started anew for each round, with weights
+    in files that are written anew: memory may be faster in one place than in another, and a median of several says more.
     """
 
     name: str
@@ -49,10 +53,9 @@ class Row:
     wanted: float | None
     bound: tuple[str, float | None, float] | None = None
     itself: dict[str, Any] | None = None
+    fresh: bool = False
 
 
-BYTES = {"q8": 34 / 32, "q6": 13 / 16, "q4": 0.59, "bf16": 2.0}
-"""Bytes of a weight."""
 ITSELF, COST = "itself at short context", "multiply_adds of a unit"
 """Names in the rates of a row."""
 BOUNDS = "bounds -"
@@ -67,9 +70,6 @@ LIMITS = {
     "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX512VL",
 }
 """Variables that keep peers, and the libraries all share, from AVX-512."""
-FRESH = ("smollm-135m",)
-"""Shapes that are loaded anew for each round, from files written anew: memory may be faster in one place than in another,
-which small models follow, and a median of several places says more than one."""
 
 
 def layers(shape: str) -> float:
@@ -93,7 +93,7 @@ def prompt_work(shape: str, length: int) -> float:
 def step_bytes(shape: str, kind: str) -> float:
     """Bytes that decoding a token reads: the layers, and the table of tokens, which 4-bit models keep in 6 bits."""
     table = SHAPES[shape]["vocab_size"] * SHAPES[shape]["hidden_size"]
-    return layers(shape) * BYTES[kind] + table * BYTES["q6" if kind == "q4" else kind]
+    return layers(shape) * WEIGHT_BYTES[kind] + table * WEIGHT_BYTES["q6" if kind == "q4" else kind]
 
 
 def rows(isa: str) -> list[Row]:
@@ -109,7 +109,8 @@ def rows(isa: str) -> list[Row]:
     ):
         for kind, peers in (("q8", q8), ("q4", q4)):
             bound = ("read", step_bytes(shape, kind), part[kind])
-            found.append(Row(f"decode {shape} {kind}", shape, f"lapwing {kind}", peers, short, times, bound))
+            name, ours = f"decode {shape} {kind}", f"lapwing {kind}"
+            found.append(Row(name, shape, ours, peers, short, times, bound, fresh=True))
     for kind, peers in (("q8", q8), ("q4", q4)):
         late, bound = {**short, "context": 4096}, (ITSELF, 1.0, 0.75)
         found.append(Row(f"decode after 4096 {one} {kind}", one, f"lapwing {kind}", peers, late, 1.4, bound, short))
@@ -124,7 +125,7 @@ def rows(isa: str) -> list[Row]:
         name = f"prefill 512 {one} {kind.replace(':', ' ')}"
         found.append(Row(name, one, f"lapwing {kind}", peers, long, times, limit))
     bound = ("read", step_bytes(one, "bf16"), 0.8)
-    found.append(Row(f"decode {one} bf16", one, "lapwing bf16", ("llama.cpp bf16",), short, 1.0, bound))
+    found.append(Row(f"decode {one} bf16", one, "lapwing bf16", ("llama.cpp bf16",), short, 1.0, bound, fresh=True))
     for kind, peers in (("q8", q8), ("q4", q4)):
         eight = {**short, "batch": 8}
         found.append(Row(f"8 prompts {one} {kind}", one, f"lapwing {kind}", peers, eight, 1.5))
@@ -204,23 +205,25 @@ class Engines:
                 self._started[name] = None
         return self._started[name]
 
-    def renew(self, place: Path) -> None:
-        """Starts the engines again with copies of their files and a cache of their own in ``place``, which stays as long as
+    def renew(self, names: Iterable[str], place: Path) -> None:
+        """Starts engines again with copies of their files, or a cache of packed weights, in ``place``, which stays as long as
         other copies are made: what is freed would be given out again."""
-        for name, old in self._started.items():
+        for name in names:
+            old = self._started.get(name)
             if old is None or name == BOUNDS:
                 continue
             old.close()
             here = place / name.replace(":", "-").replace(" ", "-")
             here.mkdir()
             engine, variant = name.split(" ", 1)
-            source = self._folder / (self._shape if engine == "lapwing" else f"{self._shape}-{variant}.gguf")
-            copy = shutil.copytree if source.is_dir() else shutil.copyfile
-            copy(source, here / source.name)
-            more = {**self._limits, "LAPWING_CACHE": str(here / "cache")}
-            # The first start leaves packed weights, the second maps them.
-            Engine(self._shape, name, here, self._text, more).close()
-            self._started[name] = Engine(self._shape, name, here, self._text, more)
+            folder, more = self._folder, {**self._limits, "LAPWING_CACHE": str(here / "cache")}
+            if engine == "lapwing":
+                # The first start leaves packed weights, the second maps them.
+                Engine(self._shape, name, folder, self._text, more).close()
+            else:
+                file = f"{self._shape}-{variant}.gguf"
+                folder = Path(shutil.copyfile(folder / file, here / file)).parent
+            self._started[name] = Engine(self._shape, name, folder, self._text, more)
 
     def close(self) -> None:
         for engine in self._started.values():
@@ -245,11 +248,10 @@ def measure(
             rates: dict[str, list[float]] = {name: [] for name, _, _ in works}
             with tempfile.TemporaryDirectory(dir=folder) as place:
                 for turn in range(rounds):
-                    fresh = row.shape in FRESH
-                    if fresh:
+                    if row.fresh:
                         (Path(place) / str(turn)).mkdir()
-                        engines.renew(Path(place) / str(turn))
-                    if fresh or turn == 0:
+                        engines.renew((row.ours, *row.peers), Path(place) / str(turn))
+                    if row.fresh or turn == 0:
                         for _, name, work in works:
                             started(engines, name).measure(work)
                     for key, name, work in works:
