@@ -4,9 +4,14 @@
 //! `[block of 256 inputs][tile][...][row]`; what a block of a tile holds is the [`Kind`]. All kinds but `Float` and `Rows` pad the
 //! last block with zeros.
 
-use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
+mod codes;
+
+use crate::simd::Level;
 use crate::tensor::{Buffer, Disjoint, sized};
 use crate::threads::Team;
+use codes::quantize;
+#[cfg(test)]
+pub use codes::{MOST_16, nearest_half};
 use std::ops::{Deref, Range};
 use std::sync::{Mutex, PoisonError};
 
@@ -28,7 +33,7 @@ pub enum Kind {
     Halves,
     /// The same values as f32, for kernels that multiply those: `[input pair 128][second, first][M]`.
     Rounded,
-    /// By group of 32: two i16 in a word `[input pair 16][M]` ([`Vector::to_pairs`] names the pairs), -128 times their sum
+    /// By group of 32: two i16 in a word `[input pair 16][M]` ([`Vector::to_pairs`](crate::simd::Vector::to_pairs) names the pairs), -128 times their sum
     /// `[M]`; after the groups a scale for all `[M]` f32.
     Pairs,
     /// By group of 32: high bytes of four i16 in a word `[input quad 8][M]`, then their low bytes `[input quad 8][M]`, both
@@ -288,161 +293,5 @@ fn interleave<T: Copy>(x: &[T], stride: usize, length: usize, m: usize, to: &mut
         10 => rows::<T, 10>(x, stride, length, to),
         11 => rows::<T, 11>(x, stride, length, to),
         _ => rows::<T, MOST_HEIGHT>(x, stride, length, to),
-    }
-}
-
-/// Rounds a block of one row to what the kind holds.
-fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], to: &mut [i32]) {
-    let fits = "as many words as the kind has";
-    match kind {
-        Kind::Float | Kind::Rows => {}
-        Kind::Halves => halves_at(level, x, to.try_into().expect(fits)),
-        Kind::Rounded => rounded_at(level, x, to.try_into().expect(fits)),
-        Kind::Pairs => pairs_at(level, x, to.try_into().expect(fits)),
-        Kind::Planes => planes_at(level, x, to.try_into().expect(fits)),
-        Kind::GroupPairs => group_pairs_at(level, x, to.try_into().expect(fits)),
-        Kind::GroupQuads => group_quads_at(level, x, to.try_into().expect(fits)),
-        Kind::Quads => quads_at(level, x, to.try_into().expect(fits)),
-    }
-}
-
-/// Scale of codes up to `most` and its inverse. Not-a-number and infinities make a scale that is not finite, so that
-/// they are found in the results; values too small to divide by count as zero.
-#[inline(always)]
-fn scale<V: Vector>(x: &[f32], most: f32) -> (f32, f32) {
-    // Loops, as functions of iterators are not compiled for the instruction set.
-    let mut top = V::splat(0.0);
-    for x in x.chunks_exact(LANES) {
-        top = top.max_magnitude(V::load(x));
-    }
-    let top = top.fold_magnitude();
-    let inverse = if top > 1e-30 { most / top } else { 0.0 };
-    (top * (1.0 / most), inverse)
-}
-
-/// Sixteen codes, as the low bits of numbers.
-#[inline(always)]
-fn codes<V: Vector>(x: &[f32], inverse: f32) -> V {
-    V::load(x) * V::splat(inverse) + V::splat(ROUND)
-}
-
-/// The nearest bf16, ties to even, as the bits of an f32. Not-a-number stays so; what has less than the smallest normal
-/// magnitude becomes a zero of its sign, as the machine's products of bf16 count it.
-#[inline(always)]
-pub fn nearest_half(v: f32) -> u32 {
-    const EXPONENT: u32 = 0x7f80_0000;
-    let bits = v.to_bits();
-    let near = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-    let near = if bits & !(1 << 31) > EXPONENT { bits | 1 << 22 } else { near };
-    let near = if near & EXPONENT == 0 { near & 1 << 31 } else { near };
-    near & 0xffff_0000
-}
-
-/// Codes of a group in quads, and their sum.
-#[inline(always)]
-fn quads_of_group<V: Vector>(x: &[f32], inverse: f32, out: &mut [i32]) -> i32 {
-    let (a, b) = (codes::<V>(x, inverse), codes::<V>(&x[LANES..], inverse));
-    out[..LANES / 4].copy_from_slice(&a.to_quads());
-    out[LANES / 4..].copy_from_slice(&b.to_quads());
-    sum(a, b)
-}
-
-/// Sum of a group's codes: exact, as whole numbers of at most 32 * 32767.
-#[inline(always)]
-fn sum<V: Vector>(a: V, b: V) -> i32 {
-    ((a - V::splat(ROUND)) + (b - V::splat(ROUND))).fold_sum() as i32
-}
-
-/// The largest 16-bit code: its high byte, when the low one is signed, is 127.
-pub const MOST_16: f32 = 32639.0;
-
-multiversion! {
-    /// 16-bit codes of a block in pairs, each group followed by -128 times its sum, and a scale.
-    fn pairs / pairs_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Pairs.words()]) {
-        let (scale, inverse) = scale::<Lanes>(x, MOST_16);
-        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
-            let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
-            out[..LANES / 2].copy_from_slice(&a.to_pairs());
-            out[LANES / 2..LANES].copy_from_slice(&b.to_pairs());
-            out[LANES] = -128 * sum(a, b);
-        }
-        out[Kind::Pairs.words() - 1] = scale.to_bits() as i32;
-    }
-}
-
-multiversion! {
-    /// The same in planes of high and low bytes.
-    fn planes / planes_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Planes.words()]) {
-        let (scale, inverse) = scale::<Lanes>(x, MOST_16);
-        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
-            let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
-            out[..LANES / 4].copy_from_slice(&a.to_high_quads());
-            out[LANES / 4..LANES / 2].copy_from_slice(&b.to_high_quads());
-            out[LANES / 2..3 * LANES / 4].copy_from_slice(&a.to_quads());
-            out[3 * LANES / 4..LANES].copy_from_slice(&b.to_quads());
-            out[LANES] = -128 * sum(a, b);
-        }
-        out[Kind::Planes.words() - 1] = scale.to_bits() as i32;
-    }
-}
-
-multiversion! {
-    /// 8-bit codes of a block, in fours, -8 times the sums of its groups (of at most 32 * 127), in pairs, and a scale.
-    fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Quads.words()]) {
-        let (scale, inverse) = scale::<Lanes>(x, 127.0);
-        let mut sums = [0; GROUPS];
-        for g in 0..GROUPS {
-            let quads = &mut out[g * GROUP / 4..(g + 1) * GROUP / 4];
-            sums[g] = -8 * quads_of_group::<Lanes>(&x[g * GROUP..], inverse, quads);
-        }
-        for (out, s) in out[BLOCK / 4..].iter_mut().zip(sums.chunks_exact(2)) {
-            *out = (s[0] & 0xffff) | s[1] << 16;
-        }
-        out[Kind::Quads.words() - 1] = scale.to_bits() as i32;
-    }
-}
-
-multiversion! {
-    /// 8-bit codes of a block, as i16 in pairs, -128 times their sum and a scale, group by group.
-    fn group_pairs / group_pairs_at (x: &[f32; BLOCK], out: &mut [i32; Kind::GroupPairs.words()]) {
-        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 2)) {
-            let (scale, inverse) = scale::<Lanes>(x, 127.0);
-            let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
-            out[..LANES / 2].copy_from_slice(&a.to_pairs());
-            out[LANES / 2..LANES].copy_from_slice(&b.to_pairs());
-            out[LANES] = -128 * sum(a, b);
-            out[LANES + 1] = scale.to_bits() as i32;
-        }
-    }
-}
-
-multiversion! {
-    /// 8-bit codes of a block, in fours, -128 times their sum and a scale, group by group.
-    fn group_quads / group_quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::GroupQuads.words()]) {
-        for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 4 + 2)) {
-            let (scale, inverse) = scale::<Lanes>(x, 127.0);
-            let sum = quads_of_group::<Lanes>(x, inverse, &mut out[..GROUP / 4]);
-            out[GROUP / 4] = -128 * sum;
-            out[GROUP / 4 + 1] = scale.to_bits() as i32;
-        }
-    }
-}
-
-multiversion! {
-    /// bf16 values of a block, in pairs.
-    fn halves / halves_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Halves.words()]) {
-        for (x, out) in x.chunks_exact(2).zip(out) {
-            *out = (nearest_half(x[0]) >> 16 | nearest_half(x[1])) as i32;
-        }
-    }
-}
-
-multiversion! {
-    /// The same as f32, the second of each pair first.
-    fn rounded / rounded_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Rounded.words()]) {
-        for (x, out) in x.chunks_exact(2).zip(out.chunks_exact_mut(2)) {
-            out[0] = nearest_half(x[1]) as i32;
-            out[1] = nearest_half(x[0]) as i32;
-        }
     }
 }
