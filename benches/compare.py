@@ -210,11 +210,11 @@ class Engines:
         other copies are made: what is freed would be given out again."""
         for name in names:
             old = self._started.get(name)
-            if old is None or name == BOUNDS:
+            if old is None:
                 continue
             old.close()
             here = place / name.replace(":", "-").replace(" ", "-")
-            here.mkdir()
+            here.mkdir(parents=True)
             engine, variant = name.split(" ", 1)
             folder, more = self._folder, {**self._limits, "LAPWING_CACHE": str(here / "cache")}
             if engine == "lapwing":
@@ -249,7 +249,6 @@ def measure(
             with tempfile.TemporaryDirectory(dir=folder) as place:
                 for turn in range(rounds):
                     if row.fresh:
-                        (Path(place) / str(turn)).mkdir()
                         engines.renew((row.ours, *row.peers), Path(place) / str(turn))
                     if row.fresh or turn == 0:
                         for _, name, work in works:
