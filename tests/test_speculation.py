@@ -115,13 +115,13 @@ def test_guesses_come_true_with_every_type_and_with_processors(weights: str, opt
             one = {"max_tokens": 60, **PROCESSED, **one}
             want, steps = generate(model.core, [ids], **one)
             assert steps == 60
-            for name, guesser in (
+            for kind, guesser in (
                 ("draft", {"draft": draft.core, "draft_tokens": 4}),
                 ("lookup", {"prompt_lookup": 4}),
             ):
                 got, fewer = generate(model.core, [ids], **guesser, **one)
-                assert got == want
-                saved[name] += steps - fewer
+                assert got == want and fewer <= steps
+                saved[kind] += steps - fewer
         assert min(saved.values()) > 0
 
 
