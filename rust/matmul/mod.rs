@@ -55,6 +55,26 @@ pub struct Scratch {
     threads: Vec<Mutex<ThreadScratch>>,
 }
 
+impl Scratch {
+    /// Rows `from..from + rows` of activations as a matrix and those like it take them, and memory for each thread.
+    fn prepare<'a>(
+        &'a mut self,
+        team: &Team<'_>,
+        level: Level,
+        weight: &Matrix,
+        x: Input<'a>,
+        from: usize,
+        rows: usize,
+    ) -> (Prepared<'a>, &'a [Mutex<ThreadScratch>]) {
+        let Scratch { strips, threads } = self;
+        let (products, inputs) = (Products::of(weight, level), weight.inputs());
+        let (kind, height) = (products.kind(), products.height(level, rows));
+        let by_rows = products.prefers_rows(rows, inputs);
+        threads.resize_with(team.threads().max(threads.len()), Mutex::default);
+        (strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows), threads)
+    }
+}
+
 /// Memory of one thread.
 #[derive(Default)]
 struct ThreadScratch {
@@ -132,6 +152,16 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
     }
 }
 
+/// The same pointer, of which the compiler knows nothing any more: what it would read ahead from there, it cannot.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn hidden<T>(pointer: *const T) -> *const T {
+    let mut at = pointer.addr();
+    // SAFETY: does nothing.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) at, options(nomem, nostack, preserves_flags)) };
+    pointer.with_addr(at)
+}
+
 /// The kernels of a matrix.
 #[derive(Clone, Copy)]
 enum Products {
@@ -181,14 +211,7 @@ impl Products {
 fn block(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: Range<usize>, targets: &[Target<'_>]) {
     let (from, rows) = (rows.start, rows.len());
     let level = level();
-    let inputs = targets[0].weight.inputs();
-    let products = Products::of(targets[0].weight, level);
-    let height = products.height(level, rows);
-    let (kind, by_rows) = (products.kind(), products.prefers_rows(rows, inputs));
-    let Scratch { strips, threads } = scratch;
-    let strips = strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows);
-    threads.resize_with(team.threads().max(threads.len()), Mutex::default);
-    let threads = &*threads;
+    let (strips, threads) = scratch.prepare(team, level, targets[0].weight, x, from, rows);
 
     // Chunks: some panels of one target, and, where there are few panels, some of the tiles of rows.
     let panels: usize = targets.iter().map(|t| t.weight.panels()).sum();

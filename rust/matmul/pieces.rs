@@ -1,12 +1,12 @@
 //! Products whose results are looked at where they are made, and not stored: those of a large vocabulary.
 
-use super::{MOST_ROWS, Matrix, PANEL, Products, Scratch, cuts, product, slab};
+use super::{MOST_ROWS, Matrix, PANEL, Scratch, cuts, product, slab};
 use crate::matmul::strips::Input;
 use crate::simd::level;
 use crate::tensor::sized;
 use crate::threads::Team;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::PoisonError;
 
 /// Panels in a piece.
 const PANELS: usize = 16;
@@ -36,13 +36,7 @@ pub fn linear_in_pieces(
     let pieces = weight.panels().div_ceil(PANELS);
     for from in (0..rows).step_by(MOST_ROWS) {
         let rows = MOST_ROWS.min(rows - from);
-        let products = Products::of(weight, level);
-        let height = products.height(level, rows);
-        let (kind, by_rows) = (products.kind(), products.prefers_rows(rows, inputs));
-        let Scratch { strips, threads } = &mut *scratch;
-        let strips = strips.pack(team, level, kind, x, from, rows, inputs, height, by_rows);
-        threads.resize_with(team.threads().max(threads.len()), Mutex::default);
-        let threads = &*threads;
+        let (strips, threads) = scratch.prepare(team, level, weight, x, from, rows);
         let tiles = strips.tiles.len();
         let cuts = cuts(team, rows, pieces, tiles);
         team.run(pieces * cuts, &|chunk, thread| {

@@ -168,10 +168,42 @@ pub fn strip(kernels: &Kernels, s: &Strips, block: usize, length: usize, tile: u
     x.as_ptr()
 }
 
+/// What the kernels with AVX2 share, those with AVX-VNNI too.
+#[cfg(target_arch = "x86_64")]
+pub mod avx2 {
+    use super::SCALE_BIAS;
+    use std::arch::x86_64::*;
+
+    /// Scales of 8 outputs as they were before the bias.
+    ///
+    /// # Safety
+    /// They lie behind `at`, in f16.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub unsafe fn scales(at: *const u8) -> __m256 {
+        // SAFETY: as promised.
+        let stored = unsafe { _mm_loadu_si128(at.cast()) };
+        _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
+    }
+}
+
 /// What the kernels with AVX-512 share.
 #[cfg(target_arch = "x86_64")]
 pub mod avx512 {
+    use super::SCALE_BIAS;
     use std::arch::x86_64::*;
+
+    /// Scales of 16 outputs as they were before the bias.
+    ///
+    /// # Safety
+    /// They lie behind `at`, in f16.
+    #[inline]
+    #[target_feature(enable = "avx512f,f16c")]
+    pub unsafe fn scales(at: *const u8) -> __m512 {
+        // SAFETY: as promised.
+        let stored = unsafe { _mm256_loadu_si256(at.cast()) };
+        _mm512_mul_ps(_mm512_cvtph_ps(stored), _mm512_set1_ps(1.0 / SCALE_BIAS))
+    }
 
     /// Asks for the weights that come next, of P panels.
     #[inline]

@@ -390,12 +390,14 @@ fn weights_of_four_bits_are_within_half_a_step() {
             let spans: Vec<(f32, f32)> = want.chunks(32).map(span).collect();
             let widest = spans.iter().fold(0.0f32, |m, (low, high)| m.max(high - low));
             let lowest = spans.iter().fold(0.0f32, |m, (low, _)| m.max(-low));
-            let step = 1.5 * (widest / 15.0).max(lowest / q4::MINIMUM) / 255.0;
+            let step = 1.5 * (widest / 15.0).max(lowest / f32::from(strips::MINIMUM)) / 255.0;
             for ((got, want), (low, high)) in got.chunks(32).zip(want.chunks(32)).zip(&spans) {
                 // The fit is at least as good as 15 equal steps from the lowest to the highest. Rounding scales to whole
                 // steps of the block and minimums to eight moves values by up to 15 and 8 half steps (fitted ones may
                 // exceed the plain ones by a half), rounding the step to f16 by 1/2048.
-                let bound = (high - low) / 30.0 + (15.0 + q4::MINIMUM) * step / 2.0 + (high - low) / 1024.0;
+                let bound = (high - low) / 30.0
+                    + (15.0 + f32::from(strips::MINIMUM)) * step / 2.0
+                    + (high - low) / 1024.0;
                 let error: f32 = got.iter().zip(want).map(|(g, v)| (g - v).powi(2)).sum();
                 let error = (error / got.len() as f32).sqrt();
                 assert!(error <= bound, "{error} > {bound} in {want:?}");

@@ -2,6 +2,7 @@
 
 use super::PANEL;
 use super::x86::{BF16, F16, F32, Kernel, LINE, SWAPPED, size};
+use crate::matmul::hidden;
 use std::arch::x86_64::*;
 
 /// Sixteen weights as a vector: of the first input of the two behind `w` or of the second.
@@ -62,9 +63,7 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8>(
                 let v: [__m512; P] = std::array::from_fn(|p| load_wide::<W>(w.add(p * w_stride), second));
                 // Hidden, so that the compiler does not read the activations of two inputs before it uses them: they do not fit
                 // into registers beside the sums.
-                let mut at = x.addr();
-                std::arch::asm!("/* {0} */", inout(reg) at, options(nomem, nostack, preserves_flags));
-                x = x.with_addr(at);
+                x = hidden(x);
                 for i in 0..M {
                     let y = _mm512_set1_ps(*x.add(if W == SWAPPED { i } else { i * x_stride }));
                     for p in 0..P {

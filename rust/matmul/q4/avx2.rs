@@ -5,7 +5,8 @@
 
 use super::offsets;
 use crate::matmul::PANEL;
-use crate::matmul::quantized::{Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::quantized::avx2::scales;
+use crate::matmul::quantized::{Kernel, Kernels};
 use crate::matmul::strips::{BLOCK, GROUPS, Kind};
 use std::arch::x86_64::*;
 
@@ -101,15 +102,6 @@ static TWICE: Bytes = Bytes([
     7, -1,
 ]);
 
-/// Scales of 8 outputs as f32, from f16 at `at`.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn steps(at: *const u8) -> __m256 {
-    // SAFETY: the caller points at 16 bytes.
-    let stored = unsafe { _mm_loadu_si128(at.cast()) };
-    _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
-}
-
 macro_rules! tile {
     ($name:ident $ask:literal $m:literal $($rows:tt)*) => {
         /// See [`super::scalar`].
@@ -175,7 +167,7 @@ macro_rules! tile {
                 // SAFETY: as promised by the caller; prefetches touch no memory.
                 unsafe {
                     for h in 0..2 {
-                        let d = steps(w.add(d_at + 16 * h));
+                        let d = scales(w.add(d_at + 16 * h));
                         for i in 0..$m {
                             let mut sum = sums[i][h];
                             for p in 0..groups.div_ceil(2) {

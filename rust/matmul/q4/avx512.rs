@@ -2,8 +2,8 @@
 
 use super::{CODES, offsets};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::avx512::{ask, kernels, place};
-use crate::matmul::quantized::{AHEAD, SCALE_BIAS};
+use crate::matmul::quantized::AHEAD;
+use crate::matmul::quantized::avx512::{ask, kernels, place, scales};
 use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
 use std::arch::x86_64::*;
 
@@ -30,7 +30,6 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     c_stride: usize,
 ) {
     let low = _mm512_set1_epi8(15);
-    let unbias = _mm512_set1_ps(1.0 / SCALE_BIAS);
     let [scales_at, minimums_at, d_at, size] = offsets(groups);
     let place = |word, i| place::<M, ROWS>(word, i, Kind::Quads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
@@ -77,10 +76,7 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                 sg = sg.add(PANEL);
                 xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
             }
-            let d: [__m512; P] = std::array::from_fn(|p| {
-                let stored = _mm256_loadu_si256(w.add(p * w_stride + d_at).cast());
-                _mm512_mul_ps(_mm512_cvtph_ps(stored), unbias)
-            });
+            let d: [__m512; P] = std::array::from_fn(|p| scales(w.add(p * w_stride + d_at)));
             // Of groups that a short block lacks, zero: their sums are zero as well.
             let minimums: [[__m512i; GROUPS / 2]; P] = std::array::from_fn(|p| {
                 std::array::from_fn(|q| {

@@ -2,21 +2,13 @@
 
 use super::{CODES, offsets};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::quantized::avx2::scales;
+use crate::matmul::quantized::{AHEAD, Kernel, Kernels};
 use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
 use std::arch::x86_64::*;
 
 /// Bytes of a whole block for each of its groups.
 const BYTES_A_GROUP: usize = offsets(GROUPS)[3] / GROUPS;
-
-/// f16 values of 8 outputs as they were before the bias.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn steps(at: *const u8) -> __m256 {
-    // SAFETY: the caller points at 16 bytes.
-    let stored = unsafe { _mm_loadu_si128(at.cast()) };
-    _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
-}
 
 /// See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///
@@ -78,7 +70,7 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
                 xg = xg.add(GROUP / 4 * M);
             }
             for h in 0..2 {
-                let d = steps(w.add(d_at + 16 * h));
+                let d = scales(w.add(d_at + 16 * h));
                 for p in 0..groups.div_ceil(2) {
                     let at = w.add(minimums_at + 2 * PANEL * p + PANEL * h);
                     let v = _mm256_cvtepu8_epi16(_mm_loadu_si128(at.cast()));

@@ -30,7 +30,7 @@ pub mod fit;
 mod neon;
 
 use super::quantized::{self, Kernel, Kernels, SCALE_BIAS, shape};
-use super::strips::{BLOCK, GROUP, GROUPS, Kind, Strips};
+use super::strips::{BLOCK, GROUP, GROUPS, Kind, MINIMUM, Strips};
 use super::{Matrix, PANEL};
 use crate::simd::Level;
 use half::f16;
@@ -38,9 +38,6 @@ use std::ops::Range;
 
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL / 2;
-
-/// Steps in one of a minimum: those of a group lie between 0 and 15 scales, most of them near 8.
-pub const MINIMUM: f32 = 8.0;
 
 /// Where the parts of a block of `groups` groups begin: scales, minimums, d, and the end.
 const fn offsets(groups: usize) -> [usize; 4] {
@@ -96,7 +93,7 @@ fn pack_block(x: &[[f32; PANEL]; BLOCK], groups: usize, length: usize, out: &mut
         let n = GROUP.min(length - g * GROUP);
         *fitted = fit::group(&x[g * GROUP..g * GROUP + n]);
         for i in 0..PANEL {
-            top[i] = top[i].max(fitted.0[i]).max(fitted.1[i] / MINIMUM);
+            top[i] = top[i].max(fitted.0[i]).max(fitted.1[i] / f32::from(MINIMUM));
         }
     }
     let (mut fits, mut d) = (true, [0.0f32; PANEL]);
@@ -112,10 +109,10 @@ fn pack_block(x: &[[f32; PANEL]; BLOCK], groups: usize, length: usize, out: &mut
     for (g, (scale, minimum)) in fitted.iter().enumerate().take(groups) {
         let (mut scales, mut minimums) = ([0.0; PANEL], [0.0; PANEL]);
         for i in 0..PANEL {
-            let (s, m) = (whole(scale[i], d[i]), whole(minimum[i], MINIMUM * d[i]));
+            let (s, m) = (whole(scale[i], d[i]), whole(minimum[i], f32::from(MINIMUM) * d[i]));
             out[scales_at + g * PANEL + i] = s;
             out[minimums_at + g / 2 * 2 * PANEL + 2 * i + g % 2] = m;
-            (scales[i], minimums[i]) = (d[i] * f32::from(s), d[i] * (MINIMUM * f32::from(m)));
+            (scales[i], minimums[i]) = (d[i] * f32::from(s), d[i] * f32::from(MINIMUM * i16::from(m)));
         }
         let codes = fit::codes(&x[g * GROUP..(g + 1) * GROUP], &scales, &minimums);
         for j in 0..4 {
@@ -168,7 +165,7 @@ pub fn unpack(panel: &[u8], inputs: usize, row: usize, out: &mut [f32]) {
         let d = block.step(row);
         for (k, o) in out.iter_mut().enumerate() {
             let (s, m) = (block.scale(k / GROUP, row), block.minimum(k / GROUP, row));
-            *o = d * (s * block.code(k, row) - MINIMUM as i32 * m) as f32;
+            *o = d * (s * block.code(k, row) - i32::from(MINIMUM) * m) as f32;
         }
     }
 }

@@ -2,18 +2,10 @@
 
 use super::{A_GROUP, CODES, GROUP, QUADS, SCALES, block_bytes};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::quantized::avx2::scales;
+use crate::matmul::quantized::{AHEAD, Kernel, Kernels};
 use crate::matmul::strips::Kind;
 use std::arch::x86_64::*;
-
-/// Scales of 8 outputs.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn scales(at: *const u8) -> __m256 {
-    // SAFETY: the caller points at 8 of them.
-    let stored = unsafe { _mm_loadu_si128(at.cast()) };
-    _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
-}
 
 /// See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///

@@ -1,19 +1,11 @@
 //! 8-bit weights with AVX-512 and VNNI: 16 outputs in a register, a row's activations as a broadcast operand.
 
 use super::{A_GROUP, CODES, QUADS, SCALES, block_bytes};
-use crate::matmul::PANEL;
-use crate::matmul::quantized::avx512::{ask, kernels, place};
-use crate::matmul::quantized::{AHEAD, SCALE_BIAS};
+use crate::matmul::quantized::AHEAD;
+use crate::matmul::quantized::avx512::{ask, kernels, place, scales};
 use crate::matmul::strips::Kind;
+use crate::matmul::{PANEL, hidden};
 use std::arch::x86_64::*;
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn scales(at: *const u8) -> __m512 {
-    // SAFETY: the caller points at 16 of them.
-    let stored = unsafe { _mm256_loadu_si256(at.cast()) };
-    _mm512_mul_ps(_mm512_cvtph_ps(stored), _mm512_set1_ps(1.0 / SCALE_BIAS))
-}
 
 /// Asks for a cache line of weights. Measured on Zen 5: where the memory sets the pace, one or two rows go 5 to 7 % faster when
 /// weights pass by the outer caches, eight rows 4 % slower.
@@ -80,9 +72,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                     for plane in 0..2 {
                         // Hidden, so that the compiler reads the weights of the second plane again: they do not fit
                         // into registers beside the sums.
-                        let mut at = wg.addr();
-                        std::arch::asm!("/* {0} */", inout(reg) at, options(nomem, nostack, preserves_flags));
-                        let wg = wg.with_addr(at);
+                        let wg = hidden(wg);
                         for q in 0..QUADS {
                             let u: [__m512i; P] = std::array::from_fn(|p| {
                                 _mm512_loadu_si512(wg.add(p * w_stride + 64 * q).cast())

@@ -2,16 +2,10 @@
 
 use super::{A_GROUP, CODES, QUADS, SCALES, block_bytes};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::{AHEAD, Kernel, Kernels, SCALE_BIAS};
+use crate::matmul::quantized::avx2::scales;
+use crate::matmul::quantized::{AHEAD, Kernel, Kernels};
 use crate::matmul::strips::Kind;
 use std::arch::x86_64::*;
-
-/// Scales of 8 outputs.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-fn scales(stored: __m128i) -> __m256 {
-    _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
-}
 
 /// The codes of a quad, of 8 outputs and 8 more.
 ///
@@ -82,7 +76,7 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
                     }
                 }
                 for h in 0..2 {
-                    let d = scales(_mm_loadu_si128(dg.add(16 * h).cast()));
+                    let d = scales(dg.add(16 * h));
                     for i in 0..M {
                         t[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[i][h]), d, t[i][h]);
                     }
@@ -151,7 +145,7 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
                         s[i] = dot(s[i], u, _mm256_set1_epi32(*xg.add(q * M + i)));
                     }
                 }
-                let d = [0, 1].map(|h| scales(_mm_loadu_si128(dg.add(16 * h).cast())));
+                let d = [0, 1].map(|h| scales(dg.add(16 * h)));
                 for i in 0..M {
                     let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*xg.add((QUADS + 1) * M + i)));
                     for h in 0..2 {
