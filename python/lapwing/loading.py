@@ -87,7 +87,7 @@ def load(
         name: a folder with config.json and safetensors, a hub id, or a built-in id ("lapwing/tiny-en-de",
             "lapwing/tiny-shakespeare").
         weights: how matrices are kept: "f32", "bf16", "f16", "q8" (8 bits, a scale for each 32 inputs: no loss that
-            matters), "q4" (4 bits, scale and minimum for each 32 inputs; token table and language head in 6 bits), or
+            matters), "q4" (4 bits, 16 evenly spaced values for each 32 inputs; token table and language head in 6 bits), or
             "stored": as in the file. "auto" is "stored" under 100 million parameters, else "q8".
         activations: how inputs of products are rounded. "int16" leaves those of float weights in f32 and gives those of
             quantized weights 16 bits (q4: 8). "int8", for q8 weights alone, has 8 bits (a scale for each 32, as llama.cpp

@@ -4,11 +4,12 @@ use super::{PANEL, float, q4, q6, q8};
 use crate::error::{Error, Result};
 use crate::tensor::{Buffer, Source, WeightType};
 use crate::threads::Team;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Number of the packed layouts: changes whenever the bytes of any of them do.
-pub const LAYOUT_VERSION: u32 = 7;
+pub const LAYOUT_VERSION: u32 = 8;
 
 /// Where packed weights lie.
 pub enum Storage {
@@ -238,8 +239,13 @@ impl Matrix {
 
     /// Bytes of a panel.
     pub(super) fn panel(&self, panel: usize) -> &[u8] {
+        self.some_panels(panel..panel + 1)
+    }
+
+    /// Bytes of some panels, which follow each other in memory.
+    pub(super) fn some_panels(&self, panels: Range<usize>) -> &[u8] {
         let bytes = self.bytes() / self.panels();
-        &self.as_bytes()[panel * bytes..(panel + 1) * bytes]
+        &self.as_bytes()[panels.start * bytes..panels.end * bytes]
     }
 
     /// One row as f32 (the embedding of a token); `out` holds `inputs` values.

@@ -26,6 +26,7 @@ mod quantized;
 mod strips;
 #[cfg(test)]
 mod tests;
+mod widened;
 
 pub use matrix::{Activations, LAYOUT_VERSION, Matrix, Storage};
 pub use pieces::{PIECE, Piece, linear_in_pieces};
@@ -199,6 +200,14 @@ impl Products {
         }
     }
 
+    /// Bytes of results in a slab.
+    fn slab(self) -> usize {
+        match self {
+            Products::Float(_) | Products::Q8(_) => SLAB,
+            Products::Q6(_) | Products::Q4(_) => SLAB_OF_WIDENED,
+        }
+    }
+
     /// Rows in a tile.
     fn height(self, level: Level, rows: usize) -> usize {
         match self {
@@ -262,7 +271,8 @@ fn compute(
     let ThreadScratch { result, gate, widened } = work;
     let mut next = tiles.start;
     while next < tiles.end {
-        let slab = slab(&s, next..tiles.end, panels.len() * if t.gate.is_some() { 2 } else { 1 });
+        let most = Products::of(t.weight, level).slab();
+        let slab = slab(&s, next..tiles.end, panels.len() * if t.gate.is_some() { 2 } else { 1 }, most);
         next = slab.end;
         let (first_row, rows) = s.rows_of(&slab);
         let size = panels.len() * rows * PANEL;
@@ -291,12 +301,14 @@ fn compute(
 
 /// Bytes of results that a thread makes before it finishes them: they stay in the nearest cache meanwhile.
 const SLAB: usize = 32 * 1024;
+/// The same where weights are widened for each slab: they stay in a core's own cache.
+const SLAB_OF_WIDENED: usize = 256 * 1024;
 
 /// The first of some tiles, as many as have their results of `panels` panels in a slab, in slabs of nearly equal size: a
 /// tile that is left alone would read its weights for itself.
-fn slab(s: &Strips, tiles: Range<usize>, panels: usize) -> Range<usize> {
+fn slab(s: &Strips, tiles: Range<usize>, panels: usize, bytes: usize) -> Range<usize> {
     let height = s.tiles[tiles.start].1;
-    let most = (SLAB / (4 * PANEL * panels * height)).max(1);
+    let most = (bytes / (4 * PANEL * panels * height)).max(1);
     let slabs = tiles.len().div_ceil(most);
     tiles.start..tiles.start + tiles.len().div_ceil(slabs)
 }
@@ -315,6 +327,6 @@ fn product(
         Products::Float(kind) => float::product(level, kind, w, panels, s, tiles, widened, out),
         Products::Q8(kernels) => q8::product(kernels, w, panels, &s, tiles, out),
         Products::Q6(kernels) => q6::product(level, kernels, w, panels, &s, tiles, widened, out),
-        Products::Q4(kernels) => q4::product(kernels, w, panels, &s, tiles, out),
+        Products::Q4(_) => q4::product(level, w, panels, &s, tiles, widened, out),
     }
 }

@@ -1,6 +1,6 @@
 //! Products whose results are looked at where they are made, and not stored: those of a large vocabulary.
 
-use super::{MOST_ROWS, Matrix, PANEL, Scratch, cuts, product, slab};
+use super::{MOST_ROWS, Matrix, PANEL, Products, Scratch, cuts, product, slab};
 use crate::matmul::strips::Input;
 use crate::simd::level;
 use crate::tensor::sized;
@@ -46,7 +46,7 @@ pub fn linear_in_pieces(
             let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
             let (mut next, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
             while next < end {
-                let tiles = slab(&strips, next..end, panels.len());
+                let tiles = slab(&strips, next..end, panels.len(), Products::of(weight, level).slab());
                 next = tiles.end;
                 let (first, rows) = strips.rows_of(&tiles);
                 let values = sized(&mut work.result, panels.len() * rows * PANEL);

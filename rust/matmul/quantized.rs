@@ -2,6 +2,7 @@
 
 use super::strips::{GROUP, GROUPS, Kind, Strips};
 use super::{Matrix, PANEL};
+use crate::simd::prefetch_at;
 use std::ops::Range;
 
 /// Scales are stored as f16 times this, so that those of small weights stay normal numbers.
@@ -61,12 +62,27 @@ pub fn shape(inputs: usize) -> (usize, usize) {
     (whole, groups % GROUPS)
 }
 
-/// Packed panels of a matrix, or of a part of one.
+/// The blocks of a panel: number of groups and bytes of each; `block_bytes` of a block of so many groups.
+pub fn blocks(inputs: usize, block_bytes: fn(usize) -> usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let (whole, rest) = shape(inputs);
+    let last = (rest > 0).then_some((whole, rest));
+    (0..whole).map(|block| (block, GROUPS)).chain(last).map(move |(block, groups)| {
+        let start = block * block_bytes(GROUPS);
+        (groups, start..start + block_bytes(groups))
+    })
+}
+
+/// Panels as the kernels read them: of a matrix, or made of a part of one.
 pub trait Panels {
     fn inputs(&self) -> usize;
 
     /// Bytes of a panel; panels follow each other in memory.
     fn panel(&self, panel: usize) -> &[u8];
+
+    /// What memory is to be asked for meanwhile, where it is not what follows the panels.
+    fn coming(&self) -> &[u8] {
+        &[]
+    }
 }
 
 impl Panels for Matrix {
@@ -122,6 +138,11 @@ pub fn product(
         _ => (kernels.many, kernels.pairs),
     };
     let stride = whole * size + if rest > 0 { block_bytes(rest) } else { 0 };
+    // Calls of kernels before the last panel is done, between which the asking is spread.
+    let mut calls = panels.len().div_ceil(if pairs.is_empty() { 1 } else { 2 })
+        * (whole.div_ceil(BLOCKS_AT_ONCE) + usize::from(rest > 0))
+        * tiles.len();
+    let mut coming = w.coming().chunks(64);
     let mut p = 0;
     while p < panels.len() {
         let side_by_side = if p + 1 < panels.len() && !pairs.is_empty() { 2 } else { 1 };
@@ -133,7 +154,7 @@ pub fn product(
             let first = block == 0;
             let here = bytes[block * size..].as_ptr();
             // Each tile asks for its share of the weights that come next: of these panels, or of those behind them.
-            let lines = (size / 64).div_ceil(tiles.len());
+            let lines = if w.coming().is_empty() { (size / 64).div_ceil(tiles.len()) } else { 0 };
             let next = here.wrapping_add(if block + length < whole {
                 length * size
             } else {
@@ -145,6 +166,11 @@ pub fn product(
                 let (at, last) = (p * rows + start - first_row, (side_by_side - 1) * rows);
                 let c = out[at * PANEL..][..(last + m) * PANEL].as_mut_ptr();
                 let next = next.wrapping_add(t * lines * length * 64);
+                let share = coming.len().div_ceil(calls);
+                for line in coming.by_ref().take(share) {
+                    prefetch_at(line.as_ptr(), line.len());
+                }
+                calls -= 1;
                 // SAFETY: as above, for one panel or two, which follow each other in memory.
                 unsafe {
                     if side_by_side == 2 {

@@ -21,10 +21,6 @@ pub const BLOCK: usize = 256;
 pub const GROUP: usize = 32;
 /// Groups in a block.
 pub const GROUPS: usize = BLOCK / GROUP;
-/// Steps of a 4-bit block in one of its minimums, which lie between 0 and 15 scales, most of them near 8. Sums of activations come
-/// times minus it, so that they still fit 16 bits.
-pub const MINIMUM: i16 = 8;
-
 /// What a block of a tile holds, `M` rows side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -46,8 +42,8 @@ pub enum Kind {
     GroupPairs,
     /// By group of 32: four i8 in a word `[input quad 8][M]`, -128 times their sum `[M]`, a scale `[M]` f32.
     GroupQuads,
-    /// Four i8 in a word `[input quad 64][M]`, -[`MINIMUM`] times the sums of two groups of 32 as two i16 `[pair of groups 4][M]`, a
-    /// scale for all `[M]` f32.
+    /// Four i8 in a word `[input quad 64][M]`, the sums of two groups of 32 as two i16 `[pair of groups 4][M]`, -128 times the sum of
+    /// all `[M]`, a scale for all `[M]` f32.
     Quads,
 }
 
@@ -60,7 +56,7 @@ impl Kind {
             Kind::Pairs | Kind::Planes => GROUPS * (GROUP / 2 + 1) + 1,
             Kind::GroupPairs => GROUPS * (GROUP / 2 + 2),
             Kind::GroupQuads => GROUPS * (GROUP / 4 + 2),
-            Kind::Quads => BLOCK / 4 + GROUPS / 2 + 1,
+            Kind::Quads => BLOCK / 4 + GROUPS / 2 + 2,
         }
     }
 }

@@ -30,7 +30,7 @@ SHORT, LONG = 16, 256
 """Tokens of the texts that encoders read."""
 PROMPT, CONTEXT, TOKENS = 512, 16, 32
 """Tokens of a prompt, tokens before decoding and new tokens, unless options say otherwise."""
-WEIGHT_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8": 1.0625, "q6": 0.8125, "q4": 0.5704}
+WEIGHT_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8": 1.0625, "q6": 0.8125, "q4": 0.5547}
 """Bytes of a weight, with its part of the scales."""
 KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8": 1.0}
 """Bytes of a number of a cached key or value."""

@@ -1,5 +1,5 @@
 //! 4-bit weights with AVX2: unsigned codes times signed activations by vpmaddubsw, whose 16-bit sums of a group
-//! (at most 15 * 127 * 2 * 8 = 30,480) are multiplied by the group's 8-bit scale and widened in one vpmaddwd.
+//! (at most 15 * 127 * 2 * 8 = 30,480) are multiplied by the group's scale and widened in one vpmaddwd.
 //!
 //! In assembly: the compiler keeps the sums of four rows in memory and loses a quarter of the speed.
 
@@ -9,6 +9,32 @@ use crate::matmul::quantized::avx2::scales;
 use crate::matmul::quantized::{Kernel, Kernels};
 use crate::matmul::strips::{BLOCK, GROUPS, Kind};
 use std::arch::x86_64::*;
+
+/// Scales of the groups of a block.
+#[repr(align(32))]
+pub struct Scales(pub [u8; GROUPS * PANEL]);
+
+impl Scales {
+    /// # Safety
+    /// The scales of a block and what follows them lie behind `at`.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub unsafe fn new(at: *const u8) -> Scales {
+        let mut scales = Scales([0; GROUPS * PANEL]);
+        let low = _mm256_set1_epi8(15);
+        // SAFETY: shorter scales are followed by as much as they are short of 64 bytes; there is room for all.
+        unsafe {
+            for half in 0..2 {
+                let both = _mm256_loadu_si256(at.add(32 * half).cast());
+                for (i, scale) in [both, _mm256_srli_epi16::<4>(both)].into_iter().enumerate() {
+                    let to = scales.0.as_mut_ptr().add(64 * i + 32 * half);
+                    _mm256_store_si256(to.cast(), _mm256_and_si256(scale, low));
+                }
+            }
+        }
+        scales
+    }
+}
 
 /// One row: four activations broadcast, two products, two sums (none for the first four).
 macro_rules! quad {
@@ -121,11 +147,12 @@ macro_rules! tile {
             lines: usize,
             first: bool,
         ) {
-            let [scales_at, minimums_at, d_at, size] = offsets(groups);
+            let [scales_at, lows_at, d_at, size] = offsets(groups);
             for block in 0..blocks {
                 let mut sums = [[_mm256_setzero_si256(); 2]; $m];
-                // SAFETY: reads `groups` groups of codes, scales and activations and touches `sums` only.
+                // SAFETY: reads the block's scales, `groups` groups of codes and activations and touches `sums` only.
                 unsafe {
+                    let block_scales = Scales::new(w.add(scales_at));
                     std::arch::asm!(
                         // Fifteens in every byte.
                         "vpcmpeqw ymm11, ymm11, ymm11",
@@ -153,7 +180,7 @@ macro_rules! tile {
                         "jnz 2b",
                         x = inout(reg) x => _,
                         w = inout(reg) w => _,
-                        s = inout(reg) w.add(scales_at) => _,
+                        s = inout(reg) block_scales.0.as_ptr() => _,
                         n = inout(reg) groups => _,
                         sums = in(reg) sums.as_mut_ptr(),
                         twice = in(reg) TWICE.0.as_ptr(),
@@ -171,13 +198,13 @@ macro_rules! tile {
                         for i in 0..$m {
                             let mut sum = sums[i][h];
                             for p in 0..groups.div_ceil(2) {
-                                let at = w.add(minimums_at + 2 * PANEL * p + PANEL * h);
-                                let minimums = _mm256_cvtepu8_epi16(_mm_loadu_si128(at.cast()));
+                                let at = w.add(lows_at + 2 * PANEL * p + PANEL * h);
+                                let lows = _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()));
                                 let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * $m + i));
-                                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(minimums, y));
+                                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(lows, y));
                             }
                             let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d);
-                            let scale = *x.add((BLOCK / 4 + GROUPS / 2) * $m + i);
+                            let scale = *x.add((Kind::Quads.words() - 1) * $m + i);
                             let scale = _mm256_castsi256_ps(_mm256_set1_epi32(scale));
                             let at = c.add(i * PANEL + 8 * h);
                             let fresh = first && block == 0;

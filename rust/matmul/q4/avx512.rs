@@ -1,10 +1,10 @@
-//! 4-bit weights with AVX-512 and VNNI: nibbles taken apart on the fly, 16 outputs in a register.
+//! 4-bit weights with AVX-512 and VNNI, 16 outputs in a register: nibbles taken apart on the fly, or bytes that were made of them.
 
-use super::{CODES, offsets};
-use crate::matmul::PANEL;
+use super::{CODES, HALF, offsets};
 use crate::matmul::quantized::AHEAD;
 use crate::matmul::quantized::avx512::{ask, kernels, place, scales};
 use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
+use crate::matmul::{PANEL, hidden};
 use std::arch::x86_64::*;
 
 /// Bytes of a whole block for each of its groups.
@@ -30,16 +30,16 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     c_stride: usize,
 ) {
     let low = _mm512_set1_epi8(15);
-    let [scales_at, minimums_at, d_at, size] = offsets(groups);
+    let [scales_at, lows_at, d_at, size] = offsets(groups);
     let place = |word, i| place::<M, ROWS>(word, i, Kind::Quads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut sums = [[_mm512_setzero_si512(); M]; P];
             // Hidden, so that the compiler does not unroll the groups.
-            let (mut wg, mut sg, mut xg) = (w, w.add(scales_at), x);
-            let end = std::hint::black_box(w.add(scales_at));
-            // Spread evenly over the block, scales and minimums too.
+            let (mut wg, mut xg, mut g) = (w, x, 0);
+            let end = hidden(w.add(scales_at));
+            // Spread evenly over the block, scales and lows too.
             let mut coming = w.wrapping_add(AHEAD);
             while wg != end {
                 let mut s = [[_mm512_setzero_si512(); M]; P];
@@ -60,8 +60,12 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                         }
                     }
                 }
+                // Of the first four groups the low halves, of the others the high ones.
+                let shift = _mm_cvtsi32_si128((g / HALF * 4) as i32);
                 for p in 0..P {
-                    let scale = _mm512_cvtepu8_epi32(_mm_loadu_si128(sg.add(p * w_stride).cast()));
+                    let at = w.add(p * w_stride + scales_at + g % HALF * PANEL);
+                    let both = _mm_srl_epi16(_mm_loadu_si128(at.cast()), shift);
+                    let scale = _mm512_cvtepu8_epi32(_mm_and_si128(both, _mm512_castsi512_si128(low)));
                     for i in 0..M {
                         sums[p][i] = _mm512_add_epi32(sums[p][i], _mm512_mullo_epi32(s[p][i], scale));
                     }
@@ -73,30 +77,29 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                     coming = coming.wrapping_add(BYTES_A_GROUP);
                 }
                 wg = wg.add(CODES);
-                sg = sg.add(PANEL);
                 xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
+                g += 1;
             }
             let d: [__m512; P] = std::array::from_fn(|p| scales(w.add(p * w_stride + d_at)));
             // Of groups that a short block lacks, zero: their sums are zero as well.
-            let minimums: [[__m512i; GROUPS / 2]; P] = std::array::from_fn(|p| {
-                std::array::from_fn(|q| {
+            let mut lows = [[_mm512_setzero_si512(); GROUPS / 2]; P];
+            for p in 0..P {
+                for q in 0..GROUPS / 2 {
                     if q < groups.div_ceil(2) {
-                        let at = w.add(p * w_stride + minimums_at + 2 * PANEL * q);
-                        _mm512_cvtepu8_epi16(_mm256_loadu_si256(at.cast()))
-                    } else {
-                        _mm512_setzero_si512()
+                        let at = w.add(p * w_stride + lows_at + 2 * PANEL * q);
+                        lows[p][q] = _mm512_cvtepi8_epi16(_mm256_loadu_si256(at.cast()));
                     }
-                })
-            });
+                }
+            }
             // Row by row: what is read of one serves all panels.
             for i in 0..M {
                 for q in 0..GROUPS / 2 {
                     let y = _mm512_set1_epi32(*x.add(place(BLOCK / 4 + q, i)));
                     for p in 0..P {
-                        sums[p][i] = _mm512_dpwssd_epi32(sums[p][i], minimums[p][q], y);
+                        sums[p][i] = _mm512_dpwssd_epi32(sums[p][i], lows[p][q], y);
                     }
                 }
-                let scale = _mm512_castsi512_ps(_mm512_set1_epi32(*x.add(place(BLOCK / 4 + GROUPS / 2, i))));
+                let scale = _mm512_castsi512_ps(_mm512_set1_epi32(*x.add(place(Kind::Quads.words() - 1, i))));
                 for p in 0..P {
                     let at = c.add(p * c_stride + i * PANEL);
                     let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
@@ -112,4 +115,69 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     }
 }
 
+/// The same with weights as [`wide`](super::wide) makes them, which are in the caches.
+///
+/// # Safety
+/// As above.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
+unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
+    blocks: usize,
+    groups: usize,
+    mut w: *const u8,
+    mut x: *const i32,
+    x_stride: usize,
+    c: *mut f32,
+    _: *const u8,
+    _: usize,
+    first: bool,
+    w_stride: usize,
+    c_stride: usize,
+) {
+    let words = Kind::Quads.words();
+    let place = |word, i| place::<M, ROWS>(word, i, words);
+    // SAFETY: as promised by the caller.
+    unsafe {
+        for block in 0..blocks {
+            let mut sums = [[_mm512_setzero_si512(); M]; P];
+            for i in 0..M {
+                let correction = _mm512_set1_epi32(*x.add(place(words - 2, i)));
+                for p in 0..P {
+                    sums[p][i] = correction;
+                }
+            }
+            let mut xg = x;
+            // Hidden, so that the compiler does not unroll the groups.
+            let end = hidden(w.add(groups * GROUP * PANEL));
+            while w != end {
+                for q in 0..GROUP / 4 {
+                    let u: [__m512i; P] =
+                        std::array::from_fn(|p| _mm512_loadu_si512(w.add(p * w_stride + 64 * q).cast()));
+                    for i in 0..M {
+                        let y = _mm512_set1_epi32(*xg.add(place(q, i)));
+                        for p in 0..P {
+                            sums[p][i] = _mm512_dpbusd_epi32(sums[p][i], u[p], y);
+                        }
+                    }
+                }
+                w = w.add(GROUP * PANEL);
+                xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
+            }
+            let d: [__m512; P] = std::array::from_fn(|p| scales(w.add(p * w_stride)));
+            for i in 0..M {
+                let scale = _mm512_castsi512_ps(_mm512_set1_epi32(*x.add(place(words - 1, i))));
+                for p in 0..P {
+                    let at = c.add(p * c_stride + i * PANEL);
+                    let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
+                    let t = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][i]), d[p]);
+                    _mm512_storeu_ps(at, _mm512_fmadd_ps(t, scale, old));
+                }
+            }
+            w = w.add(64);
+            x = x.wrapping_add(x_stride);
+        }
+    }
+}
+
 kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", tile, KERNELS, Kind::Quads }
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", wide, WIDE, Kind::Quads }

@@ -1,5 +1,6 @@
-//! 4-bit weights with AVX-VNNI: nibbles taken apart on the fly, vpdpbusd on 8 outputs at a time.
+//! 4-bit weights with AVX-VNNI, vpdpbusd on 8 outputs at a time: nibbles taken apart on the fly, or bytes that were made of them.
 
+use super::avx2::Scales;
 use super::{CODES, offsets};
 use crate::matmul::PANEL;
 use crate::matmul::quantized::avx2::scales;
@@ -28,15 +29,16 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     first: bool,
 ) {
     let low = _mm256_set1_epi8(15);
-    let [scales_at, minimums_at, d_at, size] = offsets(groups);
+    let [scales_at, lows_at, d_at, size] = offsets(groups);
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut sums = [[_mm256_setzero_si256(); 2]; M];
             // Hidden, so that the compiler does not unroll the groups.
-            let (mut wg, mut sg, mut xg) = (w, w.add(scales_at), x);
+            let block_scales = Scales::new(w.add(scales_at));
+            let (mut wg, mut sg, mut xg) = (w, block_scales.0.as_ptr(), x);
             let end = std::hint::black_box(w.add(scales_at));
-            // Spread evenly over the block, scales and minimums too.
+            // Spread evenly over the block, scales and lows too.
             let mut coming = w.wrapping_add(AHEAD);
             while wg != end {
                 let mut s = [[_mm256_setzero_si256(); 2]; M];
@@ -72,8 +74,8 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
             for h in 0..2 {
                 let d = scales(w.add(d_at + 16 * h));
                 for p in 0..groups.div_ceil(2) {
-                    let at = w.add(minimums_at + 2 * PANEL * p + PANEL * h);
-                    let v = _mm256_cvtepu8_epi16(_mm_loadu_si128(at.cast()));
+                    let at = w.add(lows_at + 2 * PANEL * p + PANEL * h);
+                    let v = _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()));
                     for i in 0..M {
                         let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
                         sums[i][h] = _mm256_dpwssd_avx_epi32(sums[i][h], v, y);
@@ -81,7 +83,7 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
                 }
                 for i in 0..M {
                     let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[i][h]), d);
-                    let scale = *x.add((BLOCK / 4 + GROUPS / 2) * M + i);
+                    let scale = *x.add((Kind::Quads.words() - 1) * M + i);
                     let scale = _mm256_castsi256_ps(_mm256_set1_epi32(scale));
                     let at = c.add(i * PANEL + 8 * h);
                     let old = if first && block == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
@@ -98,9 +100,116 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     }
 }
 
-static FEW: [Kernel; 6] =
+/// Most rows of a tile.
+const MOST: usize = 6;
+
+/// One row of [`products`], if there are so many: four activations broadcast, two products.
+macro_rules! row {
+    ($row:literal $a:literal $b:literal) => {
+        concat!(
+            ".if {m} > ",
+            $row,
+            "\nvpbroadcastd ymm14, [{x} + 4 * ",
+            $row,
+            "]\n{{vex}} vpdpbusd ",
+            $a,
+            ", ymm12, ymm14\n{{vex}} vpdpbusd ",
+            $b,
+            ", ymm13, ymm14\n.endif"
+        )
+    };
+}
+
+/// Adds the products of M rows and 16 outputs over `quads` quads of inputs to `sums`.
+///
+/// In assembly: the compiler keeps one of the sums in memory, which sets the pace.
+///
+/// # Safety
+/// As many words of M rows and weights of 16 outputs lie behind `x` and `w`; AVX2 and AVX-VNNI.
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+unsafe fn products<const M: usize>(
+    quads: usize,
+    w: *const u8,
+    x: *const i32,
+    sums: &mut [[__m256i; 2]; MOST],
+) {
+    let [s0, s1, s2, s3, s4, s5] = sums;
+    // SAFETY: reads what is promised and touches the sums only; the callers' blocks have a quad at least.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vmovdqu ymm12, [{w}]",
+            "vmovdqu ymm13, [{w} + 32]",
+            row!(0 "ymm0" "ymm1"),
+            row!(1 "ymm2" "ymm3"),
+            row!(2 "ymm4" "ymm5"),
+            row!(3 "ymm6" "ymm7"),
+            row!(4 "ymm8" "ymm9"),
+            row!(5 "ymm10" "ymm11"),
+            "add {w}, 64",
+            "add {x}, 4 * {m}",
+            "dec {n}",
+            "jnz 2b",
+            m = const M,
+            w = inout(reg) w => _,
+            x = inout(reg) x => _,
+            n = inout(reg) quads => _,
+            inout("ymm0") s0[0], inout("ymm1") s0[1], inout("ymm2") s1[0], inout("ymm3") s1[1],
+            inout("ymm4") s2[0], inout("ymm5") s2[1], inout("ymm6") s3[0], inout("ymm7") s3[1],
+            inout("ymm8") s4[0], inout("ymm9") s4[1], inout("ymm10") s5[0], inout("ymm11") s5[1],
+            out("ymm12") _, out("ymm13") _, out("ymm14") _,
+            options(nostack, readonly)
+        );
+    }
+}
+
+/// The same with weights as [`wide`](super::wide) makes them, which are in the caches.
+///
+/// # Safety
+/// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+unsafe fn wide<const M: usize>(
+    blocks: usize,
+    groups: usize,
+    mut w: *const u8,
+    mut x: *const i32,
+    x_stride: usize,
+    c: *mut f32,
+    _: *const u8,
+    _: usize,
+    first: bool,
+) {
+    let words = Kind::Quads.words();
+    // SAFETY: as promised by the caller.
+    unsafe {
+        for block in 0..blocks {
+            let mut sums = [[_mm256_setzero_si256(); 2]; MOST];
+            for i in 0..M {
+                sums[i] = [_mm256_set1_epi32(*x.add((words - 2) * M + i)); 2];
+            }
+            products::<M>(groups * GROUP / 4, w, x, &mut sums);
+            w = w.add(groups * GROUP * PANEL);
+            for h in 0..2 {
+                let d = scales(w.add(16 * h));
+                for i in 0..M {
+                    let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[i][h]), d);
+                    let scale = _mm256_castsi256_ps(_mm256_set1_epi32(*x.add((words - 1) * M + i)));
+                    let at = c.add(i * PANEL + 8 * h);
+                    let old = if first && block == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
+                    _mm256_storeu_ps(at, _mm256_fmadd_ps(t, scale, old));
+                }
+            }
+            w = w.add(64);
+            x = x.wrapping_add(x_stride);
+        }
+    }
+}
+
+static FEW: [Kernel; MOST] =
     [tile::<1, true>, tile::<2, true>, tile::<3, true>, tile::<4, true>, tile::<5, true>, tile::<6, true>];
-static MANY: [Kernel; 6] = [
+static MANY: [Kernel; MOST] = [
     tile::<1, false>,
     tile::<2, false>,
     tile::<3, false>,
@@ -108,5 +217,8 @@ static MANY: [Kernel; 6] = [
     tile::<5, false>,
     tile::<6, false>,
 ];
+static WIDES: [Kernel; MOST] = [wide::<1>, wide::<2>, wide::<3>, wide::<4>, wide::<5>, wide::<6>];
+pub static WIDE: Kernels =
+    Kernels { kind: Kind::Quads, few: &WIDES, many: &WIDES, pairs: &[], by_rows: None };
 pub static KERNELS: Kernels =
     Kernels { kind: Kind::Quads, few: &FEW, many: &MANY, pairs: &[], by_rows: None };

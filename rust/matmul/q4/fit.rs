@@ -1,87 +1,211 @@
-//! Finds scales and minimums of 4-bit groups, for the 16 rows of a panel at once.
+//! Finds what a block of 4-bit weights is made of, for the 16 rows of a panel at once.
 
-use super::{GROUP, PANEL};
+use super::{BLOCK, GROUP, GROUPS, PANEL, SCALE_BIAS};
 use crate::simd::{ROUND, Vector, multiversion};
+use half::f16;
 
 /// Largest code.
 const MOST: f32 = 15.0;
-/// Ranges that are tried: the span of the values divided by 13.6 to 16 steps.
-const STEPS: [f32; 13] = [13.6, 13.8, 14.0, 14.2, 14.4, 14.6, 14.8, 15.0, 15.2, 15.4, 15.6, 15.8, 16.0];
+/// Largest scale of a group: with it, codes reach over 225 of the 255 steps of a byte.
+const MOST_SCALE: f32 = 15.0;
+/// The bytes.
+const LOWEST: f32 = -128.0;
+const HIGHEST: f32 = 127.0;
+/// Ranges of codes that are tried for a group: its span divided by 13.6 to 16 steps.
+const RANGES: [f32; 7] = [13.6, 14.0, 14.4, 14.8, 15.2, 15.6, 16.0];
+/// Steps that are tried for a block: the smallest that reaches all weights, and others that are each this much of it larger, until one
+/// is found of which the best scales of all groups are nearly multiples.
+const TRIED: usize = 8;
+const LARGER: f32 = 0.03;
+/// Steps of a block up and down from the best place of a group's codes, as the end of the bytes or a small scale may ask for.
+const PLACES: [f32; 3] = [-1.0, 0.0, 1.0];
+/// Weights below this are zero in f16 steps.
+const TINY: f32 = 1e-30;
+
+/// A block of each of 16 rows: `weight = step / 4096 * (scale * code + low)`.
+pub struct Fitted {
+    pub steps: [f16; PANEL],
+    /// 1 to 15, by group.
+    pub scales: [[u8; PANEL]; GROUPS],
+    /// `-128 <= low` and `low + 15 * scale <= 127`.
+    pub lows: [[i8; PANEL]; GROUPS],
+    /// 0 to 15, by input.
+    pub codes: [[u8; PANEL]; BLOCK],
+}
 
 #[inline(always)]
 fn round<V: Vector>(x: V) -> V {
     x + V::splat(ROUND) - V::splat(ROUND)
 }
 
-multiversion! {
-    /// Scale and minimum (both at least 0) of a group that leave the smallest squared error of
-    /// `scale * code - minimum`: for each tried range the codes are rounded and the line through them is
-    /// fitted by least squares, as llama.cpp's `make_qkx2_quants` does.
-    pub fn group / group_at (x: &[[f32; PANEL]]) -> ([f32; PANEL], [f32; PANEL]) {
-        let zero = Lanes::splat(0.0);
-        let (mut low, mut high, mut sum_x) = (zero, zero, zero);
+#[inline(always)]
+fn clamp<V: Vector>(x: V, low: V, high: V) -> V {
+    x.max(low).min(high)
+}
+
+/// Distance and middle of the 16 evenly spaced numbers that come nearest to a group: for each tried range the codes are rounded and
+/// the line through them is fitted by least squares, as llama.cpp's `make_qkx2_quants` does.
+#[inline(always)]
+fn line<V: Vector>(x: &[[f32; PANEL]]) -> (V, V) {
+    let zero = V::splat(0.0);
+    let (mut low, mut high) = (V::splat(f32::MAX), V::splat(f32::MIN));
+    for v in x {
+        let v = V::from_array(*v);
+        low = low.min(v);
+        high = high.max(v);
+    }
+    let span = high - low;
+    let mut sum_x = zero;
+    for v in x {
+        sum_x = sum_x + (V::from_array(*v) - low);
+    }
+    let n = V::splat(x.len() as f32);
+    // Of equal weights, as good a line as any.
+    let (mut best, mut distance, mut start) = (zero, span * V::splat(1.0 / MOST), zero);
+    let inverse = V::splat(1.0) / span.max(V::splat(TINY));
+    for range in RANGES {
+        let inverse = inverse * V::splat(range);
+        let (mut sum_l, mut sum_ll, mut sum_xl) = (zero, zero, zero);
         for v in x {
-            let v = Lanes::from_array(*v);
-            low = low.min(v);
-            high = high.max(v);
-            sum_x = sum_x + v;
+            let v = V::from_array(*v) - low;
+            let l = round(v * inverse).min(V::splat(MOST));
+            sum_l = sum_l + l;
+            sum_ll = l.mul_add(l, sum_ll);
+            sum_xl = v.mul_add(l, sum_xl);
         }
-        let span = high - low;
-        let n = Lanes::splat(x.len() as f32);
-        // A group of zeros has no range: its codes, scale and minimum stay zero.
-        let tiny = Lanes::splat(1e-30);
-        let mut best = [0.0; PANEL];
-        let (mut scale, mut minimum) = ((span * Lanes::splat(1.0 / MOST)).to_array(), (zero - low).to_array());
-        for steps in STEPS {
-            let inverse = Lanes::splat(steps) / span.max(tiny);
-            let (mut sum_l, mut sum_ll, mut sum_xl) = (zero, zero, zero);
-            for v in x {
-                let v = Lanes::from_array(*v);
-                let l = round((v - low) * inverse).min(Lanes::splat(MOST)).max(zero);
-                sum_l = sum_l + l;
-                sum_ll = l.mul_add(l, sum_ll);
-                sum_xl = v.mul_add(l, sum_xl);
-            }
-            // Whole numbers, so exact: zero where all codes are the same, through which many lines go.
-            let spread = n * sum_ll - sum_l * sum_l;
-            let determinant = spread.max(tiny);
-            let s = (n * sum_xl - sum_x * sum_l) / determinant;
-            let m = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
-            let alone = sum_xl / sum_ll.max(tiny);
-            let (s, m, alone, spread) = (s.to_array(), m.to_array(), alone.to_array(), spread.to_array());
-            let (sum_xl, sum_x) = (sum_xl.to_array(), sum_x.to_array());
-            for i in 0..PANEL {
-                // A line that would start above zero starts at zero.
-                let starts_at_zero = m[i] > 0.0 || spread[i] == 0.0;
-                let (s, m) = if starts_at_zero { (alone[i], 0.0) } else { (s[i], m[i]) };
-                // What the fit takes from the sum of squares: the more, the smaller the error.
-                let gain = s * sum_xl[i] + m * sum_x[i];
-                if gain > best[i] && s > 0.0 {
-                    best[i] = gain;
-                    scale[i] = s;
-                    minimum[i] = -m;
-                }
-            }
+        // Whole numbers, so exact: zero where all codes are the same.
+        let determinant = (n * sum_ll - sum_l * sum_l).max(V::splat(TINY));
+        let slope = (n * sum_xl - sum_x * sum_l) / determinant;
+        let begin = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
+        // What the fit takes from the sum of squares: the more, the smaller the error.
+        let gain = slope * sum_xl + begin * sum_x;
+        let above = best - gain;
+        distance = above.select_below(0.0, slope, distance);
+        start = above.select_below(0.0, begin, start);
+        best = above.select_below(0.0, gain, best);
+    }
+    (distance, low + start + distance * V::splat(MOST / 2.0))
+}
+
+/// Scales and lows of the codes of a group, in steps of its block.
+#[derive(Clone, Copy)]
+struct Grid<V> {
+    scale: V,
+    inverse: V,
+    low: V,
+}
+
+impl<V: Vector> Grid<V> {
+    /// With the whole scale next below a distance, or next above it, and codes around a middle but for some steps.
+    #[inline(always)]
+    fn new(distance: V, above: bool, middle: V, place: f32) -> Grid<V> {
+        let down = round(distance - V::splat(0.5));
+        let scale = if above { down + V::splat(1.0) } else { down };
+        let scale = clamp(scale, V::splat(1.0), V::splat(MOST_SCALE));
+        let low = round(middle - scale * V::splat(MOST / 2.0)) + V::splat(place);
+        let low = clamp(low, V::splat(LOWEST), V::splat(HIGHEST) - V::splat(MOST) * scale);
+        Grid { scale, inverse: V::splat(1.0) / scale, low }
+    }
+
+    /// The nearest code of a weight.
+    #[inline(always)]
+    fn code(&self, weight: V) -> V {
+        clamp(round((weight - self.low) * self.inverse), V::splat(0.0), V::splat(MOST))
+    }
+
+    /// Sum of squared errors of a group, in squared steps; `inverse` of the step.
+    #[inline(always)]
+    fn error(&self, x: &[[f32; PANEL]], inverse: V) -> V {
+        let mut sum = V::splat(0.0);
+        for v in x {
+            let v = V::from_array(*v) * inverse;
+            let off = v - self.scale.mul_add(self.code(v), self.low);
+            sum = off.mul_add(off, sum);
         }
-        (scale, minimum)
+        sum
     }
 }
 
 multiversion! {
-    /// The nearest codes for given scales and minimums.
-    pub fn codes / codes_at (x: &[[f32; PANEL]], scale: &[f32; PANEL], minimum: &[f32; PANEL]) -> [[u8; PANEL]; GROUP] {
-        let mut inverse = [0.0f32; PANEL];
-        for i in 0..PANEL {
-            inverse[i] = if scale[i] > 0.0 { 1.0 / scale[i] } else { 0.0 };
+    /// What leaves a small squared error for the first `length` inputs of a block; the others are zero.
+    ///
+    /// The best distances of the groups' codes are found first, then the step of the block that suits them, the scales and lows of
+    /// each group, and at last, by least squares, the step again.
+    pub fn block / block_at (x: &[[f32; PANEL]; BLOCK], length: usize) -> Fitted {
+        let (zero, tiny) = (Lanes::splat(0.0), Lanes::splat(TINY));
+        let mut lines = [(zero, zero); GROUPS];
+        let mut least = zero;
+        for (x, line_of) in x[..length].chunks(GROUP).zip(&mut lines) {
+            *line_of = line::<Lanes>(x);
+            for v in x {
+                let v = Lanes::from_array(*v);
+                least = least.max(v * Lanes::splat(1.0 / HIGHEST)).max(v * Lanes::splat(1.0 / LOWEST));
+            }
+            least = least.max(line_of.0 * Lanes::splat(1.0 / MOST_SCALE));
         }
-        let mut out = [[0; PANEL]; GROUP];
-        for (out, v) in out.iter_mut().zip(x) {
-            let l = round((Lanes::from_array(*v) + Lanes::from_array(*minimum)) * Lanes::from_array(inverse));
-            let l = l.min(Lanes::splat(MOST)).max(Lanes::splat(0.0)).to_array();
-            for i in 0..PANEL {
-                out[i] = l[i] as u8;
+        let (mut error, mut step) = (Lanes::splat(f32::INFINITY), least);
+        for i in 0..TRIED {
+            let tried = least * Lanes::splat(1.0 + LARGER * i as f32);
+            let inverse = Lanes::splat(1.0) / tried.max(tiny);
+            let mut sum = zero;
+            for (x, (distance, middle)) in x[..length].chunks(GROUP).zip(lines) {
+                let (distance, middle) = (distance * inverse, middle * inverse);
+                let below = Grid::new(distance, false, middle, 0.0).error(x, inverse);
+                sum = sum + below.min(Grid::new(distance, true, middle, 0.0).error(x, inverse));
+            }
+            let sum = sum * tried * tried;
+            let better = sum - error;
+            step = better.select_below(0.0, tried, step);
+            error = better.select_below(0.0, sum, error);
+        }
+        let inverse = Lanes::splat(1.0) / step.max(tiny);
+        let (mut sum_xb, mut sum_bb) = (zero, zero);
+        let mut grids = [Grid::new(zero, false, zero, 0.0); GROUPS];
+        for ((x, (distance, middle)), grid) in x[..length].chunks(GROUP).zip(lines).zip(&mut grids) {
+            let (distance, middle) = (distance * inverse, middle * inverse);
+            let mut error = Lanes::splat(f32::INFINITY);
+            for above in [false, true] {
+                for place in PLACES {
+                    let tried = Grid::new(distance, above, middle, place);
+                    let sum = tried.error(x, inverse);
+                    let better = sum - error;
+                    grid.scale = better.select_below(0.0, tried.scale, grid.scale);
+                    grid.inverse = better.select_below(0.0, tried.inverse, grid.inverse);
+                    grid.low = better.select_below(0.0, tried.low, grid.low);
+                    error = better.select_below(0.0, sum, error);
+                }
+            }
+            for v in x {
+                let v = Lanes::from_array(*v);
+                let byte = grid.scale.mul_add(grid.code(v * inverse), grid.low);
+                sum_xb = v.mul_add(byte, sum_xb);
+                sum_bb = byte.mul_add(byte, sum_bb);
             }
         }
-        out
+        let bits = (sum_xb / sum_bb.max(tiny) * Lanes::splat(SCALE_BIAS)).to_half();
+        let inverse = Lanes::splat(SCALE_BIAS) / Lanes::from_half(bits).max(tiny);
+        let mut fitted = Fitted {
+            steps: [f16::ZERO; PANEL],
+            scales: [[0; PANEL]; GROUPS],
+            lows: [[0; PANEL]; GROUPS],
+            codes: [[0; PANEL]; BLOCK],
+        };
+        for (step, bits) in fitted.steps.iter_mut().zip(bits) {
+            *step = f16::from_bits(bits);
+        }
+        for (g, grid) in grids.iter().enumerate() {
+            let (scale, low) = (grid.scale.to_array(), grid.low.to_array());
+            for i in 0..PANEL {
+                (fitted.scales[g][i], fitted.lows[g][i]) = (scale[i] as u8, low[i] as i8);
+            }
+            let codes = &mut fitted.codes[g * GROUP..(g + 1) * GROUP];
+            for (codes, v) in codes.iter_mut().zip(&x[g * GROUP..]) {
+                let code = grid.code(Lanes::from_array(*v) * inverse).to_array();
+                for i in 0..PANEL {
+                    codes[i] = code[i] as u8;
+                }
+            }
+        }
+        fitted
     }
 }

@@ -1,13 +1,14 @@
-//! Products with 4-bit weights: blocks of 256 inputs with a step, of which every group of 32 has a number as its scale and
-//! eight times a number as its minimum: `weight = d * (scale[g] * code - 8 * min[g])`. The idea is that of llama.cpp's
-//! Q4_K, with whole bytes and one step for both, so that a block's sum is one whole number.
+//! Products with 4-bit weights on a grid of 8 bits: in a block of 256 inputs a weight is a step times a whole number of one byte,
+//! and in each group of 32 only 16 of those numbers, evenly spaced: `weight = d * (scale[g] * code + low[g])`, with scales of 1 to
+//! 15 and `-128 <= low`, `low + 15 scale <= 127`. So a product with few rows reads 4-bit codes and multiplies their sums by the
+//! scales, and one with many ([`wide`]) turns codes into bytes once and needs no scales at all: the same whole numbers.
 //!
-//! A block of 8 groups of a panel takes 2,336 bytes (4.5625 bits a weight):
+//! A block of 8 groups of a panel takes 2,272 bytes (4.4375 bits a weight):
 //!
 //! ```text
 //! codes   [group 8][vector 4][output 16][4]   byte k of vector j: input 4 j + k low, input 16 + 4 j + k high
-//! scales  [group 8][output 16] u8
-//! minimums [pair of groups 4][output 16][2] u8
+//! scales  [group 4][output 16] u8             of group g low, of group g + 4 high
+//! lows    [pair of groups 4][output 16][2] i8
 //! d       [output 16] f16, times 4096
 //! ```
 //!
@@ -15,7 +16,7 @@
 //! result is, over blocks in order,
 //!
 //! ```text
-//! i = sum of scale * code * x + min * (-8 * sum of x in the group)    exact
+//! i = sum of scale * code * x + low * (sum of x in the group)    exact
 //! c = fma(i * d, scale of x, c)
 //! ```
 
@@ -28,23 +29,30 @@ mod avxvnni;
 pub mod fit;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(test)]
+mod tests;
+mod wide;
 
-use super::quantized::{self, Kernel, Kernels, SCALE_BIAS, shape};
-use super::strips::{BLOCK, GROUP, GROUPS, Kind, MINIMUM, Strips};
-use super::{Matrix, PANEL};
+use super::quantized::{self, Kernel, Kernels, SCALE_BIAS, blocks, shape};
+use super::strips::{BLOCK, GROUP, GROUPS, Kind, Strips};
+use super::{Matrix, PANEL, widened};
 use crate::simd::Level;
+use crate::tensor::Buffer;
 use half::f16;
 use std::ops::Range;
 
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL / 2;
 
-/// Where the parts of a block of `groups` groups begin: scales, minimums, d, and the end.
+/// Groups that share their bytes of scales with others.
+const HALF: usize = GROUPS / 2;
+
+/// Where the parts of a block of `groups` groups begin: scales, lows, d, and the end.
 const fn offsets(groups: usize) -> [usize; 4] {
     let scales = groups * CODES;
-    let minimums = scales + groups * PANEL;
-    let d = minimums + groups.div_ceil(2) * 2 * PANEL;
-    [scales, minimums, d, d + 2 * PANEL]
+    let lows = scales + if groups < HALF { groups } else { HALF } * PANEL;
+    let d = lows + groups.div_ceil(2) * 2 * PANEL;
+    [scales, lows, d, d + 2 * PANEL]
 }
 
 /// Bytes of a block.
@@ -58,20 +66,11 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
     whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
 }
 
-/// The blocks of a panel: number of groups and bytes of each.
-fn blocks(inputs: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let (whole, rest) = shape(inputs);
-    let size = block_bytes(GROUPS);
-    (0..whole)
-        .map(move |b| (GROUPS, b * size..(b + 1) * size))
-        .chain((rest > 0).then(|| (rest, whole * size..whole * size + block_bytes(rest))))
-}
-
 /// Packs 16 rows; false where a scale does not fit f16.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut fits = true;
     let mut x = [[0.0f32; PANEL]; BLOCK];
-    for (block, (groups, range)) in blocks(inputs).enumerate() {
+    for (block, (groups, range)) in blocks(inputs, block_bytes).enumerate() {
         let length = BLOCK.min(inputs - block * BLOCK);
         for (i, row) in rows.chunks_exact(inputs).enumerate() {
             for (k, &v) in row[block * BLOCK..][..length].iter().enumerate() {
@@ -85,36 +84,11 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
 }
 
 fn pack_block(x: &[[f32; PANEL]; BLOCK], groups: usize, length: usize, out: &mut [u8]) -> bool {
-    let [scales_at, minimums_at, d_at, _] = offsets(groups);
-    // The best scale and minimum of each group, then the block's step, which has to reach both with 255.
-    let mut fitted = [([0.0; PANEL], [0.0; PANEL]); GROUPS];
-    let mut top = [0.0f32; PANEL];
-    for (g, fitted) in fitted.iter_mut().enumerate().take(groups) {
-        let n = GROUP.min(length - g * GROUP);
-        *fitted = fit::group(&x[g * GROUP..g * GROUP + n]);
-        for i in 0..PANEL {
-            top[i] = top[i].max(fitted.0[i]).max(fitted.1[i] / f32::from(MINIMUM));
-        }
-    }
-    let (mut fits, mut d) = (true, [0.0f32; PANEL]);
-    for (i, top) in top.into_iter().enumerate() {
-        let stored = f16::from_f32(top * (SCALE_BIAS / 255.0));
-        fits &= stored.is_finite();
-        out[d_at + 2 * i..][..2].copy_from_slice(&stored.to_le_bytes());
-        d[i] = stored.to_f32() * (1.0 / SCALE_BIAS);
-    }
-    let whole = |value: f32, step: f32| {
-        if step > 0.0 { (value / step).round_ties_even().clamp(0.0, 255.0) as u8 } else { 0 }
-    };
-    for (g, (scale, minimum)) in fitted.iter().enumerate().take(groups) {
-        let (mut scales, mut minimums) = ([0.0; PANEL], [0.0; PANEL]);
-        for i in 0..PANEL {
-            let (s, m) = (whole(scale[i], d[i]), whole(minimum[i], f32::from(MINIMUM) * d[i]));
-            out[scales_at + g * PANEL + i] = s;
-            out[minimums_at + g / 2 * 2 * PANEL + 2 * i + g % 2] = m;
-            (scales[i], minimums[i]) = (d[i] * f32::from(s), d[i] * f32::from(MINIMUM * i16::from(m)));
-        }
-        let codes = fit::codes(&x[g * GROUP..(g + 1) * GROUP], &scales, &minimums);
+    let [scales_at, lows_at, d_at, _] = offsets(groups);
+    let fitted = fit::block(x, length);
+    out[scales_at..lows_at].fill(0);
+    for g in 0..groups {
+        let codes = &fitted.codes[g * GROUP..][..GROUP];
         for j in 0..4 {
             for k in 0..4 {
                 for i in 0..PANEL {
@@ -123,8 +97,15 @@ fn pack_block(x: &[[f32; PANEL]; BLOCK], groups: usize, length: usize, out: &mut
                 }
             }
         }
+        for i in 0..PANEL {
+            out[scales_at + g % HALF * PANEL + i] |= fitted.scales[g][i] << (g / HALF * 4);
+            out[lows_at + g / 2 * 2 * PANEL + 2 * i + g % 2] = fitted.lows[g][i].to_le_bytes()[0];
+        }
     }
-    fits
+    for (d, out) in fitted.steps.iter().zip(out[d_at..].chunks_exact_mut(2)) {
+        out.copy_from_slice(&d.to_le_bytes());
+    }
+    fitted.steps.iter().all(|d| d.is_finite())
 }
 
 /// A block of a panel, read value by value.
@@ -145,11 +126,12 @@ impl Block<'_> {
     }
 
     fn scale(&self, group: usize, output: usize) -> i32 {
-        i32::from(self.bytes[self.offsets[0] + group * PANEL + output])
+        let both = self.bytes[self.offsets[0] + group % HALF * PANEL + output];
+        i32::from(if group < HALF { both & 15 } else { both >> 4 })
     }
 
-    fn minimum(&self, group: usize, output: usize) -> i32 {
-        i32::from(self.bytes[self.offsets[1] + group / 2 * 2 * PANEL + 2 * output + group % 2])
+    fn low(&self, group: usize, output: usize) -> i32 {
+        i32::from(self.bytes[self.offsets[1] + group / 2 * 2 * PANEL + 2 * output + group % 2] as i8)
     }
 
     fn step(&self, output: usize) -> f32 {
@@ -160,12 +142,12 @@ impl Block<'_> {
 
 /// One row of a panel.
 pub fn unpack(panel: &[u8], inputs: usize, row: usize, out: &mut [f32]) {
-    for ((groups, range), out) in blocks(inputs).zip(out.chunks_mut(BLOCK)) {
+    for ((groups, range), out) in blocks(inputs, block_bytes).zip(out.chunks_mut(BLOCK)) {
         let block = Block::new(&panel[range], groups);
         let d = block.step(row);
         for (k, o) in out.iter_mut().enumerate() {
-            let (s, m) = (block.scale(k / GROUP, row), block.minimum(k / GROUP, row));
-            *o = d * (s * block.code(k, row) - i32::from(MINIMUM) * m) as f32;
+            let (scale, low) = (block.scale(k / GROUP, row), block.low(k / GROUP, row));
+            *o = d * (scale * block.code(k, row) + low) as f32;
         }
     }
 }
@@ -189,16 +171,22 @@ pub fn kernels(level: Level) -> &'static Kernels {
     }
 }
 
-/// See [`quantized::product`].
+/// See [`widened::product`]; `memory` is a thread's own.
 pub fn product(
-    kernels: &Kernels,
+    level: Level,
     w: &Matrix,
     panels: Range<usize>,
     s: &Strips,
     tiles: Range<usize>,
+    memory: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    quantized::product(kernels, block_bytes, w, panels, s, tiles, out);
+    match wide::kernels(level) {
+        Some(kernels) if s.rows_of(&tiles).1 >= wide::ROWS => {
+            widened::product(level, kernels, &wide::WIDENING, w, panels, s, tiles, memory, out);
+        }
+        _ => quantized::product(kernels(level), block_bytes, w, panels, s, tiles, out),
+    }
 }
 
 /// Portable code, and what the others must equal to the bit.
@@ -232,7 +220,7 @@ unsafe fn scalar<const M: usize>(
         let block = Block::new(bytes, groups);
         let x = &x[b * x_stride..];
         for row in 0..M {
-            let scale = f32::from_bits(x[(BLOCK / 4 + GROUPS / 2) * M + row] as u32);
+            let scale = f32::from_bits(x[(Kind::Quads.words() - 1) * M + row] as u32);
             for output in 0..PANEL {
                 let mut i = 0i32;
                 for g in 0..groups {
@@ -244,7 +232,7 @@ unsafe fn scalar<const M: usize>(
                     i += sum * block.scale(g, output);
                     let sums = x[(BLOCK / 4 + g / 2) * M + row];
                     let sum = if g % 2 == 0 { sums as i16 } else { (sums >> 16) as i16 };
-                    i += block.minimum(g, output) * i32::from(sum);
+                    i += block.low(g, output) * i32::from(sum);
                 }
                 let c = &mut c[row * PANEL + output];
                 *c = (i as f32 * block.step(output)).mul_add(scale, *c);

@@ -1,6 +1,6 @@
 //! 4-bit weights with NEON: nibbles taken apart on the fly, sums of groups by the best multiplications that the CPU has.
 
-use super::{CODES, offsets};
+use super::{CODES, HALF, offsets};
 use crate::matmul::PANEL;
 use crate::matmul::neon::{Codes, Dotprod, Dots, I8mm, Plain, entry, scales};
 use crate::matmul::quantized::{Kernel, Kernels};
@@ -29,15 +29,16 @@ fn nibble<const QUAD: usize>(v: uint8x16_t) -> int8x16_t {
     unsafe { vreinterpretq_s8_u8(if QUAD < 4 { vandq_u8(v, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(v) }) }
 }
 
-/// 16 bytes as words of 32 bits.
+/// Scales of a group as words of 32 bits; those of a block lie behind `at`.
 ///
 /// # Safety
-/// 16 bytes lie behind `at`.
+/// They do.
 #[inline(always)]
-unsafe fn widen(at: *const u8) -> [int32x4_t; 4] {
+unsafe fn group_scales(at: *const u8, group: usize) -> [int32x4_t; 4] {
     // SAFETY: as promised.
     unsafe {
-        let v = vld1q_u8(at);
+        let both = vld1q_u8(at.add(group % HALF * PANEL));
+        let v = if group < HALF { vandq_u8(both, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(both) };
         let (low, high) = (vmovl_u8(vget_low_u8(v)), vmovl_high_u8(v));
         [
             vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(low))),
@@ -62,14 +63,14 @@ unsafe fn tile<D: Dots, const M: usize>(
     c: *mut f32,
     first: bool,
 ) {
-    let [scales_at, minimums_at, d_at, size] = offsets(groups);
+    let [scales_at, lows_at, d_at, size] = offsets(groups);
     // SAFETY: as promised by the caller.
     unsafe {
         for block in 0..blocks {
             let mut sums = [[vdupq_n_s32(0); 4]; M];
             for g in 0..groups {
                 let s = D::narrow::<Nibbles, M>(w.add(g * CODES), x.add(g * GROUP / 4 * M));
-                let scale = widen(w.add(scales_at + g * PANEL));
+                let scale = group_scales(w.add(scales_at), g);
                 for i in 0..M {
                     for o in 0..4 {
                         sums[i][o] = vmlaq_s32(sums[i][o], s[i][o], scale[o]);
@@ -81,18 +82,17 @@ unsafe fn tile<D: Dots, const M: usize>(
                 let all = &mut sums[i];
                 for p in 0..groups.div_ceil(2) {
                     // Of two groups side by side.
-                    let both = vld2q_u8(w.add(minimums_at + 2 * PANEL * p));
+                    let both = vld2q_s8(w.add(lows_at + 2 * PANEL * p).cast());
                     let y: *const i16 = x.add((BLOCK / 4 + p) * M + i).cast();
                     for (v, y) in [(both.0, *y), (both.1, *y.add(1))] {
-                        let low = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(v)));
-                        let high = vreinterpretq_s16_u16(vmovl_high_u8(v));
+                        let (low, high) = (vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v));
                         all[0] = vmlal_n_s16(all[0], vget_low_s16(low), y);
                         all[1] = vmlal_high_n_s16(all[1], low, y);
                         all[2] = vmlal_n_s16(all[2], vget_low_s16(high), y);
                         all[3] = vmlal_high_n_s16(all[3], high, y);
                     }
                 }
-                let scale = vld1q_dup_f32(x.add((BLOCK / 4 + GROUPS / 2) * M + i).cast());
+                let scale = vld1q_dup_f32(x.add((Kind::Quads.words() - 1) * M + i).cast());
                 for o in 0..4 {
                     let at = c.add(i * PANEL + 4 * o);
                     let old = if first && block == 0 { vdupq_n_f32(0.0) } else { vld1q_f32(at) };

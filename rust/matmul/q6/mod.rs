@@ -14,11 +14,12 @@
 //! that stays in the nearest cache, and goes on with the kernels of `q8`: its results are what `q8` would give for the
 //! same codes, to the bit.
 
-use super::quantized::{self, Kernels, Panels, shape, strip};
+use super::quantized::{Kernels, blocks, shape, strip};
 use super::strips::{GROUP, GROUPS, Strips};
+use super::widened::{self, Widening, bytes};
 use super::{Matrix, PANEL, q8};
 use crate::simd::{Level, multiversion, prefetch_at};
-use crate::tensor::{Buffer, sized};
+use crate::tensor::Buffer;
 use std::ops::Range;
 
 /// The largest code.
@@ -39,6 +40,12 @@ const SCALES: usize = 2 * PANEL;
 /// Bytes ahead of the reading that memory is asked for.
 const AHEAD: usize = 12 * 1024;
 
+const WIDENING: Widening = Widening {
+    packed: block_bytes,
+    wide: q8::block_bytes,
+    widen: |level, groups, block, out| widen_at(level, groups, block, false, out),
+};
+
 /// Bytes of a block.
 const fn block_bytes(groups: usize) -> usize {
     groups * PACKED + (groups * SCALES).next_multiple_of(64)
@@ -50,22 +57,12 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
     whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
 }
 
-/// The blocks of a panel: number of groups and bytes of each.
-fn blocks(inputs: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
-    let (whole, rest) = shape(inputs);
-    let last = (rest > 0).then_some((whole, rest));
-    (0..whole).map(|block| (block, GROUPS)).chain(last).map(|(block, groups)| {
-        let start = block * block_bytes(GROUPS);
-        (groups, start..start + block_bytes(groups))
-    })
-}
-
 /// Packs 16 rows; false where a scale does not fit f16.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut wide = vec![0; q8::panel_bytes(inputs).unwrap_or_default()];
     let fits = q8::quantize(rows, inputs, MOST, STEP, &mut wide);
     let mut first = 0;
-    for (groups, range) in blocks(inputs) {
+    for (groups, range) in blocks(inputs, block_bytes) {
         let (codes, scales) = out[range].split_at_mut(groups * PACKED);
         for (g, (codes, scales)) in
             codes.chunks_exact_mut(PACKED).zip(scales.chunks_exact_mut(SCALES)).enumerate()
@@ -117,30 +114,13 @@ multiversion! {
 /// One row of a panel.
 pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     let mut wide = vec![0; q8::block_bytes(GROUPS)];
-    for ((groups, range), out) in blocks(out.len()).zip(out.chunks_mut(GROUPS * GROUP)) {
+    for ((groups, range), out) in blocks(out.len(), block_bytes).zip(out.chunks_mut(GROUPS * GROUP)) {
         widen(groups, &panel[range], false, &mut wide);
         q8::unpack(&wide, row, out);
     }
 }
 
-/// Panels turned into those of `q8`.
-struct Widened<'a> {
-    inputs: usize,
-    bytes: &'a [u8],
-}
-
-impl Panels for Widened<'_> {
-    fn inputs(&self) -> usize {
-        self.inputs
-    }
-
-    fn panel(&self, panel: usize) -> &[u8] {
-        let bytes = q8::panel_bytes(self.inputs).unwrap_or_default();
-        &self.bytes[panel * bytes..][..bytes]
-    }
-}
-
-/// See [`quantized::product`]; `memory` is a thread's own.
+/// See [`widened::product`]; `memory` is a thread's own.
 pub fn product(
     level: Level,
     kernels: &Kernels,
@@ -162,7 +142,7 @@ pub fn product(
         for (c, panel) in out.chunks_exact_mut(rows * PANEL).zip(panels) {
             c.fill(0.0);
             let panel = w.panel(panel);
-            for (block, (groups, range)) in blocks(inputs).enumerate() {
+            for (block, (groups, range)) in blocks(inputs, block_bytes).enumerate() {
                 let ahead = panel[range.clone()].as_ptr().wrapping_add(AHEAD / 2);
                 widen_at(level, groups, &panel[range], few, wide);
                 let x = strip(kernels, s, block, 1, tile);
@@ -174,26 +154,5 @@ pub fn product(
         }
         return;
     }
-    // All tiles go through two panels, as the kernels do.
-    let size = q8::panel_bytes(inputs).unwrap_or_default();
-    let wide = bytes(memory, 2 * size);
-    for (first, out) in panels.clone().step_by(2).zip(out.chunks_mut(2 * rows * PANEL)) {
-        let count = 2.min(panels.end - first);
-        for i in 0..count {
-            let (panel, wide) = (w.panel(first + i), &mut wide[i * size..]);
-            for (block, (groups, range)) in blocks(inputs).enumerate() {
-                widen_at(level, groups, &panel[range], true, &mut wide[block * q8::block_bytes(GROUPS)..]);
-            }
-        }
-        let widened = Widened { inputs, bytes: wide };
-        quantized::product(kernels, q8::block_bytes, &widened, 0..count, s, tiles.clone(), out);
-    }
-}
-
-/// Some bytes of a buffer, from a cache line on.
-fn bytes(memory: &mut Buffer<f32>, length: usize) -> &mut [u8] {
-    let memory = sized(memory, length.div_ceil(4));
-    // SAFETY: any bytes are f32, and any f32 is bytes.
-    let (_, bytes, _) = unsafe { memory.align_to_mut::<u8>() };
-    &mut bytes[..length]
+    widened::product(level, kernels, &WIDENING, w, panels, s, tiles, memory, out);
 }

@@ -1,6 +1,6 @@
 //! Activations rounded to codes, block by block of a row.
 
-use super::{BLOCK, GROUP, GROUPS, Kind, MINIMUM};
+use super::{BLOCK, GROUP, GROUPS, Kind};
 use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
 
 /// Rounds a block of one row to what the kind holds.
@@ -99,14 +99,19 @@ multiversion! {
 }
 
 multiversion! {
-    /// 8-bit codes of a block, in fours, -[`MINIMUM`] times the sums of its groups (of at most 32 * 127), in pairs, and a scale.
+    /// 8-bit codes of a block, in fours, the sums of its groups (of at most 32 * 127), in pairs, -128 times their sum and a scale.
     fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Quads.words()]) {
         let (scale, inverse) = scale::<Lanes>(x, 127.0);
         let mut sums = [0; GROUPS];
         for g in 0..GROUPS {
             let quads = &mut out[g * GROUP / 4..(g + 1) * GROUP / 4];
-            sums[g] = -i32::from(MINIMUM) * quads_of_group::<Lanes>(&x[g * GROUP..], inverse, quads);
+            sums[g] = quads_of_group::<Lanes>(&x[g * GROUP..], inverse, quads);
         }
+        let mut all = 0;
+        for sum in sums {
+            all += sum;
+        }
+        out[Kind::Quads.words() - 2] = -128 * all;
         for (out, s) in out[BLOCK / 4..].iter_mut().zip(sums.chunks_exact(2)) {
             *out = (s[0] & 0xffff) | s[1] << 16;
         }
