@@ -40,6 +40,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 pub use strips::Input;
 use strips::{Kind, Prepared, Strips};
+use widened::Widening;
 
 /// Outputs in a panel.
 pub const PANEL: usize = 16;
@@ -68,7 +69,7 @@ impl Scratch {
         rows: usize,
     ) -> (Prepared<'a>, &'a [Mutex<ThreadScratch>]) {
         let Scratch { strips, threads } = self;
-        let (products, inputs) = (Products::of(weight, level), weight.inputs());
+        let (products, inputs) = (Products::of(weight, level, rows), weight.inputs());
         let (kind, height) = (products.kind(), products.height(level, rows));
         let by_rows = products.prefers_rows(rows, inputs);
         threads.resize_with(team.threads().max(threads.len()), Mutex::default);
@@ -132,7 +133,7 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
             "room for the results"
         );
     }
-    let kind = |w: &Matrix| Products::of(w, level()).kind();
+    let kind = |w: &Matrix| Products::of(w, level(), rows).kind();
     let first = kind(first.weight);
     if targets
         .iter()
@@ -167,17 +168,22 @@ fn hidden<T>(pointer: *const T) -> *const T {
 #[derive(Clone, Copy)]
 enum Products {
     Float(Kind),
-    Q8(&'static Kernels),
+    /// Of quantized weights as they are, with the bytes of a block of so many groups.
+    Packed(&'static Kernels, fn(usize) -> usize),
     Q6(&'static Kernels),
-    Q4(&'static Kernels),
+    Widened(&'static Kernels, &'static Widening),
 }
 
 impl Products {
-    fn of(w: &Matrix, level: Level) -> Products {
+    /// For so many rows.
+    fn of(w: &Matrix, level: Level, rows: usize) -> Products {
         match w.weight_type() {
-            WeightType::Q8 => Products::Q8(q8::kernels(level, w.activations())),
+            WeightType::Q8 => Products::Packed(q8::kernels(level, w.activations()), q8::block_bytes),
             WeightType::Q6 => Products::Q6(q8::kernels(level, w.activations())),
-            WeightType::Q4 => Products::Q4(q4::kernels(level)),
+            WeightType::Q4 => match q4::wide::kernels(level, rows) {
+                Some((kernels, widening)) => Products::Widened(kernels, widening),
+                None => Products::Packed(q4::kernels(level), q4::block_bytes),
+            },
             _ => Products::Float(float::kind(level, w)),
         }
     }
@@ -186,7 +192,9 @@ impl Products {
     fn kind(self) -> Kind {
         match self {
             Products::Float(kind) => kind,
-            Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => kernels.kind,
+            Products::Packed(kernels, _) | Products::Q6(kernels) | Products::Widened(kernels, _) => {
+                kernels.kind
+            }
         }
     }
 
@@ -194,7 +202,7 @@ impl Products {
     fn prefers_rows(self, rows: usize, inputs: usize) -> bool {
         match self {
             Products::Float(_) => false,
-            Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => {
+            Products::Packed(kernels, _) | Products::Q6(kernels) | Products::Widened(kernels, _) => {
                 kernels.prefers_rows(rows, inputs)
             }
         }
@@ -203,8 +211,8 @@ impl Products {
     /// Bytes of results in a slab.
     fn slab(self) -> usize {
         match self {
-            Products::Float(_) | Products::Q8(_) => SLAB,
-            Products::Q6(_) | Products::Q4(_) => SLAB_OF_WIDENED,
+            Products::Float(_) | Products::Packed(..) => SLAB,
+            Products::Q6(_) | Products::Widened(..) => SLAB_OF_WIDENED,
         }
     }
 
@@ -212,7 +220,9 @@ impl Products {
     fn height(self, level: Level, rows: usize) -> usize {
         match self {
             Products::Float(kind) => float::height(level, kind, rows),
-            Products::Q8(kernels) | Products::Q6(kernels) | Products::Q4(kernels) => kernels.height(rows),
+            Products::Packed(kernels, _) | Products::Q6(kernels) | Products::Widened(kernels, _) => {
+                kernels.height(rows)
+            }
         }
     }
 }
@@ -271,7 +281,7 @@ fn compute(
     let ThreadScratch { result, gate, widened } = work;
     let mut next = tiles.start;
     while next < tiles.end {
-        let most = Products::of(t.weight, level).slab();
+        let most = Products::of(t.weight, level, s.rows).slab();
         let slab = slab(&s, next..tiles.end, panels.len() * if t.gate.is_some() { 2 } else { 1 }, most);
         next = slab.end;
         let (first_row, rows) = s.rows_of(&slab);
@@ -323,10 +333,14 @@ fn product(
     widened: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    match Products::of(w, level) {
+    match Products::of(w, level, s.rows) {
         Products::Float(kind) => float::product(level, kind, w, panels, s, tiles, widened, out),
-        Products::Q8(kernels) => q8::product(kernels, w, panels, &s, tiles, out),
+        Products::Packed(kernels, block_bytes) => {
+            quantized::product(kernels, block_bytes, w, panels, &s, tiles, out);
+        }
         Products::Q6(kernels) => q6::product(level, kernels, w, panels, &s, tiles, widened, out),
-        Products::Q4(_) => q4::product(level, w, panels, &s, tiles, widened, out),
+        Products::Widened(kernels, widening) => {
+            widened::product(level, kernels, widening, w, panels, &s, tiles, widened, out);
+        }
     }
 }

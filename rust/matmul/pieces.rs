@@ -46,7 +46,7 @@ pub fn linear_in_pieces(
             let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
             let (mut next, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
             while next < end {
-                let tiles = slab(&strips, next..end, panels.len(), Products::of(weight, level).slab());
+                let tiles = slab(&strips, next..end, panels.len(), Products::of(weight, level, rows).slab());
                 next = tiles.end;
                 let (first, rows) = strips.rows_of(&tiles);
                 let values = sized(&mut work.result, panels.len() * rows * PANEL);

@@ -13,7 +13,7 @@ pub fn packed(values: &[f32], outputs: usize, inputs: usize, to: WeightType) -> 
 }
 
 fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
-    results_of(level, Products::of(w, level), w, x, rows)
+    results_of(level, Products::of(w, level, rows), w, x, rows)
 }
 
 fn results_of(level: Level, products: Products, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
@@ -51,7 +51,7 @@ fn tiles(level: Level, products: Products, w: &Matrix, x: Prepared<'_>, tiles: R
 
 /// Strips by rows, where the kernels take them, give what interleaved ones do, also one tile alone.
 fn check_rows(level: Level, w: &Matrix, x: &[f32], rows: usize, want: &[f32]) {
-    let products = Products::of(w, level);
+    let products = Products::of(w, level, rows);
     if !products.prefers_rows(rows, w.inputs()) {
         return;
     }
@@ -126,7 +126,7 @@ fn what_rows_go_through_before_changes_them_alone() {
         for (to, activations) in ALL {
             let w = packed(&values, 16, inputs, to).with_activations(activations);
             for level in Level::present() {
-                let products = Products::of(&w, level);
+                let products = Products::of(&w, level, rows);
                 let mut strips = Strips::default();
                 let input = Input { values: &x, before: Some(&before) };
                 let made = prepared(&mut strips, level, products, input, rows, inputs, false);
@@ -178,7 +178,7 @@ fn products_with_rounded_activations_are_chains_over_pairs() {
             }
         }
         for level in Level::present() {
-            for products in [Products::of(&w, level), Products::Float(Kind::Rounded)] {
+            for products in [Products::of(&w, level, rows), Products::Float(Kind::Rounded)] {
                 let got = results_of(level, products, &w, &x, rows);
                 assert!(bits(&want) == bits(&got), "{level:?} {:?} {outputs}x{inputs}", products.kind());
             }

@@ -31,15 +31,13 @@ pub mod fit;
 mod neon;
 #[cfg(test)]
 mod tests;
-mod wide;
+pub mod wide;
 
-use super::quantized::{self, Kernel, Kernels, SCALE_BIAS, blocks, shape};
-use super::strips::{BLOCK, GROUP, GROUPS, Kind, Strips};
-use super::{Matrix, PANEL, widened};
+use super::PANEL;
+use super::quantized::{Kernel, Kernels, SCALE_BIAS, blocks, shape};
+use super::strips::{BLOCK, GROUP, GROUPS, Kind};
 use crate::simd::Level;
-use crate::tensor::Buffer;
 use half::f16;
-use std::ops::Range;
 
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL / 2;
@@ -168,24 +166,6 @@ pub fn kernels(level: Level) -> &'static Kernels {
         #[cfg(target_arch = "aarch64")]
         Level::Neon => &neon::KERNELS,
         _ => &SCALAR,
-    }
-}
-
-/// See [`widened::product`]; `memory` is a thread's own.
-pub fn product(
-    level: Level,
-    w: &Matrix,
-    panels: Range<usize>,
-    s: &Strips,
-    tiles: Range<usize>,
-    memory: &mut Buffer<f32>,
-    out: &mut [f32],
-) {
-    match wide::kernels(level) {
-        Some(kernels) if s.rows_of(&tiles).1 >= wide::ROWS => {
-            widened::product(level, kernels, &wide::WIDENING, w, panels, s, tiles, memory, out);
-        }
-        _ => quantized::product(kernels(level), block_bytes, w, panels, s, tiles, out),
     }
 }
 

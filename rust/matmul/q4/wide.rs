@@ -12,7 +12,7 @@ use crate::matmul::widened::Widening;
 use crate::simd::{Level, multiversion};
 
 /// Rows from which on it is worth while.
-pub const ROWS: usize = 24;
+const ROWS: usize = 24;
 
 /// Bytes of the weights of a group.
 const WIDE: usize = GROUP * PANEL;
@@ -20,20 +20,21 @@ const WIDE: usize = GROUP * PANEL;
 const WORDS: usize = CODES / 2;
 const VECTOR: usize = WORDS / 4;
 
-pub const WIDENING: Widening = Widening { packed: super::block_bytes, wide: block_bytes, widen: widen_at };
+static WIDENING: Widening = Widening { packed: super::block_bytes, wide: block_bytes, widen: widen_at };
 
 /// Bytes of a block of `groups` groups.
 fn block_bytes(groups: usize) -> usize {
     groups * WIDE + 64
 }
 
-/// Kernels of a level that multiplies bytes with signs by bytes without and sums them up in 32 bits.
-pub fn kernels(level: Level) -> Option<&'static Kernels> {
+/// Kernels for so many rows, of levels that multiply bytes with signs by bytes without and sum them up in 32 bits.
+pub fn kernels(level: Level, rows: usize) -> Option<(&'static Kernels, &'static Widening)> {
     match level {
+        _ if rows < ROWS => None,
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => Some(&super::avx512::WIDE),
+        Level::Avx512 => Some((&super::avx512::WIDE, &WIDENING)),
         #[cfg(target_arch = "x86_64")]
-        Level::AvxVnni => Some(&super::avxvnni::WIDE),
+        Level::AvxVnni => Some((&super::avxvnni::WIDE, &WIDENING)),
         _ => None,
     }
 }

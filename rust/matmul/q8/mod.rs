@@ -25,12 +25,11 @@ pub(super) mod fit;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-use super::quantized::{self, Kernel, Kernels, SCALE_BIAS, shape};
-use super::strips::{GROUP, GROUPS, Kind, Strips};
-use super::{Activations, Matrix, PANEL};
+use super::quantized::{Kernel, Kernels, SCALE_BIAS, shape};
+use super::strips::{GROUP, GROUPS, Kind};
+use super::{Activations, PANEL};
 use crate::simd::Level;
 use half::f16;
-use std::ops::Range;
 
 /// The largest code.
 const MOST: f32 = 127.0;
@@ -155,18 +154,6 @@ pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
         (_, Activations::Int8) => &NARROW,
         _ => &WIDE,
     }
-}
-
-/// See [`quantized::product`].
-pub fn product(
-    kernels: &Kernels,
-    w: &Matrix,
-    panels: Range<usize>,
-    s: &Strips,
-    tiles: Range<usize>,
-    out: &mut [f32],
-) {
-    quantized::product(kernels, block_bytes, w, panels, s, tiles, out);
 }
 
 /// Portable code, and what the others must equal to the bit.
