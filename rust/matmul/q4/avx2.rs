@@ -128,6 +128,43 @@ static TWICE: Bytes = Bytes([
     7, -1,
 ]);
 
+/// Results of a block: from the sums of its groups times scales, its lows and its steps.
+///
+/// # Safety
+/// See [`Kernel`]; AVX2, FMA and F16C.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn finish<const M: usize>(
+    groups: usize,
+    sums: &[[__m256i; 2]; M],
+    lows: *const u8,
+    d: *const u8,
+    x: *const i32,
+    c: *mut f32,
+    fresh: bool,
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        for h in 0..2 {
+            let d = scales(d.add(16 * h));
+            for i in 0..M {
+                let mut sum = sums[i][h];
+                for p in 0..groups.div_ceil(2) {
+                    let at = lows.add(2 * PANEL * p + PANEL * h);
+                    let lows = _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()));
+                    let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
+                    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(lows, y));
+                }
+                let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d);
+                let scale = _mm256_castsi256_ps(_mm256_set1_epi32(*x.add((Kind::Quads.words() - 1) * M + i)));
+                let at = c.add(i * PANEL + 8 * h);
+                let old = if fresh { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
+                _mm256_storeu_ps(at, _mm256_fmadd_ps(t, scale, old));
+            }
+        }
+    }
+}
+
 macro_rules! tile {
     ($name:ident $ask:literal $m:literal $($rows:tt)*) => {
         /// See [`super::scalar`].
@@ -193,25 +230,8 @@ macro_rules! tile {
                 }
                 // SAFETY: as promised by the caller; prefetches touch no memory.
                 unsafe {
-                    for h in 0..2 {
-                        let d = scales(w.add(d_at + 16 * h));
-                        for i in 0..$m {
-                            let mut sum = sums[i][h];
-                            for p in 0..groups.div_ceil(2) {
-                                let at = w.add(lows_at + 2 * PANEL * p + PANEL * h);
-                                let lows = _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()));
-                                let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * $m + i));
-                                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(lows, y));
-                            }
-                            let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d);
-                            let scale = *x.add((Kind::Quads.words() - 1) * $m + i);
-                            let scale = _mm256_castsi256_ps(_mm256_set1_epi32(scale));
-                            let at = c.add(i * PANEL + 8 * h);
-                            let fresh = first && block == 0;
-                            let old = if fresh { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
-                            _mm256_storeu_ps(at, _mm256_fmadd_ps(t, scale, old));
-                        }
-                    }
+                    let fresh = first && block == 0;
+                    finish::<$m>(groups, &sums, w.add(lows_at), w.add(d_at), x, c, fresh);
                     for i in 0..lines {
                         _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
                     }
@@ -240,7 +260,91 @@ asking!(asking2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
 asking!(asking3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
 asking!(asking4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
 
+/// Codes that lie apart, as [`wide`](super::wide) has them, against quad `$quad`.
+macro_rules! apart {
+    ($kind:ident $quad:literal $m:literal $(($row:literal $a:literal $b:literal))*) => {
+        concat!(
+            "vmovdqa ymm12, [{w}+64*", $quad, "]\n",
+            "vmovdqa ymm13, [{w}+64*", $quad, "+32]\n",
+            $(quad!($kind $a $b $row $quad $m)),*
+        )
+    };
+}
+
+macro_rules! wide_tile {
+    ($name:ident $m:literal $($rows:tt)*) => {
+        /// The same with weights whose codes lie apart, which are in the caches.
+        ///
+        /// # Safety
+        /// See [`Kernel`]; AVX2, FMA and F16C.
+        #[inline(never)]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn $name(
+            blocks: usize,
+            groups: usize,
+            mut w: *const u8,
+            mut x: *const i32,
+            x_stride: usize,
+            c: *mut f32,
+            _: *const u8,
+            _: usize,
+            first: bool,
+        ) {
+            let [scales_at, lows_at, d_at, size] = super::wide::apart_offsets(groups);
+            for block in 0..blocks {
+                let mut sums = [[_mm256_setzero_si256(); 2]; $m];
+                // SAFETY: reads `groups` groups of codes, scales and activations and touches `sums` only; the rest as
+                // promised by the caller.
+                unsafe {
+                    std::arch::asm!(
+                        "2:",
+                        apart!(first 0 $m $($rows)*),
+                        apart!(next 1 $m $($rows)*),
+                        apart!(next 2 $m $($rows)*),
+                        apart!(next 3 $m $($rows)*),
+                        apart!(next 4 $m $($rows)*),
+                        apart!(next 5 $m $($rows)*),
+                        apart!(next 6 $m $($rows)*),
+                        apart!(next 7 $m $($rows)*),
+                        "vmovdqa ymm12, [{s}]",
+                        "vmovdqa ymm13, [{s}+32]",
+                        flush!($($rows)*),
+                        concat!("add {x}, 32*", $m),
+                        "add {w}, 512",
+                        "add {s}, 64",
+                        "dec {n}",
+                        "jnz 2b",
+                        x = inout(reg) x => _,
+                        w = inout(reg) w => _,
+                        s = inout(reg) w.add(scales_at) => _,
+                        n = inout(reg) groups => _,
+                        sums = in(reg) sums.as_mut_ptr(),
+                        out("ymm0") _, out("ymm1") _, out("ymm2") _, out("ymm3") _,
+                        out("ymm4") _, out("ymm5") _, out("ymm6") _, out("ymm7") _,
+                        out("ymm8") _, out("ymm9") _, out("ymm10") _, out("ymm11") _,
+                        out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
+                        options(nostack)
+                    );
+                    let fresh = first && block == 0;
+                    finish::<$m>(groups, &sums, w.add(lows_at), w.add(d_at), x, c, fresh);
+                    w = w.add(size);
+                }
+                x = x.wrapping_add(x_stride);
+            }
+        }
+    };
+}
+wide_tile!(wide1 1 (0 "ymm0" "ymm1"));
+wide_tile!(wide2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
+wide_tile!(wide3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
+wide_tile!(wide4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
+wide_tile!(wide5 5 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7") (4 "ymm8" "ymm9"));
+wide_tile!(wide6 6 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7") (4 "ymm8" "ymm9") (5 "ymm10" "ymm11"));
+
 static FEW: [Kernel; 4] = [asking1, asking2, asking3, asking4];
 static TILES: [Kernel; 4] = [tile1, tile2, tile3, tile4];
 pub static KERNELS: Kernels =
     Kernels { kind: Kind::Quads, few: &FEW, many: &TILES, pairs: &[], by_rows: None };
+static WIDES: [Kernel; 6] = [wide1, wide2, wide3, wide4, wide5, wide6];
+pub static WIDE: Kernels =
+    Kernels { kind: Kind::Quads, few: &WIDES, many: &WIDES, pairs: &[], by_rows: None };

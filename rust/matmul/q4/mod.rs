@@ -1,7 +1,7 @@
 //! Products with 4-bit weights on a grid of 8 bits: in a block of 256 inputs a weight is a step times a whole number of one byte,
 //! and in each group of 32 only 16 of those numbers, evenly spaced: `weight = d * (scale[g] * code + low[g])`, with scales of 1 to
 //! 15 and `-128 <= low`, `low + 15 scale <= 127`. So a product with few rows reads 4-bit codes and multiplies their sums by the
-//! scales, and one with many ([`wide`]) turns codes into bytes once and needs no scales at all: the same whole numbers.
+//! scales, and one with many ([`wide`]) can turn codes into bytes once and needs no scales then: the same whole numbers.
 //!
 //! A block of 8 groups of a panel takes 2,272 bytes (4.4375 bits a weight):
 //!

@@ -1,8 +1,9 @@
-//! Products of many rows with 4-bit weights: a block's codes are turned into the bytes that they stand for once, and all rows go
-//! through those, as through weights of 8 bits with one step for 256 inputs.
+//! Products of many rows with 4-bit weights: a block's codes are turned once into what all rows go through.
 //!
-//! A block of 8 groups takes 4,160 bytes: `[input quad 64][output 16][4]` u8 of `scale * code + low` plus 128, then the steps
-//! `[output 16]` f16 times 4096, up to the next cache line.
+//! Where the machine sums up products of bytes in 32 bits, into the bytes that they stand for, which need no scales. A block of 8
+//! groups takes 4,160 bytes: `[input quad 64][output 16][4]` u8 of `scale * code + low` plus 128, then the steps `[output 16]` f16
+//! times 4096, up to the next cache line. With AVX2, which has 16 bits for those sums, into codes that lie apart, one to a byte
+//! ([`apart_offsets`]).
 
 use super::{CODES, HALF, offsets};
 use crate::matmul::PANEL;
@@ -27,7 +28,7 @@ fn block_bytes(groups: usize) -> usize {
     groups * WIDE + 64
 }
 
-/// Kernels for so many rows, of levels that multiply bytes with signs by bytes without and sum them up in 32 bits.
+/// Kernels for so many rows, and what they take; none for few rows, and on levels for which it was not measured.
 pub fn kernels(level: Level, rows: usize) -> Option<(&'static Kernels, &'static Widening)> {
     match level {
         _ if rows < ROWS => None,
@@ -35,6 +36,8 @@ pub fn kernels(level: Level, rows: usize) -> Option<(&'static Kernels, &'static 
         Level::Avx512 => Some((&super::avx512::WIDE, &WIDENING)),
         #[cfg(target_arch = "x86_64")]
         Level::AvxVnni => Some((&super::avxvnni::WIDE, &WIDENING)),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => Some((&super::avx2::WIDE, &APART)),
         _ => None,
     }
 }
@@ -73,5 +76,44 @@ multiversion! {
                 }
             }
         }
+    }
+}
+
+/// Bytes of the scales of a group that lies apart.
+const SCALES: usize = 4 * PANEL;
+
+/// Where the parts of a block begin whose codes lie apart: `[input quad 64][output 16][4]` u8 of codes, scales `[group 8][output 16][2]` i16, the same twice, then lows and
+/// steps as they are packed, and the end, a multiple of 64.
+pub const fn apart_offsets(groups: usize) -> [usize; 4] {
+    let scales = groups * WIDE;
+    let lows = scales + groups * SCALES;
+    let d = lows + groups.div_ceil(2) * 2 * PANEL;
+    [scales, lows, d, (d + 2 * PANEL).next_multiple_of(64)]
+}
+
+static APART: Widening =
+    Widening { packed: super::block_bytes, wide: |groups| apart_offsets(groups)[3], widen: apart_at };
+
+multiversion! {
+    /// A block of `groups` groups with its codes apart.
+    fn apart / apart_at (groups: usize, block: &[u8], wide: &mut [u8]) {
+        let [scales_at, lows_at, _, end] = offsets(groups);
+        let [wide_scales_at, wide_lows_at, _, _] = apart_offsets(groups);
+        for (codes, out) in block[..scales_at].chunks_exact(CODES).zip(wide.chunks_exact_mut(WIDE)) {
+            let (first, second) = out.split_at_mut(CODES);
+            for i in 0..CODES {
+                first[i] = codes[i] & 15;
+                second[i] = codes[i] >> 4;
+            }
+        }
+        for g in 0..groups {
+            let both = block[scales_at + g % HALF * PANEL..].first_chunk::<PANEL>().expect("scales");
+            let out = wide[wide_scales_at + g * SCALES..].first_chunk_mut::<SCALES>().expect("scales");
+            for i in 0..PANEL {
+                let scale = both[i] >> (g / HALF * 4) & 15;
+                out[4 * i..4 * i + 4].copy_from_slice(&[scale, 0, scale, 0]);
+            }
+        }
+        wide[wide_lows_at..][..end - lows_at].copy_from_slice(&block[lows_at..end]);
     }
 }
