@@ -38,8 +38,8 @@ impl Panels for Widened<'_> {
     }
 }
 
-/// As [`quantized::product`], with weights that are widened before the kernels read them: two panels at a time, which all tiles go through.
-/// `memory` is a thread's own.
+/// As [`quantized::product`], with weights that are widened before the kernels read them: two panels at a time, which all tiles go
+/// through. `memory` is a thread's own.
 pub fn product(
     level: Level,
     kernels: &Kernels,

@@ -43,7 +43,7 @@ pub fn kernels(level: Level, rows: usize) -> Option<(&'static Kernels, &'static 
 }
 
 multiversion! {
-    /// A block of `groups` groups as `wide` bytes.
+    /// A block of `groups` groups as bytes.
     fn widen / widen_at (groups: usize, block: &[u8], wide: &mut [u8]) {
         let [scales_at, lows_at, d_at, _] = offsets(groups);
         let (codes, _) = block[..scales_at].as_chunks::<2>();
@@ -82,8 +82,8 @@ multiversion! {
 /// Bytes of the scales of a group that lies apart.
 const SCALES: usize = 4 * PANEL;
 
-/// Where the parts of a block begin whose codes lie apart: `[input quad 64][output 16][4]` u8 of codes, scales `[group 8][output 16][2]` i16, the same twice, then lows and
-/// steps as they are packed, and the end, a multiple of 64.
+/// Where the parts of a block begin whose codes lie apart: `[input quad 64][output 16][4]` u8 of codes, scales
+/// `[group 8][output 16][2]` i16, the same twice, then lows and steps as they are packed, and the end, a multiple of 64.
 pub const fn apart_offsets(groups: usize) -> [usize; 4] {
     let scales = groups * WIDE;
     let lows = scales + groups * SCALES;
