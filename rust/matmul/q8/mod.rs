@@ -118,8 +118,12 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     for (g, out) in out.chunks_mut(GROUP).enumerate() {
         let (codes_at, scales_at) = place(inputs, g);
         let scale = scale(&panel[scales_at..], row);
-        for (k, o) in out.iter_mut().enumerate() {
-            *o = code(&panel[codes_at..], k, row) as f32 * scale;
+        let codes = panel[codes_at..][..CODES].chunks_exact(4 * PANEL);
+        for (codes, out) in codes.zip(out.chunks_mut(4)) {
+            let codes = codes[4 * row..].first_chunk::<4>().expect("a quad");
+            for (o, code) in out.iter_mut().zip(codes) {
+                *o = (i32::from(*code) - i32::from(ZERO)) as f32 * scale;
+            }
         }
     }
 }
