@@ -26,7 +26,6 @@ mod quantized;
 mod strips;
 #[cfg(test)]
 mod tests;
-mod widened;
 
 pub use matrix::{Activations, LAYOUT_VERSION, Matrix, Storage};
 pub use pieces::{PIECE, Piece, linear_in_pieces};
@@ -35,12 +34,11 @@ use crate::simd::{Activation, Level, level};
 use crate::tensor::{Buffer, Disjoint, WeightType, sized};
 use crate::threads::Team;
 use finish::{Place, Results, finish_at};
-use quantized::Kernels;
+use quantized::{Blocks, Kernels};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 pub use strips::Input;
 use strips::{Kind, Prepared, Strips};
-use widened::Widening;
 
 /// Outputs in a panel.
 pub const PANEL: usize = 16;
@@ -168,22 +166,21 @@ fn hidden<T>(pointer: *const T) -> *const T {
 #[derive(Clone, Copy)]
 enum Products {
     Float(Kind),
-    /// Of quantized weights as they are, with the bytes of a block of so many groups.
-    Packed(&'static Kernels, fn(usize) -> usize),
+    Quantized(&'static Kernels, &'static Blocks),
+    /// Few rows of 6-bit weights.
     Q6(&'static Kernels),
-    Widened(&'static Kernels, &'static Widening),
 }
 
 impl Products {
     /// For so many rows.
     fn of(w: &Matrix, level: Level, rows: usize) -> Products {
         match w.weight_type() {
-            WeightType::Q8 => Products::Packed(q8::kernels(level, w.activations()), q8::block_bytes),
+            WeightType::Q8 => Products::Quantized(q8::kernels(level, w.activations()), &q8::BLOCKS),
             WeightType::Q6 => Products::Q6(q8::kernels(level, w.activations())),
-            WeightType::Q4 => match q4::wide::kernels(level, rows) {
-                Some((kernels, widening)) => Products::Widened(kernels, widening),
-                None => Products::Packed(q4::kernels(level), q4::block_bytes),
-            },
+            WeightType::Q4 => {
+                let (kernels, blocks) = q4::kernels(level, rows);
+                Products::Quantized(kernels, blocks)
+            }
             _ => Products::Float(float::kind(level, w)),
         }
     }
@@ -192,9 +189,7 @@ impl Products {
     fn kind(self) -> Kind {
         match self {
             Products::Float(kind) => kind,
-            Products::Packed(kernels, _) | Products::Q6(kernels) | Products::Widened(kernels, _) => {
-                kernels.kind
-            }
+            Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.kind,
         }
     }
 
@@ -202,17 +197,15 @@ impl Products {
     fn prefers_rows(self, rows: usize, inputs: usize) -> bool {
         match self {
             Products::Float(_) => false,
-            Products::Packed(kernels, _) | Products::Q6(kernels) | Products::Widened(kernels, _) => {
-                kernels.prefers_rows(rows, inputs)
-            }
+            Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.prefers_rows(rows, inputs),
         }
     }
 
     /// Bytes of results in a slab.
     fn slab(self) -> usize {
         match self {
-            Products::Float(_) | Products::Packed(..) => SLAB,
-            Products::Q6(_) | Products::Widened(..) => SLAB_OF_WIDENED,
+            Products::Quantized(_, Blocks { widening: Some(_), .. }) | Products::Q6(_) => SLAB_OF_WIDENED,
+            _ => SLAB,
         }
     }
 
@@ -220,9 +213,7 @@ impl Products {
     fn height(self, level: Level, rows: usize) -> usize {
         match self {
             Products::Float(kind) => float::height(level, kind, rows),
-            Products::Packed(kernels, _) | Products::Q6(kernels) | Products::Widened(kernels, _) => {
-                kernels.height(rows)
-            }
+            Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.height(rows),
         }
     }
 }
@@ -335,12 +326,9 @@ fn product(
 ) {
     match Products::of(w, level, s.rows) {
         Products::Float(kind) => float::product(level, kind, w, panels, s, tiles, widened, out),
-        Products::Packed(kernels, block_bytes) => {
-            quantized::product(kernels, block_bytes, w, panels, &s, tiles, out);
+        Products::Quantized(kernels, blocks) => {
+            quantized::product(level, kernels, blocks, w, panels, &s, tiles, widened, out);
         }
         Products::Q6(kernels) => q6::product(level, kernels, w, panels, &s, tiles, widened, out),
-        Products::Widened(kernels, widening) => {
-            widened::product(level, kernels, widening, w, panels, &s, tiles, widened, out);
-        }
     }
 }

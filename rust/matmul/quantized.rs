@@ -2,7 +2,8 @@
 
 use super::strips::{GROUP, GROUPS, Kind, Strips};
 use super::{Matrix, PANEL};
-use crate::simd::prefetch_at;
+use crate::simd::{Level, prefetch_at};
+use crate::tensor::{Buffer, sized};
 use std::ops::Range;
 
 /// Scales are stored as f16 times this, so that those of small weights stay normal numbers.
@@ -72,39 +73,31 @@ pub fn blocks(inputs: usize, block_bytes: fn(usize) -> usize) -> impl Iterator<I
     })
 }
 
-/// Panels as the kernels read them: of a matrix, or made of a part of one.
-pub trait Panels {
-    fn inputs(&self) -> usize;
-
-    /// Bytes of a panel; panels follow each other in memory.
-    fn panel(&self, panel: usize) -> &[u8];
-
-    /// What memory is to be asked for meanwhile, where it is not what follows the panels.
-    fn coming(&self) -> &[u8] {
-        &[]
-    }
+/// Packed blocks of a type, of so many groups each.
+pub struct Blocks {
+    /// Bytes of one.
+    pub bytes: fn(usize) -> usize,
+    /// How it is turned into one that the kernels read, where they do not read it as it is.
+    pub widening: Option<Widening>,
 }
 
-impl Panels for Matrix {
-    fn inputs(&self) -> usize {
-        self.inputs()
-    }
-
-    fn panel(&self, panel: usize) -> &[u8] {
-        self.panel(panel)
-    }
+/// See [`Blocks`].
+pub struct Widening {
+    /// Bytes of a wide block.
+    pub bytes: fn(usize) -> usize,
+    pub widen: fn(Level, usize, &[u8], &mut [u8]),
 }
 
-/// Products of some panels with some tiles; `out: [panel][row][16]`.
-///
-/// `block_bytes`: bytes of a packed block of so many groups.
+/// Products of some panels with some tiles; `out: [panel][row][16]`. `memory` is a thread's own.
 pub fn product(
+    level: Level,
     kernels: &Kernels,
-    block_bytes: fn(usize) -> usize,
-    w: &impl Panels,
+    Blocks { bytes: block_bytes, widening }: &Blocks,
+    w: &Matrix,
     panels: Range<usize>,
     s: &Strips,
     tiles: Range<usize>,
+    memory: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
     let (first_row, rows) = s.rows_of(&tiles);
@@ -116,7 +109,7 @@ pub fn product(
     }
     let size = block_bytes(GROUPS);
     let x_stride = s.rows * kernels.kind.words();
-    if tiles.len() == 1 && !s.by_rows {
+    if tiles.len() == 1 && !s.by_rows && widening.is_none() {
         // Weights are read once: panel by panel, as they lie in memory.
         let (tile, m) = (tiles.start, rows);
         for (c, panel) in out.chunks_exact_mut(m * PANEL).zip(panels) {
@@ -138,24 +131,31 @@ pub fn product(
         _ => (kernels.many, kernels.pairs),
     };
     let stride = whole * size + if rest > 0 { block_bytes(rest) } else { 0 };
-    // Calls of kernels before the last panel is done, between which the asking is spread.
-    let mut calls = panels.len().div_ceil(if pairs.is_empty() { 1 } else { 2 })
-        * (whole.div_ceil(BLOCKS_AT_ONCE) + usize::from(rest > 0))
-        * tiles.len();
-    let mut coming = w.coming().chunks(64);
-    let mut p = 0;
-    while p < panels.len() {
-        let side_by_side = if p + 1 < panels.len() && !pairs.is_empty() { 2 } else { 1 };
-        let bytes = w.panel(panels.start + p);
+    let most = if pairs.is_empty() { 1 } else { 2 };
+    for p in (0..panels.len()).step_by(most) {
+        let side_by_side = most.min(panels.len() - p);
+        let both = w.some_panels(panels.start + p..panels.start + p + side_by_side);
         let mut block = 0;
         while block < whole + usize::from(rest > 0) {
             let (length, groups) =
                 if block < whole { (BLOCKS_AT_ONCE.min(whole - block), GROUPS) } else { (1, rest) };
             let first = block == 0;
-            let here = bytes[block * size..].as_ptr();
+            let here = &both[block * size..];
+            let (weights, w_stride) = match widening {
+                Some(Widening { bytes: wide_bytes, widen }) => {
+                    let wide = wide_bytes(groups);
+                    let memory = bytes(memory, side_by_side * length * wide);
+                    for (i, memory) in memory.chunks_exact_mut(wide).enumerate() {
+                        let from = &here[i / length * stride + i % length * size..];
+                        widen(level, groups, &from[..block_bytes(groups)], memory);
+                    }
+                    (memory.as_ptr(), length * wide)
+                }
+                None => (here.as_ptr(), stride),
+            };
             // Each tile asks for its share of the weights that come next: of these panels, or of those behind them.
-            let lines = if w.coming().is_empty() { (size / 64).div_ceil(tiles.len()) } else { 0 };
-            let next = here.wrapping_add(if block + length < whole {
+            let lines = (size / 64).div_ceil(tiles.len());
+            let next = here.as_ptr().wrapping_add(if block + length < whole {
                 length * size
             } else {
                 side_by_side * stride - block * size
@@ -166,25 +166,38 @@ pub fn product(
                 let (at, last) = (p * rows + start - first_row, (side_by_side - 1) * rows);
                 let c = out[at * PANEL..][..(last + m) * PANEL].as_mut_ptr();
                 let next = next.wrapping_add(t * lines * length * 64);
-                let share = coming.len().div_ceil(calls);
-                for line in coming.by_ref().take(share) {
-                    prefetch_at(line.as_ptr(), line.len());
-                }
-                calls -= 1;
-                // SAFETY: as above, for one panel or two, which follow each other in memory.
+                // Kernels ask for panels as far apart as those that they read.
+                let lines = if widening.is_some() {
+                    for i in 0..side_by_side {
+                        prefetch_at(next.wrapping_add(i * stride), lines * length * 64);
+                    }
+                    0
+                } else {
+                    lines
+                };
+                // SAFETY: as above, for one panel or two, which are as far apart as is said.
                 unsafe {
                     if side_by_side == 2 {
                         let (kernel, c_stride) = (pairs[m - 1], rows * PANEL);
-                        kernel(length, groups, here, x, x_stride, c, next, lines, first, stride, c_stride);
+                        kernel(
+                            length, groups, weights, x, x_stride, c, next, lines, first, w_stride, c_stride,
+                        );
                     } else {
-                        many[m - 1](length, groups, here, x, x_stride, c, next, lines, first);
+                        many[m - 1](length, groups, weights, x, x_stride, c, next, lines, first);
                     }
                 }
             }
             block += length;
         }
-        p += side_by_side;
     }
+}
+
+/// Some bytes of a buffer, from a cache line on.
+pub fn bytes(memory: &mut Buffer<f32>, length: usize) -> &mut [u8] {
+    let memory = sized(memory, length.div_ceil(4));
+    // SAFETY: any bytes are f32, and any f32 is bytes.
+    let (_, bytes, _) = unsafe { memory.align_to_mut::<u8>() };
+    &mut bytes[..length]
 }
 
 /// The strip of a tile from a block on, which holds `length` blocks.

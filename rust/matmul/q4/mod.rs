@@ -31,10 +31,10 @@ pub mod fit;
 mod neon;
 #[cfg(test)]
 mod tests;
-pub mod wide;
+mod wide;
 
 use super::PANEL;
-use super::quantized::{Kernel, Kernels, SCALE_BIAS, blocks, shape};
+use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, blocks, shape};
 use super::strips::{BLOCK, GROUP, GROUPS, Kind};
 use crate::simd::Level;
 use half::f16;
@@ -150,22 +150,34 @@ pub fn unpack(panel: &[u8], inputs: usize, row: usize, out: &mut [f32]) {
     }
 }
 
-/// Kernels of a level.
-pub fn kernels(level: Level) -> &'static Kernels {
+static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
+
+/// Rows from which on blocks are widened.
+const MANY: usize = 24;
+
+/// Kernels of a level for so many rows, and the blocks that they take.
+pub fn kernels(level: Level, rows: usize) -> (&'static Kernels, &'static Blocks) {
     match level {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => &avx512::KERNELS,
+        Level::Avx512 if rows >= MANY => (&avx512::WIDE, &wide::BYTES),
         #[cfg(target_arch = "x86_64")]
-        Level::AvxVnni => &avxvnni::KERNELS,
+        Level::AvxVnni if rows >= MANY => (&avxvnni::WIDE, &wide::BYTES),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => &avx2::KERNELS,
+        Level::Avx2 if rows >= MANY => (&avx2::WIDE, &wide::APART),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => (&avx512::KERNELS, &BLOCKS),
+        #[cfg(target_arch = "x86_64")]
+        Level::AvxVnni => (&avxvnni::KERNELS, &BLOCKS),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => (&avx2::KERNELS, &BLOCKS),
+        // Not widened: that was never measured.
         #[cfg(target_arch = "aarch64")]
-        Level::I8mm => &neon::I8MM,
+        Level::I8mm => (&neon::I8MM, &BLOCKS),
         #[cfg(target_arch = "aarch64")]
-        Level::Dotprod => &neon::DOTPROD,
+        Level::Dotprod => (&neon::DOTPROD, &BLOCKS),
         #[cfg(target_arch = "aarch64")]
-        Level::Neon => &neon::KERNELS,
-        _ => &SCALAR,
+        Level::Neon => (&neon::KERNELS, &BLOCKS),
+        _ => (&SCALAR, &BLOCKS),
     }
 }
 

@@ -7,13 +7,9 @@
 
 use super::{CODES, HALF, offsets};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::Kernels;
+use crate::matmul::quantized::{Blocks, Widening};
 use crate::matmul::strips::GROUP;
-use crate::matmul::widened::Widening;
-use crate::simd::{Level, multiversion};
-
-/// Rows from which on it is worth while.
-const ROWS: usize = 24;
+use crate::simd::multiversion;
 
 /// Bytes of the weights of a group.
 const WIDE: usize = GROUP * PANEL;
@@ -21,25 +17,12 @@ const WIDE: usize = GROUP * PANEL;
 const WORDS: usize = CODES / 2;
 const VECTOR: usize = WORDS / 4;
 
-static WIDENING: Widening = Widening { packed: super::block_bytes, wide: block_bytes, widen: widen_at };
+pub static BYTES: Blocks =
+    Blocks { bytes: super::block_bytes, widening: Some(Widening { bytes: block_bytes, widen: widen_at }) };
 
 /// Bytes of a block of `groups` groups.
 fn block_bytes(groups: usize) -> usize {
     groups * WIDE + 64
-}
-
-/// Kernels for so many rows, and what they take; none for few rows, and on levels for which it was not measured.
-pub fn kernels(level: Level, rows: usize) -> Option<(&'static Kernels, &'static Widening)> {
-    match level {
-        _ if rows < ROWS => None,
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => Some((&super::avx512::WIDE, &WIDENING)),
-        #[cfg(target_arch = "x86_64")]
-        Level::AvxVnni => Some((&super::avxvnni::WIDE, &WIDENING)),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => Some((&super::avx2::WIDE, &APART)),
-        _ => None,
-    }
 }
 
 multiversion! {
@@ -91,8 +74,10 @@ pub const fn apart_offsets(groups: usize) -> [usize; 4] {
     [scales, lows, d, (d + 2 * PANEL).next_multiple_of(64)]
 }
 
-static APART: Widening =
-    Widening { packed: super::block_bytes, wide: |groups| apart_offsets(groups)[3], widen: apart_at };
+pub static APART: Blocks = Blocks {
+    bytes: super::block_bytes,
+    widening: Some(Widening { bytes: |groups| apart_offsets(groups)[3], widen: apart_at }),
+};
 
 multiversion! {
     /// A block of `groups` groups with its codes apart.

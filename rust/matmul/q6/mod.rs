@@ -14,9 +14,8 @@
 //! that stays in the nearest cache, and goes on with the kernels of `q8`: its results are what `q8` would give for the
 //! same codes, to the bit.
 
-use super::quantized::{Kernels, blocks, shape, strip};
+use super::quantized::{self, Blocks, Kernels, Widening, blocks, bytes, shape, strip};
 use super::strips::{GROUP, GROUPS, Strips};
-use super::widened::{self, Widening, bytes};
 use super::{Matrix, PANEL, q8};
 use crate::simd::{Level, multiversion, prefetch_at};
 use crate::tensor::Buffer;
@@ -40,10 +39,12 @@ const SCALES: usize = 2 * PANEL;
 /// Bytes ahead of the reading that memory is asked for.
 const AHEAD: usize = 12 * 1024;
 
-const WIDENING: Widening = Widening {
-    packed: block_bytes,
-    wide: q8::block_bytes,
-    widen: |level, groups, block, out| widen_at(level, groups, block, false, out),
+static BLOCKS: Blocks = Blocks {
+    bytes: block_bytes,
+    widening: Some(Widening {
+        bytes: q8::block_bytes,
+        widen: |level, groups, block, out| widen_at(level, groups, block, false, out),
+    }),
 };
 
 /// Bytes of a block.
@@ -120,7 +121,7 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     }
 }
 
-/// See [`widened::product`]; `memory` is a thread's own.
+/// See [`quantized::product`]; `memory` is a thread's own.
 pub fn product(
     level: Level,
     kernels: &Kernels,
@@ -154,5 +155,5 @@ pub fn product(
         }
         return;
     }
-    widened::product(level, kernels, &WIDENING, w, panels, s, tiles, memory, out);
+    quantized::product(level, kernels, &BLOCKS, w, panels, s, tiles, memory, out);
 }

@@ -25,7 +25,7 @@ pub(super) mod fit;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-use super::quantized::{Kernel, Kernels, SCALE_BIAS, shape};
+use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, shape};
 use super::strips::{GROUP, GROUPS, Kind};
 use super::{Activations, PANEL};
 use crate::simd::Level;
@@ -52,6 +52,8 @@ const A_GROUP: usize = CODES + SCALES;
 pub const fn block_bytes(groups: usize) -> usize {
     groups * CODES + (groups * SCALES).next_multiple_of(64)
 }
+
+pub static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
 
 /// Bytes of a panel.
 pub fn panel_bytes(inputs: usize) -> Option<usize> {
