@@ -89,8 +89,8 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
         for (to, activations) in ALL {
             let w = packed(&values, outputs, inputs, to).with_activations(activations);
             let mut first: Vec<Vec<u32>> = Vec::new();
-            let all = numbers(29 * inputs, 3);
-            for rows in 1..=29 {
+            let all = numbers(40 * inputs, 3);
+            for rows in (1..=29).chain([33, 40]) {
                 let x = &all[..rows * inputs];
                 let want = results(Level::Scalar, &w, x, rows);
                 assert!(want.iter().all(|v| v.is_finite()));

@@ -153,7 +153,7 @@ pub fn unpack(panel: &[u8], inputs: usize, row: usize, out: &mut [f32]) {
 static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
 
 /// Rows from which on blocks are widened.
-const MANY: usize = 24;
+const MANY: usize = 32;
 
 /// Kernels of a level for so many rows, and the blocks that they take.
 pub fn kernels(level: Level, rows: usize) -> (&'static Kernels, &'static Blocks) {
