@@ -175,7 +175,10 @@ impl Products {
     /// For so many rows.
     fn of(w: &Matrix, level: Level, rows: usize) -> Products {
         match w.weight_type() {
-            WeightType::Q8 => Products::Quantized(q8::kernels(level, w.activations()), &q8::BLOCKS),
+            WeightType::Q8 => {
+                let (kernels, blocks) = q8::products(level, w.activations(), rows);
+                Products::Quantized(kernels, blocks)
+            }
             WeightType::Q6 => Products::Q6(q8::kernels(level, w.activations())),
             WeightType::Q4 => {
                 let (kernels, blocks) = q4::kernels(level, rows);

@@ -1,11 +1,61 @@
 //! 8-bit weights with AVX2: the bytes of a quad part to two pairs of words, for vpmaddwd and vpaddd on 8 outputs at a time.
 
+use super::wide::{WIDE_SCALES, WORDS};
 use super::{A_GROUP, CODES, GROUP, QUADS, SCALES, block_bytes};
 use crate::matmul::PANEL;
 use crate::matmul::quantized::avx2::scales;
 use crate::matmul::quantized::{AHEAD, Kernel, Kernels};
 use crate::matmul::strips::Kind;
 use std::arch::x86_64::*;
+
+/// A block's results so far, with the sums of a group: times its scales, and times the scale of the activations where each group
+/// has its own.
+///
+/// # Safety
+/// That one lies behind `dx`, where it is read; AVX2 and FMA.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn add<const NARROW: bool>(sums: __m256i, scales: __m256, dx: *const i32, t: __m256) -> __m256 {
+    let sums = _mm256_cvtepi32_ps(sums);
+    if NARROW {
+        // SAFETY: as promised.
+        let dx = _mm256_castsi256_ps(_mm256_set1_epi32(unsafe { *dx }));
+        _mm256_fmadd_ps(_mm256_mul_ps(sums, scales), dx, t)
+    } else {
+        _mm256_fmadd_ps(sums, scales, t)
+    }
+}
+
+/// Adds a block's results to those of the blocks before.
+///
+/// # Safety
+/// See [`Kernel`]; AVX2 and FMA.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn finish<const M: usize, const NARROW: bool>(
+    t: &[[__m256; 2]; M],
+    x: *const i32,
+    c: *mut f32,
+    fresh: bool,
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        for i in 0..M {
+            let dx = if NARROW {
+                _mm256_setzero_ps()
+            } else {
+                _mm256_castsi256_ps(_mm256_set1_epi32(*x.add((Kind::Pairs.words() - 1) * M + i)))
+            };
+            for h in 0..2 {
+                let at = c.add(i * PANEL + 8 * h);
+                let old = if fresh { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
+                let new =
+                    if NARROW { _mm256_add_ps(old, t[i][h]) } else { _mm256_fmadd_ps(t[i][h], dx, old) };
+                _mm256_storeu_ps(at, new);
+            }
+        }
+    }
+}
 
 /// See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///
@@ -54,13 +104,7 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
                 for h in 0..2 {
                     let d = scales(dg.add(16 * h));
                     for i in 0..M {
-                        let sum = _mm256_cvtepi32_ps(s[i][h]);
-                        t[i][h] = if NARROW {
-                            let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*xg.add((GROUP / 2 + 1) * M + i)));
-                            _mm256_fmadd_ps(_mm256_mul_ps(sum, d), dx, t[i][h])
-                        } else {
-                            _mm256_fmadd_ps(sum, d, t[i][h])
-                        };
+                        t[i][h] = add::<NARROW>(s[i][h], d, xg.add((GROUP / 2 + 1) * M + i), t[i][h]);
                     }
                 }
                 if SPREAD {
@@ -73,20 +117,7 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
                 dg = dg.add(SCALES);
                 xg = xg.add(words * M);
             }
-            for i in 0..M {
-                let dx = if NARROW {
-                    _mm256_setzero_ps()
-                } else {
-                    _mm256_castsi256_ps(_mm256_set1_epi32(*x.add((Kind::Pairs.words() - 1) * M + i)))
-                };
-                for h in 0..2 {
-                    let at = c.add(i * PANEL + 8 * h);
-                    let old = if first && block == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
-                    let new =
-                        if NARROW { _mm256_add_ps(old, t[i][h]) } else { _mm256_fmadd_ps(t[i][h], dx, old) };
-                    _mm256_storeu_ps(at, new);
-                }
-            }
+            finish::<M, NARROW>(&t, x, c, first && block == 0);
             for i in 0..lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
@@ -96,6 +127,132 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
         }
     }
 }
+
+/// Most rows of a tile of words.
+const MOST: usize = 6;
+
+/// One row of [`products`], if there are so many: a pair of activations broadcast, two products, two sums.
+macro_rules! row {
+    ($row:literal $a:literal $b:literal) => {
+        concat!(
+            ".if {m} > ",
+            $row,
+            "\nvpbroadcastd ymm14, [{x} + 4 * ",
+            $row,
+            "]\nvpmaddwd ymm15, ymm12, ymm14\nvpmaddwd ymm14, ymm13, ymm14\nvpaddd ",
+            $a,
+            ", ",
+            $a,
+            ", ymm15\nvpaddd ",
+            $b,
+            ", ",
+            $b,
+            ", ymm14\n.endif"
+        )
+    };
+}
+
+/// Adds the products of M rows and 16 outputs over a group of inputs to `sums`.
+///
+/// In assembly: the compiler has not enough registers for six rows.
+///
+/// # Safety
+/// A group's words of M rows and of 16 outputs lie behind `x` and `w`; AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn products<const M: usize>(w: *const u8, x: *const i32, sums: &mut [[__m256i; 2]; MOST]) {
+    let [s0, s1, s2, s3, s4, s5] = sums;
+    // SAFETY: reads what is promised and touches the sums only.
+    unsafe {
+        std::arch::asm!(
+            "2:",
+            "vmovdqa ymm12, [{w}]",
+            "vmovdqa ymm13, [{w} + 32]",
+            row!(0 "ymm0" "ymm1"),
+            row!(1 "ymm2" "ymm3"),
+            row!(2 "ymm4" "ymm5"),
+            row!(3 "ymm6" "ymm7"),
+            row!(4 "ymm8" "ymm9"),
+            row!(5 "ymm10" "ymm11"),
+            "add {w}, 64",
+            "add {x}, 4 * {m}",
+            "dec {n:e}",
+            "jnz 2b",
+            m = const M,
+            w = inout(reg) w => _,
+            x = inout(reg) x => _,
+            n = inout(reg) 2 * QUADS => _,
+            inout("ymm0") s0[0], inout("ymm1") s0[1], inout("ymm2") s1[0], inout("ymm3") s1[1],
+            inout("ymm4") s2[0], inout("ymm5") s2[1], inout("ymm6") s3[0], inout("ymm7") s3[1],
+            inout("ymm8") s4[0], inout("ymm9") s4[1], inout("ymm10") s5[0], inout("ymm11") s5[1],
+            out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
+            options(nostack, readonly)
+        );
+    }
+}
+
+/// The same with words as [`wide`](super::wide) makes them, which are in the caches.
+///
+/// # Safety
+/// As above.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn words<const M: usize, const NARROW: bool>(
+    blocks: usize,
+    groups: usize,
+    mut w: *const u8,
+    mut x: *const i32,
+    x_stride: usize,
+    c: *mut f32,
+    _: *const u8,
+    _: usize,
+    first: bool,
+) {
+    let words = if NARROW { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
+    // SAFETY: as promised by the caller.
+    unsafe {
+        for block in 0..blocks {
+            let mut t = [[_mm256_setzero_ps(); 2]; M];
+            let (mut d, mut xg) = (w.add(groups * WORDS).cast::<f32>(), x);
+            for _ in 0..groups {
+                let mut s = [[_mm256_setzero_si256(); 2]; MOST];
+                for i in 0..M {
+                    s[i] = [_mm256_set1_epi32(*xg.add(GROUP / 2 * M + i)); 2];
+                }
+                products::<M>(w, xg, &mut s);
+                for h in 0..2 {
+                    let d = _mm256_load_ps(d.add(8 * h));
+                    for i in 0..M {
+                        t[i][h] = add::<NARROW>(s[i][h], d, xg.add((GROUP / 2 + 1) * M + i), t[i][h]);
+                    }
+                }
+                w = w.add(WORDS);
+                d = d.add(PANEL);
+                xg = xg.add(words * M);
+            }
+            finish::<M, NARROW>(&t, x, c, first && block == 0);
+            w = w.add(groups * WIDE_SCALES);
+            x = x.wrapping_add(x_stride);
+        }
+    }
+}
+
+const fn of_words<const NARROW: bool>() -> [Kernel; MOST] {
+    [
+        words::<1, NARROW>,
+        words::<2, NARROW>,
+        words::<3, NARROW>,
+        words::<4, NARROW>,
+        words::<5, NARROW>,
+        words::<6, NARROW>,
+    ]
+}
+static WIDES: [Kernel; MOST] = of_words::<false>();
+static NARROWS: [Kernel; MOST] = of_words::<true>();
+pub static WIDE_OF_WORDS: Kernels =
+    Kernels { kind: Kind::Pairs, few: &WIDES, many: &WIDES, pairs: &[], by_rows: None };
+pub static NARROW_OF_WORDS: Kernels =
+    Kernels { kind: Kind::GroupPairs, few: &NARROWS, many: &NARROWS, pairs: &[], by_rows: None };
 
 const fn few<const NARROW: bool>() -> [Kernel; 4] {
     [tile::<1, NARROW, true>, tile::<2, NARROW, true>, tile::<3, NARROW, true>, tile::<4, NARROW, true>]

@@ -24,6 +24,8 @@ mod avxvnni;
 pub(super) mod fit;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 
 use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, shape};
 use super::strips::{GROUP, GROUPS, Kind};
@@ -53,7 +55,7 @@ pub const fn block_bytes(groups: usize) -> usize {
     groups * CODES + (groups * SCALES).next_multiple_of(64)
 }
 
-pub static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
+static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
 
 /// Bytes of a panel.
 pub fn panel_bytes(inputs: usize) -> Option<usize> {
@@ -130,7 +132,22 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     }
 }
 
-/// Kernels of a level for 16-bit or 8-bit activations.
+/// Rows from which on blocks are widened.
+#[cfg(target_arch = "x86_64")]
+const MANY: usize = 32;
+
+/// Kernels of a level for so many rows of 16-bit or 8-bit activations, and the blocks that they take.
+pub fn products(level: Level, activations: Activations, rows: usize) -> (&'static Kernels, &'static Blocks) {
+    match (level, activations) {
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2, Activations::Int16) if rows >= MANY => (&avx2::WIDE_OF_WORDS, &wide::BLOCKS),
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx2, Activations::Int8) if rows >= MANY => (&avx2::NARROW_OF_WORDS, &wide::BLOCKS),
+        _ => (kernels(level, activations), &BLOCKS),
+    }
+}
+
+/// Kernels that take blocks as they are packed.
 pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
     match (level, activations) {
         #[cfg(target_arch = "x86_64")]

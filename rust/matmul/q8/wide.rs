@@ -1,0 +1,50 @@
+//! Products of many rows with 8-bit weights and AVX2: a block's bytes are turned once into the words that it multiplies.
+//!
+//! A block of 8 groups takes 8,704 bytes: `[group 8][input quad 8][pair 2][output 16][2]` i16 of bytes, with their bias, the first
+//! and third input of a quad a pair, and the second and fourth, then scales `[group 8][output 16]` f32.
+
+use super::{CODES, GROUP, SCALES, block_bytes};
+use crate::matmul::PANEL;
+use crate::matmul::quantized::{Blocks, SCALE_BIAS, Widening};
+use crate::simd::multiversion;
+
+/// Bytes of the words and of the scales of a group.
+pub const WORDS: usize = 2 * GROUP * PANEL;
+pub const WIDE_SCALES: usize = 4 * PANEL;
+/// Words of 16 bits in a quad of inputs.
+const QUAD: usize = 2 * PANEL;
+
+pub static BLOCKS: Blocks = Blocks {
+    bytes: block_bytes,
+    widening: Some(Widening { bytes: |groups| groups * (WORDS + WIDE_SCALES), widen: widen_at }),
+};
+
+multiversion! {
+    /// A block of `groups` groups as words.
+    fn widen / widen_at (groups: usize, block: &[u8], wide: &mut [u8]) {
+        let (bytes, scales) = block.split_at(groups * CODES);
+        let (words, wide_scales) = wide.split_at_mut(groups * WORDS);
+        let (bytes, _) = bytes.as_chunks::<2>();
+        let (words, _) = words.as_chunks_mut::<2>();
+        for (bytes, words) in bytes.chunks_exact(QUAD).zip(words.chunks_exact_mut(2 * QUAD)) {
+            let (first, second) = words.split_at_mut(QUAD);
+            for i in 0..QUAD {
+                let both = u16::from_le_bytes(bytes[i]);
+                first[i] = (both & 255).to_le_bytes();
+                second[i] = (both >> 8).to_le_bytes();
+            }
+        }
+        let (scales, _) = scales[..groups * SCALES].as_chunks::<2>();
+        for (scales, out) in scales.chunks_exact(PANEL).zip(wide_scales.chunks_exact_mut(WIDE_SCALES)) {
+            let mut bits = [0; PANEL];
+            for (bits, scale) in bits.iter_mut().zip(scales) {
+                *bits = u16::from_le_bytes(*scale);
+            }
+            let scales = (Lanes::from_half(bits) * Lanes::splat(1.0 / SCALE_BIAS)).to_array();
+            let (out, _) = out.as_chunks_mut::<4>();
+            for (out, scale) in out.iter_mut().zip(scales) {
+                *out = scale.to_le_bytes();
+            }
+        }
+    }
+}
