@@ -6,7 +6,10 @@
 //!
 //! * `f32`, `bf16`, `f16` (`float`): one fused multiply-add after the other over the inputs, also where activations are
 //!   rounded to bf16 (then of each two inputs the second comes first);
-//! * `q8`, `q6`, `q4`: exact integers inside groups of inputs, then a few fused multiply-adds in the order of the groups.
+//! * `q8`, `q6`, `q4`: exact integers inside groups of inputs, of `q4` inside blocks, then a few fused multiply-adds in their order.
+//!
+//! Kernels for few rows read weights as they are packed; before many, blocks may be turned into what is read faster
+//! ([`quantized::Blocks`]), which changes no bit.
 //!
 //! A call (`linear`) prepares its activations once ("strips": tiles of some rows, most kinds interleaved) and shares
 //! them among all its products, whose panels are one list of chunks for the threads.
