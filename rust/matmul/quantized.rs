@@ -213,6 +213,72 @@ pub mod avx2 {
     use super::SCALE_BIAS;
     use std::arch::x86_64::*;
 
+    /// Most rows whose sums for 16 outputs fit into the registers.
+    pub const MOST: usize = 6;
+
+    /// A function `products` that adds products of M rows and 16 outputs to their sums: in each of some steps two vectors of
+    /// weights, in ymm12 and ymm13, with a word of each row, in ymm14, which `$step!(sum sum)` says how to multiply; ymm15 is free.
+    ///
+    /// In assembly: the compiler keeps sums of six rows in memory, which sets the pace.
+    macro_rules! products {
+        ($features:literal, $step:ident) => {
+            /// # Safety
+            /// A word of M rows and 64 aligned bytes of weights for each of `steps` steps, one at least, lie behind `x` and `w`;
+            /// the instruction set.
+            #[inline]
+            #[target_feature(enable = $features)]
+            unsafe fn products<const M: usize>(
+                steps: usize,
+                w: *const u8,
+                x: *const i32,
+                sums: &mut [[__m256i; 2]; $crate::matmul::quantized::avx2::MOST],
+            ) {
+                macro_rules! row {
+                    ($row:literal $a:literal $b:literal) => {
+                        concat!(
+                            ".if {m} > ",
+                            $row,
+                            "\nvpbroadcastd ymm14, [{x} + 4 * ",
+                            $row,
+                            "]\n",
+                            $step!($a $b),
+                            ".endif"
+                        )
+                    };
+                }
+                let [s0, s1, s2, s3, s4, s5] = sums;
+                // SAFETY: reads what is promised and touches the sums only.
+                unsafe {
+                    std::arch::asm!(
+                        "2:",
+                        "vmovdqa ymm12, [{w}]",
+                        "vmovdqa ymm13, [{w} + 32]",
+                        row!(0 "ymm0" "ymm1"),
+                        row!(1 "ymm2" "ymm3"),
+                        row!(2 "ymm4" "ymm5"),
+                        row!(3 "ymm6" "ymm7"),
+                        row!(4 "ymm8" "ymm9"),
+                        row!(5 "ymm10" "ymm11"),
+                        "add {w}, 64",
+                        "add {x}, 4 * {m}",
+                        "dec {n}",
+                        "jnz 2b",
+                        m = const M,
+                        w = inout(reg) w => _,
+                        x = inout(reg) x => _,
+                        n = inout(reg) steps => _,
+                        inout("ymm0") s0[0], inout("ymm1") s0[1], inout("ymm2") s1[0], inout("ymm3") s1[1],
+                        inout("ymm4") s2[0], inout("ymm5") s2[1], inout("ymm6") s3[0], inout("ymm7") s3[1],
+                        inout("ymm8") s4[0], inout("ymm9") s4[1], inout("ymm10") s5[0], inout("ymm11") s5[1],
+                        out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
+                        options(nostack, readonly)
+                    );
+                }
+            }
+        };
+    }
+    pub(crate) use products;
+
     /// Scales of 8 outputs as they were before the bias.
     ///
     /// # Safety

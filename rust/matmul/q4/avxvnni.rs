@@ -3,7 +3,7 @@
 use super::avx2::Scales;
 use super::{CODES, offsets};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::avx2::scales;
+use crate::matmul::quantized::avx2::{MOST, products, scales};
 use crate::matmul::quantized::{AHEAD, Kernel, Kernels};
 use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
 use std::arch::x86_64::*;
@@ -100,69 +100,13 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     }
 }
 
-/// Most rows of a tile.
-const MOST: usize = 6;
-
-/// One row of [`products`], if there are so many: four activations broadcast, two products.
-macro_rules! row {
-    ($row:literal $a:literal $b:literal) => {
-        concat!(
-            ".if {m} > ",
-            $row,
-            "\nvpbroadcastd ymm14, [{x} + 4 * ",
-            $row,
-            "]\n{{vex}} vpdpbusd ",
-            $a,
-            ", ymm12, ymm14\n{{vex}} vpdpbusd ",
-            $b,
-            ", ymm13, ymm14\n.endif"
-        )
+/// Products of four bytes, added to the sums.
+macro_rules! step {
+    ($a:literal $b:literal) => {
+        concat!("{{vex}} vpdpbusd ", $a, ", ymm12, ymm14\n{{vex}} vpdpbusd ", $b, ", ymm13, ymm14\n")
     };
 }
-
-/// Adds the products of M rows and 16 outputs over `quads` quads of inputs to `sums`.
-///
-/// In assembly: the compiler keeps one of the sums in memory, which sets the pace.
-///
-/// # Safety
-/// As many words of M rows and weights of 16 outputs lie behind `x` and `w`; AVX2 and AVX-VNNI.
-#[inline]
-#[target_feature(enable = "avx2,avxvnni")]
-unsafe fn products<const M: usize>(
-    quads: usize,
-    w: *const u8,
-    x: *const i32,
-    sums: &mut [[__m256i; 2]; MOST],
-) {
-    let [s0, s1, s2, s3, s4, s5] = sums;
-    // SAFETY: reads what is promised and touches the sums only; the callers' blocks have a quad at least.
-    unsafe {
-        std::arch::asm!(
-            "2:",
-            "vmovdqu ymm12, [{w}]",
-            "vmovdqu ymm13, [{w} + 32]",
-            row!(0 "ymm0" "ymm1"),
-            row!(1 "ymm2" "ymm3"),
-            row!(2 "ymm4" "ymm5"),
-            row!(3 "ymm6" "ymm7"),
-            row!(4 "ymm8" "ymm9"),
-            row!(5 "ymm10" "ymm11"),
-            "add {w}, 64",
-            "add {x}, 4 * {m}",
-            "dec {n}",
-            "jnz 2b",
-            m = const M,
-            w = inout(reg) w => _,
-            x = inout(reg) x => _,
-            n = inout(reg) quads => _,
-            inout("ymm0") s0[0], inout("ymm1") s0[1], inout("ymm2") s1[0], inout("ymm3") s1[1],
-            inout("ymm4") s2[0], inout("ymm5") s2[1], inout("ymm6") s3[0], inout("ymm7") s3[1],
-            inout("ymm8") s4[0], inout("ymm9") s4[1], inout("ymm10") s5[0], inout("ymm11") s5[1],
-            out("ymm12") _, out("ymm13") _, out("ymm14") _,
-            options(nostack, readonly)
-        );
-    }
-}
+products!("avx2,avxvnni", step);
 
 /// The same with weights as [`wide`](super::wide) makes them, which are in the caches.
 ///

@@ -31,6 +31,7 @@ pub mod fit;
 mod neon;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
 mod wide;
 
 use super::PANEL;
@@ -157,26 +158,26 @@ const MANY: usize = 32;
 
 /// Kernels of a level for so many rows, and the blocks that they take.
 pub fn kernels(level: Level, rows: usize) -> (&'static Kernels, &'static Blocks) {
-    match level {
+    match (level, rows >= MANY) {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 if rows >= MANY => (&avx512::WIDE, &wide::BYTES),
+        (Level::Avx512, true) => (&avx512::WIDE, &wide::BYTES),
         #[cfg(target_arch = "x86_64")]
-        Level::AvxVnni if rows >= MANY => (&avxvnni::WIDE, &wide::BYTES),
+        (Level::AvxVnni, true) => (&avxvnni::WIDE, &wide::BYTES),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 if rows >= MANY => (&avx2::WIDE, &wide::APART),
+        (Level::Avx2, true) => (&avx2::WIDE, &wide::APART),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => (&avx512::KERNELS, &BLOCKS),
+        (Level::Avx512, false) => (&avx512::KERNELS, &BLOCKS),
         #[cfg(target_arch = "x86_64")]
-        Level::AvxVnni => (&avxvnni::KERNELS, &BLOCKS),
+        (Level::AvxVnni, false) => (&avxvnni::KERNELS, &BLOCKS),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => (&avx2::KERNELS, &BLOCKS),
+        (Level::Avx2, false) => (&avx2::KERNELS, &BLOCKS),
         // Not widened: that was never measured.
         #[cfg(target_arch = "aarch64")]
-        Level::I8mm => (&neon::I8MM, &BLOCKS),
+        (Level::I8mm, _) => (&neon::I8MM, &BLOCKS),
         #[cfg(target_arch = "aarch64")]
-        Level::Dotprod => (&neon::DOTPROD, &BLOCKS),
+        (Level::Dotprod, _) => (&neon::DOTPROD, &BLOCKS),
         #[cfg(target_arch = "aarch64")]
-        Level::Neon => (&neon::KERNELS, &BLOCKS),
+        (Level::Neon, _) => (&neon::KERNELS, &BLOCKS),
         _ => (&SCALAR, &BLOCKS),
     }
 }

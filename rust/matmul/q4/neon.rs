@@ -4,7 +4,7 @@ use super::{CODES, HALF, offsets};
 use crate::matmul::PANEL;
 use crate::matmul::neon::{Codes, Dotprod, Dots, I8mm, Plain, entry, scales};
 use crate::matmul::quantized::{Kernel, Kernels};
-use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
+use crate::matmul::strips::{BLOCK, GROUP, Kind};
 use std::arch::aarch64::*;
 
 /// Codes as `super` describes them.

@@ -3,7 +3,7 @@
 use super::wide::{WIDE_SCALES, WORDS};
 use super::{A_GROUP, CODES, GROUP, QUADS, SCALES, block_bytes};
 use crate::matmul::PANEL;
-use crate::matmul::quantized::avx2::scales;
+use crate::matmul::quantized::avx2::{MOST, products, scales};
 use crate::matmul::quantized::{AHEAD, Kernel, Kernels};
 use crate::matmul::strips::Kind;
 use std::arch::x86_64::*;
@@ -128,18 +128,11 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
     }
 }
 
-/// Most rows of a tile of words.
-const MOST: usize = 6;
-
-/// One row of [`products`], if there are so many: a pair of activations broadcast, two products, two sums.
-macro_rules! row {
-    ($row:literal $a:literal $b:literal) => {
+/// Products of pairs of words, and their sums.
+macro_rules! step {
+    ($a:literal $b:literal) => {
         concat!(
-            ".if {m} > ",
-            $row,
-            "\nvpbroadcastd ymm14, [{x} + 4 * ",
-            $row,
-            "]\nvpmaddwd ymm15, ymm12, ymm14\nvpmaddwd ymm14, ymm13, ymm14\nvpaddd ",
+            "vpmaddwd ymm15, ymm12, ymm14\nvpmaddwd ymm14, ymm13, ymm14\nvpaddd ",
             $a,
             ", ",
             $a,
@@ -147,49 +140,11 @@ macro_rules! row {
             $b,
             ", ",
             $b,
-            ", ymm14\n.endif"
+            ", ymm14\n"
         )
     };
 }
-
-/// Adds the products of M rows and 16 outputs over a group of inputs to `sums`.
-///
-/// In assembly: the compiler has not enough registers for six rows.
-///
-/// # Safety
-/// A group's words of M rows and of 16 outputs lie behind `x` and `w`; AVX2.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn products<const M: usize>(w: *const u8, x: *const i32, sums: &mut [[__m256i; 2]; MOST]) {
-    let [s0, s1, s2, s3, s4, s5] = sums;
-    // SAFETY: reads what is promised and touches the sums only.
-    unsafe {
-        std::arch::asm!(
-            "2:",
-            "vmovdqa ymm12, [{w}]",
-            "vmovdqa ymm13, [{w} + 32]",
-            row!(0 "ymm0" "ymm1"),
-            row!(1 "ymm2" "ymm3"),
-            row!(2 "ymm4" "ymm5"),
-            row!(3 "ymm6" "ymm7"),
-            row!(4 "ymm8" "ymm9"),
-            row!(5 "ymm10" "ymm11"),
-            "add {w}, 64",
-            "add {x}, 4 * {m}",
-            "dec {n:e}",
-            "jnz 2b",
-            m = const M,
-            w = inout(reg) w => _,
-            x = inout(reg) x => _,
-            n = inout(reg) 2 * QUADS => _,
-            inout("ymm0") s0[0], inout("ymm1") s0[1], inout("ymm2") s1[0], inout("ymm3") s1[1],
-            inout("ymm4") s2[0], inout("ymm5") s2[1], inout("ymm6") s3[0], inout("ymm7") s3[1],
-            inout("ymm8") s4[0], inout("ymm9") s4[1], inout("ymm10") s5[0], inout("ymm11") s5[1],
-            out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
-            options(nostack, readonly)
-        );
-    }
-}
+products!("avx2", step);
 
 /// The same with words as [`wide`](super::wide) makes them, which are in the caches.
 ///
@@ -219,7 +174,7 @@ unsafe fn words<const M: usize, const NARROW: bool>(
                 for i in 0..M {
                     s[i] = [_mm256_set1_epi32(*xg.add(GROUP / 2 * M + i)); 2];
                 }
-                products::<M>(w, xg, &mut s);
+                products::<M>(2 * QUADS, w, xg, &mut s);
                 for h in 0..2 {
                     let d = _mm256_load_ps(d.add(8 * h));
                     for i in 0..M {

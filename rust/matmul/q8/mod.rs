@@ -133,16 +133,15 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
 }
 
 /// Rows from which on blocks are widened.
-#[cfg(target_arch = "x86_64")]
 const MANY: usize = 32;
 
 /// Kernels of a level for so many rows of 16-bit or 8-bit activations, and the blocks that they take.
 pub fn products(level: Level, activations: Activations, rows: usize) -> (&'static Kernels, &'static Blocks) {
-    match (level, activations) {
+    match (level, activations, rows >= MANY) {
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int16) if rows >= MANY => (&avx2::WIDE_OF_WORDS, &wide::BLOCKS),
+        (Level::Avx2, Activations::Int16, true) => (&avx2::WIDE_OF_WORDS, &wide::BLOCKS),
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int8) if rows >= MANY => (&avx2::NARROW_OF_WORDS, &wide::BLOCKS),
+        (Level::Avx2, Activations::Int8, true) => (&avx2::NARROW_OF_WORDS, &wide::BLOCKS),
         _ => (kernels(level, activations), &BLOCKS),
     }
 }
