@@ -13,12 +13,16 @@ BIAS = np.float32(4096)
 TINY = np.float32(1e-30)
 
 
+def fused(a: Array, b: Array, c: Array) -> Array:
+    """``a * b + c`` of float32, rounded once but for the least of cases: the product is exact in float64."""
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
 def best_scales(group: Array, most: float, step: float) -> Array:
     """``group: [outputs, up to 32]`` float32; scales as they are stored, ``[outputs, 1]`` float32.
 
     The largest magnitude is mapped to ``most - step * i``, i of 0 to 31; each time the least-squares scale for the rounded
-    codes is found, and the one kept that takes most from the sum of squares. A fused multiply-add is computed in
-    float64 and rounded, which a sum of so few digits allows.
+    codes is found, and the one kept that takes most from the sum of squares.
     """
     unit = np.float32(1) / np.maximum(np.abs(group).max(axis=1), TINY)
     best, scale = np.zeros_like(unit), np.zeros_like(unit)
@@ -27,7 +31,7 @@ def best_scales(group: Array, most: float, step: float) -> Array:
         codes = np.rint(group.astype(np.float64) * inverse[:, None]).astype(np.float32)
         products, squares = np.zeros_like(unit), np.zeros_like(unit)
         for x, q in zip(group.T, codes.T, strict=True):
-            products = (x.astype(np.float64) * q + products).astype(np.float32)
+            products = fused(x, q, products)
             squares += q * q
         fitted = products / np.maximum(squares, TINY)
         gain = fitted * products
@@ -55,11 +59,6 @@ def q8(weights: Array) -> Array:
 def q6(weights: Array) -> Array:
     """The same of the token tables of 4-bit models."""
     return by_groups(weights, 31, 0.1875)
-
-
-def fused(a: Array, b: Array, c: Array) -> Array:
-    """``a * b + c`` of float32, rounded once but for the least of cases: the product is exact in float64."""
-    return (a.astype(np.float64) * b + c).astype(np.float32)
 
 
 def line(group: Array) -> tuple[Array, Array]:
