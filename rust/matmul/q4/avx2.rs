@@ -128,6 +128,23 @@ static TWICE: Bytes = Bytes([
     7, -1,
 ]);
 
+/// Results of a block of a row and 8 outputs, from the whole sum, its steps and the scale of the activations at `dx`; those before
+/// it are not read where `fresh`.
+///
+/// # Safety
+/// The scale and 8 results lie there; AVX2 and FMA.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+pub unsafe fn store(c: *mut f32, sum: __m256i, d: __m256, dx: *const i32, fresh: bool) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d);
+        let scale = _mm256_castsi256_ps(_mm256_set1_epi32(*dx));
+        let old = if fresh { _mm256_setzero_ps() } else { _mm256_loadu_ps(c) };
+        _mm256_storeu_ps(c, _mm256_fmadd_ps(t, scale, old));
+    }
+}
+
 /// Results of a block: from the sums of its groups times scales, its lows and its steps.
 ///
 /// # Safety
@@ -155,11 +172,7 @@ unsafe fn finish<const M: usize>(
                     let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
                     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(lows, y));
                 }
-                let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sum), d);
-                let scale = _mm256_castsi256_ps(_mm256_set1_epi32(*x.add((Kind::Quads.words() - 1) * M + i)));
-                let at = c.add(i * PANEL + 8 * h);
-                let old = if fresh { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
-                _mm256_storeu_ps(at, _mm256_fmadd_ps(t, scale, old));
+                store(c.add(i * PANEL + 8 * h), sum, d, x.add((Kind::Quads.words() - 1) * M + i), fresh);
             }
         }
     }

@@ -10,6 +10,38 @@ use std::arch::x86_64::*;
 /// Bytes of a whole block for each of its groups.
 const BYTES_A_GROUP: usize = offsets(GROUPS)[3] / GROUPS;
 
+/// Results of a block from whole sums and its steps; those before it are not read where `fresh`.
+///
+/// # Safety
+/// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F.
+#[inline]
+#[target_feature(enable = "avx512f,f16c")]
+unsafe fn store<const M: usize, const P: usize, const ROWS: bool>(
+    sums: &[[__m512i; M]; P],
+    d: *const u8,
+    w_stride: usize,
+    x: *const i32,
+    c: *mut f32,
+    c_stride: usize,
+    fresh: bool,
+) {
+    let words = Kind::Quads.words();
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let d: [__m512; P] = std::array::from_fn(|p| scales(d.add(p * w_stride)));
+        for i in 0..M {
+            let scale = *x.add(place::<M, ROWS>(words - 1, i, words));
+            let scale = _mm512_castsi512_ps(_mm512_set1_epi32(scale));
+            for p in 0..P {
+                let at = c.add(p * c_stride + i * PANEL);
+                let old = if fresh { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
+                let t = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][i]), d[p]);
+                _mm512_storeu_ps(at, _mm512_fmadd_ps(t, scale, old));
+            }
+        }
+    }
+}
+
 /// M rows by P panels. See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
 ///
 /// # Safety
@@ -80,7 +112,6 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                 xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
                 g += 1;
             }
-            let d: [__m512; P] = std::array::from_fn(|p| scales(w.add(p * w_stride + d_at)));
             // Of groups that a short block lacks, zero: their sums are zero as well.
             let mut lows = [[_mm512_setzero_si512(); GROUPS / 2]; P];
             for p in 0..P {
@@ -99,14 +130,8 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                         sums[p][i] = _mm512_dpwssd_epi32(sums[p][i], lows[p][q], y);
                     }
                 }
-                let scale = _mm512_castsi512_ps(_mm512_set1_epi32(*x.add(place(Kind::Quads.words() - 1, i))));
-                for p in 0..P {
-                    let at = c.add(p * c_stride + i * PANEL);
-                    let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
-                    let t = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][i]), d[p]);
-                    _mm512_storeu_ps(at, _mm512_fmadd_ps(t, scale, old));
-                }
             }
+            store::<M, P, ROWS>(&sums, w.add(d_at), w_stride, x, c, c_stride, first && block == 0);
             ask::<P>(ahead, lines, w_stride);
             ahead = ahead.wrapping_add(64 * lines);
             w = w.add(size);
@@ -163,16 +188,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                 w = w.add(GROUP * PANEL);
                 xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
             }
-            let d: [__m512; P] = std::array::from_fn(|p| scales(w.add(p * w_stride)));
-            for i in 0..M {
-                let scale = _mm512_castsi512_ps(_mm512_set1_epi32(*x.add(place(words - 1, i))));
-                for p in 0..P {
-                    let at = c.add(p * c_stride + i * PANEL);
-                    let old = if first && block == 0 { _mm512_setzero_ps() } else { _mm512_loadu_ps(at) };
-                    let t = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[p][i]), d[p]);
-                    _mm512_storeu_ps(at, _mm512_fmadd_ps(t, scale, old));
-                }
-            }
+            store::<M, P, ROWS>(&sums, w, w_stride, x, c, c_stride, first && block == 0);
             w = w.add(64);
             x = x.wrapping_add(x_stride);
         }

@@ -1,6 +1,6 @@
 //! 4-bit weights with AVX-VNNI, vpdpbusd on 8 outputs at a time: nibbles taken apart on the fly, or bytes that were made of them.
 
-use super::avx2::Scales;
+use super::avx2::{Scales, store};
 use super::{CODES, offsets};
 use crate::matmul::PANEL;
 use crate::matmul::quantized::avx2::{MOST, products, scales};
@@ -34,8 +34,8 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     unsafe {
         for block in 0..blocks {
             let mut sums = [[_mm256_setzero_si256(); 2]; M];
-            // Hidden, so that the compiler does not unroll the groups.
             let block_scales = Scales::new(w.add(scales_at));
+            // Hidden, so that the compiler does not unroll the groups.
             let (mut wg, mut sg, mut xg) = (w, block_scales.0.as_ptr(), x);
             let end = std::hint::black_box(w.add(scales_at));
             // Spread evenly over the block, scales and lows too.
@@ -82,12 +82,8 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
                     }
                 }
                 for i in 0..M {
-                    let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[i][h]), d);
-                    let scale = *x.add((Kind::Quads.words() - 1) * M + i);
-                    let scale = _mm256_castsi256_ps(_mm256_set1_epi32(scale));
-                    let at = c.add(i * PANEL + 8 * h);
-                    let old = if first && block == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
-                    _mm256_storeu_ps(at, _mm256_fmadd_ps(t, scale, old));
+                    let dx = x.add((Kind::Quads.words() - 1) * M + i);
+                    store(c.add(i * PANEL + 8 * h), sums[i][h], d, dx, first && block == 0);
                 }
             }
             for i in 0..lines {
@@ -138,11 +134,8 @@ unsafe fn wide<const M: usize>(
             for h in 0..2 {
                 let d = scales(w.add(16 * h));
                 for i in 0..M {
-                    let t = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[i][h]), d);
-                    let scale = _mm256_castsi256_ps(_mm256_set1_epi32(*x.add((words - 1) * M + i)));
-                    let at = c.add(i * PANEL + 8 * h);
-                    let old = if first && block == 0 { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
-                    _mm256_storeu_ps(at, _mm256_fmadd_ps(t, scale, old));
+                    let dx = x.add((words - 1) * M + i);
+                    store(c.add(i * PANEL + 8 * h), sums[i][h], d, dx, first && block == 0);
                 }
             }
             w = w.add(64);
