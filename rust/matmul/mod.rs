@@ -177,17 +177,17 @@ enum Products {
 impl Products {
     /// For so many rows.
     fn of(w: &Matrix, level: Level, rows: usize) -> Products {
-        match w.weight_type() {
-            WeightType::Q8 => {
-                let (kernels, blocks) = q8::products(level, w.activations(), rows);
-                Products::Quantized(kernels, blocks)
-            }
-            WeightType::Q6 => Products::Q6(q8::kernels(level, w.activations())),
-            WeightType::Q4 => {
-                let (kernels, blocks) = q4::kernels(level, rows);
-                Products::Quantized(kernels, blocks)
-            }
-            _ => Products::Float(float::kind(level, w)),
+        let (kernels, blocks) = match w.weight_type() {
+            WeightType::Q8 => q8::products(level, w.activations(), rows),
+            WeightType::Q6 => (q8::kernels(level, w.activations()), &q6::BLOCKS),
+            WeightType::Q4 => q4::products(level, rows),
+            _ => return Products::Float(float::kind(level, w)),
+        };
+        // Those are a tile, whose memory is asked for as it goes.
+        if w.weight_type() == WeightType::Q6 && rows <= kernels.few.len() {
+            Products::Q6(kernels)
+        } else {
+            Products::Quantized(kernels, blocks)
         }
     }
 
@@ -210,7 +210,7 @@ impl Products {
     /// Bytes of results in a slab.
     fn slab(self) -> usize {
         match self {
-            Products::Quantized(_, Blocks { widening: Some(_), .. }) | Products::Q6(_) => SLAB_OF_WIDENED,
+            Products::Quantized(_, Blocks { widening: Some(_), .. }) => SLAB_OF_WIDENED,
             _ => SLAB,
         }
     }
@@ -335,6 +335,6 @@ fn product(
         Products::Quantized(kernels, blocks) => {
             quantized::product(level, kernels, blocks, w, panels, &s, tiles, widened, out);
         }
-        Products::Q6(kernels) => q6::product(level, kernels, w, panels, &s, tiles, widened, out),
+        Products::Q6(kernels) => q6::product(level, kernels, w, panels, &s, widened, out),
     }
 }

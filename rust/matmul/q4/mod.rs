@@ -157,7 +157,7 @@ static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
 const MANY: usize = 32;
 
 /// Kernels of a level for so many rows, and the blocks that they take.
-pub fn kernels(level: Level, rows: usize) -> (&'static Kernels, &'static Blocks) {
+pub fn products(level: Level, rows: usize) -> (&'static Kernels, &'static Blocks) {
     match (level, rows >= MANY) {
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512, true) => (&avx512::WIDE, &wide::BYTES),

@@ -14,7 +14,7 @@
 //! that stays in the nearest cache, and goes on with the kernels of `q8`: its results are what `q8` would give for the
 //! same codes, to the bit.
 
-use super::quantized::{self, Blocks, Kernels, Widening, blocks, bytes, shape, strip};
+use super::quantized::{Blocks, Kernels, Widening, blocks, bytes, shape, strip};
 use super::strips::{GROUP, GROUPS, Strips};
 use super::{Matrix, PANEL, q8};
 use crate::simd::{Level, multiversion, prefetch_at};
@@ -39,7 +39,7 @@ const SCALES: usize = 2 * PANEL;
 /// Bytes ahead of the reading that memory is asked for.
 const AHEAD: usize = 12 * 1024;
 
-static BLOCKS: Blocks = Blocks {
+pub static BLOCKS: Blocks = Blocks {
     bytes: block_bytes,
     widening: Some(Widening {
         bytes: q8::block_bytes,
@@ -121,39 +121,33 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     }
 }
 
-/// See [`quantized::product`]; `memory` is a thread's own.
+/// Products of some panels with few rows, those of one tile that are interleaved: `out: [panel][row][16]`. `memory` is a thread's own.
 pub fn product(
     level: Level,
     kernels: &Kernels,
     w: &Matrix,
     panels: Range<usize>,
     s: &Strips,
-    tiles: Range<usize>,
     memory: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    let inputs = w.inputs();
-    let (_, rows) = s.rows_of(&tiles);
-    if tiles.len() == 1 && !s.by_rows {
-        let (tile, words) = (tiles.start, kernels.kind.words());
-        let wide = bytes(memory, q8::block_bytes(GROUPS));
-        // More rows leave time to ask for memory while they are computed.
-        let few = rows <= 4;
-        let kernel = if few { kernels.many[rows - 1] } else { kernels.few[rows - 1] };
-        for (c, panel) in out.chunks_exact_mut(rows * PANEL).zip(panels) {
-            c.fill(0.0);
-            let panel = w.panel(panel);
-            for (block, (groups, range)) in blocks(inputs, block_bytes).enumerate() {
-                let ahead = panel[range.clone()].as_ptr().wrapping_add(AHEAD / 2);
-                widen_at(level, groups, &panel[range], few, wide);
-                let x = strip(kernels, s, block, 1, tile);
-                let (wide, c) = (wide.as_ptr(), c.as_mut_ptr());
-                // SAFETY: the kernels are of a level that the machine has; the memory holds a block of these groups, the
-                // strip as many, and `c` has room for all rows.
-                unsafe { kernel(1, groups, wide, x, s.rows * words, c, ahead, 0, block == 0) };
-            }
+    let (rows, words) = (s.rows, kernels.kind.words());
+    assert!(s.tiles.len() == 1 && !s.by_rows, "one tile, interleaved");
+    let wide = bytes(memory, q8::block_bytes(GROUPS));
+    // More rows leave time to ask for memory while they are computed.
+    let few = rows <= 4;
+    let kernel = if few { kernels.many[rows - 1] } else { kernels.few[rows - 1] };
+    for (c, panel) in out.chunks_exact_mut(rows * PANEL).zip(panels) {
+        c.fill(0.0);
+        let panel = w.panel(panel);
+        for (block, (groups, range)) in blocks(w.inputs(), block_bytes).enumerate() {
+            let ahead = panel[range.clone()].as_ptr().wrapping_add(AHEAD / 2);
+            widen_at(level, groups, &panel[range], few, wide);
+            let x = strip(kernels, s, block, 1, 0);
+            let (wide, c) = (wide.as_ptr(), c.as_mut_ptr());
+            // SAFETY: the kernels are of a level that the machine has; the memory holds a block of these groups, the
+            // strip as many, and `c` has room for all rows.
+            unsafe { kernel(1, groups, wide, x, rows * words, c, ahead, 0, block == 0) };
         }
-        return;
     }
-    quantized::product(level, kernels, &BLOCKS, w, panels, s, tiles, memory, out);
 }
