@@ -10,3 +10,4 @@ pub mod norm;
 pub mod pool;
 pub mod position_bias;
 pub mod rotary;
+pub mod softmax;
