@@ -2,7 +2,7 @@
 
 use super::spec;
 use crate::error::{Error, Result};
-use crate::ops::kv::{BLOCK, KvBlocks, KvType, SEGMENT};
+use crate::ops::kv::{BLOCK, KvBlocks, KvShape, KvType, SEGMENT};
 use crate::threads::Team;
 use std::ops::Range;
 
@@ -40,7 +40,7 @@ impl Cache {
     pub fn new(stack: &spec::Stack, kv_type: KvType, cross: bool) -> Self {
         let layers = stack.layers.iter().map(|layer| {
             let a = if cross { layer.cross_attention.as_ref() } else { None }.unwrap_or(&layer.attention);
-            LayerState::KeysAndValues(KvBlocks::new(a.kv_heads, a.head_dim, kv_type))
+            LayerState::KeysAndValues(KvBlocks::new(KvShape::equal(a.kv_heads, a.head_dim), kv_type))
         });
         Cache {
             layers: layers.collect(),

@@ -31,7 +31,10 @@ pub const TILE: usize = 128;
 pub struct Scores<'a> {
     pub heads: usize,
     pub kv_heads: usize,
-    pub head_dim: usize,
+    /// Dimensions of a query and of a key.
+    pub key_dim: usize,
+    /// Dimensions of a value and of a head's output.
+    pub value_dim: usize,
     pub scale: f32,
     pub causal: bool,
     /// Keys at a distance of `window` or more are not seen.
@@ -165,7 +168,7 @@ multiversion! {
     }
 }
 
-/// Rows of `width = head_dim + 2` values: outputs, maximum, sum.
+/// Rows of `width = value_dim + 2` values: outputs, maximum, sum.
 fn merge_rows(total: &mut [f32], part: &[f32], width: usize) {
     let dim = width - 2;
     for (o, p) in total.chunks_exact_mut(width).zip(part.chunks_exact(width)) {
@@ -219,34 +222,34 @@ impl Call<'_> {
         unit.queries * self.group()
     }
 
-    /// Where a key head's share of one of a unit's queries lies in `queries` and `out`.
-    fn place(&self, unit: &Unit, head: usize, query: usize) -> usize {
-        let (g, s) = (self.group(), self.sequence(unit.sequence));
-        ((s.rows.start + unit.query + query) * self.scores.heads + (unit.kv_head + head) * g)
-            * self.scores.head_dim
+    /// Index of a key head's first query head of one of a unit's queries, in `queries` and `out`.
+    fn first_head(&self, unit: &Unit, head: usize, query: usize) -> usize {
+        let s = self.sequence(unit.sequence);
+        (s.rows.start + unit.query + query) * self.scores.heads + (unit.kv_head + head) * self.group()
     }
 
-    /// Copies the unit's queries, `[kv_heads, queries * group, head_dim]`.
+    /// Copies the unit's queries, `[kv_heads, queries * group, key_dim]`.
     fn gather(&self, unit: &Unit, out: &mut Buffer<f32>) {
-        let n = self.group() * self.scores.head_dim;
+        let n = self.group() * self.scores.key_dim;
         let out = sized(out, unit.kv_heads * unit.queries * n);
         for (i, to) in out.chunks_exact_mut(n).enumerate() {
-            let from = self.place(unit, i / unit.queries, i % unit.queries);
+            let from = self.first_head(unit, i / unit.queries, i % unit.queries) * self.scores.key_dim;
             to.copy_from_slice(&self.queries[from..][..n]);
         }
     }
 
-    /// Asks the memory for the keys, or the values, that follow those of a head of a block, where they are read once and
-    /// for few products.
-    fn ask_beyond(&self, unit: &Unit, block: usize, head: usize, values: bool) {
-        if self.rows(unit) > FEW_ROWS {
-            return;
-        }
+    /// The block and the key head whose keys, or values, are read after those of a head of a block, to be prefetched where
+    /// they are read once and for few products. None behind the unit's last tile: tables may name no block there.
+    fn next_read(&self, unit: &Unit, block: usize, head: usize) -> Option<(u32, usize)> {
         let table = self.table(unit);
-        if head + 1 < unit.kv_heads {
-            self.kv.ask(table[block], unit.kv_head + head + 1, values);
-        } else if let Some(&next) = table.get(block + 1) {
-            self.kv.ask(next, unit.kv_head, values);
+        if self.rows(unit) > FEW_ROWS {
+            None
+        } else if head + 1 < unit.kv_heads {
+            Some((table[block], unit.kv_head + head + 1))
+        } else if (block + 1) * BLOCK < unit.tiles().end * TILE {
+            table.get(block + 1).map(|&next| (next, unit.kv_head))
+        } else {
+            None
         }
     }
 
@@ -258,18 +261,20 @@ impl Call<'_> {
         t: &mut ThreadScratch,
         mut each: impl FnMut(usize, f32, f32),
     ) {
-        let (g, d, table) = (self.group(), self.scores.head_dim, self.table(unit));
+        let (g, d, table) = (self.group(), self.scores.key_dim, self.table(unit));
         let (rows, start) = (self.rows(unit), tile * TILE);
         let end = self.end(unit, tile);
         sized(&mut t.scores, unit.kv_heads * rows * TILE);
-        sized(&mut t.block, d * BLOCK);
+        sized(&mut t.block, self.scores.key_dim.max(self.scores.value_dim) * BLOCK);
         let padded = (end - start).next_multiple_of(LANES);
         for block in 0..(end - start).div_ceil(BLOCK) {
             let number = table[start / BLOCK + block];
             let columns = BLOCK.min(padded - block * BLOCK);
             let shape = Shape { rows, columns, depth: d, a_stride: d, b_stride: BLOCK, c_stride: TILE };
             for head in 0..unit.kv_heads {
-                self.ask_beyond(unit, start / BLOCK + block, head, false);
+                if let Some((next, next_head)) = self.next_read(unit, start / BLOCK + block, head) {
+                    self.kv.prefetch_keys(next, next_head);
+                }
                 let keys = self.kv.keys(number, unit.kv_head + head, &mut t.block);
                 let scores = &mut t.scores[head * rows * TILE + block * BLOCK..];
                 product(&shape, &t.queries[head * rows * d..], keys, scores, false, &mut t.widened);
@@ -297,7 +302,7 @@ impl Call<'_> {
 
     /// One tile of a unit: rows of outputs, maximum and sum into `part`.
     fn tile(&self, unit: &Unit, tile: usize, t: &mut ThreadScratch, part: &mut [f32]) {
-        let (d, table) = (self.scores.head_dim, self.table(unit));
+        let (d, table) = (self.scores.value_dim, self.table(unit));
         let (rows, start) = (self.rows(unit), tile * TILE);
         let end = self.end(unit, tile);
         self.tile_scores(unit, tile, t, |row, m, sum| {
@@ -310,7 +315,9 @@ impl Call<'_> {
             let shape =
                 Shape { rows, columns: d, depth: tokens, a_stride: TILE, b_stride: d, c_stride: d + 2 };
             for head in 0..unit.kv_heads {
-                self.ask_beyond(unit, start / BLOCK + block, head, true);
+                if let Some((next, next_head)) = self.next_read(unit, start / BLOCK + block, head) {
+                    self.kv.prefetch_values(next, next_head);
+                }
                 let values = self.kv.values(number, unit.kv_head + head, tokens, &mut t.block);
                 let (scores, part) =
                     (&t.scores[head * rows * TILE + block * BLOCK..], &mut part[head * rows * (d + 2)..]);
@@ -321,10 +328,10 @@ impl Call<'_> {
 
     /// Divides by the sums and writes the outputs of one key head of a unit.
     fn finish(&self, unit: &Unit, head: usize, total: &[f32], out: &Disjoint<'_, f32>) {
-        let (g, d) = (self.group(), self.scores.head_dim);
+        let (g, d) = (self.group(), self.scores.value_dim);
         for (row, o) in total.chunks_exact(d + 2).enumerate() {
             // SAFETY: each head of each row belongs to one unit.
-            let to = unsafe { out.slice(self.place(unit, head, row / g) + row % g * d, d) };
+            let to = unsafe { out.slice((self.first_head(unit, head, row / g) + row % g) * d, d) };
             let inverse = if o[d + 1] == 0.0 { 0.0 } else { 1.0 / o[d + 1] };
             for (to, &v) in to.iter_mut().zip(o) {
                 // Adding zero makes minus zero, which a skipped key could leave behind, plus zero.
@@ -334,7 +341,10 @@ impl Call<'_> {
     }
 }
 
-/// Attends: `queries` and `out` are `[rows, heads * head_dim]`. A query that sees no key gets zeros.
+/// Attends: `queries` are `[rows, heads * key_dim]`, `out` is `[rows, heads * value_dim]`. A query that sees no key gets zeros.
+///
+/// Reads only blocks of tiles with a position that some query sees: a table may name any number for the others, as
+/// `u32::MAX` for blocks that left a sliding window.
 pub fn attention(
     team: &Team<'_>,
     scratch: &mut Scratch,
@@ -348,7 +358,7 @@ pub fn attention(
 }
 
 fn attend(team: &Team<'_>, scratch: &mut Scratch, call: &Call<'_>, out: &mut [f32]) {
-    let width = call.scores.head_dim + 2;
+    let width = call.scores.value_dim + 2;
     let Scratch { threads, units, jobs, parts } = scratch;
     call.units(team.threads(), units);
     threads.resize_with(team.threads().max(threads.len()), Mutex::default);

@@ -79,7 +79,7 @@ impl Call<'_> {
 
     /// Values of the results of one tile of a unit: of each row its outputs, their maximum and their sum.
     pub fn part(&self, unit: &Unit) -> usize {
-        unit.kv_heads * self.rows(unit) * (self.scores.head_dim + 2)
+        unit.kv_heads * self.rows(unit) * (self.scores.value_dim + 2)
     }
 
     pub fn place_of_part(&self, unit: &Unit, tile: usize) -> usize {
