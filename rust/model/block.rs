@@ -15,8 +15,8 @@ use super::weights::{AttentionWeights, FeedForwardWeights, LayerWeights, Linear}
 use crate::matmul::{self, Input, Target, linear};
 use crate::ops;
 use crate::ops::kv::{KvBlocks, Sequences};
-use crate::ops::leaders::Leaders;
 use crate::ops::norm::Norm;
+use crate::ops::top_logits::TopLogits;
 use crate::simd::add_scaled;
 use crate::tensor::{Buffer, sized};
 use crate::threads::Team;
@@ -59,7 +59,7 @@ pub struct Workspace {
     pub narrow: Buffer<f32>,
     /// Logits of a step.
     pub logits: Buffer<f32>,
-    pub leaders: Leaders,
+    pub leaders: TopLogits,
     /// Of the last whole sequences, and of which stack they were: memory that the next ones use again.
     pub passing: Option<(usize, Cache)>,
     /// For threads that run sequences on their own.

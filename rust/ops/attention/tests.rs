@@ -2,14 +2,14 @@ use super::*;
 use crate::ops::kv::{KvShape, KvType, Values};
 use crate::threads::Pool;
 
-/// Heads, key heads and their width.
+/// Query heads, key heads, head dimension.
 const SIZES: [(usize, usize, usize); 4] = [(8, 8, 16), (6, 3, 24), (8, 2, 64), (3, 1, 8)];
 
 fn values(n: usize, seed: usize) -> Vec<f32> {
     (0..n).map(|i| ((i * 7919 + seed * 104_729) % 263) as f32 / 128.0 - 1.0).collect()
 }
 
-/// Stores rows from a position on.
+/// Stores random keys and values at some positions.
 fn fill(kv: &mut KvBlocks, table: &[u32], positions: Range<usize>, seed: usize) {
     let shape = kv.shape();
     let keys = values(positions.len() * shape.heads * shape.key_dim, seed);
@@ -41,8 +41,7 @@ fn run(
     out
 }
 
-/// However the work is cut, which depends on the threads and on what is computed together, each query has the bits
-/// that it has alone on one thread.
+/// Whether each query of a batch has the bits that it has alone on one thread, for several numbers of threads.
 fn equal_to_one_by_one(kv: &KvBlocks, heads: usize, window: Option<usize>, sequences: Sequences<'_>) -> bool {
     let scores = scores(kv.shape(), heads, window);
     let width = heads * scores.key_dim;
@@ -64,12 +63,12 @@ fn equal_to_one_by_one(kv: &KvBlocks, heads: usize, window: Option<usize>, seque
 }
 
 #[test]
-fn cutting_the_work_changes_nothing() {
+fn the_partition_of_the_work_does_not_change_results() {
     for (heads, kv_heads, head_dim) in SIZES {
         for (length, rows, window) in [(700, 1, None), (700, 5, Some(300)), (1100, 2, None), (90, 40, None)] {
             let mut kv = KvBlocks::new(KvShape::equal(kv_heads, head_dim), KvType::F16);
             kv.grow(2 * usize::div_ceil(length, BLOCK)).expect("small");
-            // Two sequences, of which the second is shorter.
+            // Two sequences; the second one is shorter.
             let lengths = [length, length - 37];
             let tables = [0, 1].map(|i| -> Vec<u32> {
                 (0..lengths[i].div_ceil(BLOCK)).map(|block| (2 * block + i) as u32).collect()
@@ -87,12 +86,12 @@ fn cutting_the_work_changes_nothing() {
 }
 
 #[test]
-fn sequences_that_begin_alike_change_nothing() {
+fn a_shared_prefix_does_not_change_results() {
     for (heads, kv_heads, head_dim) in SIZES {
         for (shared, window) in [(9, None), (8, None), (4, None), (21, Some(90))] {
             let mut kv = KvBlocks::new(KvShape::equal(kv_heads, head_dim), KvType::F16);
             kv.grow(64).expect("small");
-            // Of sequences 1 to 5 the first blocks are the same, of 0 and 6 none; each has its own behind them.
+            // Sequences 1 to 5 share their first blocks, 0 and 6 share none; all have blocks of their own behind them.
             let own = |i: usize| 22 + 6 * i as u32..28 + 6 * i as u32;
             let tables: Vec<Vec<u32>> = (0..7)
                 .map(|i| if i % 6 == 0 { own(i).collect() } else { (0..shared).chain(own(i)).collect() })
@@ -102,7 +101,7 @@ fn sequences_that_begin_alike_change_nothing() {
             let sequences: Vec<Sequence> = (0..7)
                 .map(|i| {
                     let from = if i % 6 == 0 { 0 } else { start };
-                    // The third ends at the border, so that it has nothing of its own.
+                    // The third one ends where the shared blocks end, so it has no block of its own.
                     let length = from + if i == 3 { 0 } else { 19 * i + 40 };
                     fill(&mut kv, &tables[i], from..length, i);
                     Sequence { table: i, rows: i..i + 1, first: length - 1, length }
@@ -125,7 +124,7 @@ fn blocks_of_tiles_without_a_visible_position_are_not_read() {
             let whole: Vec<u32> = (0..length.div_ceil(BLOCK)).map(|block| (block * 7 % 47) as u32).collect();
             fill(&mut kv, &whole, 0..length, 3);
             let scores = scores(kv.shape(), heads, Some(window));
-            // One query, a few, and more than one work item takes; in the middle too, so that tiles follow those seen.
+            // One query, a few, and more than a work item; also in the middle, where tiles follow behind the visible ones.
             for (rows, end) in [(1, length), (3, length), (90, length), (1, 900), (40, 900)] {
                 let first = end - rows;
                 let seen = (first + 1 - window) / TILE..end.div_ceil(TILE);
