@@ -175,7 +175,8 @@ impl Cache {
     /// A cache for sequences that go through the stack in one pass: a layer's keys and values serve until the next
     /// layer's, so layers of one shape share their memory, which stays in the processor's cache.
     pub fn scratch(layout: &StateLayout, kv_type: KvType) -> Cache {
-        let alike = |group: &super::state::GroupLayout| group.layers.windows(2).all(|pair| pair[0] == pair[1]);
+        let alike =
+            |group: &super::state::GroupLayout| group.layers.windows(2).all(|pair| pair[0] == pair[1]);
         let mut layout = layout.clone();
         let collapsed = layout.groups.iter().all(alike);
         if collapsed {
@@ -283,7 +284,11 @@ impl Cache {
         }
         let Cache { states, slots, .. } = self;
         let state = &mut states[id];
-        state.pending.drain(..).chain(state.next.take().map(|slot| (0, slot))).for_each(|(_, slot)| slots.release(slot));
+        state
+            .pending
+            .drain(..)
+            .chain(state.next.take().map(|slot| (0, slot)))
+            .for_each(|(_, slot)| slots.release(slot));
         if length >= state.length {
             return state.length;
         }
@@ -449,7 +454,9 @@ impl Cache {
             seen.clear();
             for state in ids.map(|id| &self.states[id]) {
                 let previous = state.previous.and_then(|(_, slot)| slot);
-                seen.extend(state.snapshots.iter().map(|&(_, slot)| slot).chain(state.current).chain(previous));
+                seen.extend(
+                    state.snapshots.iter().map(|&(_, slot)| slot).chain(state.current).chain(previous),
+                );
             }
             seen.sort_unstable();
             seen.dedup();

@@ -1,7 +1,7 @@
 //! The calls on whole sequences: states, heads, embeddings, logits, and those of an encoder-decoder with the target given.
 
-use super::cache::Cache;
 use super::blocks::{Body, Captured};
+use super::cache::Cache;
 use super::session::{Session, finite, missing};
 use super::stack::{Capture, Stack};
 use super::weights::DenseWeights;
@@ -210,7 +210,13 @@ impl Session<'_> {
                 let Body::CrossAttention(attention) = &block.body else { continue };
                 let (kv, tables) = cache.state(block.place).blocks();
                 let sources = Sequences { list: &sources, tables };
-                attention.store_source(session.team, &mut session.scratch.blocks.product, &states, sources, kv);
+                attention.store_source(
+                    session.team,
+                    &mut session.scratch.blocks.product,
+                    &states,
+                    sources,
+                    kv,
+                );
                 session.team.check()?;
             }
             Ok(())

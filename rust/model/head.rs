@@ -5,7 +5,7 @@ use super::weights::Linear;
 use crate::error::{Error, Result};
 use crate::matmul::linear;
 use crate::ops::kv::KvType;
-use crate::ops::leaders::{Head, Leaders};
+use crate::ops::top_logits::{LogitEpilogue, TopLogits};
 use crate::tensor::sized;
 use crate::threads::Team;
 use std::ops::Range;
@@ -15,12 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const ROWS: usize = 512;
 
 impl<'a> Session<'a> {
-    fn language_head(&self) -> Result<(Head<'a>, &'a Linear)> {
+    fn language_head(&self) -> Result<(LogitEpilogue<'a>, &'a Linear)> {
         let head = self.model.spec.language_head.as_ref().ok_or_else(|| missing("a language head"))?;
         let output = &self.model.weights.language_head.as_ref().expect("as the description").output;
         let softcap = head.softcap.map(|cap| cap as f32);
         let (weight, bias) = (&*output.weight, output.bias.as_deref());
-        Ok((Head { weight, bias, scale: head.scale as f32, softcap }, output))
+        Ok((LogitEpilogue { weight, bias, scale: head.scale as f32, softcap }, output))
     }
 
     /// Calls `body` with rows of the last states as the head's product takes them, `[rows, width]`.
@@ -78,16 +78,16 @@ impl<'a> Session<'a> {
         rows: usize,
         n: usize,
         normalize: bool,
-        take: &mut dyn FnMut(&Leaders) -> Result<()>,
+        take: &mut dyn FnMut(&TopLogits) -> Result<()>,
     ) -> Result<()> {
         let (head, _) = self.language_head()?;
-        let mut leaders = std::mem::take(&mut self.scratch.leaders);
+        let mut leaders = std::mem::take(&mut self.scratch.top_logits);
         let finite = self.with_head_input(0..rows, |s, x| {
             leaders.find(s.team, &mut s.scratch.blocks.product, &head, x, rows, n, normalize)
         });
         self.team.check()?;
         let taken = if finite { take(&leaders) } else { self.logits_are_not_finite(rows) };
-        self.scratch.leaders = leaders;
+        self.scratch.top_logits = leaders;
         taken
     }
 

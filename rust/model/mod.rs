@@ -25,9 +25,9 @@ mod stem;
 mod validate;
 mod weights;
 
-pub use rows::Span;
 pub use cache::{Cache, SequenceId};
 pub use loader::{Loader, Options, Summary};
+pub use rows::Span;
 pub use session::Session;
 pub use weights::{Needed, Use, needed};
 

@@ -44,7 +44,8 @@ impl View {
         }));
         sources.clear();
         if cross {
-            let joined = |one: &Span, next: &Span| one.source == next.source && one.rows.end == next.rows.start;
+            let joined =
+                |one: &Span, next: &Span| one.source == next.source && one.rows.end == next.rows.start;
             sources.extend(all.chunk_by(joined).map(|spans| Sequence {
                 table: spans[0].source,
                 rows: spans[0].rows.start..spans[spans.len() - 1].rows.end,

@@ -133,7 +133,13 @@ impl SlotRows<'_> {
 
     /// Calls `write(position, numbers)` for each state that a step of a sequence from `first` to `end` leaves: those at
     /// inner positions, and the last.
-    pub fn write(&mut self, sequence: usize, first: usize, end: usize, mut write: impl FnMut(usize, &mut [f32])) {
+    pub fn write(
+        &mut self,
+        sequence: usize,
+        first: usize,
+        end: usize,
+        mut write: impl FnMut(usize, &mut [f32]),
+    ) {
         let state = &self.states[sequence];
         let inner = state.pending.iter().filter(|(at, _)| (first + 1..=end).contains(at));
         let last = state.next.map(|slot| (end, slot));

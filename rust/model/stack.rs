@@ -9,8 +9,8 @@ use super::stem::{self, Input, Stem};
 use super::weights::{Linear, Walk};
 use crate::error::Result;
 use crate::matmul::linear;
-use crate::ops::leaders::Leaders;
 use crate::ops::norm::Norm;
+use crate::ops::top_logits::TopLogits;
 use crate::tensor::{Buffer, sized};
 use crate::threads::{Pool, Team};
 use std::sync::Mutex;
@@ -40,7 +40,7 @@ pub struct Scratch {
     narrow: Buffer<f32>,
     /// Logits of a step.
     pub logits: Buffer<f32>,
-    pub leaders: Leaders,
+    pub top_logits: TopLogits,
     /// The cache of the last whole sequences, and of which stack: memory that the next ones use again.
     pub cache: Option<(usize, Cache)>,
     /// For threads that run sequences on their own.
@@ -112,14 +112,27 @@ impl Stack {
         let stem = Stem::load(&s.stem, walk, name, hidden);
         let relative = s.relative.as_ref().map_or_else(Vec::new, |table| {
             let rows = walk.values(format!("{name}.relative.weight"), vec![table.rows, hidden]);
-            normalized(rows, walk.norm(&format!("{name}.relative.norm"), table.norm.as_ref(), &[hidden]), hidden)
+            normalized(
+                rows,
+                walk.norm(&format!("{name}.relative.norm"), table.norm.as_ref(), &[hidden]),
+                hidden,
+            )
         });
-        let layers: Vec<Vec<Block>> = s.layers.iter().zip(&layout.places).enumerate().map(|(i, (layer, places))| {
-            let name = format!("{name}.layers.{i}");
-            let blocks = layer.blocks.iter().zip(places);
-            blocks.map(|(block, &place)| Block::load(block, walk, &name, widths, place)).collect()
-        }).collect();
-        let places = layers.iter().enumerate().flat_map(|(i, blocks)| blocks.iter().enumerate().map(move |(j, b)| (i, j, b)));
+        let layers: Vec<Vec<Block>> = s
+            .layers
+            .iter()
+            .zip(&layout.places)
+            .enumerate()
+            .map(|(i, (layer, places))| {
+                let name = format!("{name}.layers.{i}");
+                let blocks = layer.blocks.iter().zip(places);
+                blocks.map(|(block, &place)| Block::load(block, walk, &name, widths, place)).collect()
+            })
+            .collect();
+        let places = layers
+            .iter()
+            .enumerate()
+            .flat_map(|(i, blocks)| blocks.iter().enumerate().map(move |(j, b)| (i, j, b)));
         let mixers = places.filter(|(_, _, block)| !block.body.is_row_wise());
         let last_mixer = mixers.map(|(i, j, _)| (i, j)).last();
         Stack {
@@ -175,17 +188,14 @@ impl Stack {
         let (hidden, part, relative) = (self.hidden, Part::All, &self.relative[..]);
         let all = Pass { team, view: &views.all, rows: count, hidden, part, stamp: *stamp, relative };
         let mut pass = all;
-        let mut narrowed = |pass: &mut Pass<'_>, blocks: &mut blocks::Scratch, layer_input: bool, part: Part| {
-            let wanted = wanted.expect("called where some rows are wanted");
-            gather(&mut blocks.x, wanted, hidden);
-            if layer_input {
-                gather(&mut blocks.layer_input, wanted, hidden);
-            }
-            (pass.view, pass.rows, pass.part, pass.stamp) = (&views.wanted, wanted.len(), part, all.stamp + 1);
-        };
+        // Of the wanted rows alone, in their order.
+        let only = wanted.map(|wanted| {
+            (wanted, Pass { view: &views.wanted, rows: wanted.len(), stamp: *stamp + 1, ..all })
+        });
         capture.keep(&blocks.x[..count * hidden]);
-        if wanted.is_some() && self.last_mixer.is_none() {
-            narrowed(&mut pass, blocks, false, Part::All);
+        if let Some((wanted, only)) = only.filter(|_| self.last_mixer.is_none()) {
+            gather(&mut blocks.x, wanted, hidden);
+            pass = only;
         }
         for (i, layer) in self.layers.iter().enumerate() {
             let again = layer.iter().any(Block::reads_layer_input);
@@ -194,25 +204,29 @@ impl Stack {
                 sized(&mut blocks.layer_input, n).copy_from_slice(&blocks.x[..n]);
             }
             for (j, block) in layer.iter().enumerate() {
-                let last = wanted.is_some() && self.last_mixer == Some((i, j));
-                if last && block.body.splits() {
-                    let store = Pass { part: Part::Store, ..pass };
-                    block.forward(&store, caches.state(block.place), blocks, None);
-                    narrowed(&mut pass, blocks, again, Part::Output);
-                    if pass.rows == 0 {
+                let last = only.filter(|_| self.last_mixer == Some((i, j)));
+                let mut part = pass;
+                if let Some((wanted, only)) = last {
+                    // Its state is that of all rows; what follows is wanted of some.
+                    part.part = if block.body.splits() { Part::Store } else { Part::All };
+                    block.forward(&part, caches.state(block.place), blocks, None);
+                    if wanted.is_empty() {
                         return team.check();
                     }
-                }
-                let probabilities = capture.attention.is_some() && capture.attention == block.body.captured().map(|kind| (i, kind));
-                let watched = probabilities.then_some(&mut capture.probabilities);
-                block.forward(&pass, caches.state(block.place), blocks, watched);
-                pass.part = Part::All;
-                if last && !block.body.splits() {
-                    narrowed(&mut pass, blocks, again, Part::All);
-                    if pass.rows == 0 {
-                        return team.check();
+                    gather(&mut blocks.x, wanted, hidden);
+                    if again {
+                        gather(&mut blocks.layer_input, wanted, hidden);
                     }
+                    pass = only;
+                    if part.part == Part::All {
+                        continue;
+                    }
+                    part = Pass { part: Part::Output, ..pass };
                 }
+                let captured = block.body.captured().map(|kind| (i, kind));
+                let watched = (captured.is_some() && captured == capture.attention)
+                    .then_some(&mut capture.probabilities);
+                block.forward(&part, caches.state(block.place), blocks, watched);
             }
             team.check()?;
             if i + 1 < self.layers.len() {

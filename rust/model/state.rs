@@ -9,7 +9,10 @@ use crate::ops::kv::{KvBlocks, KvShape};
 pub enum StateKind {
     None,
     /// Keys and values of the sequence's tokens, of which those at a distance of `window` or more are no longer read.
-    Blocks { shape: KvShape, window: Option<usize> },
+    Blocks {
+        shape: KvShape,
+        window: Option<usize>,
+    },
     /// Keys and values of the source, stored once.
     Sources(KvShape),
     /// f32 numbers of a fixed count, which a step replaces (convolution tails, recurrent states). They cannot be rolled
@@ -22,11 +25,19 @@ pub enum StateKind {
 pub enum StatePlace {
     None,
     /// Layer of a group of layers that share their tables of blocks.
-    Blocks { group: usize, layer: usize },
+    Blocks {
+        group: usize,
+        layer: usize,
+    },
     /// Layer of the sources' cache.
-    Sources { layer: usize },
+    Sources {
+        layer: usize,
+    },
     /// Numbers of each slot from `offset` on.
-    Slots { offset: usize, width: usize },
+    Slots {
+        offset: usize,
+        width: usize,
+    },
 }
 
 /// The state that a body reads and writes in a pass.
@@ -82,7 +93,8 @@ impl StateLayout {
     pub fn of(stack: &spec::Stack) -> StateLayout {
         let mut layout = StateLayout::default();
         for layer in &stack.layers {
-            let places = layer.blocks.iter().map(|block| layout.add(block.body.state(stack.hidden_size))).collect();
+            let places =
+                layer.blocks.iter().map(|block| layout.add(block.body.state(stack.hidden_size))).collect();
             layout.places.push(places);
         }
         layout

@@ -12,7 +12,7 @@ pub(super) const MAX_SIZE: usize = 1 << 20;
 const MAX_LAYERS: usize = 4096;
 
 /// What a body may depend on besides its own description.
-pub(super) struct Site<'a> {
+pub struct Site<'a> {
     pub stack: &'a Stack,
     pub decoder: bool,
     /// The stack is a decoder beside an encoder.
@@ -97,7 +97,12 @@ impl Layer {
                 return refuse(place, "blocks.name", format!("{name:?}"), "letters, digits and underscores");
             }
             if !names.insert(name) {
-                return refuse(place, "blocks.name", format!("{name:?} twice"), "a name of its own for each block");
+                return refuse(
+                    place,
+                    "blocks.name",
+                    format!("{name:?} twice"),
+                    "a name of its own for each block",
+                );
             }
             block.validate(&format!("{place}.{name}"), i == 0, site)?;
         }
@@ -136,7 +141,10 @@ impl Stack {
 
 impl Head {
     fn validate(&self, place: &str) -> Result<()> {
-        self.layers.iter().enumerate().try_for_each(|(i, dense)| dense.validate(&format!("{place}.layers.{i}")))
+        self.layers
+            .iter()
+            .enumerate()
+            .try_for_each(|(i, dense)| dense.validate(&format!("{place}.layers.{i}")))
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Needed {
 
 /// A tensor as it is kept: packed, or as plain numbers.
 #[derive(Clone)]
-pub(super) enum Loaded {
+pub enum Loaded {
     Matrix(Arc<Matrix>),
     Values(Arc<Vec<f32>>),
 }
@@ -89,13 +89,19 @@ pub fn needed(spec: &spec::Model) -> Vec<Needed> {
 }
 
 /// Walks the description, either listing what is needed or taking what has been loaded.
-pub(super) struct Walk<'a> {
+pub struct Walk<'a> {
     needed: Vec<Needed>,
     loaded: Option<&'a HashMap<String, Loaded>>,
 }
 
 impl Walk<'_> {
-    pub(super) fn matrix(&mut self, name: String, outputs: usize, inputs: usize, purpose: Use) -> Arc<Matrix> {
+    pub(super) fn matrix(
+        &mut self,
+        name: String,
+        outputs: usize,
+        inputs: usize,
+        purpose: Use,
+    ) -> Arc<Matrix> {
         match self.loaded.and_then(|l| l.get(&name)) {
             Some(Loaded::Matrix(matrix)) => Arc::clone(matrix),
             _ => {
@@ -164,4 +170,3 @@ impl Walk<'_> {
         Weights { encoder, decoder, language_head, pooler, head }
     }
 }
-

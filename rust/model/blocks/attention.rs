@@ -287,7 +287,8 @@ impl Attention {
         let scores = Scores {
             heads: a.heads,
             kv_heads: a.kv_heads,
-            head_dim: a.head_dim,
+            key_dim: a.head_dim,
+            value_dim: a.head_dim,
             scale: a.scale as f32,
             causal: a.causal,
             window: a.window,

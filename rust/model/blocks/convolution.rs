@@ -34,7 +34,12 @@ impl Operator for Convolution {
             return refuse(place, "groups", c.groups, "a divisor of hidden_size");
         }
         if site.decoder {
-            return refuse(place, "kind", "convolution", "one only in an encoder: it reads the tokens that follow");
+            return refuse(
+                place,
+                "kind",
+                "convolution",
+                "one only in an encoder: it reads the tokens that follow",
+            );
         }
         Ok(())
     }
@@ -52,8 +57,9 @@ impl Operator for Convolution {
         let (c, width) = (&self.spec, pass.hidden);
         let (half, per_group) = (c.kernel / 2, width / c.groups);
         let (input, output, _) = stream.input_and_output(pass);
-        let span_of =
-            |row: usize| pass.view.spans.iter().find(|s| s.rows.contains(&row)).expect("every row has a span");
+        let span_of = |row: usize| {
+            pass.view.spans.iter().find(|s| s.rows.contains(&row)).expect("every row has a span")
+        };
         pass.team.run_mut(output, width, &|row, out, _| {
             let span = span_of(row);
             out.copy_from_slice(&self.bias);

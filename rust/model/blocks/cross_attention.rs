@@ -107,7 +107,8 @@ impl Operator for CrossAttention {
         let scores = Scores {
             heads: a.heads,
             kv_heads: a.kv_heads,
-            head_dim: a.head_dim,
+            key_dim: a.head_dim,
+            value_dim: a.head_dim,
             scale: a.scale as f32,
             causal: false,
             window: None,

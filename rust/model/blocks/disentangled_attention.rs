@@ -62,7 +62,12 @@ impl Operator for DisentangledAttention {
             return refuse(place, "buckets", d.buckets, "0, or 4 to 2 * max_distance - 1");
         }
         if site.decoder {
-            return refuse(place, "kind", "disentangled_attention", "one only in an encoder: it is not causal");
+            return refuse(
+                place,
+                "kind",
+                "disentangled_attention",
+                "one only in an encoder: it is not causal",
+            );
         }
         Ok(())
     }
@@ -79,7 +84,14 @@ impl Operator for DisentangledAttention {
         DisentangledAttention { query, key, value, output, position_query, position_key, spec: d.clone() }
     }
 
-    fn forward(&self, pass: &Pass<'_>, stream: &mut Stream<'_>, _: State<'_>, _: &mut (), capture: Capture<'_>) {
+    fn forward(
+        &self,
+        pass: &Pass<'_>,
+        stream: &mut Stream<'_>,
+        _: State<'_>,
+        _: &mut (),
+        capture: Capture<'_>,
+    ) {
         let (team, width) = (pass.team, self.spec.heads * self.spec.head_dim);
         let (x, product) = stream.input(pass);
         let q = project(team, product, &self.query, x, pass.rows);

@@ -23,8 +23,8 @@ use crate::error::Result;
 use crate::matmul;
 use crate::tensor::Buffer;
 use crate::threads::Team;
-pub use stream::Stream;
 use stream::Edges;
+pub use stream::Stream;
 
 /// Everything a body reads besides its weights, its input and its state.
 #[derive(Clone, Copy)]
@@ -69,7 +69,7 @@ pub enum Captured {
 pub type Capture<'a> = Option<&'a mut Vec<f32>>;
 
 /// The body of a block.
-pub(super) trait Operator: Sized {
+pub trait Operator: Sized {
     /// Its description.
     type Spec;
     /// Memory that passes reuse.

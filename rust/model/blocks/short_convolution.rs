@@ -120,7 +120,13 @@ impl Operator for ShortConvolution {
                 Some(tail) => inputs[..kept].copy_from_slice(tail),
                 None => inputs[..kept].fill(0.0),
             }
-            self.span(pass, span, projected, inputs, &mut context[span.rows.start * width..span.rows.end * width]);
+            self.span(
+                pass,
+                span,
+                projected,
+                inputs,
+                &mut context[span.rows.start * width..span.rows.end * width],
+            );
             let end = span.first + span.rows.len();
             state.write(span.sequence, span.first, end, |position, tail| {
                 tail.copy_from_slice(&inputs[(position - span.first) * width..][..kept]);
@@ -136,7 +142,8 @@ impl ShortConvolution {
         let (width, team) = (pass.hidden, pass.team);
         // Rows that a thread takes at a time.
         let rows = (16 * 1024 / width).max(1);
-        let part = |row: usize, part: usize| &projected[((span.rows.start + row) * 3 + part) * width..][..width];
+        let part =
+            |row: usize, part: usize| &projected[((span.rows.start + row) * 3 + part) * width..][..width];
         team.run_mut(&mut inputs[(self.kernel - 1) * width..], rows * width, &|i, piece, _| {
             for (r, to) in piece.chunks_exact_mut(width).enumerate() {
                 multiply(part(i * rows + r, 0), part(i * rows + r, 2), to);
