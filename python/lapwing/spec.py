@@ -269,9 +269,7 @@ class Experts:
     expert: FeedForward
 
 
-Body = (
-    Attention | CrossAttention | DisentangledAttention | FeedForward | Convolution | ShortConvolution | Experts
-)
+Body = Attention | CrossAttention | DisentangledAttention | FeedForward | Convolution | ShortConvolution | Experts
 """What a block computes."""
 
 

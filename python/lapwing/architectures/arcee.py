@@ -20,9 +20,7 @@ def build(
     """The family with another norm, and perhaps one on each head's queries and keys, or another rotation."""
     bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
     rotation = rotation or rotary(config, llama.head_dim(config))
-    layer = llama.layer(
-        config, rotation, norm, bias=(bias,) * 4, mlp_bias=mlp_bias, gated=False, head_norm=head_norm
-    )
+    layer = llama.layer(config, rotation, norm, bias=(bias,) * 4, mlp_bias=mlp_bias, gated=False, head_norm=head_norm)
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 
 

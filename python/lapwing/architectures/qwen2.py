@@ -28,8 +28,7 @@ def build(config: Config, task: str, *, bias: tuple[bool, bool, bool, bool], hea
     norm = llama.rms(config)
     rotation = rotary(config, llama.head_dim(config))
     layers = [
-        llama.layer(config, rotation, norm, bias=bias, window=window, head_norm=head_norm)
-        for window in windows(config)
+        llama.layer(config, rotation, norm, bias=bias, window=window, head_norm=head_norm) for window in windows(config)
     ]
     return llama.decoder(config, task, layers, norm)
 
