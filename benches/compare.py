@@ -30,7 +30,7 @@ from typing import Any
 import records
 from peers.inputs import SHAPES
 
-from lapwing.cli.bench import WEIGHT_BYTES
+from lapwing.cost import WEIGHT_BYTES
 
 HERE = Path(__file__).parent
 

@@ -13,10 +13,14 @@ from lapwing.spec import (
     Activation,
     Alibi,
     Attention,
+    Block,
+    Body,
     Convolution,
+    CrossAttention,
     Dense,
-    Disentangled,
+    DisentangledAttention,
     DynamicRotary,
+    Experts,
     FeedForward,
     Head,
     LanguageHead,
@@ -26,9 +30,13 @@ from lapwing.spec import (
     Norm,
     QueryScale,
     RelativeBias,
+    RelativeTable,
     Rotary,
+    Router,
+    ShortConvolution,
     Stack,
     TokenDropout,
+    TokenStem,
 )
 
 Array = np.ndarray[Any, Any]
@@ -85,77 +93,92 @@ def rotaries(draw: st.DrawFn, head_dim: int) -> Rotary:
     )
 
 
-@st.composite
-def attentions(draw: st.DrawFn, *, causal: bool, cross: bool = False, span: int = 0) -> Attention:
-    kv_heads = draw(st.integers(1, 3))
-    heads = kv_heads * (1 if span else draw(st.integers(1, 3)))
-    head_dim = draw(st.sampled_from((2, 4, 6, 8, 16, 5)))
-    fields: dict[str, Any] = {}
-    if not cross and not span:
-        fields["rotary"] = maybe(draw, rotaries(head_dim))
-        fields["window"] = maybe(draw, st.integers(1, 40))
-        fields["softcap"] = maybe(draw, st.sampled_from((0.5, 30.0)))
-        fields["query_scale"] = maybe(
-            draw, st.builds(QueryScale, beta=st.just(0.3), original_length=st.integers(1, 16))
-        )
-        kind = draw(st.sampled_from(("none", "alibi", "relative")))
-        if kind == "alibi":
-            fields["alibi"] = Alibi(slopes=tuple(0.7 ** (h + 1) for h in range(heads)), rounded=draw(st.booleans()))
-        elif kind == "relative":
-            fields["relative_bias"] = RelativeBias(
-                buckets=draw(st.sampled_from((8, 32))),
-                max_distance=draw(st.sampled_from((17, 128))),
-                bidirectional=not causal,
-            )
-        fields["norm_after_rotary"] = draw(st.booleans())
-    if span:
-        terms = draw(st.sampled_from(((True, False), (False, True), (True, True))))
-        buckets = draw(st.sampled_from((0, 4, span)))
-        fields["disentangled"] = Disentangled(
-            span=span,
-            buckets=buckets,
-            max_distance=max(span, buckets // 2 + 2) + draw(st.integers(0, 30)),
-            content_to_position=terms[0],
-            position_to_content=terms[1],
-            share_key=draw(st.booleans()),
-        )
-    if not span:
-        fields["query_norm"], fields["key_norm"] = maybe(draw, norms()), maybe(draw, norms())
-        fields["norm_over"] = draw(st.sampled_from(("head", "heads", "all")))
-        fields["clip"] = maybe(draw, st.just(0.8)) if not cross else None
-    bias = draw(st.booleans())
-    return Attention(
-        **_block(draw),
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        scale=draw(st.sampled_from((head_dim**-0.5, 1.0))),
-        causal=causal and not cross,
-        query_bias=bias,
-        key_bias=bias and draw(st.booleans()),
-        value_bias=draw(st.booleans()),
-        output_bias=draw(st.booleans()),
-        **fields,
-    )
+HEAD_DIMS = (2, 4, 6, 8, 16, 5)
 
 
-def _block(draw: st.DrawFn) -> dict[str, Any]:
-    input_norm = maybe(draw, norms())
+def _biases(draw: st.DrawFn) -> dict[str, bool]:
+    query = draw(st.booleans())
     return {
-        "input_norm": input_norm,
-        "output_norm": maybe(draw, norms()),
-        "residual_norm": maybe(draw, norms()),
-        "residual_scale": draw(st.sampled_from((1.0, 0.25))),
-        "residual_after_norm": input_norm is not None and draw(st.booleans()),
+        "query_bias": query,
+        "key_bias": query and draw(st.booleans()),
+        "value_bias": draw(st.booleans()),
+        "output_bias": draw(st.booleans()),
     }
 
 
 @st.composite
-def feed_forwards(draw: st.DrawFn) -> FeedForward:
+def attentions(draw: st.DrawFn, *, causal: bool) -> Attention:
+    kv_heads, head_dim = draw(st.integers(1, 3)), draw(st.sampled_from(HEAD_DIMS))
+    heads = kv_heads * draw(st.integers(1, 3))
+    fields: dict[str, Any] = {}
+    kind = draw(st.sampled_from(("none", "alibi", "relative")))
+    if kind == "alibi":
+        fields["alibi"] = Alibi(slopes=tuple(0.7 ** (h + 1) for h in range(heads)), rounded=draw(st.booleans()))
+    elif kind == "relative":
+        fields["relative_bias"] = RelativeBias(
+            buckets=draw(st.sampled_from((8, 32))),
+            max_distance=draw(st.sampled_from((17, 128))),
+            bidirectional=not causal,
+        )
+    return Attention(
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        scale=draw(st.sampled_from((head_dim**-0.5, 1.0))),
+        causal=causal,
+        window=maybe(draw, st.integers(1, 40)),
+        softcap=maybe(draw, st.sampled_from((0.5, 30.0))),
+        **_biases(draw),
+        query_norm=maybe(draw, norms()),
+        key_norm=maybe(draw, norms()),
+        norm_over=draw(st.sampled_from(("head", "heads", "all"))),
+        norm_after_rotary=draw(st.booleans()),
+        clip=maybe(draw, st.just(0.8)),
+        rotary=maybe(draw, rotaries(head_dim)),
+        query_scale=maybe(draw, st.builds(QueryScale, beta=st.just(0.3), original_length=st.integers(1, 16))),
+        **fields,
+    )
+
+
+@st.composite
+def cross_attentions(draw: st.DrawFn) -> CrossAttention:
+    kv_heads, head_dim = draw(st.integers(1, 3)), draw(st.sampled_from(HEAD_DIMS))
+    return CrossAttention(
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        scale=draw(st.sampled_from((head_dim**-0.5, 1.0))),
+        softcap=maybe(draw, st.sampled_from((0.5, 30.0))),
+        **_biases(draw),
+        query_norm=maybe(draw, norms()),
+        key_norm=maybe(draw, norms()),
+        norm_over=draw(st.sampled_from(("head", "heads", "all"))),
+    )
+
+
+@st.composite
+def disentangled_attentions(draw: st.DrawFn, span: int) -> DisentangledAttention:
+    head_dim, buckets = draw(st.sampled_from(HEAD_DIMS)), draw(st.sampled_from((0, 4, span)))
+    terms = draw(st.sampled_from(((True, False), (False, True), (True, True))))
+    return DisentangledAttention(
+        heads=draw(st.integers(1, 3)),
+        head_dim=head_dim,
+        scale=draw(st.sampled_from((head_dim**-0.5, 1.0))),
+        **_biases(draw),
+        span=span,
+        buckets=buckets,
+        max_distance=max(span, buckets // 2 + 2) + draw(st.integers(0, 30)),
+        content_to_position=terms[0],
+        position_to_content=terms[1],
+        share_key=draw(st.booleans()),
+    )
+
+
+@st.composite
+def feed_forwards(draw: st.DrawFn, widest: int = 40) -> FeedForward:
     gated = draw(st.booleans())
     return FeedForward(
-        **_block(draw),
-        width=draw(st.integers(1, 40)),
+        width=draw(st.integers(1, widest)),
         activation=draw(st.sampled_from(ACTIVATIONS)),
         gated=gated,
         gate_bias=gated and draw(st.booleans()),
@@ -165,27 +188,87 @@ def feed_forwards(draw: st.DrawFn) -> FeedForward:
 
 
 @st.composite
-def layers(draw: st.DrawFn, *, causal: bool, cross: bool, hidden: int, span: int) -> Layer:
-    attention, feed = draw(attentions(causal=causal, span=span)), draw(feed_forwards())
-    parallel = not cross and not span and draw(st.booleans())
-    if parallel:
-        plain: dict[str, Any] = {"residual_norm": None, "residual_after_norm": False}
-        attention = Attention(**{**vars(attention), **plain})
-        feed = FeedForward(**{**vars(feed), **plain})
-    convolution = None
-    if not causal and draw(st.booleans()):
-        convolution = Convolution(
-            kernel=draw(st.sampled_from((1, 3))),
-            groups=draw(st.sampled_from([g for g in (1, 2, 4) if hidden % g == 0])),
-            activation=draw(st.sampled_from(("gelu", "tanh"))),
-            norm=draw(norms()),
-        )
-    return Layer(
-        attention=attention,
-        feed_forward=feed,
-        cross_attention=draw(attentions(causal=True, cross=True)) if cross else None,
-        parallel=parallel,
-        convolution=convolution,
+def experts(draw: st.DrawFn) -> Experts:
+    count = draw(st.integers(1, 6))
+    router = Router(
+        count=count,
+        per_token=draw(st.integers(1, min(count, 3))),
+        score=draw(st.sampled_from(("softmax", "sigmoid"))),
+        renormalize=draw(st.booleans()),
+        scale=draw(st.sampled_from((1.0, 2.5))),
+    )
+    return Experts(router=router, expert=draw(feed_forwards(widest=20)))
+
+
+@st.composite
+def convolutions(draw: st.DrawFn, hidden: int) -> Convolution:
+    return Convolution(
+        kernel=draw(st.sampled_from((1, 3))),
+        groups=draw(st.sampled_from([g for g in (1, 2, 4) if hidden % g == 0])),
+        activation=draw(st.sampled_from(("gelu", "tanh"))),
+    )
+
+
+def short_convolutions() -> st.SearchStrategy[ShortConvolution]:
+    return st.builds(ShortConvolution, kernel=st.integers(1, 4), bias=st.booleans())
+
+
+@st.composite
+def blocks(draw: st.DrawFn, body: Body, *, first: bool, name: str | None) -> Block:
+    """A block of this body; the first of a layer reads what the layer reads anyway."""
+    input_norm = maybe(draw, norms())
+    from_layer_input = not first and draw(st.booleans())
+    return Block(
+        body=body,
+        name=name,
+        input_norm=input_norm,
+        output_norm=maybe(draw, norms()),
+        residual_norm=maybe(draw, norms()),
+        residual_scale=draw(st.sampled_from((1.0, 0.25))),
+        residual_after_norm=input_norm is not None and not from_layer_input and draw(st.booleans()),
+        from_layer_input=from_layer_input,
+    )
+
+
+@st.composite
+def layers(draw: st.DrawFn, *, decoder: bool, cross: bool, hidden: int, span: int) -> Layer:
+    """Attention or what is in its place, then cross-attention, feed-forward networks and a convolution; or another order.
+
+    Layers of an encoder may have nothing but feed-forward networks.
+    """
+    found: list[tuple[Body, str | None]] = []
+    if span:
+        found.append((draw(disentangled_attentions(span)), None))
+    elif decoder and draw(st.sampled_from((False, False, True))):
+        found.append((draw(short_convolutions()), None))
+    elif decoder or draw(st.sampled_from((True, True, True, False))):
+        found.append((draw(attentions(causal=decoder)), draw(st.sampled_from((None, None, "mixer")))))
+    if cross:
+        found.append((draw(cross_attentions()), None))
+    for name in (None, "second")[: draw(st.sampled_from((1, 1, 1, 2)))]:
+        found.append((draw(draw(st.sampled_from((feed_forwards(), feed_forwards(), experts())))), name))
+    if not decoder and draw(st.booleans()):
+        found.append((draw(convolutions(hidden)), None))
+    if draw(st.sampled_from((False, False, False, True))):
+        found = draw(st.permutations(found))
+    return Layer(blocks=tuple(draw(blocks(body, first=i == 0, name=name)) for i, (body, name) in enumerate(found)))
+
+
+@st.composite
+def stems(draw: st.DrawFn, *, decoder: bool) -> TokenStem:
+    embedding = maybe(draw, st.integers(1, 24))
+    return TokenStem(
+        vocab_size=VOCABULARY,
+        embedding_size=embedding,
+        scale=draw(st.sampled_from((1.0, 2.5))),
+        projection_bias=embedding is not None and draw(st.booleans()),
+        project_before_positions=embedding is not None and draw(st.booleans()),
+        positions=draw(st.sampled_from((0, LONGEST))),
+        segments=0 if decoder else draw(st.sampled_from((0, 2))),
+        norm=maybe(draw, norms()),
+        norm_before_positions=draw(st.booleans()),
+        unplaced=maybe(draw, st.integers(0, VOCABULARY - 1)),
+        dropout=None if decoder else maybe(draw, st.just(TokenDropout(mask=3, kept=0.88))),
     )
 
 
@@ -193,27 +276,15 @@ def layers(draw: st.DrawFn, *, causal: bool, cross: bool, hidden: int, span: int
 def stacks(draw: st.DrawFn, *, decoder: bool, beside: bool = False) -> Stack:
     hidden = draw(st.integers(1, 40))
     span = 0 if decoder else draw(st.sampled_from((0, 0, 6)))
-    embedding = maybe(draw, st.integers(1, 24))
     count = draw(st.integers(1, 3))
     return Stack(
-        vocab_size=VOCABULARY,
         hidden_size=hidden,
-        layers=tuple(draw(layers(causal=decoder, cross=beside, hidden=hidden, span=span)) for _ in range(count)),
+        stem=draw(stems(decoder=decoder)),
+        layers=tuple(draw(layers(decoder=decoder, cross=beside, hidden=hidden, span=span)) for _ in range(count)),
         max_length=LONGEST,
-        embedding_size=embedding,
-        embedding_scale=draw(st.sampled_from((1.0, 2.5))),
-        embedding_projection_bias=embedding is not None and draw(st.booleans()),
-        project_before_positions=embedding is not None and draw(st.booleans()),
-        positions=draw(st.sampled_from((0, LONGEST))),
-        segments=0 if decoder else draw(st.sampled_from((0, 2))),
-        embedding_norm=maybe(draw, norms()),
-        norm_before_positions=draw(st.booleans()),
-        unplaced=maybe(draw, st.integers(0, VOCABULARY - 1)),
-        relative_rows=2 * span,
-        relative_norm=draw(norms()) if span and draw(st.booleans()) else None,
+        relative=RelativeTable(rows=2 * span, norm=maybe(draw, norms())) if span else None,
         final_norm=maybe(draw, norms()),
         output_size=maybe(draw, st.integers(1, 20)),
-        token_dropout=None if decoder else maybe(draw, st.just(TokenDropout(mask=3, kept=0.88))),
     )
 
 
@@ -300,7 +371,7 @@ def cases(draw: st.DrawFn, shape: str) -> Case:
     )
     ids = draw(batches())
     segments = None
-    if encoder is not None and encoder.segments and draw(st.booleans()):
+    if encoder is not None and encoder.stem.segments and draw(st.booleans()):
         segments = [[int(i > len(one) // 2) for i in range(len(one))] for one in ids]
     targets = [[1, *one[: max(1, len(one) // 2)]] for one in reversed(ids)]
     return Case(spec, random_weights(spec, draw(st.integers(0, 2**31))), ids, segments, targets)

@@ -13,9 +13,21 @@ from typing import Any
 import pytest
 
 import lapwing
+from lapwing import cost
 from lapwing.cli import bench
-from lapwing.cli.bench import products, translate
-from lapwing.spec import Attention, FeedForward, Layer, Stack
+from lapwing.cli.bench import translate
+from lapwing.spec import (
+    Attention,
+    Block,
+    Body,
+    Experts,
+    FeedForward,
+    Layer,
+    Router,
+    ShortConvolution,
+    Stack,
+    TokenStem,
+)
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benches"))
@@ -223,14 +235,39 @@ def test_goals(kind: str, good: tuple[float, ...], bad: tuple[float, ...]) -> No
     assert not any(goal.met(value, 10.0 if "within" in kind else None) for value in bad)
 
 
+def stack(*bodies: Body) -> Stack:
+    layer = Layer(blocks=tuple(Block(body=body) for body in bodies))
+    return Stack(hidden_size=32, stem=TokenStem(vocab_size=9), layers=(layer,), max_length=9)
+
+
 def test_products_of_a_sequence_are_counted() -> None:
     attention = Attention(heads=4, kv_heads=2, head_dim=8, scale=1.0)
     feed_forward = FeedForward(width=64, activation="silu", gated=True)
     for causal, window, seen in ((False, None, 25), (True, None, 15), (True, 2, 9), (False, 2, 13), (True, 9, 15)):
-        layer = Layer(attention=replace(attention, causal=causal, window=window), feed_forward=feed_forward)
-        stack = Stack(vocab_size=9, hidden_size=32, layers=(layer,), max_length=9)
+        one = stack(replace(attention, causal=causal, window=window), feed_forward)
         # Queries and outputs, keys and values, three matrices of 64; then scores and sums over the tokens that are seen.
-        assert products(stack, 5) == 5 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 2 * 32 * seen
+        assert cost.products(one, 5) == 5 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 2 * 32 * seen
+        # Of four tokens the last layer has keys and values alone.
+        saved = 4 * (2 * 32 * 32 + 3 * 32 * 64) + cost.scores(one.layers[0].blocks[0].body, 4)
+        assert cost.prefill(one, 5) == cost.products(one, 5) - (saved if causal else 0)
+
+
+def test_a_token_costs_the_experts_that_it_chooses() -> None:
+    expert = FeedForward(width=8, activation="silu", gated=True)
+    body = Experts(router=Router(count=8, per_token=2), expert=expert)
+    one, many = cost.of_body(body, 32), cost.of_body(body, 32, rows=1000)
+    assert one.held == 8 * 32 + 8 * 3 * 32 * 8
+    assert one.products == one.read == 8 * 32 + 2 * 3 * 32 * 8
+    assert many.products == one.products and many.read == pytest.approx(many.held)
+
+
+def test_state_of_convolutions_does_not_grow() -> None:
+    found = cost.of_layers(stack(ShortConvolution(kernel=3), FeedForward(width=8, activation="relu")))
+    assert found.products == 4 * 32 * 32 + 3 * 32 + 2 * 32 * 8
+    assert (found.cached, found.state) == (0, 2 * 32)
+    with lapwing.load("lapwing/tiny-shakespeare", weights="f32") as model:
+        info = model.info()
+    assert cost.state_bytes(found, info, 5) == cost.state_bytes(found, info, 500) == 2 * 32 * 4
 
 
 def test_work_of_a_translation_is_counted() -> None:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import lapwing
 from lapwing.architectures import family
 from lapwing.checkpoint import Config
-from lapwing.spec import Model
+from lapwing.spec import FeedForward, Model
 
 GOLDEN = Path(__file__).parent / "golden"
 DEFAULTS: dict[str, dict[str, Any]] = json.loads((GOLDEN / "defaults.json").read_text(encoding="utf-8"))
@@ -43,9 +43,13 @@ def spec(values: Mapping[str, Any], task: str = "generation") -> Model:
     return found
 
 
-def rotaries(model: Model) -> list[Any]:
+def attentions(model: Model) -> list[Any]:
     assert model.decoder is not None
-    return [layer.attention.rotary for layer in model.decoder.layers]
+    return [layer.block("attention").body for layer in model.decoder.layers]
+
+
+def rotaries(model: Model) -> list[Any]:
+    return [attention.rotary for attention in attentions(model)]
 
 
 def test_older_names_of_longrope() -> None:
@@ -99,9 +103,7 @@ def test_an_odd_number_of_rotated_dimensions_is_rounded_up() -> None:
 def test_every_nth_layer_sees_everything_where_types_are_not_listed() -> None:
     for name, key in (("gemma3_text", "sliding_window_pattern"), ("cohere2", "sliding_window_pattern")):
         values = config_of(name, layer_types=None, num_hidden_layers=6, **{key: 3})
-        model = spec(values)
-        assert model.decoder is not None
-        assert [layer.attention.window is None for layer in model.decoder.layers] == [False, False, True] * 2
+        assert [attention.window is None for attention in attentions(spec(values))] == [False, False, True] * 2
 
 
 def test_letters_of_exaone_name_the_layers() -> None:
@@ -111,20 +113,17 @@ def test_letters_of_exaone_name_the_layers() -> None:
 
 def test_a_null_window_is_none_and_an_absent_one_the_default() -> None:
     for value, want in ((None, None), (7, 7)):
-        model = spec(config_of("mistral", sliding_window=value))
-        assert model.decoder is not None
-        assert model.decoder.layers[0].attention.window == want
+        assert attentions(spec(config_of("mistral", sliding_window=value)))[0].window == want
     values = config_of("mistral")
     del values["sliding_window"]
-    model = spec(values)
-    assert model.decoder is not None
-    assert model.decoder.layers[0].attention.window == 4096
+    assert attentions(spec(values))[0].window == 4096
 
 
 def test_gemma_calls_the_approximation_gelu() -> None:
     model = spec(config_of("gemma", hidden_act="gelu"))
     assert model.decoder is not None
-    assert model.decoder.layers[0].feed_forward.activation == "gelu_tanh"
+    feed_forward = model.decoder.layers[0].block("feed_forward").body
+    assert isinstance(feed_forward, FeedForward) and feed_forward.activation == "gelu_tanh"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ RUST_FLOORS = (
 """A file uses only what lies below its own floor, or its own room."""
 PYTHON_FLOORS = (
     {"_core", "spec", "errors", "results", "progress"},
-    {"checkpoint", "hub"},
+    {"checkpoint", "cost", "hub"},
     {"packed"},
     {"architectures"},
     {"tokenizer"},

@@ -25,7 +25,9 @@ def stack(values: dict[str, Any]) -> Stack:
 
 
 def attention(values: dict[str, Any]) -> Attention:
-    return stack(values).layers[0].attention
+    found = stack(values).layers[0].block("attention").body
+    assert isinstance(found, Attention)
+    return found
 
 
 @pytest.mark.parametrize(

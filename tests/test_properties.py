@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from lapwing import _core
 from lapwing.errors import OptionError
 from lapwing.models.base import ragged
-from lapwing.spec import Stack
+from lapwing.spec import Attention, Block, Stack
 
 from .reference import Twin
 from .reference.beam import beam_search, log_softmax
@@ -80,12 +80,14 @@ def steps_equal_the_whole(model: _core.Model, prompts: list[list[int]], steps: i
 
 def with_static_rotation(stack: Stack) -> Stack:
     """Without rotations that change with the length: keys that are cached keep the rotation they had."""
-    layers = []
-    for layer in stack.layers:
-        rotary = layer.attention.rotary
-        if rotary is not None:
-            rotary = replace(rotary, long=None, dynamic=None)
-        layers.append(replace(layer, attention=replace(layer.attention, rotary=rotary)))
+
+    def still(block: Block) -> Block:
+        body = block.body
+        if not isinstance(body, Attention) or body.rotary is None:
+            return block
+        return replace(block, body=replace(body, rotary=replace(body.rotary, long=None, dynamic=None)))
+
+    layers = (replace(layer, blocks=tuple(map(still, layer.blocks))) for layer in stack.layers)
     return replace(stack, layers=tuple(layers))
 
 
@@ -135,7 +137,8 @@ def test_a_batch_gives_what_singles_give(types: dict[str, str], case: Case) -> N
 def long(case: Case) -> Case:
     """Takes texts of up to 2,048 tokens."""
     assert case.spec.decoder is not None
-    stack = replace(case.spec.decoder, max_length=2048, positions=0)
+    stack = case.spec.decoder
+    stack = replace(stack, max_length=2048, stem=replace(stack.stem, positions=0))
     weights = {name: value for name, value in case.weights.items() if "position" not in name}
     return replace(case, spec=replace(case.spec, decoder=stack), weights=weights)
 
@@ -290,10 +293,10 @@ def test_quantized_weights_are_those_of_the_twin(
     stack = case.spec.encoder or case.spec.decoder
     assert stack is not None
     twin = Twin(case.spec, rounded)
-    if stack.embedding_size is None:
-        exact = twin.embed(stack, twin.reader, case.ids[0], None)
+    if stack.stem.embedding_size is None:
+        exact = twin.embed(stack.stem, twin.reader, case.ids[0], None)
         np.testing.assert_allclose(table, exact, rtol=0, atol=1e-5 * np.abs(exact).max())
-    if stack.layers[0].attention.disentangled is None:
+    if stack.relative is None:
         compare(
             replace(case, weights=rounded, segments=None),
             lambda twin: {"states": twin.states(case.ids[0])},

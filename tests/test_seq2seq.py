@@ -302,7 +302,7 @@ def test_tensors_of_old_checkpoints_without_use_are_left(name: str, extra: dict[
 def test_stored_sines_count(name: str, tmp_path: Path) -> None:
     folder = copy(name, tmp_path)
     stack = model(name).spec.encoder
-    zeros = np.zeros((stack.positions, stack.hidden_size), np.float32)
+    zeros = np.zeros((stack.stem.positions, stack.hidden_size), np.float32)
     change_tensors(folder, **{f"model__{side}__embed_positions__weight": zeros for side in ("encoder", "decoder")})
     other = lapwing.load(folder, weights="f32").encode([[5, 6, 7]])[0]
     assert not np.allclose(other, model(name).encode([[5, 6, 7]])[0])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, replace
+import re
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ EVERY = st.one_of(cases("encoder"), cases("decoder"), cases("both"))
 @given(EVERY)
 def test_descriptions_come_back_from_rust(case: Case) -> None:
     back = json.loads(_core.normalize_spec(case.spec.to_json()))
-    assert back == json.loads(json.dumps(asdict(case.spec)))
+    assert back == json.loads(case.spec.to_json())
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -61,88 +62,99 @@ def test_a_changed_place_is_refused_or_comes_back(case: Case, random: Any, wrong
             assert back == json.loads(_core.normalize_spec(json.dumps(back)))
 
 
-@pytest.mark.parametrize(
-    "kind", [k for k in vars(spec).values() if isinstance(k, type) and hasattr(k, "__dataclass_fields__")]
-)
-def test_unknown_fields_are_refused_in_every_block(kind: Any) -> None:
-    block = replace_one(EXAMPLE, kind.__name__)
-    if block is None:
-        pytest.skip("a base of other blocks")
-    with pytest.raises(lapwing.SpecError, match="unknown field `colour`"):
-        _core.normalize_spec(json.dumps(block))
-
-
 NORM = spec.Norm(kind="rms", eps=1e-5)
-DISENTANGLED = spec.Disentangled(
-    span=4, buckets=0, max_distance=4, content_to_position=True, position_to_content=True, share_key=True
-)
 FEED = spec.FeedForward(width=4, activation="relu")
 ROTARY = spec.Rotary(
     inv_freq=(1.0, 0.5),
     long=spec.LongRotary(after=3, inv_freq=(1.0, 0.1), scale=1.0),
     dynamic=spec.DynamicRotary(base=10.0, factor=2.0, original_length=4),
 )
-ATTENTION = spec.Attention(heads=2, kv_heads=2, head_dim=4, scale=0.5, input_norm=NORM)
-STACK = spec.Stack(
-    vocab_size=9, hidden_size=8, max_length=20, layers=(spec.Layer(attention=ATTENTION, feed_forward=FEED),)
+RELATIVE = spec.RelativeBias(buckets=8, max_distance=20, bidirectional=True)
+ATTENTION = spec.Attention(heads=2, kv_heads=2, head_dim=4, scale=0.5)
+CROSS = spec.CrossAttention(heads=2, kv_heads=2, head_dim=4, scale=0.5)
+DISENTANGLED = spec.DisentangledAttention(
+    heads=2,
+    head_dim=4,
+    scale=0.5,
+    span=4,
+    buckets=0,
+    max_distance=4,
+    content_to_position=True,
+    position_to_content=True,
+    share_key=True,
 )
+CONVOLUTION = spec.Convolution(kernel=3, groups=1, activation="tanh")
+EXPERTS = spec.Experts(router=spec.Router(count=3, per_token=2), expert=FEED)
+
+
+def layer(*parts: spec.Block | spec.Body) -> spec.Layer:
+    """A layer of blocks, or of bodies in blocks with a norm."""
+    return spec.Layer(
+        blocks=tuple(p if isinstance(p, spec.Block) else spec.Block(body=p, input_norm=NORM) for p in parts)
+    )
+
+
+def stack(*layers: spec.Layer, **fields: Any) -> spec.Stack:
+    values: dict[str, Any] = {"hidden_size": 8, "stem": spec.TokenStem(vocab_size=9), "max_length": 20}
+    return spec.Stack(**{**values, **fields}, layers=layers)
+
+
+STACK = stack(layer(ATTENTION, FEED))
 EXAMPLE = spec.Model(
-    encoder=spec.Stack(
-        vocab_size=9,
-        hidden_size=8,
-        max_length=20,
-        relative_rows=8,
-        token_dropout=spec.TokenDropout(mask=1, kept=0.9),
-        layers=(
-            spec.Layer(
-                attention=replace(ATTENTION, disentangled=DISENTANGLED),
-                feed_forward=FEED,
-                convolution=spec.Convolution(kernel=3, groups=1, activation="tanh", norm=NORM),
-            ),
-            spec.Layer(
-                attention=replace(
-                    ATTENTION,
-                    rotary=ROTARY,
-                    query_scale=spec.QueryScale(beta=0.1, original_length=4),
-                    alibi=spec.Alibi(slopes=(0.5, 0.25)),
-                ),
-                feed_forward=FEED,
-            ),
-            spec.Layer(
-                attention=replace(
-                    ATTENTION, relative_bias=spec.RelativeBias(buckets=8, max_distance=20, bidirectional=True)
-                ),
-                feed_forward=FEED,
-            ),
-        ),
+    encoder=stack(
+        layer(DISENTANGLED, FEED, spec.Block(body=CONVOLUTION, from_layer_input=True)),
+        layer(replace(ATTENTION, rotary=ROTARY, query_scale=spec.QueryScale(beta=0.1, original_length=4)), EXPERTS),
+        layer(replace(ATTENTION, alibi=spec.Alibi(slopes=(0.5, 0.25))), FEED),
+        layer(replace(ATTENTION, relative_bias=RELATIVE), FEED),
+        stem=spec.TokenStem(vocab_size=9, dropout=spec.TokenDropout(mask=1, kept=0.9)),
+        relative=spec.RelativeTable(rows=8),
     ),
+    decoder=stack(layer(replace(ATTENTION, causal=True), CROSS, FEED), layer(spec.ShortConvolution(kernel=3), FEED)),
     language_head=spec.LanguageHead(vocab_size=9),
     head=spec.Head(pool="mean", layers=(spec.Dense(outputs=3),)),
 )
 
 
-def replace_one(value: Any, name: str) -> Any:
-    """The JSON of a description with an unknown field in its first block of a class; None if there is none."""
-    if hasattr(value, "__dataclass_fields__"):
+def with_unknown(value: Any, name: str) -> Any:
+    """The JSON of a description with an unknown field in its first part of a class; None if there is none."""
+    found = spec.plain(value)
+    if is_dataclass(value):
         if type(value).__name__ == name:
-            return {**asdict(value), "colour": 1}
+            return {**found, "colour": 1}
         for field in fields(value):
-            new = replace_one(getattr(value, field.name), name)
+            new = with_unknown(getattr(value, field.name), name)
             if new is not None:
-                rest = {other.name: plain(getattr(value, other.name)) for other in fields(value)}
-                return {**rest, field.name: new}
+                return {**found, field.name: new}
     if isinstance(value, tuple):
         for index, item in enumerate(value):
-            new = replace_one(item, name)
+            new = with_unknown(item, name)
             if new is not None:
-                return [*map(plain, value[:index]), new, *map(plain, value[index + 1 :])]
+                return [*found[:index], new, *found[index + 1 :]]
     return None
 
 
-def plain(value: Any) -> Any:
-    if hasattr(value, "__dataclass_fields__"):
-        return asdict(value)
-    return [plain(item) for item in value] if isinstance(value, tuple) else value
+def test_the_example_is_a_description() -> None:
+    assert json.loads(_core.normalize_spec(EXAMPLE.to_json())) == json.loads(EXAMPLE.to_json())
+
+
+@pytest.mark.parametrize("kind", [k for k in vars(spec).values() if isinstance(k, type) and is_dataclass(k)])
+def test_unknown_fields_are_refused_in_every_part(kind: Any) -> None:
+    text = json.dumps(with_unknown(EXAMPLE, kind.__name__))
+    assert "colour" in text
+    with pytest.raises(lapwing.SpecError, match="unknown field `colour`"):
+        _core.normalize_spec(text)
+
+
+def test_unknown_bodies_are_refused() -> None:
+    tree = json.loads(EXAMPLE.to_json())
+    tree["decoder"]["layers"][0]["blocks"][0]["body"]["kind"] = "attraction"
+    with pytest.raises(lapwing.SpecError, match="attraction"):
+        _core.normalize_spec(json.dumps(tree))
+
+
+def refused(pattern: str, encoder: spec.Stack | None = None, **parts: Any) -> None:
+    with pytest.raises(lapwing.SpecError, match=pattern):
+        _core.normalize_spec(spec.Model(encoder=encoder, **parts).to_json())
 
 
 REFUSED: list[tuple[str, Any, str]] = [
@@ -158,7 +170,7 @@ REFUSED: list[tuple[str, Any, str]] = [
         "both biases",
         {
             "alibi": spec.Alibi(slopes=(1.0, 0.5)),
-            "relative_bias": spec.RelativeBias(buckets=8, max_distance=20, bidirectional=True),
+            "relative_bias": RELATIVE,
         },
         "alibi",
     ),
@@ -167,83 +179,77 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize("change, named", [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
 def test_impossible_attention_is_refused_by_name(change: dict[str, Any], named: str) -> None:
-    layer = spec.Layer(attention=replace(ATTENTION, **change), feed_forward=FEED)
-    with pytest.raises(lapwing.SpecError, match=rf"encoder\.layers\.0\.attention\.{named}"):
-        _core.normalize_spec(spec.Model(encoder=replace(STACK, layers=(layer,))).to_json())
+    refused(rf"encoder\.layers\.0\.attention\.{named}", stack(layer(replace(ATTENTION, **change), FEED)))
+
+
+IMPOSSIBLE: list[tuple[spec.Body, str]] = [
+    (spec.FeedForward(width=0, activation="relu"), "feed_forward.width"),
+    (replace(CONVOLUTION, kernel=0), "convolution.kernel"),
+    (replace(CONVOLUTION, groups=3), "convolution.groups"),
+    (spec.ShortConvolution(kernel=0), "short_convolution.kernel"),
+    (replace(EXPERTS, router=spec.Router(count=0, per_token=1)), "experts.router.count"),
+    (replace(EXPERTS, router=spec.Router(count=3, per_token=0)), "experts.router.per_token"),
+    (replace(EXPERTS, router=spec.Router(count=3, per_token=4)), "experts.router.per_token"),
+    (replace(EXPERTS, expert=replace(FEED, width=0)), "experts.expert.width"),
+]
+
+
+@pytest.mark.parametrize(("body", "named"), IMPOSSIBLE, ids=[named for _, named in IMPOSSIBLE])
+def test_impossible_bodies_are_refused_by_name(body: spec.Body, named: str) -> None:
+    refused(rf"encoder\.layers\.0\.{re.escape(named)}", stack(layer(ATTENTION, body)))
+
+
+@pytest.mark.parametrize("relative", [None, spec.RelativeTable(rows=7), spec.RelativeTable(rows=10)], ids=str)
+def test_disentangled_attention_needs_a_table_of_its_span(relative: spec.RelativeTable | None) -> None:
+    refused("relative", stack(layer(DISENTANGLED, FEED), relative=relative))
+
+
+def test_a_table_of_relative_positions_needs_attention_that_reads_it() -> None:
+    refused(r"encoder\.relative", stack(layer(ATTENTION, FEED), relative=spec.RelativeTable(rows=8)))
 
 
 @pytest.mark.parametrize(
-    "change",
+    "blocks",
     [
-        {"rotary": ROTARY},
-        {"alibi": spec.Alibi(slopes=(0.5, 0.25))},
-        {"relative_bias": spec.RelativeBias(buckets=8, max_distance=20, bidirectional=True)},
-        {"query_scale": spec.QueryScale(beta=0.1, original_length=4)},
-        {"query_norm": NORM},
-        {"key_norm": NORM},
-        {"clip": 1.0},
-        {"window": 3},
-        {"softcap": 3.0},
-        {"causal": True},
-        {"kv_heads": 1},
+        (spec.Block(body=ATTENTION, from_layer_input=True), FEED),
+        (ATTENTION, spec.Block(body=FEED, input_norm=NORM, from_layer_input=True, residual_after_norm=True)),
     ],
-    ids=lambda change: next(iter(change)),
+    ids=["first", "residual_after_norm"],
 )
-def test_disentangled_attention_refuses_what_it_would_ignore(change: dict[str, Any]) -> None:
-    attention = replace(ATTENTION, disentangled=DISENTANGLED, **change)
-    layer = spec.Layer(attention=attention, feed_forward=FEED)
-    with pytest.raises(lapwing.SpecError, match=r"attention\.disentangled"):
-        _core.normalize_spec(spec.Model(encoder=replace(STACK, layers=(layer,), relative_rows=8)).to_json())
+def test_blocks_that_read_the_layer_input_are_refused_where_that_means_nothing(blocks: Any) -> None:
+    refused("from_layer_input", stack(layer(*blocks)))
 
 
-@pytest.mark.parametrize(
-    "attention",
-    [
-        replace(ATTENTION, residual_after_norm=True),
-        replace(ATTENTION, residual_norm=NORM),
-        replace(ATTENTION, disentangled=DISENTANGLED),
-    ],
-    ids=["residual_after_norm", "residual_norm", "disentangled"],
-)
-def test_a_parallel_layer_refuses_what_has_no_place_in_it(attention: spec.Attention) -> None:
-    layer = spec.Layer(attention=attention, feed_forward=FEED, parallel=True)
-    with pytest.raises(lapwing.SpecError, match="parallel"):
-        _core.normalize_spec(spec.Model(encoder=replace(STACK, layers=(layer,), relative_rows=8)).to_json())
+@pytest.mark.parametrize("names", [(None, None), ("feed_forward", None), ("one", "one")], ids=str)
+def test_names_of_blocks_are_unique(names: tuple[str | None, str | None]) -> None:
+    blocks = [spec.Block(body=FEED, name=name) for name in names]
+    refused(names[0] or "feed_forward", stack(layer(ATTENTION, *blocks)))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"clip": 1.0}, {"window": 3}, {"causal": True}, {"rotary": spec.Rotary(inv_freq=(1.0,))}],
-    ids=lambda change: next(iter(change)),
-)
-def test_cross_attention_refuses_what_it_would_ignore(change: dict[str, Any]) -> None:
-    layer = spec.Layer(attention=replace(ATTENTION, causal=True), feed_forward=FEED)
-    for cross in (ATTENTION, replace(ATTENTION, **change)):
-        decoder = replace(STACK, layers=(replace(layer, cross_attention=cross),))
-        model = spec.Model(encoder=STACK, decoder=decoder, language_head=spec.LanguageHead(vocab_size=9))
-        if cross is ATTENTION:
-            _core.normalize_spec(model.to_json())
-        else:
-            with pytest.raises(lapwing.SpecError, match=r"decoder\.layers\.0\.cross_attention"):
-                _core.normalize_spec(model.to_json())
+def test_blocks_of_one_kind_have_tensors_of_their_own() -> None:
+    both = layer(ATTENTION, FEED, spec.Block(body=FEED, name="second"))
+    names = {name for name, _ in _core.spec_tensors(spec.Model(encoder=stack(both)).to_json())}
+    assert {"encoder.layers.0.feed_forward.up.weight", "encoder.layers.0.second.up.weight"} <= names
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"embedding_projection_bias": True}, {"project_before_positions": True}, {"relative_norm": NORM}],
-    ids=lambda change: next(iter(change)),
-)
-def test_a_stack_refuses_parts_of_what_it_lacks(change: dict[str, Any]) -> None:
-    with pytest.raises(lapwing.SpecError, match=rf"encoder\.{next(iter(change))}"):
-        _core.normalize_spec(spec.Model(encoder=replace(STACK, **change)).to_json())
+def test_cross_attention_needs_an_encoder() -> None:
+    causal = replace(ATTENTION, causal=True)
+    head = spec.LanguageHead(vocab_size=9)
+    refused("cross_attention", stack(layer(ATTENTION, CROSS, FEED)))
+    refused("cross_attention", decoder=stack(layer(causal, CROSS, FEED)), language_head=head)
+
+
+@pytest.mark.parametrize("change", ["projection_bias", "project_before_positions"])
+def test_a_stem_refuses_parts_of_what_it_lacks(change: str) -> None:
+    stem: Any = replace(STACK.stem, **{change: True})
+    refused(rf"encoder\.stem\.{change}", replace(STACK, stem=stem))
 
 
 def test_whole_models_refuse_calls_that_leave_out_the_source() -> None:
     """The heads of an encoder-decoder read the decoder, whose states need a source."""
-    layer = spec.Layer(attention=replace(ATTENTION, causal=True), feed_forward=FEED, cross_attention=replace(ATTENTION))
     model = spec.Model(
         encoder=STACK,
-        decoder=replace(STACK, hidden_size=16, layers=(layer,)),
+        decoder=stack(layer(replace(ATTENTION, causal=True), CROSS, FEED), hidden_size=16),
         language_head=spec.LanguageHead(vocab_size=9),
         head=spec.Head(pool="mean", layers=()),
         pooler=spec.Head(pool="first", layers=()),

@@ -150,7 +150,7 @@ def test_guesses_keep_to_a_side_of_where_rotations_change(name: str, start: int)
     length has rotations of its own none at all."""
     most, prompt, end = 4, [*range(3, 3 + start)], start + 60
     with lapwing.load(GOLDEN / name) as model, lapwing.load(GOLDEN / name) as draft:
-        rotary = model.spec.decoder.layers[0].attention.rotary
+        rotary = model.spec.decoder.layers[0].block("attention").body.rotary
         border = rotary.long.after if rotary.long else rotary.dynamic.original_length
         expected = [start]
         length = start + 1

@@ -123,7 +123,7 @@ class Lapwing:
         return clock(lambda: self._running[key].advance(tokens)), tokens * batch
 
     def encode(self, kind: str) -> tuple[float, int, int]:
-        from lapwing.cli.bench import products
+        from lapwing.cost import products
 
         ids = self._texts[kind]
         seconds = clock(lambda: self.model.hidden_states(ids))

@@ -1,10 +1,11 @@
 """What a transformer is made of: the description that Python fills in and Rust computes.
 
 A model is a tree of frozen dataclasses. It crosses to Rust once, as JSON, and is mirrored there by
-``rust/model/spec.rs``; Rust knows these blocks and never a model's name. Placement of norms needs no
-flag: each block owns three optional norms and one formula covers every family,
+``rust/model/spec.rs``; Rust knows these parts and never a model's name. A layer is a list of residual
+blocks, and a block owns its body: attention, a feed-forward network, a convolution, experts. Placement of
+norms needs no flag: each block has three optional norms and one formula covers every family,
 
-    x = residual_norm(x + residual_scale * output_norm(block(input_norm(x))))
+    x = residual_norm(x + residual_scale * output_norm(body(input_norm(x))))
 
 Pre-norm (Llama) sets ``input_norm``, post-norm (BERT, BART) ``residual_norm``, OLMo 2 ``output_norm``,
 Gemma 2 the first two. Layers are a list, so alternating patterns need no field. Whatever can be
@@ -17,8 +18,8 @@ Every linear layer is ``y = x @ weight.T + bias`` with ``weight: [outputs, input
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from typing import Literal
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Literal
 
 Activation = Literal["identity", "relu", "relu2", "gelu", "gelu_tanh", "quick_gelu", "silu", "tanh", "sigmoid"]
 """Names of activations: ``gelu`` is exact (erf), ``relu2`` is relu squared, ``quick_gelu`` is
@@ -104,26 +105,6 @@ class Alibi:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Disentangled:
-    """DeBERTa's content-to-position and position-to-content scores, added before scaling by
-    ``scale`` (which already counts the number of terms).
-
-    Relative positions ``query - key`` fall into ``2 * span`` rows of the stack's table
-    ``relative.weight: [2 * span, hidden]``; with ``buckets`` > 0 distances are log-bucketed up to
-    ``max_distance``. ``share_key`` projects the table with the layer's own query and key weights, else
-    the layer has ``position_query`` and ``position_key``.
-    He et al. 2021, https://arxiv.org/abs/2006.03654
-    """
-
-    span: int
-    buckets: int
-    max_distance: int
-    content_to_position: bool
-    position_to_content: bool
-    share_key: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class QueryScale:
     """Queries at position p are multiplied by ``1 + beta * log(1 + floor(p / original_length))``."""
 
@@ -132,23 +113,8 @@ class QueryScale:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
-    """x becomes residual_norm(x + residual_scale * output_norm(block(input_norm(x)))).
-
-    A norm that is None is skipped. With ``residual_after_norm`` the residual is the normed input
-    (Bloom's ``apply_residual_connection_post_layernorm``).
-    """
-
-    input_norm: Norm | None = None
-    output_norm: Norm | None = None
-    residual_norm: Norm | None = None
-    residual_scale: float = 1.0
-    residual_after_norm: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attention(Block):
-    """Multi-head attention with ``kv_heads`` shared among groups of query heads.
+class Attention:
+    """Multi-head self-attention with ``kv_heads`` shared among groups of query heads.
 
     scores = softcap * tanh(scale * q.k / softcap) + bias; a key at position j is visible from query i if
     (not causal or j <= i) and (window is None or |i - j| < window).
@@ -158,6 +124,8 @@ class Attention(Block):
     [heads * head_dim]), before the rotation or after it. ``clip`` clamps q, k and v to +-clip.
     Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Ainslie et al. 2023, https://arxiv.org/abs/2305.13245
     """
+
+    kind: ClassVar[str] = "attention"
 
     heads: int
     kv_heads: int
@@ -179,12 +147,61 @@ class Attention(Block):
     query_scale: QueryScale | None = None
     relative_bias: RelativeBias | None = None
     alibi: Alibi | None = None
-    disentangled: Disentangled | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeedForward(Block):
+class CrossAttention:
+    """Attention of a decoder to the final states of the encoder, all of which are visible; fields as in `Attention`."""
+
+    kind: ClassVar[str] = "cross_attention"
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    softcap: float | None = None
+    query_bias: bool = False
+    key_bias: bool = False
+    value_bias: bool = False
+    output_bias: bool = False
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+    norm_over: Literal["head", "heads", "all"] = "head"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DisentangledAttention:
+    """DeBERTa's bidirectional attention, scores = scale * (q.k + content-to-position + position-to-content).
+
+    ``scale`` already counts the number of terms. Relative positions ``query - key`` fall into ``2 * span`` rows of
+    the stack's table ``relative.weight: [2 * span, hidden]``; with ``buckets`` > 0 distances are log-bucketed up to
+    ``max_distance``. ``share_key`` projects the table with the layer's own query and key weights, else
+    the layer has ``position_query`` and ``position_key``.
+    He et al. 2021, https://arxiv.org/abs/2006.03654
+    """
+
+    kind: ClassVar[str] = "disentangled_attention"
+
+    heads: int
+    head_dim: int
+    scale: float
+    query_bias: bool = False
+    key_bias: bool = False
+    value_bias: bool = False
+    output_bias: bool = False
+    span: int
+    buckets: int
+    max_distance: int
+    content_to_position: bool
+    position_to_content: bool
+    share_key: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForward:
     """down(activation(up(x))), or down(activation(gate(x)) * up(x)) where gated. ``width`` is the inner size."""
+
+    kind: ClassVar[str] = "feed_forward"
 
     width: int
     activation: Activation
@@ -196,24 +213,103 @@ class FeedForward(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution:
-    """DeBERTa-v2-xl's convolution beside the first layer: out = norm(layer_output + activation(conv1d(input)))."""
+    """activation(conv1d(x)), centred and zero-padded, with bias (DeBERTa-v2-xl).
+
+    Tensors ``weight: [hidden, hidden / groups * kernel]`` and ``bias: [hidden]``.
+    """
+
+    kind: ClassVar[str] = "convolution"
 
     kernel: int
     groups: int
     activation: Activation
-    norm: Norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortConvolution:
+    """output(c * conv(b * h)) with [b, c, h] = input(x) and a causal depthwise convolution (LFM2).
+
+    Tensors ``input: [3 * hidden, hidden]``, ``convolution.weight: [hidden, kernel]`` and ``output: [hidden, hidden]``;
+    ``bias`` gives all three a bias. The state of a sequence is the last ``kernel - 1`` rows of b * h.
+    Liquid AI 2025, https://arxiv.org/abs/2511.23404
+    """
+
+    kind: ClassVar[str] = "short_convolution"
+
+    kernel: int
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    """Chooses ``per_token`` of ``count`` experts by the logits ``weight: [count, hidden]`` gives.
+
+    Scores are the softmax over all logits or the sigmoid of each; those of the top-k experts are divided by their sum
+    with ``renormalize``, then multiplied by ``scale``.
+    """
+
+    count: int
+    per_token: int
+    score: Literal["softmax", "sigmoid"] = "softmax"
+    renormalize: bool = True
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts:
+    """Mixture of experts: the sum of score * expert(x) over the experts that the router chooses for each token.
+
+    Tensors ``router.weight``, and those of a feed-forward network for each expert: ``0.gate``, ``0.up``, ``0.down`` ...
+    Shazeer et al. 2017, https://arxiv.org/abs/1701.06538
+    """
+
+    kind: ClassVar[str] = "experts"
+
+    router: Router
+    expert: FeedForward
+
+
+Body = Attention | CrossAttention | DisentangledAttention | FeedForward | Convolution | ShortConvolution | Experts
+"""What a block computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """x becomes residual_norm(x + residual_scale * output_norm(body(input_norm(x)))).
+
+    A norm that is None is skipped. With ``residual_after_norm`` the residual is the normed input
+    (Bloom's ``apply_residual_connection_post_layernorm``). With ``from_layer_input`` the body reads x as it was before
+    the layer's first block (GPT-J's parallel feed-forward), and its output is added to the running x.
+
+    ``name`` is the block's name in tensor names, unique in its layer; None is the body's default (`place`).
+    """
+
+    body: Body
+    name: str | None = None
+    input_norm: Norm | None = None
+    output_norm: Norm | None = None
+    residual_norm: Norm | None = None
+    residual_scale: float = 1.0
+    residual_after_norm: bool = False
+    from_layer_input: bool = False
+
+    @property
+    def place(self) -> str:
+        """The name in tensor names: ``layers.{i}.{place}.``"""
+        if self.name is not None:
+            return self.name
+        return Attention.kind if isinstance(self.body, DisentangledAttention) else self.body.kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """attention, then cross-attention where there is one, then feed-forward; ``parallel`` feeds
-    attention and feed-forward the same input and adds both to it."""
+    """Residual blocks, one after the other."""
 
-    attention: Attention
-    feed_forward: FeedForward
-    cross_attention: Attention | None = None
-    parallel: bool = False
-    convolution: Convolution | None = None
+    blocks: tuple[Block, ...]
+
+    def block(self, place: str) -> Block:
+        """The block of this name."""
+        return next(block for block in self.blocks if block.place == place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,36 +323,55 @@ class TokenDropout:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stack:
-    """Embedding, layers and final norm of an encoder or a decoder.
+class TokenStem:
+    """Embedding of token ids.
 
-    x = embedding_norm(embedding_scale * token[id] + position[p] + segment[s]), then the projection to
-    ``hidden_size`` where there is an ``embedding_size``, even an equal one. ``positions`` is the number of rows of the
-    position table (0: none) and thereby the longest sequence; ``max_length`` bounds the others.
+    x = norm(scale * token[id] + position[p] + segment[s]), then the projection to the stack's ``hidden_size`` where
+    there is an ``embedding_size``, even an equal one. ``positions`` is the number of rows of the position table
+    (0: none) and thereby the longest sequence.
     Tables and norm are ``embedding_size`` wide, or ``hidden_size`` with ``project_before_positions``.
-    ``norm_before_positions`` adds positions and segments to what ``embedding_norm`` makes of the tokens
+    ``norm_before_positions`` adds positions and segments to what ``norm`` makes of the tokens
     (Blenderbot small); the token ``unplaced`` gets no position, though it takes up one (padding that M2M-100 writes).
-    ``output_size`` projects the final states to another width (OPT-350m).
     """
 
+    kind: ClassVar[str] = "tokens"
+
     vocab_size: int
-    hidden_size: int
-    layers: tuple[Layer, ...]
-    max_length: int
     embedding_size: int | None = None
-    embedding_scale: float = 1.0
-    embedding_projection_bias: bool = False
+    scale: float = 1.0
+    projection_bias: bool = False
     project_before_positions: bool = False
     positions: int = 0
     segments: int = 0
-    embedding_norm: Norm | None = None
+    norm: Norm | None = None
     norm_before_positions: bool = False
     unplaced: int | None = None
-    relative_rows: int = 0
-    relative_norm: Norm | None = None
+    dropout: TokenDropout | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeTable:
+    """Embeddings of relative positions that all layers with `DisentangledAttention` share: ``norm(relative.weight)``."""
+
+    rows: int
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Stem, layers and final norm of an encoder or a decoder.
+
+    ``max_length`` bounds sequences where the stem has no table of positions. ``output_size`` projects the final states
+    to another width (OPT-350m).
+    """
+
+    hidden_size: int
+    stem: TokenStem
+    layers: tuple[Layer, ...]
+    max_length: int
+    relative: RelativeTable | None = None
     final_norm: Norm | None = None
     output_size: int | None = None
-    token_dropout: TokenDropout | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,4 +426,12 @@ class Model:
 
     def to_json(self) -> str:
         """The text that crosses to Rust."""
-        return json.dumps(asdict(self), allow_nan=False)
+        return json.dumps(plain(self), allow_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """Lists and dicts instead of tuples and dataclasses; the JSON of those that are variants has their ``kind``."""
+    if is_dataclass(value):
+        found = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        return {"kind": value.kind, **found} if hasattr(value, "kind") else found
+    return [plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,4 +1,4 @@
-"""Attention: projections, norms, rotation, scores, mixture."""
+"""Self-attention and cross-attention: projections, norms, rotation, scores, mixture."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lapwing.spec import Attention
+from lapwing.spec import Attention, CrossAttention, DisentangledAttention, Norm
 
-from . import disentangled
 from .norm import norm
 from .position_bias import position_bias
 from .rotary import rotate
@@ -40,50 +39,63 @@ def visible(spec: Attention, queries: int, keys: int) -> Array:
     return seen
 
 
-def attention(
-    spec: Attention,
-    weights: Mapping[str, Array],
-    name: str,
-    x: Array,
-    source: Array | None = None,
-    relative: Array | None = None,
-) -> tuple[Array, Array]:
-    """The block without its own norms and residual, ``[tokens, hidden]``, and the probabilities.
+def split(spec: Attention | CrossAttention | DisentangledAttention, x: Array) -> Array:
+    """``[tokens, heads * head_dim]`` as ``[tokens, heads, head_dim]``."""
+    return x.reshape(len(x), -1, spec.head_dim)
 
-    Keys and values come from ``source`` where it is given (cross-attention); ``relative`` is the table of relative
-    positions of disentangled attention.
-    """
-    other = x if source is None else source
-    q, k, v = (linear(weights, f"{name}.{part}", y) for part, y in (("query", x), ("key", other), ("value", other)))
+
+def repeat(spec: Attention | CrossAttention, x: Array) -> Array:
+    """Keys or values of each query head, which groups share."""
+    return np.repeat(x, spec.heads // spec.kv_heads, axis=1)
+
+
+def softcapped(spec: Attention | CrossAttention, scores: Array) -> Array:
+    return scores if spec.softcap is None else spec.softcap * np.tanh(scores / spec.softcap)
+
+
+def mixture(weights: Mapping[str, Array], name: str, scores: Array, values: Array) -> tuple[Array, Array]:
+    """The projected sums of ``values``, ``[tokens, hidden]``, and the probabilities."""
+    probabilities = softmax(scores)
+    mixed = np.einsum("hqk,khd->qhd", probabilities, values).reshape(scores.shape[1], -1)
+    return linear(weights, f"{name}.output", mixed), probabilities
+
+
+def attention(spec: Attention, weights: Mapping[str, Array], name: str, x: Array) -> tuple[Array, Array]:
+    """Self-attention and its probabilities."""
+    q, k, v = (linear(weights, f"{name}.{part}", x) for part in ("query", "key", "value"))
     if spec.clip is not None:
         q, k, v = (np.clip(y, -spec.clip, spec.clip) for y in (q, k, v))
-    q, k, v = (y.reshape(len(y), -1, spec.head_dim) for y in (q, k, v))
+    q, k, v = (split(spec, y) for y in (q, k, v))
     if spec.norm_after_rotary:
         q, k = rotate(spec.rotary, q), rotate(spec.rotary, k)
-    q = _head_norm(spec, spec.query_norm, weights, f"{name}.query_norm", q)
-    k = _head_norm(spec, spec.key_norm, weights, f"{name}.key_norm", k)
+    q = head_norm(spec, spec.query_norm, weights, f"{name}.query_norm", q)
+    k = head_norm(spec, spec.key_norm, weights, f"{name}.key_norm", k)
     if not spec.norm_after_rotary:
         q, k = rotate(spec.rotary, q), rotate(spec.rotary, k)
     if spec.query_scale is not None:
         blocks = np.arange(len(q)) // spec.query_scale.original_length
         q = q * (1 + spec.query_scale.beta * np.log(1 + blocks))[:, None, None]
-    groups = spec.heads // spec.kv_heads
-    k, v = np.repeat(k, groups, axis=1), np.repeat(v, groups, axis=1)
-    scores = np.einsum("qhd,khd->hqk", q, k)
-    if spec.disentangled is not None:
-        assert relative is not None
-        scores = scores + disentangled.scores(spec, weights, name, q, k, relative)
-    scores = scores * spec.scale
-    if spec.softcap is not None:
-        scores = spec.softcap * np.tanh(scores / spec.softcap)
+    scores = softcapped(spec, spec.scale * np.einsum("qhd,khd->hqk", q, repeat(spec, k)))
     scores = scores + position_bias(spec, weights, name, len(q), len(k))
     scores = np.where(visible(spec, len(q), len(k)), scores, -np.inf)
-    probabilities = softmax(scores)
-    mixed = np.einsum("hqk,khd->qhd", probabilities, v).reshape(len(x), -1)
-    return linear(weights, f"{name}.output", mixed), probabilities
+    return mixture(weights, name, scores, repeat(spec, v))
 
 
-def _head_norm(spec: Attention, form: Any, weights: Mapping[str, Array], name: str, x: Array) -> Array:
+def cross_attention(
+    spec: CrossAttention, weights: Mapping[str, Array], name: str, x: Array, source: Array
+) -> tuple[Array, Array]:
+    """Attention to the encoder's states ``source``, and its probabilities."""
+    q = split(spec, linear(weights, f"{name}.query", x))
+    k, v = (split(spec, linear(weights, f"{name}.{part}", source)) for part in ("key", "value"))
+    q = head_norm(spec, spec.query_norm, weights, f"{name}.query_norm", q)
+    k = head_norm(spec, spec.key_norm, weights, f"{name}.key_norm", k)
+    scores = softcapped(spec, spec.scale * np.einsum("qhd,khd->hqk", q, repeat(spec, k)))
+    return mixture(weights, name, scores, repeat(spec, v))
+
+
+def head_norm(
+    spec: Attention | CrossAttention, form: Norm | None, weights: Mapping[str, Array], name: str, x: Array
+) -> Array:
     if spec.norm_over == "all":
         return norm(form, weights, name, x.reshape(len(x), -1)).reshape(x.shape)
     return norm(form, weights, name, x)

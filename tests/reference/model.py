@@ -7,25 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from lapwing.spec import Attention, Block, Dense, FeedForward, Head, Layer, Model, Stack
+from lapwing.spec import (
+    Attention,
+    Body,
+    Convolution,
+    CrossAttention,
+    Dense,
+    DisentangledAttention,
+    Experts,
+    FeedForward,
+    Head,
+    Layer,
+    Model,
+    ShortConvolution,
+    TokenStem,
+)
 
 from .activation import activate
-from .attention import attention, linear
-from .disentangled import convolution
+from .attention import attention, cross_attention, linear
+from .convolution import convolution, short_convolution
+from .disentangled import disentangled_attention
+from .feed_forward import experts, feed_forward
 from .norm import Tensors, norm
 
 Array = np.ndarray[Any, Any]
 Ids = Sequence[int]
-
-
-def feed_forward(spec: FeedForward, weights: Mapping[str, Array], name: str, x: Array) -> Array:
-    """The block without its own norms and residual."""
-    inner = linear(weights, f"{name}.up", x)
-    if spec.gated:
-        inner = activate(spec.activation, weights, linear(weights, f"{name}.gate", x)) * inner
-    else:
-        inner = activate(spec.activation, weights, inner)
-    return linear(weights, f"{name}.down", inner)
 
 
 class Twin:
@@ -43,78 +49,84 @@ class Twin:
 
     # -- blocks ----------------------------------------------------------------------------------------
 
-    def _end(self, block: Block, name: str, x: Array, y: Array) -> Array:
-        """``residual_norm(x + residual_scale * output_norm(y))``."""
-        if block.residual_after_norm:
-            x = norm(block.input_norm, self.weights, f"{name}.input_norm", x)
-        x = x + block.residual_scale * norm(block.output_norm, self.weights, f"{name}.output_norm", y)
-        return norm(block.residual_norm, self.weights, f"{name}.residual_norm", x)
-
-    def _attend(
-        self, block: Attention, name: str, x: Array, source: Array | None, relative: Array | None
-    ) -> tuple[Array, Array]:
-        x = norm(block.input_norm, self.weights, f"{name}.input_norm", x)
-        return attention(block, self.weights, name, x, source, relative)
-
-    def _feed(self, block: FeedForward, name: str, x: Array) -> Array:
-        return feed_forward(block, self.weights, name, norm(block.input_norm, self.weights, f"{name}.input_norm", x))
+    def _body(
+        self, body: Body, name: str, x: Array, source: Array | None, relative: Array | None
+    ) -> tuple[Array, Array | None]:
+        """What a body makes of its input, and the probabilities where it is attention."""
+        w = self.weights
+        match body:
+            case Attention():
+                return attention(body, w, name, x)
+            case CrossAttention():
+                assert source is not None
+                return cross_attention(body, w, name, x, source)
+            case DisentangledAttention():
+                assert relative is not None
+                return disentangled_attention(body, w, name, x, relative)
+            case FeedForward():
+                return feed_forward(body, w, name, x), None
+            case Convolution():
+                return convolution(body, w, name, x), None
+            case ShortConvolution():
+                return short_convolution(body, w, name, x), None
+            case Experts():
+                return experts(body, w, name, x), None
 
     def _layer(
         self, layer: Layer, name: str, x: Array, source: Array | None, relative: Array | None
-    ) -> tuple[Array, Array, Array | None]:
-        before, a, f = x, layer.attention, layer.feed_forward
-        y, seen = self._attend(a, f"{name}.attention", x, None, relative)
-        crossed = None
-        if layer.parallel:
-            z = self._feed(f, f"{name}.feed_forward", x)
-            x = self._end(a, f"{name}.attention", x, y)
-            x = self._end(f, f"{name}.feed_forward", x, z)
-        else:
-            x = self._end(a, f"{name}.attention", x, y)
-            if layer.cross_attention is not None:
-                place = f"{name}.cross_attention"
-                y, crossed = self._attend(layer.cross_attention, place, x, source, None)
-                x = self._end(layer.cross_attention, place, x, y)
-            x = self._end(f, f"{name}.feed_forward", x, self._feed(f, f"{name}.feed_forward", x))
-        if layer.convolution is not None:
-            x = convolution(layer.convolution, self.weights, f"{name}.convolution", before, x)
+    ) -> tuple[Array, Array | None, Array | None]:
+        """States, and the probabilities of the layer's attention and cross-attention."""
+        given, w = x, self.weights
+        seen = crossed = None
+        for block in layer.blocks:
+            place = f"{name}.{block.place}"
+            normed = norm(block.input_norm, w, f"{place}.input_norm", given if block.from_layer_input else x)
+            y, probabilities = self._body(block.body, place, normed, source, relative)
+            residual = normed if block.residual_after_norm else x
+            x = residual + block.residual_scale * norm(block.output_norm, w, f"{place}.output_norm", y)
+            x = norm(block.residual_norm, w, f"{place}.residual_norm", x)
+            if isinstance(block.body, CrossAttention):
+                crossed = probabilities
+            elif probabilities is not None:
+                seen = probabilities
         return x, seen, crossed
 
-    def embed(self, stack: Stack, name: str, ids: Ids, segments: Ids | None) -> Array:
+    def embed(self, stem: TokenStem, name: str, ids: Ids, segments: Ids | None) -> Array:
         w, place = self.weights, f"{name}.embedding"
-        x = w[f"{place}.token.weight"][list(ids)] * stack.embedding_scale
-        if stack.embedding_size is not None and stack.project_before_positions:
+        x = w[f"{place}.token.weight"][list(ids)] * stem.scale
+        if stem.embedding_size is not None and stem.project_before_positions:
             x = linear(w, f"{place}.projection", x)
-        if stack.token_dropout is not None:
-            masked = np.array(ids) == stack.token_dropout.mask
-            kept = stack.token_dropout.kept / (1 - masked.mean()) if not masked.all() else 0.0
+        if stem.dropout is not None:
+            masked = np.array(ids) == stem.dropout.mask
+            kept = stem.dropout.kept / (1 - masked.mean()) if not masked.all() else 0.0
             x = np.where(masked[:, None], 0.0, x * kept)
-        if stack.norm_before_positions:
-            x = norm(stack.embedding_norm, w, f"{place}.norm", x)
-        if stack.segments:
+        if stem.norm_before_positions:
+            x = norm(stem.norm, w, f"{place}.norm", x)
+        if stem.segments:
             x = x + w[f"{place}.segment.weight"][[0] * len(ids) if segments is None else list(segments)]
-        if stack.positions:
-            placed = np.array(ids) != (-1 if stack.unplaced is None else stack.unplaced)
+        if stem.positions:
+            placed = np.array(ids) != (-1 if stem.unplaced is None else stem.unplaced)
             x = x + w[f"{place}.position.weight"][: len(ids)] * placed[:, None]
-        if not stack.norm_before_positions:
-            x = norm(stack.embedding_norm, w, f"{place}.norm", x)
-        if stack.embedding_size is not None and not stack.project_before_positions:
+        if not stem.norm_before_positions:
+            x = norm(stem.norm, w, f"{place}.norm", x)
+        if stem.embedding_size is not None and not stem.project_before_positions:
             x = linear(w, f"{place}.projection", x)
         return x
 
     def run(
         self, name: str, ids: Ids, segments: Ids | None = None, source: Array | None = None
-    ) -> tuple[list[Array], list[Array], list[Array | None]]:
+    ) -> tuple[list[Array], list[Array | None], list[Array | None]]:
         """States (the embedding, each layer's, the last after the final norm), attentions and cross-attentions."""
         stack = self.spec.encoder if name == "encoder" else self.spec.decoder
         assert stack is not None
         relative = None
-        if stack.relative_rows:
-            relative = norm(
-                stack.relative_norm, self.weights, f"{name}.relative.norm", self.weights[f"{name}.relative.weight"]
-            )
-        x = self.embed(stack, name, ids, segments)
-        states, seen, crossed = [x], [], []
+        if stack.relative is not None:
+            table = self.weights[f"{name}.relative.weight"]
+            relative = norm(stack.relative.norm, self.weights, f"{name}.relative.norm", table)
+        x = self.embed(stack.stem, name, ids, segments)
+        states: list[Array] = [x]
+        seen: list[Array | None] = []
+        crossed: list[Array | None] = []
         for i, layer in enumerate(stack.layers):
             x, own, other = self._layer(layer, f"{name}.layers.{i}", x, source, relative)
             states.append(x)

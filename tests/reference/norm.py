@@ -14,13 +14,14 @@ Array = np.ndarray[Any, Any]
 
 class Tensors(dict[str, Array]):
     """A model's tensors by name. ``rounding(shape)`` draws by how much, relatively, the operations of norms and of GELU are
-    off."""
+    off. ``routed`` collects the scores of experts, and how many of them each token takes."""
 
     def __init__(
         self, tensors: Mapping[str, Array], rounding: Callable[[tuple[int, ...]], Array] | None = None
     ) -> None:
         super().__init__(tensors)
         self.rounding = rounding
+        self.routed: list[tuple[Array, int]] = []
 
 
 def norm(spec: Norm | None, weights: Mapping[str, Array], name: str, x: Array) -> Array:

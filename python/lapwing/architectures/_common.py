@@ -1,9 +1,12 @@
-"""What several families need: activations by their names in configurations, task heads, lengths."""
+"""What several families need: layers and changes of them, activations by their names in configurations, task heads."""
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+from typing import Any
+
 from ..checkpoint import Config
-from ..spec import Activation, Dense, Head
+from ..spec import Activation, Block, Body, Dense, Head, Layer
 
 _ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu",
@@ -22,6 +25,32 @@ _ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": "sigmoid",
     "linear": "identity",
 }
+
+_OF_BLOCK = frozenset(field.name for field in fields(Block))
+
+
+def layer(*bodies: Body, parallel: bool = False, **of_block: Any) -> Layer:
+    """A layer of these bodies in this order, in blocks that all have the fields ``of_block``.
+
+    With ``parallel`` every body reads the layer's input.
+    """
+    blocks = (Block(body=body, from_layer_input=parallel and i > 0, **of_block) for i, body in enumerate(bodies))
+    return Layer(blocks=tuple(blocks))
+
+
+def edit(layer: Layer, place: str, **changes: Any) -> Layer:
+    """The layer with other fields of the block ``place``; each goes to the block or to its body by its name."""
+    block = layer.block(place)
+    of_block: dict[str, Any] = {name: value for name, value in changes.items() if name in _OF_BLOCK}
+    of_body: dict[str, Any] = {name: value for name, value in changes.items() if name not in _OF_BLOCK}
+    edited = replace(block, **of_block)
+    edited = replace(edited, body=replace(edited.body, **of_body))
+    return replace(layer, blocks=tuple(edited if one is block else one for one in layer.blocks))
+
+
+def edit_blocks(layer: Layer, **changes: Any) -> Layer:
+    """The layer with other fields of all its blocks."""
+    return replace(layer, blocks=tuple(replace(block, **changes) for block in layer.blocks))
 
 
 def activation(config: Config, *keys: str, default: str) -> Activation:

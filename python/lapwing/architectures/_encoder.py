@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..checkpoint import Config, Tensor
 from ..spec import Attention, Dense, Head, LanguageHead, Layer, Model, Norm, Stack
-from ._common import classifier, question_answering
+from ._common import classifier, edit_blocks, question_answering
 from ._names import Names, Renamed, rename, tie
 
 Heads = Mapping[str, Names]
@@ -20,11 +20,7 @@ _OTHER_BIAS = "language_head.decoder.bias"
 
 def pre_norm(layer: Layer, norm: Norm) -> Layer:
     """A post-norm layer with its norms moved before the blocks."""
-    return replace(
-        layer,
-        attention=replace(layer.attention, input_norm=norm, residual_norm=None),
-        feed_forward=replace(layer.feed_forward, input_norm=norm, residual_norm=None),
-    )
+    return edit_blocks(layer, input_norm=norm, residual_norm=None)
 
 
 def layer_norm(config: Config, *keys: str, default: float = 1e-12) -> Norm:
@@ -33,7 +29,7 @@ def layer_norm(config: Config, *keys: str, default: float = 1e-12) -> Norm:
 
 
 def attention(config: Config, hidden: int, heads: int, *, bias: bool = True, **fields: object) -> Attention:
-    """Attention with as many key heads as query heads; ``fields`` are further fields of the block."""
+    """Attention with as many key heads as query heads; ``fields`` are further ones of the body."""
     if hidden % heads:
         raise config.wrong("num_attention_heads", f"a divisor of hidden_size, {hidden}")
     values: dict[str, object] = {
@@ -83,7 +79,7 @@ def model(
     if task == "fill-mask":
         return Model(
             encoder=stack,
-            language_head=LanguageHead(vocab_size=stack.vocab_size, bias=language_bias, transform=language),
+            language_head=LanguageHead(vocab_size=stack.stem.vocab_size, bias=language_bias, transform=language),
         )
     return Model(encoder=stack, pooler=Head(pool="first", layers=(pooler,)) if pooler else None)
 

@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoint import Config, Tensor
 from ..spec import Layer, Model, Norm, Rotary
 from . import llama
-from ._common import activation
+from ._common import activation, edit
 from ._names import Names, Renamed, share
 
 HIDDEN = ("n_embd", "n_embed", "d_model", "hidden_size")
@@ -80,11 +80,8 @@ def layer(
 ) -> Layer:
     """Causal attention, of which ``fields`` change something, and a plain feed-forward network; `words` were put in."""
     four = bias if isinstance(bias, tuple) else (bias,) * 4
-    return Layer(
-        attention=replace(llama.attention(config, rotation, norm, bias=four), **fields),
-        feed_forward=llama.feed_forward(config, norm, bias=mlp_bias, gated=False),
-        parallel=parallel,
-    )
+    one = llama.layer(config, rotation, norm, bias=four, mlp_bias=mlp_bias, gated=False, parallel=parallel)
+    return edit(one, "attention", **fields)
 
 
 def decoder(
@@ -94,8 +91,8 @@ def decoder(
     norm: Norm,
     *,
     placed: bool = False,
+    embedding_norm: Norm | None = None,
     language_bias: bool = False,
-    **fields: Any,
 ) -> Model:
     """A model of these layers, or of one repeated.
 
@@ -105,18 +102,17 @@ def decoder(
         layers: the layers.
         norm: the final norm.
         placed: whether there is a table of positions.
+        embedding_norm: the norm of the embedding.
         language_bias: whether the language head has a bias.
-        fields: what else is set in the stack.
     """
     several = [layers] * config.size("num_hidden_layers") if isinstance(layers, Layer) else layers
     model = llama.decoder(config, task, several, norm)
     head, stack = model.language_head, model.decoder
     assert stack is not None
-    if placed:
-        fields["positions"] = config.size("max_position_embeddings")
+    positions = config.size("max_position_embeddings") if placed else 0
     return replace(
         model,
-        decoder=replace(stack, **fields),
+        decoder=replace(stack, stem=replace(stack.stem, positions=positions, norm=embedding_norm)),
         language_head=replace(head, bias=language_bias) if head is not None else None,
     )
 

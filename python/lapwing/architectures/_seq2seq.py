@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ..checkpoint import Config, Tensor
-from ..spec import Attention, Dense, FeedForward, Head, LanguageHead, Layer, Model, Norm, Stack
-from ._common import activation, classifier, question_answering
+from ..spec import Attention, CrossAttention, Dense, FeedForward, Head, LanguageHead, Model, Norm, Stack, TokenStem
+from ._common import activation, classifier, layer, question_answering
 from ._names import Renamed, rename, tie
 
 Side = Literal["encoder", "decoder"]
@@ -106,71 +106,66 @@ class Shape:
         """The tensors that a task reads."""
         out = {"shared.weight": "shared.weight", **HEADS.get(task, LANGUAGE)}
         for side in SIDES:
-            layer = f"{side}.layers.{{i}}."
+            place = f"{side}.layers.{{i}}."
             out |= {
                 f"{side}.embedding.token": f"{side}.embed_tokens",
                 f"{side}.embedding.position": f"{side}.embed_positions",
-                layer + f"feed_forward.{self.place}": layer + "final_layer_norm",
-                layer + "feed_forward.up": layer + "fc1",
-                layer + "feed_forward.down": layer + "fc2",
+                place + f"feed_forward.{self.place}": place + "final_layer_norm",
+                place + "feed_forward.up": place + "fc1",
+                place + "feed_forward.down": place + "fc2",
             }
             if self.embedding_norm:
                 out[f"{side}.embedding.norm"] = f"{side}.layernorm_embedding"
             if self.final_norm:
                 out[f"{side}.norm"] = f"{side}.layer_norm"
             for block, name in (("attention", "self_attn"), ("cross_attention", "encoder_attn")):
-                out[layer + f"{block}.{self.place}"] = layer + f"{name}_layer_norm"
+                out[place + f"{block}.{self.place}"] = place + f"{name}_layer_norm"
                 for part, letter in (("query", "q"), ("key", "k"), ("value", "v"), ("output", "out")):
-                    out[layer + f"{block}.{part}"] = layer + f"{name}.{letter}_proj"
+                    out[place + f"{block}.{part}"] = place + f"{name}.{letter}_proj"
         return out
 
     def stack(self, config: Config, side: Side) -> Stack:
         """One side."""
         norm = Norm(kind="layer", eps=1e-5, bias=True)
-        place = {self.place: norm}
         hidden, heads = config.size("d_model"), config.size(f"{side}_attention_heads")
         if hidden % heads:
             raise config.wrong(f"{side}_attention_heads", f"a divisor of d_model, {hidden}")
 
-        def attend(causal: bool) -> Attention:
-            return Attention(
-                **place,  # type: ignore[arg-type]
-                heads=heads,
-                kv_heads=heads,
-                head_dim=hidden // heads,
-                scale=(hidden // heads) ** -0.5,
-                causal=causal,
-                query_bias=True,
-                key_bias=True,
-                value_bias=True,
-                output_bias=True,
-            )
-
         decoder = side == "decoder"
-        layer = Layer(
-            attention=attend(decoder),
-            cross_attention=attend(False) if decoder else None,
-            feed_forward=FeedForward(
-                **place,  # type: ignore[arg-type]
-                width=config.size(f"{side}_ffn_dim"),
-                activation=activation(config, "activation_function", default="gelu"),
-                up_bias=True,
-                down_bias=True,
-            ),
+        attend: dict[str, Any] = {
+            "heads": heads,
+            "kv_heads": heads,
+            "head_dim": hidden // heads,
+            "scale": (hidden // heads) ** -0.5,
+            "query_bias": True,
+            "key_bias": True,
+            "value_bias": True,
+            "output_bias": True,
+        }
+        crossed = [CrossAttention(**attend)] if decoder else []
+        feed_forward = FeedForward(
+            width=config.size(f"{side}_ffn_dim"),
+            activation=activation(config, "activation_function", default="gelu"),
+            up_bias=True,
+            down_bias=True,
         )
+        norms: dict[str, Any] = {self.place: norm}
+        one = layer(Attention(**attend, causal=decoder), *crossed, feed_forward, **norms)
         norm_first = decoder and self.decoder_norm_first
         scaled = config.flag("scale_embedding") and not norm_first
         positions = config.size("max_position_embeddings")
         return Stack(
-            vocab_size=config.size("decoder_vocab_size", "vocab_size") if decoder else config.size("vocab_size"),
             hidden_size=hidden,
+            stem=TokenStem(
+                vocab_size=config.size("decoder_vocab_size", "vocab_size") if decoder else config.size("vocab_size"),
+                scale=hidden**0.5 if scaled else 1.0,
+                positions=positions,
+                norm=norm if self.embedding_norm else None,
+                norm_before_positions=norm_first,
+                unplaced=config.size("pad_token_id", least=0) if decoder and self.padding_unplaced else None,
+            ),
+            layers=(one,) * config.size(f"{side}_layers"),
             max_length=positions,
-            positions=positions,
-            layers=(layer,) * config.size(f"{side}_layers"),
-            embedding_scale=hidden**0.5 if scaled else 1.0,
-            embedding_norm=norm if self.embedding_norm else None,
-            norm_before_positions=norm_first,
-            unplaced=config.size("pad_token_id", least=0) if decoder and self.padding_unplaced else None,
             final_norm=norm if self.final_norm else None,
         )
 
@@ -181,7 +176,7 @@ class Shape:
         head = task_head(config, task, decoder.hidden_size)
         if head is not None:
             return Model(encoder=encoder, decoder=decoder, head=head)
-        language = LanguageHead(vocab_size=decoder.vocab_size, bias=self.logits_bias)
+        language = LanguageHead(vocab_size=decoder.stem.vocab_size, bias=self.logits_bias)
         return Model(encoder=encoder, decoder=decoder, language_head=language)
 
     def tensors(self, config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

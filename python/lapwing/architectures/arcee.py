@@ -5,8 +5,6 @@ https://huggingface.co/arcee-ai/AFM-4.5B
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..checkpoint import Config
 from ..spec import Model, Norm, Rotary
 from . import llama
@@ -22,8 +20,7 @@ def build(
     """The family with another norm, and perhaps one on each head's queries and keys, or another rotation."""
     bias, mlp_bias = config.flag("attention_bias"), config.flag("mlp_bias")
     rotation = rotation or rotary(config, llama.head_dim(config))
-    layer = llama.layer(config, rotation, norm, bias=(bias,) * 4, head_norm=head_norm)
-    layer = replace(layer, feed_forward=llama.feed_forward(config, norm, bias=mlp_bias, gated=False))
+    layer = llama.layer(config, rotation, norm, bias=(bias,) * 4, mlp_bias=mlp_bias, gated=False, head_norm=head_norm)
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 
 

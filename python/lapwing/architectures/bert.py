@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..checkpoint import Config, Tensor
-from ..spec import Dense, FeedForward, Layer, Model, Stack
-from . import _encoder
+from ..spec import Dense, FeedForward, Layer, Model, Stack, TokenStem
+from . import _common, _encoder
 from ._common import activation
 from ._encoder import adjust as adjust
 from ._encoder import attention, layer_norm
@@ -46,31 +46,40 @@ HEADS = {
 NEXT_SENTENCE = r"cls\.seq_relationship\..*"
 
 
+def head_dim(config: Config) -> int:
+    """Dimensions of a head."""
+    return config.size("hidden_size", default=768) // config.size("num_attention_heads", default=12)
+
+
 def layer(config: Config) -> Layer:
     """A layer of the family, with biases everywhere."""
-    hidden, norm = config.size("hidden_size", default=768), layer_norm(config)
-    return Layer(
-        attention=attention(config, hidden, config.size("num_attention_heads", default=12), residual_norm=norm),
-        feed_forward=FeedForward(
-            residual_norm=norm,
-            width=config.size("intermediate_size", default=3072),
-            activation=activation(config, "hidden_act", default="gelu"),
-            up_bias=True,
-            down_bias=True,
-        ),
+    hidden, heads = config.size("hidden_size", default=768), config.size("num_attention_heads", default=12)
+    feed_forward = FeedForward(
+        width=config.size("intermediate_size", default=3072),
+        activation=activation(config, "hidden_act", default="gelu"),
+        up_bias=True,
+        down_bias=True,
     )
+    return _common.layer(attention(config, hidden, heads), feed_forward, residual_norm=layer_norm(config))
 
 
-def encoder(config: Config, layer: Layer, *, positions: int, segments: int = 2, vocab: int = 30522) -> Stack:
-    """The stack of the family; ``segments`` and ``vocab`` are defaults of the configuration."""
+def encoder(
+    config: Config, layer: Layer, *, positions: int, placed: bool = True, segments: int = 2, vocab: int = 30522
+) -> Stack:
+    """The stack of the family, of up to ``positions`` tokens.
+
+    ``placed`` is whether there is a table of positions; ``segments`` and ``vocab`` are defaults of the configuration.
+    """
     return Stack(
-        vocab_size=config.size("vocab_size", default=vocab),
         hidden_size=config.size("hidden_size", default=768),
-        max_length=positions,
-        positions=positions,
-        segments=config.size("type_vocab_size", default=segments, least=0),
-        embedding_norm=layer_norm(config),
+        stem=TokenStem(
+            vocab_size=config.size("vocab_size", default=vocab),
+            positions=positions if placed else 0,
+            segments=config.size("type_vocab_size", default=segments, least=0),
+            norm=layer_norm(config),
+        ),
         layers=(layer,) * config.size("num_hidden_layers", default=12),
+        max_length=positions,
     )
 
 

@@ -6,11 +6,11 @@ BigScience Workshop 2022, https://arxiv.org/abs/2211.05100
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Alibi, Model
 from . import _gpt
+from ._common import edit_blocks
 from ._gpt import LAYER, QKV
 from ._names import Renamed, cut_heads
 
@@ -38,11 +38,7 @@ def spec(config: Config, task: str) -> Model:
     norm = _gpt.layer_norm(config)
     layer = _gpt.layer(config, norm, alibi=Alibi(slopes=_gpt.slopes(config.size("num_attention_heads"))))
     if config.flag("apply_residual_connection_post_layernorm"):
-        layer = replace(
-            layer,
-            attention=replace(layer.attention, residual_after_norm=True),
-            feed_forward=replace(layer.feed_forward, residual_after_norm=True),
-        )
+        layer = edit_blocks(layer, residual_after_norm=True)
     return _gpt.decoder(config, task, layer, norm, embedding_norm=norm)
 
 

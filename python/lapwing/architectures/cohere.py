@@ -6,11 +6,11 @@ https://docs.cohere.com/docs/command-r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Layer, Model, Norm, Rotary
 from . import llama
+from ._common import edit
 from ._names import Renamed, share
 from ._rope import rotary
 
@@ -25,8 +25,9 @@ def layer_norm(config: Config) -> Norm:
 def layer(config: Config, rotation: Rotary | None, window: int | None = None, head_norm: Norm | None = None) -> Layer:
     """A layer of parallel blocks."""
     bias = config.flag("attention_bias")
-    one = llama.layer(config, rotation, layer_norm(config), bias=(bias,) * 4, window=window, head_norm=head_norm)
-    return replace(one, attention=replace(one.attention, norm_over="heads"), parallel=True)
+    norm = layer_norm(config)
+    one = llama.layer(config, rotation, norm, bias=(bias,) * 4, window=window, head_norm=head_norm, parallel=True)
+    return edit(one, "attention", norm_over="heads")
 
 
 def spec(config: Config, task: str) -> Model:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import deberta_v2
+from ._common import edit
 from ._names import Renamed, cut_heads
 
 _LAYER, _SELF = "encoder.layers.{i}.attention.", "encoder.layer.{i}.attention.self."
@@ -44,8 +45,8 @@ def spec(config: Config, task: str) -> Model:
     model = deberta_v2.spec(_config(config), task)
     stack = model.encoder
     assert stack is not None
-    layer = replace(stack.layers[0], attention=replace(stack.layers[0].attention, key_bias=False))
-    return replace(model, encoder=replace(stack, layers=(layer,) * len(stack.layers)))
+    layers = tuple(edit(layer, "attention", key_bias=False) for layer in stack.layers)
+    return replace(model, encoder=replace(stack, layers=layers))
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
-from ..spec import Convolution, Dense, Disentangled, Model
+from ..spec import Block, Convolution, Dense, DisentangledAttention, Model, RelativeTable
 from . import _encoder, bert
-from ._common import activation
+from ._common import activation, edit
 from ._encoder import layer_norm
 from ._names import Names, Renamed
 
@@ -26,7 +26,7 @@ NAMES = {
     "encoder.relative.weight": "encoder.rel_embeddings.weight",
     "encoder.relative.norm": "encoder.LayerNorm",
     "encoder.layers.0.convolution": "encoder.conv.conv",
-    "encoder.layers.0.convolution.norm": "encoder.conv.LayerNorm",
+    "encoder.layers.0.convolution.residual_norm": "encoder.conv.LayerNorm",
 }
 _OLD = {
     "language_head.transform.0": "cls.predictions.transform.dense",
@@ -62,7 +62,8 @@ def _kinds(config: Config) -> set[str]:
     return {word.strip().lower() for word in words}
 
 
-def _disentangled(config: Config) -> Disentangled | None:
+def _disentangled(config: Config) -> DisentangledAttention | None:
+    """Attention with scores by relative position, where the configuration asks for any."""
     kinds = _kinds(config) & {"c2p", "p2c"}
     if not config.flag("relative_attention") or not kinds:
         return None
@@ -70,7 +71,16 @@ def _disentangled(config: Config) -> Disentangled | None:
     if longest < 1:
         longest = config.size("max_position_embeddings", default=512)
     buckets = max(config.size("position_buckets", default=-1, least=-1), 0)
-    return Disentangled(
+    heads, terms = config.size("num_attention_heads"), 1 + len(kinds)
+    head_dim = config.size("hidden_size") // heads
+    return DisentangledAttention(
+        heads=heads,
+        head_dim=head_dim,
+        scale=(head_dim * terms) ** -0.5,
+        query_bias=True,
+        key_bias=True,
+        value_bias=True,
+        output_bias=True,
         span=buckets or longest,
         buckets=buckets,
         max_distance=longest,
@@ -80,16 +90,16 @@ def _disentangled(config: Config) -> Disentangled | None:
     )
 
 
-def _convolution(config: Config) -> Convolution | None:
+def _convolution(config: Config) -> Block | None:
     kernel = config.size("conv_kernel_size", default=0, least=0)
     if not kernel:
         return None
-    return Convolution(
+    body = Convolution(
         kernel=kernel,
         groups=config.size("conv_groups", default=1),
         activation=activation(config, "conv_act", default="tanh"),
-        norm=layer_norm(config),
     )
+    return Block(body=body, residual_norm=layer_norm(config), from_layer_input=True)
 
 
 def spec(config: Config, task: str) -> Model:
@@ -99,20 +109,22 @@ def spec(config: Config, task: str) -> Model:
         if config.size(key, default=expected) != expected:
             raise config.wrong(key, str(expected))
     layer, found = bert.layer(config), _disentangled(config)
-    terms = 1 + len(_kinds(config) & {"c2p", "p2c"})
-    scale = (layer.attention.head_dim * terms) ** -0.5
-    layer = replace(layer, attention=replace(layer.attention, disentangled=found, scale=scale))
+    if found is not None:
+        layer = edit(layer, "attention", body=found)
+    else:
+        # Scores of positions count in the scale, also where the flag for them is off.
+        terms = 1 + len(_kinds(config) & {"c2p", "p2c"})
+        layer = edit(layer, "attention", scale=(bert.head_dim(config) * terms) ** -0.5)
     positions = config.size("max_position_embeddings", default=512)
-    biased = config.flag("position_biased_input", default=True)
-    stack = bert.encoder(config, layer, positions=positions)
-    stack = replace(stack, positions=positions if biased else 0)
+    placed = config.flag("position_biased_input", default=True)
+    stack = bert.encoder(config, layer, positions=positions, placed=placed)
     if convolution := _convolution(config):
-        stack = replace(stack, layers=(replace(layer, convolution=convolution), *stack.layers[1:]))
+        stack = replace(stack, layers=(replace(layer, blocks=(*layer.blocks, convolution)), *stack.layers[1:]))
     if found is not None:
         normed = "layer_norm" in [
             part.strip() for part in config.word("norm_rel_ebd", default="none").lower().split("|")
         ]
-        stack = replace(stack, relative_rows=2 * found.span, relative_norm=layer_norm(config) if normed else None)
+        stack = replace(stack, relative=RelativeTable(rows=2 * found.span, norm=layer_norm(config) if normed else None))
     pooler = Dense(
         outputs=config.size("pooler_hidden_size", default=hidden),
         activation=activation(config, "pooler_hidden_act", default="gelu"),

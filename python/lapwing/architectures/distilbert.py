@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..checkpoint import Config, Tensor
-from ..spec import Dense, FeedForward, Layer, Model, Norm, Stack
+from ..spec import Dense, FeedForward, Model, Norm, Stack, TokenStem
 from . import _encoder
-from ._common import activation
+from ._common import activation, layer
 from ._encoder import attention
 from ._names import Renamed
 
@@ -47,23 +47,15 @@ def spec(config: Config, task: str) -> Model:
     positions = config.size("max_position_embeddings", default=512)
     act = activation(config, "activation", default="gelu")
     norm = Norm(kind="layer", eps=1e-12, bias=True)
-    layer = Layer(
-        attention=attention(config, hidden, heads, residual_norm=norm),
-        feed_forward=FeedForward(
-            residual_norm=norm,
-            width=config.size("hidden_dim", default=3072),
-            activation=act,
-            up_bias=True,
-            down_bias=True,
-        ),
+    feed_forward = FeedForward(
+        width=config.size("hidden_dim", default=3072), activation=act, up_bias=True, down_bias=True
     )
+    one = layer(attention(config, hidden, heads), feed_forward, residual_norm=norm)
     stack = Stack(
-        vocab_size=config.size("vocab_size", default=30522),
         hidden_size=hidden,
+        stem=TokenStem(vocab_size=config.size("vocab_size", default=30522), positions=positions, norm=norm),
+        layers=(one,) * config.size("n_layers", "num_hidden_layers", default=6),
         max_length=positions,
-        positions=positions,
-        embedding_norm=norm,
-        layers=(layer,) * config.size("n_layers", "num_hidden_layers", default=6),
     )
     before = Dense(outputs=hidden, activation="relu")
     transform = Dense(outputs=hidden, activation=act, norm=norm)

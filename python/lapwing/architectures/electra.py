@@ -44,7 +44,7 @@ def spec(config: Config, task: str) -> Model:
     stack = bert.encoder(config, bert.layer(config), positions=config.size("max_position_embeddings", default=512))
     width = config.size("embedding_size", default=128)
     if width != stack.hidden_size:
-        stack = replace(stack, embedding_size=width, embedding_projection_bias=True)
+        stack = replace(stack, stem=replace(stack.stem, embedding_size=width, projection_bias=True))
     dense = Dense(outputs=stack.hidden_size, activation="gelu")
     if _task(config, task) == "discriminator":
         act = activation(config, "hidden_act", default="gelu")

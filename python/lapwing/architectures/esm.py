@@ -11,6 +11,7 @@ from dataclasses import replace
 from ..checkpoint import Config, Tensor
 from ..spec import Model, TokenDropout
 from . import _encoder, bert, roberta
+from ._common import edit
 from ._encoder import adjust as adjust
 from ._encoder import layer_norm, pre_norm
 from ._names import Renamed
@@ -43,21 +44,15 @@ def spec(config: Config, task: str) -> Model:
     layer = pre_norm(bert.layer(config), norm)
     positions = config.size("max_position_embeddings", default=1026)
     if _rotates(config):
-        rotation = rotary(config, layer.attention.head_dim)
-        layer = replace(layer, attention=replace(layer.attention, rotary=rotation))
+        layer = edit(layer, "attention", rotary=rotary(config, bert.head_dim(config)))
     else:
         positions -= roberta.first_position(config)
-    stack = bert.encoder(config, layer, positions=positions)
-    stack = replace(
-        stack,
-        positions=0 if _rotates(config) else positions,
-        embedding_norm=norm if config.flag("emb_layer_norm_before") else None,
-        final_norm=norm,
-    )
+    stack = bert.encoder(config, layer, positions=positions, placed=not _rotates(config))
+    dropout = None
     if config.flag("token_dropout"):
-        mask = config.size("mask_token_id", least=0)
-        stack = replace(stack, token_dropout=TokenDropout(mask=mask, kept=KEPT))
-    return roberta.heads(config, task, stack)
+        dropout = TokenDropout(mask=config.size("mask_token_id", least=0), kept=KEPT)
+    stem = replace(stack.stem, norm=norm if config.flag("emb_layer_norm_before") else None, dropout=dropout)
+    return roberta.heads(config, task, replace(stack, stem=stem, final_norm=norm))
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

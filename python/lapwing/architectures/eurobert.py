@@ -6,12 +6,12 @@ Boizard et al. 2025, https://arxiv.org/abs/2503.05500
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Literal
 
 from ..checkpoint import Config, Tensor
-from ..spec import Dense, Layer, Model, Stack
+from ..spec import Dense, Model, Stack, TokenStem
 from . import _encoder, llama
+from ._common import edit
 from ._names import Renamed
 from ._rope import rotary
 
@@ -39,16 +39,13 @@ POOLS: dict[str, Literal["first", "mean", "mean_output"]] = {"bos": "first", "me
 def spec(config: Config, task: str) -> Model:
     norm, bias = llama.rms(config), config.flag("attention_bias")
     rotation = rotary(config, llama.head_dim(config))
-    attention = llama.attention(config, rotation, norm, bias=(bias,) * 4)
-    layer = Layer(
-        attention=replace(attention, causal=False),
-        feed_forward=llama.feed_forward(config, norm, bias=config.flag("mlp_bias")),
-    )
+    layer = llama.layer(config, rotation, norm, bias=(bias,) * 4, mlp_bias=config.flag("mlp_bias"))
+    layer = edit(layer, "attention", causal=False)
     stack = Stack(
-        vocab_size=config.size("vocab_size"),
         hidden_size=config.size("hidden_size"),
-        max_length=config.size("max_position_embeddings"),
+        stem=TokenStem(vocab_size=config.size("vocab_size")),
         layers=(layer,) * config.size("num_hidden_layers"),
+        max_length=config.size("max_position_embeddings"),
         final_norm=norm,
     )
     pool = config.word("classifier_pooling", default="late")

@@ -6,11 +6,11 @@ Gemma Team 2024, https://arxiv.org/abs/2408.00118
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Layer, Model, Norm, Rotary
 from . import gemma, llama
+from ._common import edit, edit_blocks
 from ._names import Renamed, plus_one
 from ._rope import rotary
 
@@ -39,11 +39,7 @@ def layer(config: Config, rotation: Rotary, window: int | None, head_norm: Norm 
         raise config.wrong("query_pre_attn_scalar", "a number above zero")
     norm, bias = llama.rms(config), config.flag("attention_bias")
     one = llama.layer(config, rotation, norm, bias=(bias,) * 4, window=window, head_norm=head_norm)
-    return replace(
-        one,
-        attention=replace(one.attention, output_norm=norm, scale=scalar**-0.5),
-        feed_forward=replace(one.feed_forward, output_norm=norm),
-    )
+    return edit(edit_blocks(one, output_norm=norm), "attention", scale=scalar**-0.5)
 
 
 def spec(config: Config, task: str) -> Model:
@@ -53,9 +49,7 @@ def spec(config: Config, task: str) -> Model:
     windows, rotation = llama.windows(config, types), rotary(config, llama.head_dim(config))
     softcap = config.optional_number("attn_logit_softcapping")
     layers = [layer(config, rotation, windows[kind]) for kind in types]
-    return gemma.decoder(
-        config, task, [replace(one, attention=replace(one.attention, softcap=softcap)) for one in layers]
-    )
+    return gemma.decoder(config, task, [edit(one, "attention", softcap=softcap) for one in layers])
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

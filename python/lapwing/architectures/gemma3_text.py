@@ -12,6 +12,7 @@ from dataclasses import replace
 from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import gemma, gemma2, llama
+from ._common import edit
 from ._names import Renamed
 from ._rope import rotations
 
@@ -37,20 +38,13 @@ def spec(config: Config, task: str) -> Model:
     windows = llama.windows(config, types)
     rotation = rotations(config, llama.head_dim(config), local=config.number("rope_local_base_freq"))
     norm = llama.rms(config)
+    if bidirectional:
+        windows = {kind: window and window // 2 + 1 for kind, window in windows.items()}
     layers = [gemma2.layer(config, rotation[kind], windows[kind], norm) for kind in types]
-    model = gemma.decoder(config, task, layers)
-    if not bidirectional or model.decoder is None:
-        return model
-    both = tuple(
-        replace(
-            one,
-            attention=replace(
-                one.attention, causal=False, window=one.attention.window and one.attention.window // 2 + 1
-            ),
-        )
-        for one in model.decoder.layers
-    )
-    return replace(model, encoder=replace(model.decoder, layers=both), decoder=None)
+    if not bidirectional:
+        return gemma.decoder(config, task, layers)
+    model = gemma.decoder(config, task, [edit(one, "attention", causal=False) for one in layers])
+    return replace(model, encoder=model.decoder, decoder=None)
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

@@ -6,11 +6,11 @@ https://huggingface.co/zai-org/GLM-4-9B-0414
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import glm, llama, phi3
+from ._common import edit_blocks
 from ._names import Renamed
 
 DEFAULTS = glm.DEFAULTS
@@ -23,11 +23,7 @@ NAMES = {
 
 def spec(config: Config, task: str) -> Model:
     norm, layer = llama.rms(config), glm.layer(config)
-    layer = replace(
-        layer,
-        attention=replace(layer.attention, output_norm=norm),
-        feed_forward=replace(layer.feed_forward, output_norm=norm),
-    )
+    layer = edit_blocks(layer, output_norm=norm)
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 
 

@@ -5,11 +5,10 @@ IBM 2024, https://github.com/ibm-granite/granite-3.0-language-models
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..checkpoint import Config
 from ..spec import Model
 from . import llama
+from ._common import edit, edit_blocks
 from ._rope import rotary
 from .llama import tensors as tensors
 
@@ -23,11 +22,7 @@ def spec(config: Config, task: str) -> Model:
     divisor = config.number("logits_scaling", default=1.0)
     if divisor == 0:
         raise config.wrong("logits_scaling", "a number other than zero")
-    layer = replace(
-        layer,
-        attention=replace(layer.attention, residual_scale=residual, scale=scale),
-        feed_forward=replace(layer.feed_forward, residual_scale=residual),
-    )
+    layer = edit(edit_blocks(layer, residual_scale=residual), "attention", scale=scale)
     return llama.decoder(
         config,
         task,

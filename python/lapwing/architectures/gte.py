@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
-from ..spec import Dense, FeedForward, Layer, Model, Rotary, Stack
+from ..spec import Dense, FeedForward, Model, Rotary, Stack, TokenStem
 from . import _encoder, bert
-from ._common import activation
+from ._common import activation, layer
 from ._encoder import adjust as adjust
 from ._encoder import attention, layer_norm
 from ._names import Renamed, cut
@@ -70,24 +71,23 @@ def spec(config: Config, task: str) -> Model:
         raise config.wrong("logn_attention_scale", "false")
     hidden, heads = config.size("hidden_size", default=768), config.size("num_attention_heads", default=12)
     norm = layer_norm(config)
-    plain = attention(config, hidden, heads, residual_norm=norm)
-    layer = Layer(
-        attention=attention(config, hidden, heads, residual_norm=norm, rotary=_rotary(config, plain.head_dim)),
-        feed_forward=FeedForward(
-            residual_norm=norm,
-            width=config.size("intermediate_size", default=3072),
-            activation=activation(config, "hidden_act", default="gelu"),
-            gated=True,
-            down_bias=True,
-        ),
+    plain = attention(config, hidden, heads)
+    feed_forward = FeedForward(
+        width=config.size("intermediate_size", default=3072),
+        activation=activation(config, "hidden_act", default="gelu"),
+        gated=True,
+        down_bias=True,
     )
+    rotated = replace(plain, rotary=_rotary(config, plain.head_dim))
     stack = Stack(
-        vocab_size=config.size("vocab_size", default=250048 if config.model_type == "gte" else 30528),
         hidden_size=hidden,
+        stem=TokenStem(
+            vocab_size=config.size("vocab_size", default=250048 if config.model_type == "gte" else 30528),
+            segments=config.size("type_vocab_size", default=1, least=0),
+            norm=norm,
+        ),
+        layers=(layer(rotated, feed_forward, residual_norm=norm),) * config.size("num_hidden_layers", default=12),
         max_length=config.size("max_position_embeddings", default=8192 if config.model_type == "gte" else 2048),
-        segments=config.size("type_vocab_size", default=1, least=0),
-        embedding_norm=norm,
-        layers=(layer,) * config.size("num_hidden_layers", default=12),
     )
     pooler = Dense(outputs=hidden, activation="tanh")
     transform = Dense(outputs=hidden, activation="gelu", norm=norm)

@@ -6,11 +6,11 @@ https://huggingface.co/tencent/Hunyuan-7B-Instruct
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import llama
+from ._common import edit
 from ._names import Renamed
 from ._rope import rotary
 
@@ -25,7 +25,7 @@ NAMES = {
 def spec(config: Config, task: str) -> Model:
     norm, bias = llama.rms(config), config.flag("attention_bias")
     layer = llama.layer(config, rotary(config, llama.head_dim(config)), norm, bias=(bias,) * 4, head_norm=norm)
-    layer = replace(layer, attention=replace(layer.attention, norm_after_rotary=True))
+    layer = edit(layer, "attention", norm_after_rotary=True)
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 
 

@@ -6,11 +6,11 @@ Sturua et al. 2024, https://arxiv.org/abs/2409.10173
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import _encoder, bert, roberta
+from ._common import edit
 from ._encoder import adjust as adjust
 from ._names import Renamed, cut
 from ._rope import rotary
@@ -40,11 +40,9 @@ DEFAULTS = {
 
 
 def spec(config: Config, task: str) -> Model:
-    layer = bert.layer(config)
-    rotation = rotary(config, layer.attention.head_dim, theta=20000.0)
-    layer = replace(layer, attention=replace(layer.attention, rotary=rotation))
-    stack = bert.encoder(config, layer, positions=config.size("max_position_embeddings"))
-    return roberta.heads(config, task, replace(stack, positions=0))
+    layer = edit(bert.layer(config), "attention", rotary=rotary(config, bert.head_dim(config), theta=20000.0))
+    stack = bert.encoder(config, layer, positions=config.size("max_position_embeddings"), placed=False)
+    return roberta.heads(config, task, stack)
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
-from ..spec import Attention, FeedForward, Head, LanguageHead, Layer, Model, Norm, Rotary, Stack
+from ..spec import Attention, FeedForward, Head, LanguageHead, Layer, Model, Norm, Rotary, Stack, TokenStem
+from . import _common
 from ._common import activation, classifier, question_answering
 from ._names import Names, Renamed, rename, tie
 from ._rope import longest, rotary
@@ -92,7 +93,6 @@ def heads_of(task: str, config: Config) -> tuple[LanguageHead | None, Head | Non
 def attention(
     config: Config,
     rotation: Rotary | None,
-    norm: Norm | None,
     *,
     bias: tuple[bool, bool, bool, bool] = NO_BIAS,
     window: int | None = None,
@@ -101,7 +101,6 @@ def attention(
     """Causal attention of the family; ``bias`` is for query, key, value and output."""
     heads, dim = config.size("num_attention_heads"), head_dim(config)
     return Attention(
-        input_norm=norm,
         heads=heads,
         kv_heads=config.size("num_key_value_heads", default=heads),
         head_dim=dim,
@@ -118,10 +117,9 @@ def attention(
     )
 
 
-def feed_forward(config: Config, norm: Norm | None, *, bias: bool = False, gated: bool = True) -> FeedForward:
+def feed_forward(config: Config, *, bias: bool = False, gated: bool = True) -> FeedForward:
     """Feed-forward network of the family."""
     return FeedForward(
-        input_norm=norm,
         width=config.size("intermediate_size"),
         activation=activation(config, "hidden_act", "hidden_activation", default="silu"),
         gated=gated,
@@ -138,13 +136,17 @@ def layer(
     *,
     bias: tuple[bool, bool, bool, bool] = NO_BIAS,
     mlp_bias: bool = False,
+    gated: bool = True,
     window: int | None = None,
     head_norm: Norm | None = None,
+    parallel: bool = False,
 ) -> Layer:
-    """A layer of the family: `attention`, then `feed_forward`."""
-    return Layer(
-        attention=attention(config, rotation, norm, bias=bias, window=window, head_norm=head_norm),
-        feed_forward=feed_forward(config, norm, bias=mlp_bias),
+    """A layer of the family: `attention`, then `feed_forward`, each after a norm."""
+    return _common.layer(
+        attention(config, rotation, bias=bias, window=window, head_norm=head_norm),
+        feed_forward(config, bias=mlp_bias, gated=gated),
+        parallel=parallel,
+        input_norm=norm,
     )
 
 
@@ -163,11 +165,10 @@ def decoder(
     if language_head is not None:
         language_head = replace(language_head, scale=logit_scale, softcap=logit_softcap)
     stack = Stack(
-        vocab_size=config.size("vocab_size"),
         hidden_size=config.size("hidden_size"),
-        max_length=longest(config),
+        stem=TokenStem(vocab_size=config.size("vocab_size"), scale=embedding_scale),
         layers=tuple(layers),
-        embedding_scale=embedding_scale,
+        max_length=longest(config),
         final_norm=norm,
     )
     return Model(decoder=stack, language_head=language_head, head=head)

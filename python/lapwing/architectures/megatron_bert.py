@@ -35,7 +35,7 @@ def spec(config: Config, task: str) -> Model:
     bert.absolute(config)
     layer = pre_norm(bert.layer(config), layer_norm(config))
     stack = bert.encoder(config, layer, positions=config.size("max_position_embeddings", default=512))
-    stack = replace(stack, embedding_norm=None, final_norm=layer_norm(config))
+    stack = replace(stack, stem=replace(stack.stem, norm=None), final_norm=layer_norm(config))
     pooler = Dense(outputs=stack.hidden_size, activation="tanh")
     act = activation(config, "hidden_act", default="gelu")
     transform = Dense(outputs=stack.hidden_size, activation=act, norm=layer_norm(config))

@@ -11,6 +11,7 @@ from typing import Any
 from ..checkpoint import Config
 from ..spec import Model, QueryScale
 from . import mistral
+from ._common import edit
 from ._rope import parameters
 from .llama import tensors as tensors
 
@@ -37,5 +38,5 @@ def spec(config: Config, task: str) -> Model:
         return model
     original = rope.size("original_max_position_embeddings", most=1 << 30)
     scale = QueryScale(beta=beta, original_length=original)
-    layers = tuple(replace(one, attention=replace(one.attention, query_scale=scale)) for one in model.decoder.layers)
+    layers = tuple(edit(one, "attention", query_scale=scale) for one in model.decoder.layers)
     return replace(model, decoder=replace(model.decoder, layers=layers))

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
-from ..spec import Dense, FeedForward, Layer, Model, Norm, Rotary, Stack
+from ..spec import Dense, FeedForward, Model, Norm, Rotary, Stack, TokenStem
 from . import _encoder
-from ._common import activation
+from ._common import activation, edit, layer
 from ._encoder import attention
 from ._names import Renamed, cut
 from ._rope import rotary
@@ -65,7 +65,7 @@ def spec(config: Config, task: str) -> Model:
     every = config.size("global_attn_every_n_layers", default=3)
     norm = Norm(kind="layer", eps=config.number("norm_eps", default=1e-5), bias=config.flag("norm_bias"))
     default = ["sliding_attention" if i % every else "full_attention" for i in range(count)]
-    plain = attention(config, hidden, heads, bias=config.flag("attention_bias"), input_norm=norm)
+    plain = attention(config, hidden, heads, bias=config.flag("attention_bias"))
     # The window counts both sides of a token and leaves the token itself out.
     local = config.size("local_attention", default=128, least=0) // 2 + 1
     kinds = {
@@ -74,7 +74,6 @@ def spec(config: Config, task: str) -> Model:
     }
     bias = config.flag("mlp_bias")
     feed_forward = FeedForward(
-        input_norm=norm,
         width=config.size("intermediate_size", default=1152),
         activation=activation(config, "hidden_activation", default="gelu"),
         gated=True,
@@ -82,15 +81,14 @@ def spec(config: Config, task: str) -> Model:
         up_bias=bias,
         down_bias=bias,
     )
-    layers = [Layer(attention=kinds[kind], feed_forward=feed_forward) for kind in layer_types(config, count, default)]
+    layers = [layer(kinds[kind], feed_forward, input_norm=norm) for kind in layer_types(config, count, default)]
     # The first layer's input has been through the embedding's norm.
-    layers[0] = replace(layers[0], attention=replace(layers[0].attention, input_norm=None))
+    layers[0] = edit(layers[0], "attention", input_norm=None)
     stack = Stack(
-        vocab_size=config.size("vocab_size", default=50368),
         hidden_size=hidden,
-        max_length=config.size("max_position_embeddings", default=8192),
-        embedding_norm=norm,
+        stem=TokenStem(vocab_size=config.size("vocab_size", default=50368), norm=norm),
         layers=tuple(layers),
+        max_length=config.size("max_position_embeddings", default=8192),
         final_norm=norm,
     )
     dense = Dense(

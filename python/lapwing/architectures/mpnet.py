@@ -6,11 +6,11 @@ Song et al. 2020, https://arxiv.org/abs/2004.09297
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Model, RelativeBias
 from . import _encoder, bert, roberta
+from ._common import edit
 from ._encoder import adjust as adjust
 from ._names import Renamed
 
@@ -37,9 +37,8 @@ def spec(config: Config, task: str) -> Model:
     config = _config(config)
     if config.size("relative_attention_num_buckets", default=_BUCKETS) < _BUCKETS:
         raise config.wrong("relative_attention_num_buckets", f"{_BUCKETS}")
-    layer = bert.layer(config)
     bias = RelativeBias(buckets=_BUCKETS, max_distance=128, bidirectional=True)
-    layer = replace(layer, attention=replace(layer.attention, relative_bias=bias))
+    layer = edit(bert.layer(config), "attention", relative_bias=bias)
     positions = config.size("max_position_embeddings", default=512) - roberta.first_position(config)
     return roberta.heads(config, task, bert.encoder(config, layer, positions=positions))
 

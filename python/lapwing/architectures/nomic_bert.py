@@ -7,11 +7,12 @@ Nussbaum et al. 2024, https://arxiv.org/abs/2402.01613
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
-from ..spec import Activation, Dense, DynamicRotary, FeedForward, Layer, Model, Rotary, Stack
+from ..spec import Activation, Dense, DynamicRotary, FeedForward, Model, Rotary, Stack, TokenStem
 from . import _encoder
-from ._common import activation
+from ._common import activation, layer
 from ._encoder import adjust as adjust
 from ._encoder import attention, layer_norm
 from ._names import Renamed, cut
@@ -93,30 +94,26 @@ def spec(config: Config, task: str) -> Model:
     hidden, heads = _hidden(config), config.size("n_head", "num_attention_heads", default=12)
     norm = layer_norm(config, "layer_norm_epsilon", "layer_norm_eps")
     act, gated = _activation(config)
-    bias = config.flag("qkv_proj_bias")
-    plain = attention(config, hidden, heads, bias=bias, residual_norm=norm)
+    plain = attention(config, hidden, heads, bias=config.flag("qkv_proj_bias"))
     first, second = config.flag("mlp_fc1_bias"), config.flag("mlp_fc2_bias")
-    layer = Layer(
-        attention=attention(
-            config, hidden, heads, bias=bias, residual_norm=norm, rotary=_rotary(config, plain.head_dim)
-        ),
-        feed_forward=FeedForward(
-            residual_norm=norm,
-            width=config.size("n_inner", "intermediate_size", default=4 * hidden),
-            activation=act,
-            gated=gated,
-            gate_bias=gated and first,
-            up_bias=first,
-            down_bias=second,
-        ),
+    feed_forward = FeedForward(
+        width=config.size("n_inner", "intermediate_size", default=4 * hidden),
+        activation=act,
+        gated=gated,
+        gate_bias=gated and first,
+        up_bias=first,
+        down_bias=second,
     )
+    rotated = replace(plain, rotary=_rotary(config, plain.head_dim))
     stack = Stack(
-        vocab_size=config.size("vocab_size", default=30528),
         hidden_size=hidden,
+        stem=TokenStem(
+            vocab_size=config.size("vocab_size", default=30528),
+            segments=config.size("type_vocab_size", default=2, least=0),
+            norm=norm,
+        ),
+        layers=(layer(rotated, feed_forward, residual_norm=norm),) * _layers(config),
         max_length=config.size("n_positions", "max_position_embeddings", default=2048),
-        segments=config.size("type_vocab_size", default=2, least=0),
-        embedding_norm=norm,
-        layers=(layer,) * _layers(config),
     )
     pooler = Dense(outputs=hidden, activation="tanh")
     transform = Dense(outputs=hidden, activation=act, norm=norm)

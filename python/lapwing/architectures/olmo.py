@@ -5,11 +5,10 @@ Groeneveld et al. 2024, https://arxiv.org/abs/2402.00838
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ..checkpoint import Config
 from ..spec import Model, Norm
 from . import llama
+from ._common import edit
 from ._rope import rotary
 from .llama import tensors as tensors
 
@@ -20,5 +19,5 @@ def spec(config: Config, task: str) -> Model:
     if clip is not None and clip <= 0:
         raise config.wrong("clip_qkv", "a number above zero")
     layer = llama.layer(config, rotary(config, llama.head_dim(config)), norm, bias=(bias,) * 4)
-    layer = replace(layer, attention=replace(layer.attention, clip=clip))
+    layer = edit(layer, "attention", clip=clip)
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)

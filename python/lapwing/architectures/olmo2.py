@@ -6,11 +6,11 @@ OLMo Team 2025, https://arxiv.org/abs/2501.00656
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Layer, Model, Rotary
 from . import llama
+from ._common import edit, edit_blocks
 from ._names import Renamed
 from ._rope import rotary
 
@@ -26,16 +26,12 @@ def layer(config: Config, rotation: Rotary | None, window: int | None = None) ->
     """A layer with norms after its blocks, and on each head's queries and keys."""
     norm, bias = llama.rms(config), config.flag("attention_bias")
     one = llama.layer(config, rotation, None, bias=(bias,) * 4, window=window, head_norm=norm)
-    return replace(
-        one,
-        attention=replace(one.attention, output_norm=norm),
-        feed_forward=replace(one.feed_forward, output_norm=norm),
-    )
+    return edit_blocks(one, output_norm=norm)
 
 
 def over_all(one: Layer) -> Layer:
     """The layer with norms over all heads of a token together."""
-    return replace(one, attention=replace(one.attention, norm_over="all"))
+    return edit(one, "attention", norm_over="all")
 
 
 def spec(config: Config, task: str) -> Model:

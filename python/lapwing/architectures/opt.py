@@ -11,6 +11,7 @@ from dataclasses import replace
 from ..checkpoint import Config, Tensor
 from ..spec import Model, Norm
 from . import _gpt, llama
+from ._common import edit_blocks
 from ._gpt import LAYER
 from ._names import Renamed
 
@@ -39,11 +40,7 @@ def spec(config: Config, task: str) -> Model:
     norm = Norm(kind="layer", eps=1e-5, weight=trained, bias=trained)
     layer = _gpt.layer(config, norm, bias=bias, mlp_bias=bias)
     if not before:
-        layer = replace(
-            layer,
-            attention=replace(layer.attention, input_norm=None, residual_norm=norm),
-            feed_forward=replace(layer.feed_forward, input_norm=None, residual_norm=norm),
-        )
+        layer = edit_blocks(layer, input_norm=None, residual_norm=norm)
     hidden = config.size("hidden_size")
     width = config.size("word_embed_proj_dim", default=hidden)
     model = _gpt.decoder(config, task, layer, norm, placed=True)
@@ -52,7 +49,8 @@ def spec(config: Config, task: str) -> Model:
     if not before or config.flag("_remove_final_layer_norm"):
         stack = replace(stack, final_norm=None)
     if width != hidden:
-        stack = replace(stack, embedding_size=width, project_before_positions=True, output_size=width)
+        stem = replace(stack.stem, embedding_size=width, project_before_positions=True)
+        stack = replace(stack, stem=stem, output_size=width)
     return replace(model, decoder=stack)
 
 

@@ -6,7 +6,7 @@ Yang et al. 2024, https://arxiv.org/abs/2407.10671
 from __future__ import annotations
 
 from ..checkpoint import Config
-from ..spec import Layer, Model, Norm
+from ..spec import Model, Norm
 from . import llama
 from ._rope import rotary
 from .llama import tensors as tensors
@@ -27,13 +27,8 @@ def windows(config: Config) -> list[int | None]:
 def build(config: Config, task: str, *, bias: tuple[bool, bool, bool, bool], head_norm: Norm | None) -> Model:
     norm = llama.rms(config)
     rotation = rotary(config, llama.head_dim(config))
-    ffn = llama.feed_forward(config, norm)
     layers = [
-        Layer(
-            attention=llama.attention(config, rotation, norm, bias=bias, window=window, head_norm=head_norm),
-            feed_forward=ffn,
-        )
-        for window in windows(config)
+        llama.layer(config, rotation, norm, bias=bias, window=window, head_norm=head_norm) for window in windows(config)
     ]
     return llama.decoder(config, task, layers, norm)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..checkpoint import Config, Tensor
 from ..spec import Dense, Model, Rotary
 from . import _encoder, bert, electra
-from ._common import activation
+from ._common import activation, edit
 from ._encoder import layer_norm
 from ._names import Renamed
 
@@ -25,14 +25,14 @@ def spec(config: Config, task: str) -> Model:
     if config.flag("rotary_value"):
         raise config.wrong("rotary_value", "false")
     layer = bert.layer(config)
-    half = layer.attention.head_dim // 2
+    half = bert.head_dim(config) // 2
     rotation = Rotary(inv_freq=tuple(10000 ** (-j / half) for j in range(half)), interleaved=True)
-    layer = replace(layer, attention=replace(layer.attention, rotary=rotation))
+    layer = edit(layer, "attention", rotary=rotation)
     positions = config.size("max_position_embeddings", default=1536)
-    stack = replace(bert.encoder(config, layer, positions=positions, vocab=50000), positions=0)
+    stack = bert.encoder(config, layer, positions=positions, placed=False, vocab=50000)
     width = config.size("embedding_size", default=stack.hidden_size)
     if width != stack.hidden_size:
-        stack = replace(stack, embedding_size=width, embedding_projection_bias=True)
+        stack = replace(stack, stem=replace(stack.stem, embedding_size=width, projection_bias=True))
     act = activation(config, "hidden_act", default="gelu")
     dense = Dense(outputs=stack.hidden_size, activation=act)
     transform = Dense(outputs=width, activation=act, norm=layer_norm(config))

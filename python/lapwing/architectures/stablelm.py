@@ -12,6 +12,7 @@ from dataclasses import replace
 from ..checkpoint import Config, Tensor
 from ..spec import Model, Norm
 from . import llama
+from ._common import edit
 from ._names import Renamed, share
 from ._rope import rotary
 
@@ -34,10 +35,9 @@ def spec(config: Config, task: str) -> Model:
         norm,
         bias=(bias, bias, bias, False),
         head_norm=head_norm,
+        parallel=config.flag("use_parallel_residual"),
     )
-    layer = replace(
-        layer, attention=replace(layer.attention, norm_over="heads"), parallel=config.flag("use_parallel_residual")
-    )
+    layer = edit(layer, "attention", norm_over="heads")
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 
 

@@ -6,7 +6,6 @@ Lozhkov et al. 2024, https://arxiv.org/abs/2402.19173
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..checkpoint import Config, Tensor
 from ..spec import Model, Norm
@@ -36,9 +35,10 @@ def spec(config: Config, task: str) -> Model:
         rotary(config, llama.head_dim(config)),
         norm,
         bias=(bias,) * 4,
+        mlp_bias=bias,
+        gated=False,
         window=config.optional_size("sliding_window", most=1 << 30),
     )
-    layer = replace(layer, feed_forward=llama.feed_forward(config, norm, bias=bias, gated=False))
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 
 

@@ -6,10 +6,11 @@ Raffel et al. 2020, https://arxiv.org/abs/1910.10683; gated as in Shazeer 2020, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..checkpoint import Config, Tensor
-from ..spec import Attention, FeedForward, LanguageHead, Layer, Model, Norm, RelativeBias, Stack
-from ._common import activation, classifier
+from ..spec import Attention, CrossAttention, FeedForward, LanguageHead, Model, Norm, RelativeBias, Stack, TokenStem
+from ._common import activation, classifier, layer
 from ._names import Renamed, rename, tie
 from ._seq2seq import HEADS, SIDES, Side, refuse_halves, share, task_head
 
@@ -34,7 +35,7 @@ def encoder_only(task: str) -> bool:
     return task in ("features", "token-classification")
 
 
-def feed_forward(config: Config, norm: Norm) -> FeedForward:
+def feed_forward(config: Config) -> FeedForward:
     """``feed_forward_proj`` names the activation, after "gated-" where there is a gate."""
     word = config.word("feed_forward_proj")
     gated, _, name = word.rpartition("-")
@@ -43,7 +44,7 @@ def feed_forward(config: Config, norm: Norm) -> FeedForward:
     if word == "gated-gelu":
         name = "gelu_new"
     act = activation(config.with_values(feed_forward_proj=name), "feed_forward_proj", default="relu")
-    return FeedForward(input_norm=norm, width=config.size("d_ff"), activation=act, gated=bool(gated))
+    return FeedForward(width=config.size("d_ff"), activation=act, gated=bool(gated))
 
 
 def stack(config: Config, side: Side) -> Stack:
@@ -58,31 +59,19 @@ def stack(config: Config, side: Side) -> Stack:
     if distance <= exact:
         raise config.wrong("relative_attention_max_distance", f"more than {exact}, the distances with their own bucket")
 
-    def attend(causal: bool, bias: RelativeBias | None) -> Attention:
-        head_dim = config.size("d_kv")
-        return Attention(
-            input_norm=norm,
-            heads=heads,
-            kv_heads=heads,
-            head_dim=head_dim,
-            scale=1.0,
-            causal=causal,
-            relative_bias=bias,
-        )
-
-    layer = Layer(
-        attention=attend(decoder, RelativeBias(buckets=buckets, max_distance=distance, bidirectional=not decoder)),
-        cross_attention=attend(False, None) if decoder else None,
-        feed_forward=feed_forward(config, norm),
-    )
+    attend: dict[str, Any] = {"heads": heads, "kv_heads": heads, "head_dim": config.size("d_kv"), "scale": 1.0}
+    bias = RelativeBias(buckets=buckets, max_distance=distance, bidirectional=not decoder)
+    attention = Attention(**attend, causal=decoder, relative_bias=bias)
+    crossed = [CrossAttention(**attend)] if decoder else []
+    one = layer(attention, *crossed, feed_forward(config), input_norm=norm)
     layers = config.size("num_layers")
     if decoder:
         layers = config.size("num_decoder_layers", default=layers)
     return Stack(
-        vocab_size=config.size("vocab_size"),
         hidden_size=config.size("d_model"),
+        stem=TokenStem(vocab_size=config.size("vocab_size")),
+        layers=(one,) * layers,
         max_length=MAX_LENGTH,
-        layers=(layer,) * layers,
         final_norm=norm,
     )
 
@@ -131,7 +120,7 @@ def build(config: Config, task: str, *, scaled: bool) -> Model:
     if head is not None:
         return Model(encoder=encoder, decoder=decoder, head=head)
     scale = decoder.hidden_size**-0.5 if scaled else 1.0
-    language = LanguageHead(vocab_size=decoder.vocab_size, scale=scale)
+    language = LanguageHead(vocab_size=decoder.stem.vocab_size, scale=scale)
     return Model(encoder=encoder, decoder=decoder, language_head=language)
 
 

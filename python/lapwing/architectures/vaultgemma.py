@@ -11,6 +11,7 @@ from dataclasses import replace
 from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import gemma2, llama
+from ._common import edit_blocks
 from ._names import Renamed, plus_one
 
 DEFAULTS = gemma2.DEFAULTS
@@ -20,15 +21,8 @@ NAMES = {**llama.NAMES, "decoder.layers.{i}.feed_forward.input_norm": "layers.{i
 def spec(config: Config, task: str) -> Model:
     model = gemma2.spec(config, task)
     assert model.decoder is not None
-    layers = [
-        replace(
-            one,
-            attention=replace(one.attention, output_norm=None),
-            feed_forward=replace(one.feed_forward, output_norm=None),
-        )
-        for one in model.decoder.layers
-    ]
-    return replace(model, decoder=replace(model.decoder, layers=tuple(layers)))
+    layers = tuple(edit_blocks(one, output_norm=None) for one in model.decoder.layers)
+    return replace(model, decoder=replace(model.decoder, layers=layers))
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

@@ -38,7 +38,7 @@ def spec(config: Config, task: str) -> Model:
     layer = pre_norm(bert.layer(config), norm)
     positions = config.size("max_position_embeddings") - roberta.first_position(config)
     stack = bert.encoder(config, layer, positions=positions)
-    return roberta.heads(config, task, replace(stack, embedding_norm=None, final_norm=norm))
+    return roberta.heads(config, task, replace(stack, stem=replace(stack.stem, norm=None), final_norm=norm))
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

@@ -10,30 +10,25 @@ import argparse
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .. import _core
+from .. import _core, cost
 from ..errors import OptionError
 from ..models.encoder import TextEncoder
 from ..models.generator import TextGenerator
 from ..models.seq2seq import Seq2Seq
 from ..progress import Progress
-from ..results import ModelInfo
-from ..spec import Attention, FeedForward, Layer, Stack
+from ..spec import CrossAttention, Stack
 from .text import load, progress, write_json
 
 SHORT, LONG = 16, 256
 """Tokens of the texts that encoders read."""
 PROMPT, CONTEXT, TOKENS = 512, 16, 32
 """Tokens of a prompt, tokens before decoding and new tokens, unless options say otherwise."""
-WEIGHT_BYTES = {"f32": 4.0, "bf16": 2.0, "f16": 2.0, "q8": 1.0625, "q6": 0.8125, "q4": 0.5547}
-"""Bytes of a weight, with its part of the scales."""
-KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8": 1.0}
-"""Bytes of a number of a cached key or value."""
 
 
 @dataclass(frozen=True)
@@ -169,13 +164,7 @@ def prefill(model: TextGenerator, length: int) -> Work:
         prompt = tokens(model, length, next(seeds))
         model.generate_ids(prompt, max_tokens=1, temperature=0, ignore_eos=True)
 
-    stack = _decoder(model)
-    work = products(stack, length)
-    last = stack.layers[-1]
-    if last.attention.causal:
-        # Of all tokens but the last one the last layer computes keys and values alone.
-        work -= (length - 1) * (_matrices([last], stack) - _keys(last.attention, stack.hidden_size))
-        work -= _scores(last.attention, length - 1)
+    work = cost.prefill(_decoder(model), length)
     return Work(f"prefill {length}", "tokens", run, length, multiply_adds=float(work))
 
 
@@ -202,9 +191,9 @@ def decode(model: TextGenerator, steps: int, batch: int, context: int) -> Work:
         generation.advance(steps)
         left -= steps
 
-    stack = _decoder(model)
-    cached = sum(_cached(layer.attention) for layer in stack.layers)
-    read = step_bytes(model) + batch * context * cached * KV_BYTES[model.info().kv]
+    stack, info = _decoder(model), model.info()
+    read = cost.step_bytes(stack, info, batch)
+    read += batch * cost.state_bytes(cost.of_layers(stack), info, context)
     name = f"decode {batch} x {steps} after {context}"
     return Work(name, "tokens", run, steps * batch, bytes=float(read) * steps, prepare=prepare)
 
@@ -229,22 +218,23 @@ def translate(model: Seq2Seq, steps: int, count: int, beams: int) -> Work:
     # The sources once: the encoder, and the keys and values of each cross-attention.
     encoder, stack = model.spec.encoder, _decoder(model)
     assert encoder is not None
-    crossed = [layer.cross_attention for layer in stack.layers if layer.cross_attention is not None]
-    keys = sum(_keys(block, stack.hidden_size) for block in crossed)
-    work = sum(products(encoder, length) + keys * length for length in lengths)
+    blocks = [block for layer in stack.layers for block in layer.blocks]
+    crossed = cost.of_blocks((b for b in blocks if isinstance(b.body, CrossAttention)), stack.hidden_size)
+    rest = [block for block in blocks if not isinstance(block.body, CrossAttention)]
+    own = cost.of_blocks(rest, stack.hidden_size, rows=count * beams)
+    work = sum(cost.products(encoder, length) + crossed.keys * length for length in lengths)
     # Then each new token: one text of a source in the first step, all its beams in the others.
-    body = _matrices(stack.layers, stack) + sum(_attention(block, stack.hidden_size) for block in crossed) - keys
-    head = stack.vocab_size * stack.hidden_size
+    head = stack.stem.vocab_size * stack.hidden_size
     texts = 1 + (steps - 1) * beams
-    work += count * texts * (body + head)
-    work += beams * count * sum(_scores(layer.attention, steps) for layer in stack.layers)
-    work += texts * sum(2 * block.heads * block.head_dim * sum(lengths) for block in crossed)
+    work += count * texts * (own.products + crossed.products + head)
+    work += beams * count * cost.stack_scores(stack, steps)
+    work += texts * sum(lengths) * crossed.pairs
     info = model.info()
-    weight, table = _weight_bytes(info)
-    size = KV_BYTES[info.kv]
-    read = (_matrices(encoder.layers, encoder) + keys + body * steps) * weight + head * steps * table
-    read += size * steps * sum(lengths) * sum(_cached(block) for block in crossed)
-    read += size * count * beams * steps * (steps + 1) / 2 * sum(_cached(layer.attention) for layer in stack.layers)
+    weight, table = cost.weight_bytes(info)
+    read = (cost.of_layers(encoder, sum(lengths)).read + crossed.keys) * weight
+    read += steps * ((own.read + crossed.products) * weight + head * table)
+    read += steps * cost.state_bytes(crossed, info, sum(lengths))
+    read += count * beams * sum(cost.state_bytes(own, info, length + 1) for length in range(steps))
     name = f"{beams} beams, {count} sources"
     return Work(name, "target tokens", run, steps * count, multiply_adds=float(work), bytes=float(read))
 
@@ -252,7 +242,7 @@ def translate(model: Seq2Seq, steps: int, count: int, beams: int) -> Work:
 def encode(model: Any, length: int, count: int) -> Work:
     """Hidden states of texts of one length in tokens."""
     texts = [tokens(model, length, seed) for seed in range(count)]
-    work = products(model.spec.encoder or model.spec.decoder, length) * count
+    work = cost.products(model.spec.encoder or model.spec.decoder, length) * count
 
     def run() -> None:
         model.hidden_states(texts)
@@ -271,64 +261,10 @@ def embed(model: TextEncoder, length: int, count: int) -> Work:
     def run() -> None:
         model.embed(texts, truncate=True, max_tokens=length)
 
-    work = sum(products(stack, length) for length in lengths)
+    work = sum(cost.products(stack, length) for length in lengths)
     return Work(f"embed {count} x {length}", "texts", run, count, multiply_adds=float(work))
-
-
-def products(stack: Stack, length: int) -> int:
-    """Multiply-adds of a sequence: of all matrices of the layers, of the scores and of the sums of values."""
-    return _matrices(stack.layers, stack) * length + sum(_scores(layer.attention, length) for layer in stack.layers)
 
 
 def _decoder(model: Any) -> Stack:
     stack: Stack = model.spec.decoder
     return stack
-
-
-def step_bytes(model: Any) -> int:
-    """Bytes of weights that one step of decoding reads: all matrices, but of an embedding of its own only a row."""
-    stack, info = _decoder(model), model.info()
-    table = stack.vocab_size * (stack.embedding_size or stack.hidden_size)
-    tied = info.parameters < _matrices(stack.layers, stack) + 2 * table
-    if tied:
-        return int(info.bytes)
-    # Both tables have the same type and shape: what is left when one is gone.
-    return int(info.bytes - table * _weight_bytes(info)[1])
-
-
-def _weight_bytes(info: ModelInfo) -> tuple[float, float]:
-    """Bytes of a weight of a model's layers, and of its tables of tokens."""
-    if "q4" in info.weight_types:
-        return WEIGHT_BYTES["q4"], WEIGHT_BYTES["q6"]
-    heaviest = WEIGHT_BYTES[max(info.weight_types, key=lambda name: info.weight_types[name])]
-    return heaviest, heaviest
-
-
-def _matrices(layers: Sequence[Layer], stack: Stack) -> int:
-    """Weights of the matrices of some layers of a stack, which are multiply-adds for each token."""
-    return sum(_attention(layer.attention, stack.hidden_size) + _inner(layer.feed_forward, stack) for layer in layers)
-
-
-def _attention(block: Attention, hidden: int) -> int:
-    return 2 * hidden * block.heads * block.head_dim + _keys(block, hidden)
-
-
-def _keys(block: Attention, hidden: int) -> int:
-    """Of keys and values alone."""
-    return hidden * _cached(block)
-
-
-def _cached(block: Attention) -> int:
-    """Numbers of a token's keys and values."""
-    return 2 * block.kv_heads * block.head_dim
-
-
-def _scores(block: Attention, length: int) -> int:
-    """Multiply-adds of scores and sums of values of all tokens of a sequence, each with the tokens that it sees."""
-    span = min(block.window or length, length)
-    pairs = length * span - span * (span - 1) // 2  # the token itself and those before it
-    return 2 * block.heads * block.head_dim * (pairs if block.causal else 2 * pairs - length)
-
-
-def _inner(block: FeedForward, stack: Stack) -> int:
-    return (3 if block.gated else 2) * stack.hidden_size * block.width

@@ -118,7 +118,7 @@ class BaseModel:
             kv=str(facts["kv"]),
             isa=str(facts["isa"]),
             threads=int(facts["threads"]),
-            vocab_size=0 if stack is None else stack.vocab_size,
+            vocab_size=0 if stack is None else stack.stem.vocab_size,
             max_length=self.max_length,
         )
 
@@ -162,7 +162,7 @@ class BaseModel:
     def _logit_tokens(self, batch_tokens: int) -> int:
         """``batch_tokens``, less where the vocabulary is large."""
         stack = self.spec.decoder or self.spec.encoder
-        width = 1 if stack is None else stack.vocab_size
+        width = 1 if stack is None else stack.stem.vocab_size
         return min(arguments.whole("batch_tokens", batch_tokens), max(1, LOGIT_BYTES // (4 * width)))
 
     def _map(
@@ -197,8 +197,8 @@ class BaseModel:
 
 def stack_length(stack: Any) -> int | None:
     """The longest sequence of a stack: its position table's rows, or the bound of the configuration."""
-    if stack.positions:
-        return int(stack.positions)
+    if stack.stem.positions:
+        return int(stack.stem.positions)
     return int(stack.max_length) if stack.max_length else None
 
 

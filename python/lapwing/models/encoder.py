@@ -482,7 +482,7 @@ class TextEncoder(BaseModel):
         flat, starts = ragged([encoding.ids for encoding in batch])
         stack = self._stack
         segments = None
-        if stack is not None and stack.segments > 1:
+        if stack is not None and stack.stem.segments > 1:
             segments = ragged([encoding.type_ids for encoding in batch])[0]
         return flat, starts, segments
 
@@ -509,7 +509,7 @@ class TextEncoder(BaseModel):
         A head over whole texts reads the state at the last end token; what follows that cannot change it.
         """
         ends = id_list(self.config.get("eos_token_id"), "eos_token_id")
-        most = self.spec.decoder.vocab_size - 1 if self.spec.decoder is not None else 0
+        most = self.spec.decoder.stem.vocab_size - 1 if self.spec.decoder is not None else 0
         start = self.config.optional_size("decoder_start_token_id", least=0, most=most)
         if start is None or self._parts.architecture == "mbart":
             start = ids[-1]  # the language, in mBART
@@ -528,14 +528,14 @@ class TextEncoder(BaseModel):
     def _checked(self, lists: Sequence[Any], segment_lists: Sequence[Any] | None) -> tuple[Any, Any, Any]:
         """Ids of all sequences, their borders, and segments where the model has any."""
         stack = self._stack
-        checked = [self._check_ids(sequence, stack.vocab_size, self.max_length) for sequence in lists]
+        checked = [self._check_ids(sequence, stack.stem.vocab_size, self.max_length) for sequence in lists]
         flat, starts = ragged(checked)
         if segment_lists is None:
             return flat, starts, None
-        kinds = [self._check_ids(part, max(stack.segments, 1), None, "segment_ids") for part in segment_lists]
+        kinds = [self._check_ids(part, max(stack.stem.segments, 1), None, "segment_ids") for part in segment_lists]
         if [len(part) for part in kinds] != [len(part) for part in checked]:
             raise OptionError("segment_ids has other lengths than ids: expected one for each token")
-        return flat, starts, ragged(kinds)[0] if stack.segments else None
+        return flat, starts, ragged(kinds)[0] if stack.stem.segments else None
 
 
 def _content(ids: IdList, padding: Any) -> int:

@@ -45,7 +45,7 @@ class TextGenerator(BaseModel):
     @property
     def _vocab_size(self) -> int:
         stack = self.spec.decoder
-        return 0 if stack is None else stack.vocab_size
+        return 0 if stack is None else stack.stem.vocab_size
 
     # -- text level ----------------------------------------------------------------------------------
 

@@ -228,7 +228,7 @@ class Seq2Seq(BaseModel):
     # -- inside --------------------------------------------------------------------------------------
 
     def _vocab(self, stack: Any) -> int:
-        return 0 if stack is None else int(stack.vocab_size)
+        return 0 if stack is None else int(stack.stem.vocab_size)
 
     def _check_source(self, ids: IdList) -> list[int]:
         return self._check_ids(ids, self._vocab(self.spec.encoder), self.max_source_length, "source")
