@@ -4,9 +4,10 @@
 //! The instructions of the two extensions are in assembly: stable Rust has no intrinsics for them. Kernels are
 //! generic bodies over [`Dots`], inlined into functions that are compiled for the extension ([`entry!`]).
 
+use super::layout::Layout;
+use super::panel::GROUP;
 use super::quantized::SCALE_BIAS;
-use super::strips::{GROUP, Kind};
-use crate::simd::widen_half;
+use crate::simd::f16_to_f32;
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -79,7 +80,7 @@ pub unsafe fn words<const M: usize>(x: *const i32) -> int32x4_t {
 #[inline(always)]
 pub unsafe fn halves(at: *const u8) -> float32x4_t {
     // SAFETY: as promised.
-    widen_half(unsafe { vld1_u16(at.cast()) })
+    f16_to_f32(unsafe { vld1_u16(at.cast()) })
 }
 
 /// Scales of 16 outputs, stored as f16 with a bias.
@@ -124,19 +125,19 @@ impl Codes for Biased {
 /// Sums of products over a group of 32 inputs.
 pub trait Dots {
     /// How 16-bit activations are prepared.
-    const WIDE: Kind;
+    const I16_LAYOUT: Layout;
 
     /// With 8-bit activations: words of four inputs `[quad 8][M]`.
     ///
     /// # Safety
     /// The instructions are there; a group of codes lies behind `w`, one of activations and another word behind `x`.
-    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
+    unsafe fn dot_i8<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
 
-    /// With 16-bit activations, prepared as [`Dots::WIDE`] says, and codes that are [`Biased`].
+    /// With 16-bit activations, prepared as [`Dots::I16_LAYOUT`] says, and codes that are [`Biased`].
     ///
     /// # Safety
-    /// As `narrow`.
-    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
+    /// As `dot_i8`.
+    unsafe fn dot_i16<const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
 }
 
 #[inline(always)]
@@ -149,11 +150,11 @@ fn zero<const M: usize>() -> Sums<M> {
 pub struct Plain;
 
 impl Dots for Plain {
-    const WIDE: Kind = Kind::Pairs;
+    const I16_LAYOUT: Layout = Layout::I16Pairs;
 
     /// Products of two quads fit 16 bits (2 * 128 * 127), which are then added in pairs.
     #[inline(always)]
-    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i8<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         let mut out = zero();
         // SAFETY: as promised.
         unsafe {
@@ -194,7 +195,7 @@ impl Dots for Plain {
     }
 
     #[inline(always)]
-    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i16<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         let mut s = zero();
         // SAFETY: as promised.
         unsafe {
@@ -284,7 +285,7 @@ impl Dotprod {
     /// Sums of a plane of activations, `[quad 8][M]`.
     ///
     /// # Safety
-    /// As [`Dots::narrow`].
+    /// As [`Dots::dot_i8`].
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
     unsafe fn plane<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
@@ -324,16 +325,16 @@ unsafe fn join<const M: usize>(high: Sums<M>, mut low: Sums<M>) -> Sums<M> {
 }
 
 impl Dots for Dotprod {
-    const WIDE: Kind = Kind::Planes;
+    const I16_LAYOUT: Layout = Layout::I16Planes;
 
     #[inline(always)]
-    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i8<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
         unsafe { Dotprod::plane::<C, M>(w, x) }
     }
 
     #[inline(always)]
-    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i16<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
         unsafe {
             let high = Dotprod::plane::<Biased, M>(w, x);
@@ -374,7 +375,7 @@ impl I8mm {
     /// Sums of a plane of activations, `[quad 8][M]`.
     ///
     /// # Safety
-    /// As [`Dots::narrow`].
+    /// As [`Dots::dot_i8`].
     #[inline]
     #[target_feature(enable = "neon,dotprod,i8mm")]
     unsafe fn plane<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
@@ -435,26 +436,26 @@ impl I8mm {
 }
 
 impl Dots for I8mm {
-    const WIDE: Kind = Kind::Planes;
+    const I16_LAYOUT: Layout = Layout::I16Planes;
 
     /// A row alone has no pair.
     #[inline(always)]
-    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i8<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
         unsafe {
             if M == 1 {
-                return [Dotprod::narrow::<C, 1>(w, x)[0]; M];
+                return [Dotprod::dot_i8::<C, 1>(w, x)[0]; M];
             }
             I8mm::plane::<C, M>(w, x)
         }
     }
 
     #[inline(always)]
-    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i16<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
         unsafe {
             if M == 1 {
-                return [Dotprod::wide::<1>(w, x)[0]; M];
+                return [Dotprod::dot_i16::<1>(w, x)[0]; M];
             }
             let high = I8mm::plane::<Biased, M>(w, x);
             join(high, I8mm::plane::<Biased, M>(w, x.add(QUADS * M)))

@@ -1,7 +1,9 @@
 //! What the quantized types share: panels of blocks of 256 inputs, and the loops around their kernels.
 
-use super::strips::{GROUP, GROUPS, Kind, Strips};
-use super::{Matrix, PANEL};
+use super::activations::PackedActivations;
+use super::layout::Layout;
+use super::matrix::Matrix;
+use super::panel::{GROUP, GROUPS, PANEL};
 use crate::simd::{Level, prefetch_at};
 use crate::tensor::{Buffer, sized};
 use std::ops::Range;
@@ -14,7 +16,7 @@ const BLOCKS_AT_ONCE: usize = 2;
 
 /// Bytes ahead of the reading that some kernels ask the memory for.
 #[cfg(target_arch = "x86_64")]
-pub const AHEAD: usize = 8 * 1024;
+pub const PREFETCH_BYTES: usize = 8 * 1024;
 
 /// M rows by 16 outputs: `(blocks, groups, w, x, x_stride, c, ahead, lines, first)`.
 ///
@@ -29,7 +31,7 @@ pub type PairKernel =
 
 /// Kernels of an instruction set, by number of rows - 1.
 pub struct Kernels {
-    pub kind: Kind,
+    pub layout: Layout,
     /// For one tile, which reads weights from memory.
     pub few: &'static [Kernel],
     /// For tile after tile over the same weights.
@@ -42,7 +44,7 @@ pub struct Kernels {
 
 /// Most activations whose strips are by rows: where they stay in a core's own cache, kernels read them as fast as interleaved ones,
 /// and they are made in less time. Measured on Zen 5.
-const MOST_BY_ROWS: usize = 192 * 1024;
+const MAX_BY_ROWS: usize = 192 * 1024;
 
 impl Kernels {
     /// Rows in a tile, where there are so many.
@@ -52,7 +54,7 @@ impl Kernels {
 
     /// Whether strips of activations `[rows, inputs]` are by rows, or interleaved.
     pub fn prefers_rows(&self, rows: usize, inputs: usize) -> bool {
-        self.by_rows.is_some() && rows > self.few.len() && rows * inputs <= MOST_BY_ROWS
+        self.by_rows.is_some() && rows > self.few.len() && rows * inputs <= MAX_BY_ROWS
     }
 }
 
@@ -78,29 +80,29 @@ pub struct Blocks {
     /// Bytes of one.
     pub bytes: fn(usize) -> usize,
     /// How it is turned into one that the kernels read, where they do not read it as it is.
-    pub widening: Option<Widening>,
+    pub unpacking: Option<Unpacking>,
 }
 
 /// See [`Blocks`].
-pub struct Widening {
-    /// Bytes of a wide block.
+pub struct Unpacking {
+    /// Bytes of a unpacked block.
     pub bytes: fn(usize) -> usize,
-    pub widen: fn(Level, usize, &[u8], &mut [u8]),
+    pub unpack: fn(Level, usize, &[u8], &mut [u8]),
 }
 
 /// Products of some panels with some tiles; `out: [panel][row][16]`. `memory` is a thread's own.
 pub fn product(
     level: Level,
     kernels: &Kernels,
-    Blocks { bytes: block_bytes, widening }: &Blocks,
+    Blocks { bytes: block_bytes, unpacking }: &Blocks,
     w: &Matrix,
     panels: Range<usize>,
-    s: &Strips,
+    packed: &PackedActivations,
     tiles: Range<usize>,
     memory: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    let (first_row, rows) = s.rows_of(&tiles);
+    let (first_row, rows) = packed.rows_of(&tiles);
     assert!(out.len() >= panels.len() * rows * PANEL, "room for the results");
     let (whole, rest) = shape(w.inputs());
     if whole + rest == 0 {
@@ -108,15 +110,15 @@ pub fn product(
         return;
     }
     let size = block_bytes(GROUPS);
-    let x_stride = s.rows * kernels.kind.words();
-    if tiles.len() == 1 && !s.by_rows && widening.is_none() {
+    let x_stride = packed.rows * kernels.layout.words();
+    if tiles.len() == 1 && !packed.by_rows && unpacking.is_none() {
         // Weights are read once: panel by panel, as they lie in memory.
         let (tile, m) = (tiles.start, rows);
         for (c, panel) in out.chunks_exact_mut(m * PANEL).zip(panels) {
             let w = w.panel(panel);
             for (block, length, groups) in [(0, whole, GROUPS), (whole, 1, rest)] {
                 if length * groups > 0 {
-                    let x = strip(kernels, s, block, length, tile);
+                    let x = tile_activations(kernels, packed, block, length, tile);
                     let (w, c) = (w[block * size..].as_ptr(), c.as_mut_ptr());
                     // SAFETY: the kernels are of a level that the machine has; the panel holds `length` blocks of these
                     // groups from `block` on, the strip as many, and `c` has room for all rows.
@@ -127,7 +129,7 @@ pub fn product(
         return;
     }
     let (many, pairs) = match kernels.by_rows {
-        Some(by_rows) if s.by_rows => by_rows,
+        Some(by_rows) if packed.by_rows => by_rows,
         _ => (kernels.many, kernels.pairs),
     };
     let stride = whole * size + if rest > 0 { block_bytes(rest) } else { 0 };
@@ -141,15 +143,15 @@ pub fn product(
                 if block < whole { (BLOCKS_AT_ONCE.min(whole - block), GROUPS) } else { (1, rest) };
             let first = block == 0;
             let here = &both[block * size..];
-            let (weights, w_stride) = match widening {
-                Some(Widening { bytes: wide_bytes, widen }) => {
-                    let wide = wide_bytes(groups);
-                    let memory = bytes(memory, side_by_side * length * wide);
-                    for (i, memory) in memory.chunks_exact_mut(wide).enumerate() {
+            let (weights, w_stride) = match unpacking {
+                Some(Unpacking { bytes: unpacked_bytes, unpack }) => {
+                    let size_unpacked = unpacked_bytes(groups);
+                    let memory = bytes(memory, side_by_side * length * size_unpacked);
+                    for (i, memory) in memory.chunks_exact_mut(size_unpacked).enumerate() {
                         let from = &here[i / length * stride + i % length * size..];
-                        widen(level, groups, &from[..block_bytes(groups)], memory);
+                        unpack(level, groups, &from[..block_bytes(groups)], memory);
                     }
-                    (memory.as_ptr(), length * wide)
+                    (memory.as_ptr(), length * size_unpacked)
                 }
                 None => (here.as_ptr(), stride),
             };
@@ -161,13 +163,13 @@ pub fn product(
                 side_by_side * stride - block * size
             });
             for (t, tile) in tiles.clone().enumerate() {
-                let (start, m) = s.tiles[tile];
-                let x = strip(kernels, s, block, length, tile);
+                let (start, m) = packed.tiles[tile];
+                let x = tile_activations(kernels, packed, block, length, tile);
                 let (at, last) = (p * rows + start - first_row, (side_by_side - 1) * rows);
                 let c = out[at * PANEL..][..(last + m) * PANEL].as_mut_ptr();
                 let next = next.wrapping_add(t * lines * length * 64);
                 // Kernels ask for panels as far apart as those that they read.
-                let lines = if widening.is_some() {
+                let lines = if unpacking.is_some() {
                     for i in 0..side_by_side {
                         prefetch_at(next.wrapping_add(i * stride), lines * length * 64);
                     }
@@ -201,9 +203,15 @@ pub fn bytes(memory: &mut Buffer<f32>, length: usize) -> &mut [u8] {
 }
 
 /// The strip of a tile from a block on, which holds `length` blocks.
-pub fn strip(kernels: &Kernels, s: &Strips, block: usize, length: usize, tile: usize) -> *const i32 {
-    let (x, words) = (s.codes(kernels.kind, block, tile), kernels.kind.words());
-    assert!(x.len() >= (length - 1) * s.rows * words + s.tiles[tile].1 * words, "whole strips");
+pub fn tile_activations(
+    kernels: &Kernels,
+    packed: &PackedActivations,
+    block: usize,
+    length: usize,
+    tile: usize,
+) -> *const i32 {
+    let (x, words) = (packed.codes(kernels.layout, block, tile), kernels.layout.words());
+    assert!(x.len() >= (length - 1) * packed.rows * words + packed.tiles[tile].1 * words, "whole strips");
     x.as_ptr()
 }
 
@@ -214,7 +222,7 @@ pub mod avx2 {
     use std::arch::x86_64::*;
 
     /// Most rows whose sums for 16 outputs fit into the registers.
-    pub const MOST: usize = 6;
+    pub const MAX_ROWS: usize = 6;
 
     /// A function `products` that adds products of M rows and 16 outputs to their sums: in each of some steps two vectors of
     /// weights, in ymm12 and ymm13, with a word of each row, in ymm14, which `$step!(sum sum)` says how to multiply; ymm15 is free.
@@ -231,7 +239,7 @@ pub mod avx2 {
                 steps: usize,
                 w: *const u8,
                 x: *const i32,
-                sums: &mut [[__m256i; 2]; $crate::matmul::quantized::avx2::MOST],
+                sums: &mut [[__m256i; 2]; $crate::matmul::quantized::avx2::MAX_ROWS],
             ) {
                 macro_rules! row {
                     ($row:literal $a:literal $b:literal) => {
@@ -313,7 +321,7 @@ pub mod avx512 {
     /// Asks for the weights that come next, of P panels.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub fn ask<const P: usize>(ahead: *const u8, lines: usize, w_stride: usize) {
+    pub fn prefetch<const P: usize>(ahead: *const u8, lines: usize, w_stride: usize) {
         for i in 0..lines {
             for p in 0..P {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(p * w_stride + 64 * i).cast());
@@ -329,14 +337,14 @@ pub mod avx512 {
 
     /// The kernels of a type, from one function generic over rows, panels and whether it asks for memory as it goes.
     macro_rules! kernels {
-        ($features:literal, $tile:ident, $name:ident, $kind:expr) => {
+        ($features:literal, $tile:ident, $name:ident, $layout:expr) => {
             pub static $name: $crate::matmul::quantized::Kernels = {
                 use $crate::matmul::quantized::{Kernel, Kernels, PairKernel};
 
                 /// # Safety
                 /// See [`Kernel`].
                 #[target_feature(enable = $features)]
-                unsafe fn one<const M: usize, const SPREAD: bool, const ROWS: bool>(
+                unsafe fn one<const M: usize, const PREFETCH: bool, const ROWS: bool>(
                     blocks: usize,
                     groups: usize,
                     w: *const u8,
@@ -349,7 +357,7 @@ pub mod avx512 {
                 ) {
                     // SAFETY: as promised by the caller.
                     unsafe {
-                        $tile::<M, 1, SPREAD, ROWS>(
+                        $tile::<M, 1, PREFETCH, ROWS>(
                             blocks, groups, w, x, x_stride, c, ahead, lines, first, 0, 0,
                         );
                     }
@@ -379,16 +387,16 @@ pub mod avx512 {
                     }
                 }
 
-                const fn ones<const SPREAD: bool, const ROWS: bool>() -> [Kernel; 8] {
+                const fn ones<const PREFETCH: bool, const ROWS: bool>() -> [Kernel; 8] {
                     [
-                        one::<1, SPREAD, ROWS>,
-                        one::<2, SPREAD, ROWS>,
-                        one::<3, SPREAD, ROWS>,
-                        one::<4, SPREAD, ROWS>,
-                        one::<5, SPREAD, ROWS>,
-                        one::<6, SPREAD, ROWS>,
-                        one::<7, SPREAD, ROWS>,
-                        one::<8, SPREAD, ROWS>,
+                        one::<1, PREFETCH, ROWS>,
+                        one::<2, PREFETCH, ROWS>,
+                        one::<3, PREFETCH, ROWS>,
+                        one::<4, PREFETCH, ROWS>,
+                        one::<5, PREFETCH, ROWS>,
+                        one::<6, PREFETCH, ROWS>,
+                        one::<7, PREFETCH, ROWS>,
+                        one::<8, PREFETCH, ROWS>,
                     ]
                 }
                 // Twelve sums, as many totals, and what they are made of fit into 32 registers.
@@ -403,7 +411,7 @@ pub mod avx512 {
                     ]
                 }
                 Kernels {
-                    kind: $kind,
+                    layout: $layout,
                     few: &ones::<true, false>(),
                     many: &ones::<false, false>(),
                     pairs: &twos::<false>(),

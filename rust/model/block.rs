@@ -166,7 +166,7 @@ impl Workspace {
             Source::Through(None) => Input::from(&self.x[..n]),
             Source::Through(Some(norm)) => {
                 normalize = |row: usize, x: &[f32], to: &mut [f32]| norm.row(row, x, to);
-                Input { values: &self.x[..n], before: Some(&normalize) }
+                Input { values: &self.x[..n], prologue: Some(&normalize) }
             }
         };
         linear(pass.team, &mut self.product, input, pass.rows, targets);

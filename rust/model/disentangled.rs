@@ -4,8 +4,8 @@
 use super::block::{Pass, Watch, Workspace};
 use super::spec;
 use super::weights::{AttentionWeights, ConvolutionWeights, Linear};
+use crate::matmul::dense::{Shape, multiply};
 use crate::matmul::linear;
-use crate::matmul::micro::{Shape, multiply};
 use crate::simd::{exp, level, multiversion};
 use crate::tensor::Disjoint;
 

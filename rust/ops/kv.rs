@@ -6,7 +6,7 @@
 //! head has a scale of its own, `[kv_head][32]`, for keys and for values.
 
 use crate::error::{Error, Result};
-use crate::simd::{level, multiversion, narrow, prefetch};
+use crate::simd::{level, multiversion, prefetch, to_f16};
 use crate::tensor::Buffer;
 use crate::threads::Team;
 use std::ops::Range;
@@ -317,11 +317,11 @@ impl Segment {
                         let from = i * width + head * dim;
                         for start in (0..dim).step_by(64) {
                             let m = (dim - start).min(64);
-                            narrow(&keys[from + start..][..m], &mut half[..m]);
+                            to_f16(&keys[from + start..][..m], &mut half[..m]);
                             for (d, &key) in half[..m].iter().enumerate() {
                                 k[(start + d) * BLOCK + slot + i] = key;
                             }
-                            narrow(&values[from + start..][..m], &mut v[(slot + i) * dim + start..][..m]);
+                            to_f16(&values[from + start..][..m], &mut v[(slot + i) * dim + start..][..m]);
                         }
                     }
                 }

@@ -438,7 +438,7 @@ mod tests {
         let values = numbers(rows * 48, 2);
         for level in Level::present() {
             let (mut want, mut got) = ([Tally::default(); 3], [Tally::default(); 3]);
-            tally_at(Level::Scalar, &values, n, true, &mut want);
+            tally_at(Level::SCALAR, &values, n, true, &mut want);
             tally_at(level, &values, n, true, &mut got);
             for (a, b) in want.iter().zip(&got) {
                 assert_eq!(

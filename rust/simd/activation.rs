@@ -1,6 +1,8 @@
 //! Activation functions, element by element.
 
-use super::{LANES, Vector, erf, exp, multiversion, sigmoid, tanh};
+use super::lanes::{LANES, Vector};
+use super::level::multiversion;
+use super::math::{erf, exp, sigmoid, tanh};
 
 /// Activations by name, as in the description of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -112,7 +114,7 @@ mod tests {
             let x: Vec<f32> = (0..length).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.21).collect();
             for activation in Activation::ALL {
                 let mut want = x.clone();
-                activate_at(Level::Scalar, activation, &mut want);
+                activate_at(Level::SCALAR, activation, &mut want);
                 for level in Level::present() {
                     let mut got = x.clone();
                     activate_at(level, activation, &mut got);

@@ -4,7 +4,7 @@
 //! others (`x86`, `neon`) hold registers. All operations are IEEE operations lane by lane, and a sum of the lanes
 //! has one order, so every type gives the same bits.
 
-use super::multiversion;
+use super::level::multiversion;
 use half::f16;
 use std::ops::{Add, Div, Mul, Sub};
 
@@ -300,7 +300,7 @@ multiversion! {
 
 multiversion! {
     /// f16 values, by their bits, as f32; `out` is as long as `stored`.
-    pub fn widen / widen_at(stored: &[u16], out: &mut [f32]) {
+    pub fn to_f32 / to_f32_at(stored: &[u16], out: &mut [f32]) {
         let (mut from, mut to) = (stored.chunks_exact(LANES), out.chunks_exact_mut(LANES));
         for (from, to) in (&mut from).zip(&mut to) {
             Lanes::from_half(from.try_into().expect("sixteen values")).store(to);
@@ -314,7 +314,7 @@ multiversion! {
 
 multiversion! {
     /// The nearest f16 values, ties to even, by their bits; `out` is as long as `x`.
-    pub fn narrow / narrow_at(x: &[f32], out: &mut [u16]) {
+    pub fn to_f16 / to_f16_at(x: &[f32], out: &mut [u16]) {
         for (from, to) in x.chunks(LANES).zip(out.chunks_mut(LANES)) {
             to.copy_from_slice(&Lanes::load_or(from, 0.0).to_half()[..from.len()]);
         }
@@ -355,11 +355,11 @@ mod tests {
         for level in Level::present() {
             for length in [bits.len(), 33, 5, 0] {
                 let mut out = vec![1.0; length];
-                widen_at(level, &bits[..length], &mut out);
+                to_f32_at(level, &bits[..length], &mut out);
                 assert!(out.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()), "{level:?}");
             }
             let mut out = vec![0; between.len()];
-            narrow_at(level, &between, &mut out);
+            to_f16_at(level, &between, &mut out);
             for (v, got) in between.iter().zip(&out) {
                 assert_eq!(*got, f16::from_f32(*v).to_bits(), "{level:?} {v}");
             }

@@ -2,8 +2,7 @@
 //! bits on every instruction set; errors are stated in units in the last place (ULP), measured over all
 //! binades by the tests.
 
-use super::Vector;
-use super::lanes::ROUND;
+use super::lanes::{ROUND, Vector};
 
 /// e^x, within 2 ULP (results below 2^-126 within one subnormal step). Not-a-number stays so.
 ///
@@ -166,7 +165,7 @@ mod tests {
         let mut x: Vec<f32> = (0..16 * 20_000).map(|i| i as f32 * 0.000_66 - 110.0).collect();
         x[..6].copy_from_slice(&[f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0, f32::MAX, f32::MIN]);
         let mut want = x.clone();
-        exps_at(Level::Scalar, &mut want);
+        exps_at(Level::SCALAR, &mut want);
         assert!(want.iter().any(|v| v.is_subnormal()) && want.last() == Some(&f32::INFINITY));
         for level in Level::present() {
             let mut got = x.clone();

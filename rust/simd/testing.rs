@@ -35,7 +35,7 @@ pub fn with_extremes(count: usize, seed: u32) -> Vec<f32> {
 /// Asserts that every level that the machine has gives the bits that portable code gives; all that is not a number is one.
 #[track_caller]
 pub fn every_level_equals_portable(what: &dyn Debug, f: &dyn Fn(Level) -> Vec<f32>) {
-    let want = f(Level::Scalar);
+    let want = f(Level::SCALAR);
     for level in Level::present() {
         let got = f(level);
         assert_eq!(want.len(), got.len(), "{level:?} {what:?}");

@@ -1,8 +1,12 @@
 //! Float weights with NEON: one multiply-add of four outputs by a lane of activations after the other.
 
-use super::{BLOCK, FEW_ROWS, Kind, Matrix, PANEL, Prepared, SIDE_BY_SIDE, WeightType};
+use super::{FEW_ROWS, SIDE_BY_SIDE};
+use crate::matmul::activations::ActivationView;
+use crate::matmul::layout::Layout;
+use crate::matmul::matrix::Matrix;
 use crate::matmul::neon::halves;
-use crate::tensor::{Buffer, sized};
+use crate::matmul::panel::{BLOCK, PANEL};
+use crate::tensor::{Buffer, WeightType, sized};
 use std::arch::aarch64::*;
 use std::ops::Range;
 
@@ -144,7 +148,7 @@ unsafe fn tile<const M: usize, const P: usize, const W: u8>(
 
 /// # Safety
 /// `w` holds `length` inputs of a panel, `out` room for them.
-unsafe fn widen<const W: u8>(length: usize, w: *const u8, out: *mut f32) {
+unsafe fn to_f32<const W: u8>(length: usize, w: *const u8, out: *mut f32) {
     for k in 0..length {
         // SAFETY: as promised.
         unsafe {
@@ -179,18 +183,18 @@ static MANY: [Tile; 6] = [
 
 /// See [`crate::matmul::product`].
 pub fn product(
-    kind: Kind,
+    layout: Layout,
     w: &Matrix,
     panels: Range<usize>,
-    s: Prepared<'_>,
+    view: ActivationView<'_>,
     tiles: Range<usize>,
-    widened: &mut Buffer<f32>,
+    unpacked: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    let (first_row, rows) = s.rows_of(&tiles);
+    let (first_row, rows) = view.packed.rows_of(&tiles);
     let inputs = w.inputs();
-    let code = match (w.weight_type(), kind) {
-        (_, Kind::Rounded) => SWAPPED,
+    let code = match (w.weight_type(), layout) {
+        (_, Layout::Bf16AsF32) => SWAPPED,
         (WeightType::F32, _) => F32,
         (WeightType::Bf16, _) => BF16,
         _ => F16,
@@ -215,7 +219,7 @@ pub fn product(
             let (width, kernel) = FEW[code as usize][rows - 1][choice];
             for (block, length) in blocks.clone() {
                 let bytes = w.panel(panels.start + p);
-                let ((x, _), c) = (s.float(kind, block, tiles.start), &mut out[p * rows * PANEL..]);
+                let ((x, _), c) = (view.float(layout, block, tiles.start), &mut out[p * rows * PANEL..]);
                 // SAFETY: the panels follow each other in memory and the last lies inside the matrix; strip and results
                 // have room (checked above).
                 unsafe {
@@ -234,26 +238,26 @@ pub fn product(
         }
         return;
     }
-    let widened = sized(widened, BLOCK * PANEL);
+    let unpacked = sized(unpacked, BLOCK * PANEL);
     for (block, length) in blocks {
         for (p, panel) in panels.clone().enumerate() {
             let mut weights = w.panel(panel)[block * BLOCK * size..].as_ptr();
-            // SAFETY: `length` inputs of the panel lie behind `weights`, `widened` has room for a block.
+            // SAFETY: `length` inputs of the panel lie behind `weights`, `unpacked` has room for a block.
             unsafe {
                 match code {
-                    BF16 => widen::<BF16>(length, weights, widened.as_mut_ptr()),
-                    F16 => widen::<F16>(length, weights, widened.as_mut_ptr()),
-                    SWAPPED => widen::<SWAPPED>(length, weights, widened.as_mut_ptr()),
+                    BF16 => to_f32::<BF16>(length, weights, unpacked.as_mut_ptr()),
+                    F16 => to_f32::<F16>(length, weights, unpacked.as_mut_ptr()),
+                    SWAPPED => to_f32::<SWAPPED>(length, weights, unpacked.as_mut_ptr()),
                     _ => {}
                 }
             }
             if code != F32 {
-                weights = widened.as_ptr().cast();
+                weights = unpacked.as_ptr().cast();
             }
             for tile in tiles.clone() {
-                let (start, m) = s.tiles[tile];
+                let (start, m) = view.packed.tiles[tile];
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
-                let (x, _) = s.float(kind, block, tile);
+                let (x, _) = view.float(layout, block, tile);
                 // SAFETY: weights, strip and results have as many values as the tile reads.
                 unsafe { MANY[m - 1](length, weights, 0, x.as_ptr(), c.as_mut_ptr(), m, block == 0) };
             }

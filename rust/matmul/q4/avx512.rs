@@ -1,14 +1,15 @@
 //! 4-bit weights with AVX-512 and VNNI, 16 outputs in a register: nibbles taken apart on the fly, or bytes that were made of them.
 
 use super::{CODES, HALF, offsets};
-use crate::matmul::quantized::AHEAD;
-use crate::matmul::quantized::avx512::{ask, kernels, place, scales};
-use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
-use crate::matmul::{PANEL, hidden};
+use crate::matmul::layout::Layout;
+use crate::matmul::opaque::opaque;
+use crate::matmul::panel::{BLOCK, GROUP, GROUPS, PANEL};
+use crate::matmul::quantized::PREFETCH_BYTES;
+use crate::matmul::quantized::avx512::{kernels, place, prefetch, scales};
 use std::arch::x86_64::*;
 
 /// Bytes of a whole block for each of its groups.
-const BYTES_A_GROUP: usize = offsets(GROUPS)[3] / GROUPS;
+const GROUP_BYTES: usize = offsets(GROUPS)[3] / GROUPS;
 
 /// Results of a block from whole sums and its steps; those before it are not read where `fresh`.
 ///
@@ -25,7 +26,7 @@ unsafe fn store<const M: usize, const P: usize, const ROWS: bool>(
     c_stride: usize,
     fresh: bool,
 ) {
-    let words = Kind::Quads.words();
+    let words = Layout::I8Quads.words();
     // SAFETY: as promised by the caller.
     unsafe {
         let d: [__m512; P] = std::array::from_fn(|p| scales(d.add(p * w_stride)));
@@ -42,13 +43,13 @@ unsafe fn store<const M: usize, const P: usize, const ROWS: bool>(
     }
 }
 
-/// M rows by P panels. See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
+/// M rows by P panels. See [`super::scalar`]. `PREFETCH` asks for the memory ahead, group by group.
 ///
 /// # Safety
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
+unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -63,16 +64,16 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
 ) {
     let low = _mm512_set1_epi8(15);
     let [scales_at, lows_at, d_at, size] = offsets(groups);
-    let place = |word, i| place::<M, ROWS>(word, i, Kind::Quads.words());
+    let place = |word, i| place::<M, ROWS>(word, i, Layout::I8Quads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut sums = [[_mm512_setzero_si512(); M]; P];
             // Hidden, so that the compiler does not unroll the groups.
             let (mut wg, mut xg, mut g) = (w, x, 0);
-            let end = hidden(w.add(scales_at));
+            let end = opaque(w.add(scales_at));
             // Spread evenly over the block, scales and lows too.
-            let mut coming = w.wrapping_add(AHEAD);
+            let mut upcoming = w.wrapping_add(PREFETCH_BYTES);
             while wg != end {
                 let mut s = [[_mm512_setzero_si512(); M]; P];
                 for j in 0..4 {
@@ -102,11 +103,11 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                         sums[p][i] = _mm512_add_epi32(sums[p][i], _mm512_mullo_epi32(s[p][i], scale));
                     }
                 }
-                if SPREAD {
+                if PREFETCH {
                     for i in 0..5 {
-                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(upcoming.wrapping_add(64 * i).cast());
                     }
-                    coming = coming.wrapping_add(BYTES_A_GROUP);
+                    upcoming = upcoming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
@@ -132,7 +133,7 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                 }
             }
             store::<M, P, ROWS>(&sums, w.add(d_at), w_stride, x, c, c_stride, first && block == 0);
-            ask::<P>(ahead, lines, w_stride);
+            prefetch::<P>(ahead, lines, w_stride);
             ahead = ahead.wrapping_add(64 * lines);
             w = w.add(size);
             x = x.wrapping_add(x_stride);
@@ -140,13 +141,13 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     }
 }
 
-/// The same with weights as [`wide`](super::wide) makes them, which are in the caches.
+/// The same with weights as [`unpacked`](super::unpacked) makes them, which are in the caches.
 ///
 /// # Safety
 /// As above.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
+unsafe fn unpacked_tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -159,7 +160,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     w_stride: usize,
     c_stride: usize,
 ) {
-    let words = Kind::Quads.words();
+    let words = Layout::I8Quads.words();
     let place = |word, i| place::<M, ROWS>(word, i, words);
     // SAFETY: as promised by the caller.
     unsafe {
@@ -173,7 +174,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
             }
             let mut xg = x;
             // Hidden, so that the compiler does not unroll the groups.
-            let end = hidden(w.add(groups * GROUP * PANEL));
+            let end = opaque(w.add(groups * GROUP * PANEL));
             while w != end {
                 for q in 0..GROUP / 4 {
                     let u: [__m512i; P] =
@@ -195,5 +196,5 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     }
 }
 
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", tile, KERNELS, Kind::Quads }
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", wide, WIDE, Kind::Quads }
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", tile, KERNELS, Layout::I8Quads }
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", unpacked_tile, UNPACKED, Layout::I8Quads }

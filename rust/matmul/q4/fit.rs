@@ -5,12 +5,12 @@ use crate::simd::{ROUND, Vector, multiversion};
 use half::f16;
 
 /// Largest code.
-const MOST: f32 = 15.0;
+const MAX_CODE: f32 = 15.0;
 /// Largest scale of a group: with it, codes reach over 225 of the 255 steps of a byte.
-const MOST_SCALE: f32 = 15.0;
+const MAX_SCALE: f32 = 15.0;
 /// The bytes.
-const LOWEST: f32 = -128.0;
-const HIGHEST: f32 = 127.0;
+const MIN_BYTE: f32 = -128.0;
+const MAX_BYTE: f32 = 127.0;
 /// Ranges of codes that are tried for a group: its span divided by 13.6 to 16 steps.
 const RANGES: [f32; 7] = [13.6, 14.0, 14.4, 14.8, 15.2, 15.6, 16.0];
 /// Steps that are tried for a block: the smallest that reaches all weights, and others that are each this much of it larger, until one
@@ -61,14 +61,14 @@ fn line<V: Vector>(x: &[[f32; PANEL]]) -> (V, V) {
     }
     let n = V::splat(x.len() as f32);
     // Of equal weights, as good a line as any.
-    let (mut best, mut distance, mut start) = (zero, span * V::splat(1.0 / MOST), zero);
+    let (mut best, mut distance, mut start) = (zero, span * V::splat(1.0 / MAX_CODE), zero);
     let inverse = V::splat(1.0) / span.max(V::splat(TINY));
     for range in RANGES {
         let inverse = inverse * V::splat(range);
         let (mut sum_l, mut sum_ll, mut sum_xl) = (zero, zero, zero);
         for v in x {
             let v = V::from_array(*v) - low;
-            let l = round(v * inverse).min(V::splat(MOST));
+            let l = round(v * inverse).min(V::splat(MAX_CODE));
             sum_l = sum_l + l;
             sum_ll = l.mul_add(l, sum_ll);
             sum_xl = v.mul_add(l, sum_xl);
@@ -84,7 +84,7 @@ fn line<V: Vector>(x: &[[f32; PANEL]]) -> (V, V) {
         start = above.select_below(0.0, begin, start);
         best = above.select_below(0.0, gain, best);
     }
-    (distance, low + start + distance * V::splat(MOST / 2.0))
+    (distance, low + start + distance * V::splat(MAX_CODE / 2.0))
 }
 
 /// Scales and lows of the codes of a group, in steps of its block.
@@ -101,16 +101,16 @@ impl<V: Vector> Grid<V> {
     fn new(distance: V, above: bool, middle: V, place: f32) -> Grid<V> {
         let down = round(distance - V::splat(0.5));
         let scale = if above { down + V::splat(1.0) } else { down };
-        let scale = clamp(scale, V::splat(1.0), V::splat(MOST_SCALE));
-        let low = round(middle - scale * V::splat(MOST / 2.0)) + V::splat(place);
-        let low = clamp(low, V::splat(LOWEST), V::splat(HIGHEST) - V::splat(MOST) * scale);
+        let scale = clamp(scale, V::splat(1.0), V::splat(MAX_SCALE));
+        let low = round(middle - scale * V::splat(MAX_CODE / 2.0)) + V::splat(place);
+        let low = clamp(low, V::splat(MIN_BYTE), V::splat(MAX_BYTE) - V::splat(MAX_CODE) * scale);
         Grid { scale, inverse: V::splat(1.0) / scale, low }
     }
 
     /// The nearest code of a weight.
     #[inline(always)]
     fn code(&self, weight: V) -> V {
-        clamp(round((weight - self.low) * self.inverse), V::splat(0.0), V::splat(MOST))
+        clamp(round((weight - self.low) * self.inverse), V::splat(0.0), V::splat(MAX_CODE))
     }
 
     /// Sum of squared errors of a group, in squared steps; `inverse` of the step.
@@ -139,9 +139,9 @@ multiversion! {
             *line_of = line::<Lanes>(x);
             for v in x {
                 let v = Lanes::from_array(*v);
-                least = least.max(v * Lanes::splat(1.0 / HIGHEST)).max(v * Lanes::splat(1.0 / LOWEST));
+                least = least.max(v * Lanes::splat(1.0 / MAX_BYTE)).max(v * Lanes::splat(1.0 / MIN_BYTE));
             }
-            least = least.max(line_of.0 * Lanes::splat(1.0 / MOST_SCALE));
+            least = least.max(line_of.0 * Lanes::splat(1.0 / MAX_SCALE));
         }
         let (mut error, mut step) = (Lanes::splat(f32::INFINITY), least);
         for i in 0..TRIED {

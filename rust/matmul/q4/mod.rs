@@ -1,7 +1,7 @@
 //! Products with 4-bit weights on a grid of 8 bits: in a block of 256 inputs a weight is a step times a whole number of one byte,
 //! and in each group of 32 only 16 of those numbers, evenly spaced: `weight = d * (scale[g] * code + low[g])`, with scales of 1 to
 //! 15 and `-128 <= low`, `low + 15 scale <= 127`. So a product with few rows reads 4-bit codes and multiplies their sums by the
-//! scales, and one with many ([`wide`]) can turn codes into bytes once and needs no scales then: the same whole numbers.
+//! scales, and one with many ([`unpacked`]) can turn codes into bytes once and needs no scales then: the same whole numbers.
 //!
 //! A block of 8 groups of a panel takes 2,272 bytes (4.4375 bits a weight):
 //!
@@ -32,12 +32,12 @@ mod neon;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
-mod wide;
+mod unpacked;
 
-use super::PANEL;
+use super::layout::Layout;
+use super::panel::{BLOCK, GROUP, GROUPS, PANEL};
 use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, blocks, shape};
-use super::strips::{BLOCK, GROUP, GROUPS, Kind};
-use crate::simd::Level;
+use crate::simd::{Isa, Level};
 use half::f16;
 
 /// Bytes of the codes of a group.
@@ -151,33 +151,33 @@ pub fn unpack(panel: &[u8], inputs: usize, row: usize, out: &mut [f32]) {
     }
 }
 
-static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
+static BLOCKS: Blocks = Blocks { bytes: block_bytes, unpacking: None };
 
 /// Rows from which on blocks are widened.
 const MANY: usize = 32;
 
 /// Kernels of a level for so many rows, and the blocks that they take.
 pub fn products(level: Level, rows: usize) -> (&'static Kernels, &'static Blocks) {
-    match (level, rows >= MANY) {
+    match (level.isa(), rows >= MANY) {
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, true) => (&avx512::WIDE, &wide::BYTES),
+        (Isa::Avx512, true) => (&avx512::UNPACKED, &unpacked::UNPACKED_BYTES),
         #[cfg(target_arch = "x86_64")]
-        (Level::AvxVnni, true) => (&avxvnni::WIDE, &wide::BYTES),
+        (Isa::AvxVnni, true) => (&avxvnni::UNPACKED, &unpacked::UNPACKED_BYTES),
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, true) => (&avx2::WIDE, &wide::APART),
+        (Isa::Avx2, true) => (&avx2::UNPACKED, &unpacked::UNPACKED_CODES),
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, false) => (&avx512::KERNELS, &BLOCKS),
+        (Isa::Avx512, false) => (&avx512::KERNELS, &BLOCKS),
         #[cfg(target_arch = "x86_64")]
-        (Level::AvxVnni, false) => (&avxvnni::KERNELS, &BLOCKS),
+        (Isa::AvxVnni, false) => (&avxvnni::KERNELS, &BLOCKS),
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, false) => (&avx2::KERNELS, &BLOCKS),
-        // Not widened: that was never measured.
+        (Isa::Avx2, false) => (&avx2::KERNELS, &BLOCKS),
+        // Not unpacked: that was never measured.
         #[cfg(target_arch = "aarch64")]
-        (Level::I8mm, _) => (&neon::I8MM, &BLOCKS),
+        (Isa::I8mm, _) => (&neon::I8MM, &BLOCKS),
         #[cfg(target_arch = "aarch64")]
-        (Level::Dotprod, _) => (&neon::DOTPROD, &BLOCKS),
+        (Isa::Dotprod, _) => (&neon::DOTPROD, &BLOCKS),
         #[cfg(target_arch = "aarch64")]
-        (Level::Neon, _) => (&neon::KERNELS, &BLOCKS),
+        (Isa::Neon, _) => (&neon::KERNELS, &BLOCKS),
         _ => (&SCALAR, &BLOCKS),
     }
 }
@@ -202,7 +202,7 @@ unsafe fn scalar<const M: usize>(
     let (w, x, c) = unsafe {
         (
             std::slice::from_raw_parts(w, blocks * size),
-            std::slice::from_raw_parts(x, (blocks - 1) * x_stride + M * Kind::Quads.words()),
+            std::slice::from_raw_parts(x, (blocks - 1) * x_stride + M * Layout::I8Quads.words()),
             std::slice::from_raw_parts_mut(c, M * PANEL),
         )
     };
@@ -213,7 +213,7 @@ unsafe fn scalar<const M: usize>(
         let block = Block::new(bytes, groups);
         let x = &x[b * x_stride..];
         for row in 0..M {
-            let scale = f32::from_bits(x[(Kind::Quads.words() - 1) * M + row] as u32);
+            let scale = f32::from_bits(x[(Layout::I8Quads.words() - 1) * M + row] as u32);
             for output in 0..PANEL {
                 let mut i = 0i32;
                 for g in 0..groups {
@@ -236,4 +236,4 @@ unsafe fn scalar<const M: usize>(
 
 static SCALARS: [Kernel; 4] = [scalar::<1>, scalar::<2>, scalar::<3>, scalar::<4>];
 static SCALAR: Kernels =
-    Kernels { kind: Kind::Quads, few: &SCALARS, many: &SCALARS, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &SCALARS, many: &SCALARS, pairs: &[], by_rows: None };

@@ -1,10 +1,10 @@
 //! 4-bit weights with NEON: nibbles taken apart on the fly, sums of groups by the best multiplications that the CPU has.
 
 use super::{CODES, HALF, offsets};
-use crate::matmul::PANEL;
+use crate::matmul::layout::Layout;
 use crate::matmul::neon::{Codes, Dotprod, Dots, I8mm, Plain, entry, scales};
+use crate::matmul::panel::{BLOCK, GROUP, PANEL};
 use crate::matmul::quantized::{Kernel, Kernels};
-use crate::matmul::strips::{BLOCK, GROUP, Kind};
 use std::arch::aarch64::*;
 
 /// Codes as `super` describes them.
@@ -69,7 +69,7 @@ unsafe fn tile<D: Dots, const M: usize>(
         for block in 0..blocks {
             let mut sums = [[vdupq_n_s32(0); 4]; M];
             for g in 0..groups {
-                let s = D::narrow::<Nibbles, M>(w.add(g * CODES), x.add(g * GROUP / 4 * M));
+                let s = D::dot_i8::<Nibbles, M>(w.add(g * CODES), x.add(g * GROUP / 4 * M));
                 let scale = group_scales(w.add(scales_at), g);
                 for i in 0..M {
                     for o in 0..4 {
@@ -92,7 +92,7 @@ unsafe fn tile<D: Dots, const M: usize>(
                         all[3] = vmlal_high_n_s16(all[3], high, y);
                     }
                 }
-                let scale = vld1q_dup_f32(x.add((Kind::Quads.words() - 1) * M + i).cast());
+                let scale = vld1q_dup_f32(x.add((Layout::I8Quads.words() - 1) * M + i).cast());
                 for o in 0..4 {
                     let at = c.add(i * PANEL + 4 * o);
                     let old = if first && block == 0 { vdupq_n_f32(0.0) } else { vld1q_f32(at) };
@@ -124,8 +124,8 @@ static DOTPRODS: [Kernel; 4] = [dotprod::<1>, dotprod::<2>, dotprod::<3>, dotpro
 static I8MMS: [Kernel; 8] =
     [i8mm::<1>, i8mm::<2>, i8mm::<3>, i8mm::<4>, i8mm::<5>, i8mm::<6>, i8mm::<7>, i8mm::<8>];
 pub static KERNELS: Kernels =
-    Kernels { kind: Kind::Quads, few: &PLAINS, many: &PLAINS, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &PLAINS, many: &PLAINS, pairs: &[], by_rows: None };
 pub static DOTPROD: Kernels =
-    Kernels { kind: Kind::Quads, few: &DOTPRODS, many: &DOTPRODS, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &DOTPRODS, many: &DOTPRODS, pairs: &[], by_rows: None };
 pub static I8MM: Kernels =
-    Kernels { kind: Kind::Quads, few: &I8MMS, many: &I8MMS, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &I8MMS, many: &I8MMS, pairs: &[], by_rows: None };

@@ -47,7 +47,7 @@ fn every_level_packs_the_same() {
     for mut x in blocks() {
         for inputs in [256, 255, 33, 32, 31, 2, 1] {
             x[inputs..].fill([0.0; PANEL]);
-            let want = fit::block_at(Level::Scalar, &x, inputs);
+            let want = fit::block_at(Level::SCALAR, &x, inputs);
             for level in Level::present() {
                 let got = fit::block_at(level, &x, inputs);
                 assert!(got.steps == want.steps && got.scales == want.scales, "{level:?} {inputs}");

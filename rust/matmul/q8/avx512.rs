@@ -1,17 +1,18 @@
 //! 8-bit weights with AVX-512 and VNNI: 16 outputs in a register, a row's activations as a broadcast operand.
 
-use super::{A_GROUP, CODES, QUADS, SCALES, block_bytes};
-use crate::matmul::quantized::AHEAD;
-use crate::matmul::quantized::avx512::{ask, kernels, place, scales};
-use crate::matmul::strips::Kind;
-use crate::matmul::{PANEL, hidden};
+use super::{CODES, GROUP_BYTES, QUADS, SCALES, block_bytes};
+use crate::matmul::layout::Layout;
+use crate::matmul::opaque::opaque;
+use crate::matmul::panel::PANEL;
+use crate::matmul::quantized::PREFETCH_BYTES;
+use crate::matmul::quantized::avx512::{kernels, place, prefetch, scales};
 use std::arch::x86_64::*;
 
 /// Asks for a cache line of weights. Measured on Zen 5: where the memory sets the pace, one or two rows go 5 to 7 % faster when
 /// weights pass by the outer caches, eight rows 4 % slower.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn come<const M: usize>(line: *const u8) {
+fn prefetch_line<const M: usize>(line: *const u8) {
     if M <= 2 {
         _mm_prefetch::<_MM_HINT_NTA>(line.cast());
     } else {
@@ -20,13 +21,13 @@ fn come<const M: usize>(line: *const u8) {
 }
 
 /// 16-bit activations in planes, M rows by P panels: `256 * sum of high bytes + sum of low bytes`. See [`super::scalar`].
-/// `SPREAD` asks for the memory ahead, group by group.
+/// `PREFETCH` asks for the memory ahead, group by group.
 ///
 /// # Safety
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
+unsafe fn i16_activations<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -39,14 +40,14 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     w_stride: usize,
     c_stride: usize,
 ) {
-    let place = |word, i| place::<M, ROWS>(word, i, Kind::Planes.words());
+    let place = |word, i| place::<M, ROWS>(word, i, Layout::I16Planes.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
             // Spread evenly over the block, scales too.
-            let mut coming = ahead.wrapping_add(AHEAD);
+            let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
             // Hidden, so that the compiler does not unroll the groups.
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
@@ -72,7 +73,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                     for plane in 0..2 {
                         // Hidden, so that the compiler reads the weights of the second plane again: they do not fit
                         // into registers beside the sums.
-                        let wg = hidden(wg);
+                        let wg = opaque(wg);
                         for q in 0..QUADS {
                             let u: [__m512i; P] = std::array::from_fn(|p| {
                                 _mm512_loadu_si512(wg.add(p * w_stride + 64 * q).cast())
@@ -100,18 +101,18 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                         t[p][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[p][i]), d, t[p][i]);
                     }
                 }
-                if SPREAD {
-                    for i in 0..A_GROUP.div_ceil(64) {
-                        come::<M>(coming.wrapping_add(64 * i));
+                if PREFETCH {
+                    for i in 0..GROUP_BYTES.div_ceil(64) {
+                        prefetch_line::<M>(upcoming.wrapping_add(64 * i));
                     }
-                    coming = coming.wrapping_add(A_GROUP);
+                    upcoming = upcoming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);
                 xg = xg.add((2 * QUADS + 1) * if ROWS { 1 } else { M });
             }
             for i in 0..M {
-                let at = x.add(place(Kind::Planes.words() - 1, i));
+                let at = x.add(place(Layout::I16Planes.words() - 1, i));
                 let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*at));
                 for p in 0..P {
                     let at = c.add(p * c_stride + i * PANEL);
@@ -119,8 +120,8 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                     _mm512_storeu_ps(at, _mm512_fmadd_ps(t[p][i], dx, old));
                 }
             }
-            ask::<P>(ahead, lines, w_stride);
-            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
+            prefetch::<P>(ahead, lines, w_stride);
+            ahead = ahead.wrapping_add(if PREFETCH { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
@@ -133,7 +134,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
+unsafe fn i8_activations<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -146,14 +147,14 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool, const ROWS:
     w_stride: usize,
     c_stride: usize,
 ) {
-    let place = |word, i| place::<M, ROWS>(word, i, Kind::GroupQuads.words());
+    let place = |word, i| place::<M, ROWS>(word, i, Layout::I8GroupQuads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
             // Spread evenly over the block, scales too.
-            let mut coming = ahead.wrapping_add(AHEAD);
+            let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
@@ -177,11 +178,11 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool, const ROWS:
                         t[p][i] = _mm512_fmadd_ps(scaled, dx, t[p][i]);
                     }
                 }
-                if SPREAD {
-                    for i in 0..A_GROUP.div_ceil(64) {
-                        come::<M>(coming.wrapping_add(64 * i));
+                if PREFETCH {
+                    for i in 0..GROUP_BYTES.div_ceil(64) {
+                        prefetch_line::<M>(upcoming.wrapping_add(64 * i));
                     }
-                    coming = coming.wrapping_add(A_GROUP);
+                    upcoming = upcoming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);
@@ -194,13 +195,13 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool, const ROWS:
                     _mm512_storeu_ps(at, _mm512_add_ps(old, t[p][i]));
                 }
             }
-            ask::<P>(ahead, lines, w_stride);
-            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
+            prefetch::<P>(ahead, lines, w_stride);
+            ahead = ahead.wrapping_add(if PREFETCH { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
     }
 }
 
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", wide, WIDE, Kind::Planes }
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", narrow, NARROW, Kind::GroupQuads }
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", i16_activations, I16_ACTIVATIONS, Layout::I16Planes }
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", i8_activations, I8_ACTIVATIONS, Layout::I8GroupQuads }

@@ -25,16 +25,17 @@ pub(super) mod fit;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]
-mod wide;
+mod unpacked;
 
+use super::layout::Layout;
+use super::matrix::Activations;
+use super::panel::{GROUP, GROUPS, PANEL};
 use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, shape};
-use super::strips::{GROUP, GROUPS, Kind};
-use super::{Activations, PANEL};
-use crate::simd::Level;
+use crate::simd::{Isa, Level};
 use half::f16;
 
 /// The largest code.
-const MOST: f32 = 127.0;
+const MAX_CODE: f32 = 127.0;
 /// How far apart the scales are that are tried, see [`fit::group`].
 const STEP: f32 = 0.375;
 /// The byte of a code of zero.
@@ -48,14 +49,14 @@ const SCALES: usize = 2 * PANEL;
 
 /// Bytes of a whole block for each of its groups.
 #[cfg(target_arch = "x86_64")]
-const A_GROUP: usize = CODES + SCALES;
+const GROUP_BYTES: usize = CODES + SCALES;
 
 /// Bytes of a block of `groups` groups.
 pub const fn block_bytes(groups: usize) -> usize {
     groups * CODES + (groups * SCALES).next_multiple_of(64)
 }
 
-static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
+static BLOCKS: Blocks = Blocks { bytes: block_bytes, unpacking: None };
 
 /// Bytes of a panel.
 pub fn panel_bytes(inputs: usize) -> Option<usize> {
@@ -65,7 +66,7 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
 
 /// Packs 16 rows; false where a scale does not fit f16.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
-    quantize(rows, inputs, MOST, STEP, out)
+    quantize(rows, inputs, MAX_CODE, STEP, out)
 }
 
 /// The same with codes of at most `most`; see [`fit::group`] for `step`.
@@ -137,44 +138,44 @@ const MANY: usize = 32;
 
 /// Kernels of a level for so many rows of 16-bit or 8-bit activations, and the blocks that they take.
 pub fn products(level: Level, activations: Activations, rows: usize) -> (&'static Kernels, &'static Blocks) {
-    match (level, activations, rows >= MANY) {
+    match (level.isa(), activations, rows >= MANY) {
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int16, true) => (&avx2::WIDE_OF_WORDS, &wide::BLOCKS),
+        (Isa::Avx2, Activations::Int16, true) => (&avx2::I16_UNPACKED, &unpacked::BLOCKS),
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int8, true) => (&avx2::NARROW_OF_WORDS, &wide::BLOCKS),
+        (Isa::Avx2, Activations::Int8, true) => (&avx2::I8_UNPACKED, &unpacked::BLOCKS),
         _ => (kernels(level, activations), &BLOCKS),
     }
 }
 
 /// Kernels that take blocks as they are packed.
 pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
-    match (level, activations) {
+    match (level.isa(), activations) {
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, Activations::Int16) => &avx512::WIDE,
+        (Isa::Avx512, Activations::Int16) => &avx512::I16_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, Activations::Int8) => &avx512::NARROW,
+        (Isa::Avx512, Activations::Int8) => &avx512::I8_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::AvxVnni, Activations::Int16) => &avxvnni::WIDE,
+        (Isa::AvxVnni, Activations::Int16) => &avxvnni::I16_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::AvxVnni, Activations::Int8) => &avxvnni::NARROW,
+        (Isa::AvxVnni, Activations::Int8) => &avxvnni::I8_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int16) => &avx2::WIDE,
+        (Isa::Avx2, Activations::Int16) => &avx2::I16_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int8) => &avx2::NARROW,
+        (Isa::Avx2, Activations::Int8) => &avx2::I8_ACTIVATIONS,
         #[cfg(target_arch = "aarch64")]
-        (Level::I8mm, Activations::Int16) => &neon::I8MM_WIDE,
+        (Isa::I8mm, Activations::Int16) => &neon::I8MM_I16,
         #[cfg(target_arch = "aarch64")]
-        (Level::I8mm, Activations::Int8) => &neon::I8MM_NARROW,
+        (Isa::I8mm, Activations::Int8) => &neon::I8MM_I8,
         #[cfg(target_arch = "aarch64")]
-        (Level::Dotprod, Activations::Int16) => &neon::DOTPROD_WIDE,
+        (Isa::Dotprod, Activations::Int16) => &neon::DOTPROD_I16,
         #[cfg(target_arch = "aarch64")]
-        (Level::Dotprod, Activations::Int8) => &neon::DOTPROD_NARROW,
+        (Isa::Dotprod, Activations::Int8) => &neon::DOTPROD_I8,
         #[cfg(target_arch = "aarch64")]
-        (Level::Neon, Activations::Int16) => &neon::WIDE,
+        (Isa::Neon, Activations::Int16) => &neon::I16_ACTIVATIONS,
         #[cfg(target_arch = "aarch64")]
-        (Level::Neon, Activations::Int8) => &neon::NARROW,
-        (_, Activations::Int8) => &NARROW,
-        _ => &WIDE,
+        (Isa::Neon, Activations::Int8) => &neon::I8_ACTIVATIONS,
+        (_, Activations::Int8) => &I8_ACTIVATIONS,
+        _ => &I16_ACTIVATIONS,
     }
 }
 
@@ -182,7 +183,7 @@ pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
 ///
 /// # Safety
 /// See [`Kernel`].
-unsafe fn scalar<const M: usize, const NARROW: bool>(
+unsafe fn scalar<const M: usize, const I8: bool>(
     blocks: usize,
     groups: usize,
     w: *const u8,
@@ -193,12 +194,12 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
     _: usize,
     first: bool,
 ) {
-    let kind = if NARROW { Kind::GroupPairs } else { Kind::Pairs };
+    let layout = if I8 { Layout::I8GroupPairs } else { Layout::I16Pairs };
     // SAFETY: the caller promises as many weights, strips and results.
     let (w, x, c) = unsafe {
         (
             std::slice::from_raw_parts(w, blocks * block_bytes(groups)),
-            std::slice::from_raw_parts(x, (blocks - 1) * x_stride + M * kind.words()),
+            std::slice::from_raw_parts(x, (blocks - 1) * x_stride + M * layout.words()),
             std::slice::from_raw_parts_mut(c, M * PANEL),
         )
     };
@@ -206,7 +207,7 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
         c.fill(0.0);
     }
     // Words of a group.
-    let words = if NARROW { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
+    let words = if I8 { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
     for (block, w) in w.chunks_exact(block_bytes(groups)).enumerate() {
         let x = &x[block * x_stride..];
         for row in 0..M {
@@ -222,7 +223,7 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
                         sum += code(codes, k, output) * i32::from(value);
                     }
                     let d = scale(scales, output);
-                    t[output] = if NARROW {
+                    t[output] = if I8 {
                         let dx = f32::from_bits(x[(g * words + GROUP / 2 + 1) * M + row] as u32);
                         (sum as f32 * d).mul_add(dx, t[output])
                     } else {
@@ -231,26 +232,26 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
                 }
             }
             let c = &mut c[row * PANEL..][..PANEL];
-            let dx = f32::from_bits(x[(kind.words() - 1) * M + row] as u32);
+            let dx = f32::from_bits(x[(layout.words() - 1) * M + row] as u32);
             for (c, t) in c.iter_mut().zip(t) {
-                *c = if NARROW { *c + t } else { t.mul_add(dx, *c) };
+                *c = if I8 { *c + t } else { t.mul_add(dx, *c) };
             }
         }
     }
 }
 
-const fn scalars<const NARROW: bool>() -> [Kernel; 4] {
-    [scalar::<1, NARROW>, scalar::<2, NARROW>, scalar::<3, NARROW>, scalar::<4, NARROW>]
+const fn scalars<const I8: bool>() -> [Kernel; 4] {
+    [scalar::<1, I8>, scalar::<2, I8>, scalar::<3, I8>, scalar::<4, I8>]
 }
-static WIDE: Kernels = Kernels {
-    kind: Kind::Pairs,
+static I16_ACTIVATIONS: Kernels = Kernels {
+    layout: Layout::I16Pairs,
     few: &scalars::<false>(),
     many: &scalars::<false>(),
     pairs: &[],
     by_rows: None,
 };
-static NARROW: Kernels = Kernels {
-    kind: Kind::GroupPairs,
+static I8_ACTIVATIONS: Kernels = Kernels {
+    layout: Layout::I8GroupPairs,
     few: &scalars::<true>(),
     many: &scalars::<true>(),
     pairs: &[],

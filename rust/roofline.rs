@@ -1,7 +1,7 @@
 //! What the machine can do at most, measured: the rates that products are compared with.
 
 use crate::error::Result;
-use crate::simd::{Level, level, multiversion};
+use crate::simd::{Isa, Level, level, multiversion};
 use crate::tensor::Buffer;
 use crate::threads::{Spread, Team};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,15 +19,15 @@ const STRETCH: Duration = Duration::from_millis(20);
 
 /// Twelve chains of multiply-adds, as wide as the machine has them; returns how many were made.
 fn burst(level: Level) -> usize {
-    match level {
+    match level.isa() {
         // SAFETY: the machine has the level.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { x86::burst512() },
+        Isa::Avx512 => unsafe { x86::burst512() },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::AvxVnni => unsafe { x86::burst256() },
+        Isa::Avx2 | Isa::AvxVnni => unsafe { x86::burst256() },
         #[cfg(target_arch = "aarch64")]
-        Level::Neon | Level::Dotprod | Level::I8mm => burst128(),
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => burst128(),
         _ => {
             let (mut sums, x) = ([0.0f32; 48], std::hint::black_box(0.999f32));
             for _ in 0..STEPS {
@@ -133,17 +133,17 @@ multiversion! {
 }
 
 /// Memory that no cache holds, and how fast the team reads it.
-pub struct Memory(Buffer<i32>);
+pub struct ReadBuffer(Buffer<i32>);
 
-impl Memory {
+impl ReadBuffer {
     /// `bytes` of memory, written once.
     ///
     /// # Errors
     /// The memory cannot be had.
-    pub fn new(bytes: usize) -> Result<Memory> {
+    pub fn new(bytes: usize) -> Result<ReadBuffer> {
         let mut buffer = Buffer::zeroed(bytes / 4)?;
         buffer.fill(1);
-        Ok(Memory(buffer))
+        Ok(ReadBuffer(buffer))
     }
 
     /// Bytes per second that all threads read, in billions; the best of some readings of the whole memory.

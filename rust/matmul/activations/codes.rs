@@ -1,20 +1,21 @@
 //! Activations rounded to codes, block by block of a row.
 
-use super::{BLOCK, GROUP, GROUPS, Kind};
+use crate::matmul::layout::Layout;
+use crate::matmul::panel::{BLOCK, GROUP, GROUPS};
 use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
 
-/// Rounds a block of one row to what the kind holds.
-pub fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], to: &mut [i32]) {
-    let fits = "as many words as the kind has";
-    match kind {
-        Kind::Float | Kind::Rows => {}
-        Kind::Halves => halves_at(level, x, to.try_into().expect(fits)),
-        Kind::Rounded => rounded_at(level, x, to.try_into().expect(fits)),
-        Kind::Pairs => pairs_at(level, x, to.try_into().expect(fits)),
-        Kind::Planes => planes_at(level, x, to.try_into().expect(fits)),
-        Kind::GroupPairs => group_pairs_at(level, x, to.try_into().expect(fits)),
-        Kind::GroupQuads => group_quads_at(level, x, to.try_into().expect(fits)),
-        Kind::Quads => quads_at(level, x, to.try_into().expect(fits)),
+/// Rounds a block of one row to what the layout holds.
+pub fn quantize(level: Level, layout: Layout, x: &[f32; BLOCK], to: &mut [i32]) {
+    let fits = "as many words as the layout has";
+    match layout {
+        Layout::F32 | Layout::F32Rows => {}
+        Layout::Bf16Pairs => halves_at(level, x, to.try_into().expect(fits)),
+        Layout::Bf16AsF32 => rounded_at(level, x, to.try_into().expect(fits)),
+        Layout::I16Pairs => pairs_at(level, x, to.try_into().expect(fits)),
+        Layout::I16Planes => planes_at(level, x, to.try_into().expect(fits)),
+        Layout::I8GroupPairs => group_pairs_at(level, x, to.try_into().expect(fits)),
+        Layout::I8GroupQuads => group_quads_at(level, x, to.try_into().expect(fits)),
+        Layout::I8Quads => quads_at(level, x, to.try_into().expect(fits)),
     }
 }
 
@@ -66,26 +67,26 @@ fn sum<V: Vector>(a: V, b: V) -> i32 {
 }
 
 /// The largest 16-bit code: its high byte, when the low one is signed, is 127.
-pub const MOST_16: f32 = 32639.0;
+pub const MAX_I16_CODE: f32 = 32639.0;
 
 multiversion! {
     /// 16-bit codes of a block in pairs, each group followed by -128 times its sum, and a scale.
-    fn pairs / pairs_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Pairs.words()]) {
-        let (scale, inverse) = scale::<Lanes>(x, MOST_16);
+    fn pairs / pairs_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I16Pairs.words()]) {
+        let (scale, inverse) = scale::<Lanes>(x, MAX_I16_CODE);
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
             let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
             out[..LANES / 2].copy_from_slice(&a.to_pairs());
             out[LANES / 2..LANES].copy_from_slice(&b.to_pairs());
             out[LANES] = -128 * sum(a, b);
         }
-        out[Kind::Pairs.words() - 1] = scale.to_bits() as i32;
+        out[Layout::I16Pairs.words() - 1] = scale.to_bits() as i32;
     }
 }
 
 multiversion! {
     /// The same in planes of high and low bytes.
-    fn planes / planes_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Planes.words()]) {
-        let (scale, inverse) = scale::<Lanes>(x, MOST_16);
+    fn planes / planes_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I16Planes.words()]) {
+        let (scale, inverse) = scale::<Lanes>(x, MAX_I16_CODE);
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
             let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
             out[..LANES / 4].copy_from_slice(&a.to_high_quads());
@@ -94,13 +95,13 @@ multiversion! {
             out[3 * LANES / 4..LANES].copy_from_slice(&b.to_quads());
             out[LANES] = -128 * sum(a, b);
         }
-        out[Kind::Planes.words() - 1] = scale.to_bits() as i32;
+        out[Layout::I16Planes.words() - 1] = scale.to_bits() as i32;
     }
 }
 
 multiversion! {
     /// 8-bit codes of a block, in fours, the sums of its groups (of at most 32 * 127), in pairs, -128 times their sum and a scale.
-    fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Quads.words()]) {
+    fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I8Quads.words()]) {
         let (scale, inverse) = scale::<Lanes>(x, 127.0);
         let mut sums = [0; GROUPS];
         for g in 0..GROUPS {
@@ -111,17 +112,17 @@ multiversion! {
         for sum in sums {
             all += sum;
         }
-        out[Kind::Quads.words() - 2] = -128 * all;
+        out[Layout::I8Quads.words() - 2] = -128 * all;
         for (out, s) in out[BLOCK / 4..].iter_mut().zip(sums.chunks_exact(2)) {
             *out = (s[0] & 0xffff) | s[1] << 16;
         }
-        out[Kind::Quads.words() - 1] = scale.to_bits() as i32;
+        out[Layout::I8Quads.words() - 1] = scale.to_bits() as i32;
     }
 }
 
 multiversion! {
     /// 8-bit codes of a block, as i16 in pairs, -128 times their sum and a scale, group by group.
-    fn group_pairs / group_pairs_at (x: &[f32; BLOCK], out: &mut [i32; Kind::GroupPairs.words()]) {
+    fn group_pairs / group_pairs_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I8GroupPairs.words()]) {
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 2)) {
             let (scale, inverse) = scale::<Lanes>(x, 127.0);
             let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
@@ -135,7 +136,7 @@ multiversion! {
 
 multiversion! {
     /// 8-bit codes of a block, in fours, -128 times their sum and a scale, group by group.
-    fn group_quads / group_quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::GroupQuads.words()]) {
+    fn group_quads / group_quads_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I8GroupQuads.words()]) {
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 4 + 2)) {
             let (scale, inverse) = scale::<Lanes>(x, 127.0);
             let sum = quads_of_group::<Lanes>(x, inverse, &mut out[..GROUP / 4]);
@@ -147,7 +148,7 @@ multiversion! {
 
 multiversion! {
     /// bf16 values of a block, in pairs.
-    fn halves / halves_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Halves.words()]) {
+    fn halves / halves_at (x: &[f32; BLOCK], out: &mut [i32; Layout::Bf16Pairs.words()]) {
         for (x, out) in x.chunks_exact(2).zip(out) {
             *out = (nearest_half(x[0]) >> 16 | nearest_half(x[1])) as i32;
         }
@@ -156,7 +157,7 @@ multiversion! {
 
 multiversion! {
     /// The same as f32, the second of each pair first.
-    fn rounded / rounded_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Rounded.words()]) {
+    fn rounded / rounded_at (x: &[f32; BLOCK], out: &mut [i32; Layout::Bf16AsF32.words()]) {
         for (x, out) in x.chunks_exact(2).zip(out.chunks_exact_mut(2)) {
             out[0] = nearest_half(x[1]) as i32;
             out[1] = nearest_half(x[0]) as i32;

@@ -1,30 +1,30 @@
 //! What follows a product while its results are in the nearest cache: bias, activation, gate, and the way to their rows.
 
-use super::PANEL;
+use super::panel::PANEL;
 use crate::simd::{Activation, apply, multiversion, prefetch_at, with_activation};
 use crate::tensor::Disjoint;
 
 /// Rows ahead of which residuals are asked for: they lie a whole row apart, which the machine does not foresee. Measured on Zen 5.
-const AHEAD: usize = 16;
+const PREFETCH_ROWS: usize = 16;
 
 /// A panel's results, `[row][16]`, and the bias of its outputs.
 #[derive(Clone, Copy)]
-pub struct Results<'a> {
+pub struct PanelResults<'a> {
     pub values: &'a [f32],
     pub bias: Option<&'a [f32]>,
 }
 
-impl<'a> Results<'a> {
-    /// Results of the panel that begins with output `first`, with its part of a bias for all `n` outputs.
-    pub fn new(values: &'a [f32], bias: Option<&'a [f32]>, first: usize) -> Results<'a> {
-        Results { values, bias: bias.map(|b| &b[first..b.len().min(first + PANEL)]) }
+impl<'a> PanelResults<'a> {
+    /// PanelResults of the panel that begins with output `first`, with its part of a bias for all `n` outputs.
+    pub fn new(values: &'a [f32], bias: Option<&'a [f32]>, first: usize) -> PanelResults<'a> {
+        PanelResults { values, bias: bias.map(|b| &b[first..b.len().min(first + PANEL)]) }
     }
 }
 
 /// Columns `at..at + n` of the first row, the rows `stride` apart, that a panel's results are written to; with `add` they
 /// are multiplied by it and added in one rounding.
 #[derive(Clone, Copy)]
-pub struct Place<'a> {
+pub struct Destination<'a> {
     pub out: &'a Disjoint<'a, f32>,
     pub at: usize,
     pub stride: usize,
@@ -34,7 +34,7 @@ pub struct Place<'a> {
 
 multiversion! {
     /// Finishes the results of a panel: `activation(y + bias)`, or `(y + bias) * activation(gate + its bias)`.
-    pub fn finish / finish_at (y: Results<'_>, gate: Option<Results<'_>>, activation: Activation, place: Place<'_>) {
+    pub fn epilogue / epilogue_at (y: PanelResults<'_>, gate: Option<PanelResults<'_>>, activation: Activation, place: Destination<'_>) {
         // Where there is none, -0 stays as it is: nothing is added.
         let bias = y.bias.map(|b| Lanes::load_or(b, 0.0));
         let gate_bias = gate.and_then(|g| g.bias).map(|b| Lanes::load_or(b, 0.0));
@@ -58,7 +58,7 @@ multiversion! {
                 // SAFETY: each panel of each row belongs to one chunk.
                 let to = unsafe { place.out.slice(at, place.n) };
                 if let Some(scale) = place.add {
-                    prefetch_at(place.out.address(at + AHEAD * place.stride).cast(), 4 * PANEL);
+                    prefetch_at(place.out.address(at + PREFETCH_ROWS * place.stride).cast(), 4 * PANEL);
                     z = Lanes::splat(scale).mul_add(z, Lanes::load_or(to, 0.0));
                 }
                 z.store_part(to);

@@ -7,7 +7,7 @@
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-use crate::simd::{Level, widen_at};
+use crate::simd::{Isa, Level, to_f32_at};
 use crate::tensor::{Buffer, sized};
 
 /// Where the operands lie: `a[i, k] = a[i * a_stride + k]`, `b[k, j] = b[k * b_stride + j]`,
@@ -41,20 +41,20 @@ pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32]
         return;
     }
     shape.check(a.len(), b.len(), c.len());
-    match level {
+    match level.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level has been detected, and the slices hold what the shape says (checked above).
-        Level::Avx512 => unsafe {
+        Isa::Avx512 => unsafe {
             x86::multiply_avx512::<false>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx2 | Level::AvxVnni => unsafe {
+        Isa::Avx2 | Isa::AvxVnni => unsafe {
             x86::multiply_avx2::<false>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Level::Neon | Level::Dotprod | Level::I8mm => unsafe {
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => unsafe {
             neon::multiply(shape, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), accumulate)
         },
         _ => {
@@ -88,21 +88,21 @@ pub fn multiply_half(
         return;
     }
     shape.check(a.len(), b.len(), c.len());
-    match level {
+    match level.isa() {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the level has been detected, the slices hold what the shape says (checked above), and columns come in
         // sixteens.
-        Level::Avx512 if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
+        Isa::Avx512 if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
             x86::multiply_avx512::<true>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx2 | Level::AvxVnni if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
+        Isa::Avx2 | Isa::AvxVnni if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
             x86::multiply_avx2::<true>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         _ => {
             let wide = sized(scratch, b.len());
-            widen_at(level, b, wide);
+            to_f32_at(level, b, wide);
             multiply(level, shape, a, wide, c, accumulate);
         }
     }
@@ -307,7 +307,7 @@ mod tests {
                     let c: Vec<f32> = (0..rows.max(1) * shape.c_stride).map(|i| value(i + 5)).collect();
                     for accumulate in [false, true] {
                         let mut want = c.clone();
-                        multiply(Level::Scalar, &shape, &a, &b, &mut want, accumulate);
+                        multiply(Level::SCALAR, &shape, &a, &b, &mut want, accumulate);
                         for level in Level::present() {
                             let mut got = c.clone();
                             multiply(level, &shape, &a, &b, &mut got, accumulate);
