@@ -1,8 +1,8 @@
-//! Activations prepared for the kernels: tiles of some rows, interleaved so that a kernel reads the values of
-//! all its rows for one input side by side.
+//! Packing of activations for the kernels: tiles of a few rows, interleaved so that a kernel reads the values
+//! of all its rows for one input side by side.
 //!
-//! `[block of 256 inputs][tile][...][row]`; what a block of a tile holds is the [`Layout`]. All kinds but `Float` and `Rows` pad the
-//! last block with zeros.
+//! `[block of 256 inputs][tile][...][row]`; [`Layout`] defines the contents of a block of a tile. All layouts
+//! but `F32` and `F32Rows` pad the last block with zeros.
 
 mod codes;
 
@@ -17,13 +17,13 @@ pub use codes::{MAX_I16_CODE, nearest_half};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// Prepared activations.
+/// Packed activations.
 #[derive(Default)]
 pub struct PackedActivations {
     /// First row and number of rows of each tile.
     pub tiles: Vec<(usize, usize)>,
     pub rows: usize,
-    /// Whether words of codes lie row after row in a tile's block, instead of side by side for all rows.
+    /// Whether the codes of a tile's block are row-major, instead of interleaved.
     pub by_rows: bool,
     inputs: usize,
     floats: Buffer<f32>,
@@ -31,17 +31,17 @@ pub struct PackedActivations {
     threads: Vec<Mutex<ThreadScratch>>,
 }
 
-/// Memory of one thread.
+/// Scratch of one thread.
 #[derive(Default)]
 struct ThreadScratch {
-    /// Rows of a tile after what comes before.
+    /// Rows of a tile after the prologue.
     rows: Buffer<f32>,
     /// Words of a tile's rows before they are interleaved.
     words: Buffer<i32>,
 }
 
-/// Activations `[rows, inputs]`, and what each row goes through before it is used, which takes its number, its values
-/// and where its results go: a normalization that needs no memory of its own.
+/// Activations `[rows, inputs]` and a prologue applied to each row before packing, such as a normalization:
+/// it takes the row's number, its values and the output row, and needs no scratch.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     pub values: &'a [f32],
@@ -57,7 +57,7 @@ impl<'a> From<&'a [f32]> for Input<'a> {
     }
 }
 
-/// Work below this many values is done by the caller alone.
+/// Fewer values than this are packed by the calling thread alone.
 const SERIAL_BELOW: usize = 16 * 1024;
 
 impl PackedActivations {
@@ -72,21 +72,21 @@ impl PackedActivations {
         }));
     }
 
-    /// Rows of some tiles: the first, and how many.
+    /// Rows of a range of tiles: the first, and their number.
     pub fn rows_of(&self, tiles: &Range<usize>) -> (usize, usize) {
         let first = self.tiles[tiles.start].0;
         let last = self.tiles[tiles.end - 1];
         (first, last.0 + last.1 - first)
     }
 
-    /// Strip of codes of a tile from one block on; blocks follow each other at a distance of `rows * layout.words()`.
+    /// Codes of a tile from a block on; blocks follow each other at a distance of `rows * layout.words()`.
     pub fn codes(&self, layout: Layout, block: usize, tile: usize) -> &[i32] {
         let words = layout.words();
         &self.codes[(block * self.rows + self.tiles[tile].0) * words..]
     }
 
-    /// Prepares rows `first..first + rows` of activations `[_, inputs]` in tiles of at most `height` rows; codes `by_rows` or
-    /// interleaved.
+    /// Packs rows `first..first + rows` of activations `[_, inputs]` in tiles of at most `height` rows; codes
+    /// are row-major where `by_rows`, else interleaved.
     pub fn pack<'a>(
         &'a mut self,
         team: &Team<'_>,
@@ -137,7 +137,7 @@ impl PackedActivations {
             for block in 0..blocks {
                 let length = BLOCK.min(inputs - block * BLOCK);
                 if layout == Layout::F32 {
-                    // SAFETY: each block of each tile is a part of its own.
+                    // SAFETY: blocks of tiles do not overlap.
                     let to = unsafe { floats.slice(block * BLOCK * rows + start * length, m * length) };
                     interleave(&x[block * BLOCK..], inputs, length, m, to);
                     continue;
@@ -152,7 +152,7 @@ impl PackedActivations {
                 }
                 // SAFETY: as above.
                 let to = unsafe { codes.slice((block * rows + start) * words, m * words) };
-                // Those that are interleaved are made first.
+                // Interleaved codes are made row by row first.
                 let in_place = m == 1 || by_rows;
                 let made = if in_place { &mut *to } else { sized(side_by_side, m * words) };
                 for (x, made) in x.chunks_exact(inputs).zip(made.chunks_exact_mut(words)) {
@@ -181,17 +181,17 @@ impl PackedActivations {
     }
 }
 
-/// Activations as the kernels read them.
+/// Packed activations as the kernels read them.
 #[derive(Clone, Copy)]
 pub struct ActivationView<'a> {
     pub packed: &'a PackedActivations,
-    /// Rows one after the other, where they are neither interleaved nor cut into blocks.
+    /// The rows themselves, where they are neither interleaved nor cut into blocks.
     rows: Option<&'a [f32]>,
 }
 
 impl<'a> ActivationView<'a> {
-    /// Float strip of a tile for the inputs of one block, and how many values lie between its rows: of interleaved ones, 1.
-    /// Rounded ones come in whole pairs of inputs.
+    /// Floats of a tile for the inputs of one block, and the distance between its rows: 1 where they are
+    /// interleaved. `Bf16AsF32` comes in whole pairs of inputs.
     pub fn float(&self, layout: Layout, block: usize, tile: usize) -> (&'a [f32], usize) {
         let PackedActivations { tiles, rows: all, inputs, floats, .. } = self.packed;
         let (start, rows) = tiles[tile];
@@ -203,7 +203,7 @@ impl<'a> ActivationView<'a> {
             (Layout::F32Rows, None) => (&floats[(block * all + start) * BLOCK..][..rows * BLOCK], BLOCK),
             (Layout::Bf16AsF32, _) => {
                 let bits = &self.packed.codes(layout, block, tile)[..rows * length.next_multiple_of(2)];
-                // SAFETY: both types have four bytes, and any of them are an f32.
+                // SAFETY: both types have four bytes, and any bits are an f32.
                 (unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }, 1)
             }
             _ => (&floats[block * BLOCK * all + start * length..][..rows * length], 1),
@@ -211,10 +211,11 @@ impl<'a> ActivationView<'a> {
     }
 }
 
-/// Rows of a multiple of so many inputs are not read where they are: they get into each other's way in the caches.
+/// Rows of a multiple of this many inputs are copied instead of read in place: their addresses collide in the
+/// sets of the caches.
 const COLLIDING: usize = 2048;
 
-/// Most rows in a tile.
+/// Maximum number of rows in a tile.
 const MAX_HEIGHT: usize = 12;
 
 /// `to[k * m + i] = x[i * stride + k]` for k below `length`.

@@ -1,5 +1,5 @@
-//! The driver of products: activations are packed once, panels and tiles are shared out among the threads, results
-//! pass through the epilogue.
+//! The driver of products: activations are packed once, panels and tiles are distributed over the threads,
+//! results pass through the epilogue.
 
 use super::activations::{ActivationView, Input, PackedActivations};
 use super::epilogue::{Destination, PanelResults, epilogue_at};
@@ -14,12 +14,14 @@ use crate::threads::Team;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// Rows that are computed together: more are cut, so that activations and results stay in the cache.
+/// Maximum number of rows that are computed together: with more, activations and results would not stay in
+/// the cache.
 pub const MAX_ROWS: usize = 512;
-/// The same for a thread on its own, which reads all weights for all its rows: their strips stay in its own cache.
+/// The same for a single thread, which reads all weights for all its rows: their activations stay in the L2
+/// cache.
 const MAX_ROWS_ONE_THREAD: usize = 128;
 
-/// Memory that calls reuse.
+/// Scratch that calls reuse.
 #[derive(Default)]
 pub struct Scratch {
     packed: PackedActivations,
@@ -27,7 +29,8 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Rows `from..from + rows` of activations as a matrix and those like it take them, and memory for each thread.
+    /// Packs rows `from..from + rows` of activations for products with a matrix, and returns them with the
+    /// scratch of each thread.
     pub(super) fn prepare<'a>(
         &'a mut self,
         team: &Team<'_>,
@@ -46,26 +49,25 @@ impl Scratch {
     }
 }
 
-/// Memory of one thread.
+/// Scratch of one thread.
 #[derive(Default)]
 pub struct ThreadScratch {
     /// Results of a chunk, `[panel][row][16]`.
     pub result: Buffer<f32>,
     gate: Buffer<f32>,
-    /// A piece of weights as the kernels take it.
+    /// A part of the weights, unpacked for the kernels.
     pub unpacked: Buffer<f32>,
 }
 
-/// One product of a region and where it goes: with `y = weight x + bias` and `g = gate x + gate bias`,
-/// `z = activation(g) * y` where there is a gate, else `activation(y)`; then `out = z`, or
-/// `out += add * z`.
+/// One product of a region and its output: with `y = weight x + bias` and `g = gate x + gate bias`, `z =
+/// activation(g) * y` where there is a gate, else `activation(y)`; then `out = z`, or `out += add * z`.
 pub struct Target<'a> {
     pub weight: &'a Matrix,
     pub bias: Option<&'a [f32]>,
     pub gate: Option<(&'a Matrix, Option<&'a [f32]>)>,
     pub activation: Activation,
     pub add: Option<f32>,
-    /// `[rows, stride]`, of which the first `weight.outputs()` columns are written.
+    /// `[rows, stride]`; the first `weight.outputs()` columns are written.
     pub out: Disjoint<'a, f32>,
     pub stride: usize,
 }
@@ -78,11 +80,11 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Computes all `targets` from the same activations `x: [rows, inputs]`, in one parallel region behind the one that
-/// prepares them.
+/// Computes all `targets` from the same activations `x: [rows, inputs]`, in one parallel region after the one
+/// that packs them.
 ///
 /// # Panics
-/// If sizes do not fit: weights of other inputs than `x` has, outputs too short.
+/// Sizes do not match: weights with other inputs than `x`, an output that is too short.
 pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize, targets: &[Target<'_>]) {
     let Some(first) = targets.first() else { return };
     let inputs = first.weight.inputs();
@@ -114,10 +116,10 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
         }
         return;
     }
-    let most = if team.threads() == 1 { MAX_ROWS_ONE_THREAD } else { MAX_ROWS };
+    let max = if team.threads() == 1 { MAX_ROWS_ONE_THREAD } else { MAX_ROWS };
     let mut from = 0;
     while from < rows {
-        let n = (rows - from).min(most);
+        let n = (rows - from).min(max);
         rows_chunk(team, scratch, x, from..from + n, targets);
         from += n;
     }
@@ -133,7 +135,7 @@ pub enum Products {
 }
 
 impl Products {
-    /// For so many rows.
+    /// The kernels for a number of rows.
     pub fn of(w: &Matrix, level: Level, rows: usize) -> Products {
         let (kernels, blocks) = match w.weight_type() {
             WeightType::Q8 => q8::products(level, w.activations(), rows),
@@ -141,7 +143,7 @@ impl Products {
             WeightType::Q4 => q4::products(level, rows),
             _ => return Products::Float(float::layout(level, w)),
         };
-        // Those are a tile, whose memory is asked for as it goes.
+        // Few rows are one tile; this product prefetches while it unpacks.
         if w.weight_type() == WeightType::Q6 && rows <= kernels.few.len() {
             Products::Q6(kernels)
         } else {
@@ -149,7 +151,7 @@ impl Products {
         }
     }
 
-    /// What they take as activations.
+    /// The layout of activations that the kernels read.
     pub fn layout(self) -> Layout {
         match self {
             Products::Float(layout) => layout,
@@ -157,7 +159,7 @@ impl Products {
         }
     }
 
-    /// How codes of activations `[rows, inputs]` lie, see [`PackedActivations::by_rows`].
+    /// Whether codes of activations `[rows, inputs]` are row-major, see [`PackedActivations::by_rows`].
     pub fn prefers_rows(self, rows: usize, inputs: usize) -> bool {
         match self {
             Products::Float(_) => false,
@@ -193,7 +195,7 @@ fn rows_chunk(
     let level = level();
     let (view, threads) = scratch.prepare(team, level, targets[0].weight, x, from, rows);
 
-    // Chunks: some panels of one target, and, where there are few panels, some of the tiles of rows.
+    // Chunks: some panels of one target and, where panels are few, a part of the row tiles.
     let panels: usize = targets.iter().map(|t| t.weight.panels()).sum();
     let wanted = if team.threads() == 1 { 1 } else { 16 * team.threads() };
     let per_chunk = match rows {
@@ -220,7 +222,7 @@ fn rows_chunk(
     });
 }
 
-/// Parts that the tiles of rows are cut into, where there are too few groups of panels for all threads.
+/// Number of parts that the row tiles are cut into, where there are too few groups of panels for all threads.
 pub fn cuts(team: &Team<'_>, rows: usize, groups: usize, tiles: usize) -> usize {
     if rows > 16 && groups < 4 * team.threads() {
         (4 * team.threads()).div_ceil(groups.max(1)).min(tiles)
@@ -229,7 +231,7 @@ pub fn cuts(team: &Team<'_>, rows: usize, groups: usize, tiles: usize) -> usize 
     }
 }
 
-/// Results of some panels for some tiles of rows, finished and written.
+/// Computes some panels for some row tiles and writes them through the epilogue.
 fn compute(
     level: Level,
     t: &Target<'_>,
@@ -242,9 +244,13 @@ fn compute(
     let ThreadScratch { result, gate, unpacked } = work;
     let mut next = tiles.start;
     while next < tiles.end {
-        let most = Products::of(t.weight, level, view.packed.rows).slab();
-        let slab =
-            slab(view.packed, next..tiles.end, panels.len() * if t.gate.is_some() { 2 } else { 1 }, most);
+        let slab_bytes = Products::of(t.weight, level, view.packed.rows).slab();
+        let slab = slab(
+            view.packed,
+            next..tiles.end,
+            panels.len() * if t.gate.is_some() { 2 } else { 1 },
+            slab_bytes,
+        );
         next = slab.end;
         let (first_row, rows) = view.packed.rows_of(&slab);
         let size = panels.len() * rows * PANEL;
@@ -271,17 +277,17 @@ fn compute(
     }
 }
 
-/// Bytes of results that a thread makes before it finishes them: they stay in the nearest cache meanwhile.
+/// Bytes of results that a thread computes before their epilogue: they stay in the L1 cache meanwhile.
 const SLAB: usize = 32 * 1024;
-/// The same where weights are unpacked for each slab: they stay in a core's own cache.
+/// The same where weights are unpacked for each slab: results stay in the L2 cache.
 const UNPACKED_SLAB: usize = 256 * 1024;
 
-/// The first of some tiles, as many as have their results of `panels` panels in a slab, in slabs of nearly equal size: a
-/// tile that is left alone would read its weights for itself.
+/// The first of some tiles: as many as have their results of `panels` panels in a slab, in slabs of nearly
+/// equal size, as a single leftover tile would read all weights for itself.
 pub fn slab(packed: &PackedActivations, tiles: Range<usize>, panels: usize, bytes: usize) -> Range<usize> {
     let height = packed.tiles[tiles.start].1;
-    let most = (bytes / (4 * PANEL * panels * height)).max(1);
-    let slabs = tiles.len().div_ceil(most);
+    let max = (bytes / (4 * PANEL * panels * height)).max(1);
+    let slabs = tiles.len().div_ceil(max);
     tiles.start..tiles.start + tiles.len().div_ceil(slabs)
 }
 

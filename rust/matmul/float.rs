@@ -1,13 +1,15 @@
 //! Products with `f32`, `bf16` and `f16` weights: one chain of fused multiply-adds per output.
 //!
-//! A panel is `[input][16 outputs]`, in `bf16` `[input pair][16 outputs][2]`, where a zero stands beside an odd last input: one
-//! shift makes vectors of the first inputs, one mask those of the second, and it is the order that products of pairs read.
+//! A panel is `[input][16 outputs]`, with bf16 `[input pair][16 outputs][2]`, padded with zeros beside an odd
+//! last input: a shift gives vectors of the first inputs, a mask those of the second, and products of pairs
+//! read this order directly.
 //!
-//! bf16 weights multiply f32 activations, input after input, or activations rounded to bf16. Those take the order of AVX-512 BF16,
-//! which every level follows: for each pair of inputs `c = fma(x1, w1, c)`, then `c = fma(x0, w0, c)`, each rounded to nearest even.
-//! VDPBF16PS is defined so by Intel, and a Zen 5 gave these bits in millions of draws. It also reads numbers below the
-//! smallest normal one as zeros and makes zeros of such results, whatever MXCSR says, where the other levels keep them: bits
-//! are equal as long as weights and sums stay normal. Activations below it are made zeros for every level ([`Layout::Bf16AsF32`]).
+//! bf16 weights multiply f32 activations, input after input, or activations rounded to bf16. The latter
+//! follow the order of AVX-512 BF16 on every level: for each pair of inputs `c = fma(x1, w1, c)`, then `c =
+//! fma(x0, w0, c)`, each rounded to nearest even. Intel defines VDPBF16PS so, and a Zen 5 gave these bits in
+//! millions of draws. VDPBF16PS also treats subnormal inputs as zeros and flushes subnormal results, whatever
+//! MXCSR says, where the other levels keep them: bits are equal as long as weights and sums stay normal.
+//! Subnormal activations become zeros on every level ([`Layout::Bf16AsF32`]).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -29,10 +31,11 @@ use crate::tensor::{Buffer, WeightType};
 use half::{bf16, f16};
 use std::ops::Range;
 
-/// Panels that a product with one row reads side by side: a chain alone would wait for itself.
+/// Panels that a product with one row reads side by side: a single chain would be bound by its latency.
 pub const SIDE_BY_SIDE: usize = 4;
 
-/// Rows up to which weights are used as they are read; beyond, pieces of a panel are widened once.
+/// Maximum number of rows for which kernels read the packed weights; with more, parts of a panel are
+/// converted to f32 once.
 const FEW_ROWS: usize = 4;
 
 /// Rows in a tile.
@@ -44,7 +47,7 @@ pub fn height(level: Level, layout: Layout, rows: usize) -> usize {
     }
 }
 
-/// What products of a matrix take as activations.
+/// The layout of activations for products of a matrix.
 pub fn layout(level: Level, w: &Matrix) -> Layout {
     match (w.weight_type(), w.activations()) {
         (WeightType::Bf16, Activations::Bf16) if multiplies_bf16(level) => Layout::Bf16Pairs,
@@ -61,7 +64,7 @@ fn index(weight_type: WeightType, input: usize, output: usize) -> usize {
     }
 }
 
-/// Packs 16 rows; false where a value does not fit the type.
+/// Packs 16 rows; false where a value is out of the type's range.
 pub fn pack(to: WeightType, rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut fits = true;
     for (i, row) in rows.chunks_exact(inputs).enumerate() {
@@ -101,7 +104,7 @@ pub fn unpack(weight_type: WeightType, panel: &[u8], row: usize, out: &mut [f32]
     }
 }
 
-/// See [`super::product`].
+/// See [`super::driver::product`].
 pub fn product(
     level: Level,
     layout: Layout,
@@ -126,7 +129,7 @@ pub fn product(
     }
 }
 
-/// Portable code, and what the others must equal to the bit.
+/// Portable code; the other levels equal it to the bit.
 fn scalar(
     layout: Layout,
     w: &Matrix,
@@ -137,7 +140,7 @@ fn scalar(
 ) {
     let (first_row, rows) = view.packed.rows_of(&tiles);
     let (inputs, weight_type) = (w.inputs(), w.weight_type());
-    // Rounded activations have the second of each pair first.
+    // In `Bf16AsF32` the second of each pair comes first.
     let swap = usize::from(layout == Layout::Bf16AsF32);
     for (p, panel) in panels.enumerate() {
         let bytes = w.panel(panel);

@@ -6,10 +6,10 @@ use crate::tensor::{Buffer, WeightType};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Where packed weights lie.
+/// Storage of packed weights.
 pub enum Storage {
     Owned(Buffer<u8>),
-    /// A part of a mapped file, from a byte that is a multiple of 64.
+    /// A part of a mapped file; its offset is a multiple of 64.
     Mapped {
         map: Arc<memmap2::Mmap>,
         offset: usize,
@@ -26,20 +26,22 @@ impl Storage {
     }
 }
 
-/// How activations are rounded before products: [`Activations::weights`] tells with which weights; others have their own way.
+/// Rounding of activations before products: [`Activations::weights`] gives the weights that it applies to;
+/// others keep their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
     /// To 16 bits, one scale for 256 inputs: no measurable loss.
     #[default]
     Int16,
-    /// To 8 bits, one scale for 32 inputs: faster where the machine multiplies bytes.
+    /// To 8 bits, one scale for 32 inputs: faster on CPUs with dot products of bytes.
     Int8,
-    /// To bf16, in products with bf16 weights, which otherwise take f32: faster where the machine multiplies bf16.
+    /// To bf16, in products with bf16 weights, which otherwise take f32: faster on CPUs with dot products of
+    /// bf16.
     Bf16,
 }
 
 impl Activations {
-    /// Its name in the public interface.
+    /// The name in the public interface.
     pub fn name(self) -> &'static str {
         match self {
             Activations::Int16 => "int16",
@@ -48,7 +50,7 @@ impl Activations {
         }
     }
 
-    /// The one type of a model's weights that these activations are made for; `None` where they go with any.
+    /// The one type of weights that these activations apply to; `None` where they go with any.
     pub fn weights(self) -> Option<WeightType> {
         match self {
             Activations::Int16 => None,
@@ -75,13 +77,13 @@ pub struct Matrix {
     pub(super) outputs: usize,
     pub(super) inputs: usize,
     pub(super) weight_type: WeightType,
-    /// Of products with this matrix, where its type has a choice.
+    /// Activations of products with this matrix, where its type has a choice.
     pub(super) activations: Activations,
     pub(super) data: Storage,
 }
 
 impl Matrix {
-    /// A matrix of nothing.
+    /// An empty matrix.
     pub fn empty() -> Matrix {
         let data = Storage::Owned(Buffer::zeroed(0).expect("one byte"));
         Matrix { outputs: 0, inputs: 0, weight_type: WeightType::F32, activations: Activations::Int16, data }
@@ -99,7 +101,7 @@ impl Matrix {
         self.weight_type
     }
 
-    /// The same with other activations in products, where they are made for weights of its type.
+    /// The same matrix with other activations in products, where they apply to its type.
     pub fn with_activations(self, activations: Activations) -> Matrix {
         let fits = match activations {
             Activations::Int16 => true,

@@ -1,18 +1,19 @@
 //! Matrix products `y = x @ weight.T` with packed weights.
 //!
-//! Weights are packed once, in panels of 16 outputs that lie in memory as the kernels read them; one layout
-//! per weight type serves every number of rows and every instruction set. Each output is one chain of
-//! operations in a fixed order, so it has the same bits whatever is computed beside it:
+//! Weights are packed once, in panels of 16 outputs in the order in which kernels read them; one layout per
+//! weight type serves every number of rows and every instruction set. Each output is one chain of operations
+//! in a fixed order, so its bits do not depend on what is computed beside it:
 //!
-//! * `f32`, `bf16`, `f16` (`float`): one fused multiply-add after the other over the inputs, also where activations are
-//!   rounded to bf16 (then of each two inputs the second comes first);
-//! * `q8`, `q6`, `q4`: exact integers inside groups of inputs, of `q4` inside blocks, then a few fused multiply-adds in their order.
+//! * `f32`, `bf16`, `f16` (`float`): one fused multiply-add after the other over the inputs, also where
+//!   activations are rounded to bf16 (then the second of each two inputs comes first);
+//! * `q8`, `q6`, `q4`: exact integers inside groups of inputs, with `q4` inside blocks, then a few fused
+//!   multiply-adds in a fixed order.
 //!
-//! Kernels for few rows read weights as they are packed; before many, blocks may be turned into what is read faster
-//! ([`quantized::Blocks`]), which changes no bit.
+//! Kernels for few rows read the packed weights; for many rows, blocks may be unpacked first into a layout
+//! that is faster to read (`quantized::Blocks`), which changes no bit.
 //!
-//! A call (`linear`) prepares its activations once ("strips": tiles of some rows, most kinds interleaved) and shares
-//! them among all its products, whose panels are one list of chunks for the threads.
+//! A call (`linear`) packs its activations once (tiles of some rows, most layouts interleaved) and shares
+//! them among all its products, whose panels form one list of chunks for the threads.
 
 mod activations;
 pub mod dense;

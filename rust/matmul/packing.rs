@@ -1,4 +1,4 @@
-//! Packing of matrices, and rows of packed ones.
+//! Packing of weight matrices, and unpacking of single rows.
 
 use super::matrix::{Activations, Matrix, Storage};
 use super::panel::PANEL;
@@ -8,7 +8,7 @@ use crate::tensor::{Buffer, Source, WeightType};
 use crate::threads::Team;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Number of the packed layouts: changes whenever the bytes of any of them do.
+/// Version of the packed layouts: incremented whenever the bytes of any of them change.
 pub const LAYOUT_VERSION: u32 = 8;
 
 /// Bytes of one panel.
@@ -30,10 +30,10 @@ impl Matrix {
             .ok_or_else(|| Error::Memory(format!("a matrix of {outputs} x {inputs} is too large")))
     }
 
-    /// Packs `source` as `to`, quantizing where that type asks for it.
+    /// Packs `source` as `to`, quantizing where the type requires it.
     ///
     /// # Errors
-    /// A weight is not finite, or does not fit the type; memory cannot be had.
+    /// A weight is not finite or out of the type's range; the allocation fails.
     pub fn pack(source: &Source<'_>, to: WeightType, team: &Team<'_>) -> Result<Matrix> {
         let (outputs, inputs) = (source.rows(), source.columns());
         let mut data = Buffer::<u8>::zeroed(Self::size(outputs, inputs, to)?)?;
@@ -70,7 +70,7 @@ impl Matrix {
         })
     }
 
-    /// Finds the value that could not be packed.
+    /// The error for the value that could not be packed.
     fn explain(source: &Source<'_>, to: WeightType) -> Error {
         let mut row = vec![0.0; source.columns()];
         let (mut largest, mut at) = (0.0f32, [0, 0]);
@@ -95,10 +95,10 @@ impl Matrix {
         ))
     }
 
-    /// A matrix from packed bytes, as `as_bytes` gave them.
+    /// A matrix from packed bytes, as `as_bytes` returned them.
     ///
     /// # Errors
-    /// The bytes are not as many as the shape asks for, or not aligned.
+    /// The number of bytes does not match the shape, or they are not aligned.
     pub fn from_parts(
         outputs: usize,
         inputs: usize,

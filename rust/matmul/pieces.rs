@@ -1,4 +1,4 @@
-//! Products whose results are looked at where they are made, and not stored: those of a large vocabulary.
+//! Products that are consumed piece by piece instead of stored: the logits of a large vocabulary.
 
 use super::activations::Input;
 use super::driver::{MAX_ROWS, Products, Scratch, cuts, product, slab};
@@ -12,19 +12,20 @@ use std::sync::PoisonError;
 
 /// Panels in a piece.
 const PANELS: usize = 16;
-/// Outputs in a piece, but for the last one: the same ones for any number of rows and threads.
+/// Outputs in a piece, except the last: independent of the number of rows and threads.
 pub const PIECE: usize = PANELS * PANEL;
 
-/// `x @ weight.T` of some rows and of the outputs of one piece, in the memory of the thread that made it.
+/// `x @ weight.T` of some rows and the outputs of one piece, in the scratch of the thread that computed it.
 pub struct Piece<'a> {
     pub number: usize,
     pub outputs: Range<usize>,
     pub rows: Range<usize>,
-    /// `[panel][row][16]`; the last panel may have more than there are outputs.
+    /// `[panel][row][16]`; the last panel may be padded.
     pub values: &'a mut [f32],
 }
 
-/// Computes `x @ weight.T` for `x: [rows, inputs]`; `take(piece, thread)` sees every output of every row once.
+/// Computes `x @ weight.T` for `x: [rows, inputs]`; `take(piece, thread)` receives every output of every row
+/// once.
 pub fn linear_in_pieces(
     team: &Team<'_>,
     scratch: &mut Scratch,

@@ -1,4 +1,5 @@
-//! Every kernel equals portable code to the bit, for any number of rows, and portable code the definition.
+//! Every kernel equals portable code to the bit, for any number of rows, and portable code equals the
+//! definition.
 
 use super::activations::{ActivationView, Input, MAX_I16_CODE, PackedActivations, nearest_half};
 use super::driver::{Products, product};
@@ -61,7 +62,8 @@ fn tiles(
     out
 }
 
-/// PackedActivations by rows, where the kernels take them, give what interleaved ones do, also one tile alone.
+/// Row-major activations, where the kernels take them, give the results of interleaved ones, also for a
+/// single tile.
 fn check_rows(level: Level, w: &Matrix, x: &[f32], rows: usize, want: &[f32]) {
     let products = Products::of(w, level, rows);
     if !products.prefers_rows(rows, w.inputs()) {
@@ -114,7 +116,7 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
                     );
                     check_rows(level, &w, x, rows, &want);
                 }
-                // The first row is the same each time, and so must be its results.
+                // The first row is the same each time, and so are its results.
                 first.push(want.chunks(rows * PANEL).flat_map(|p| bits(&p[..PANEL])).collect());
             }
             assert!(first.windows(2).all(|a| a[0] == a[1]), "{to:?}: rows beside it change nothing");
@@ -122,7 +124,7 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
     }
 }
 
-/// Also where rows are read where they are, and where they are copied in blocks.
+/// Rows that are read in place and rows that are copied in blocks.
 #[test]
 fn what_rows_go_through_before_changes_them_alone() {
     let prologue = |row: usize, x: &[f32], to: &mut [f32]| {
@@ -149,7 +151,7 @@ fn what_rows_go_through_before_changes_them_alone() {
     }
 }
 
-/// The nearest bf16 as the `half` crate has it, subnormal ones as zeros.
+/// The nearest bf16 of the `half` crate, with subnormal values as zeros.
 fn rounded(x: f32) -> f32 {
     let near = bf16::from_f32(x).to_f32();
     if near.is_subnormal() { 0.0f32.copysign(near) } else { near }
@@ -158,7 +160,7 @@ fn rounded(x: f32) -> f32 {
 #[test]
 fn activations_are_rounded_to_the_nearest_bf16() {
     let mut values: Vec<f32> = (0..1 << 16).map(|high| f32::from_bits(high << 16)).collect();
-    // Each bf16, the number halfway to the next, and the neighbours of that.
+    // Each bf16, the number halfway to the next, and the neighbors of that.
     values = values
         .iter()
         .flat_map(|v| [0, 0x7fff, 0x8000, 0x8001].map(|low| f32::from_bits(v.to_bits() | low)))
@@ -169,7 +171,7 @@ fn activations_are_rounded_to_the_nearest_bf16() {
     }
 }
 
-/// With and without the machine's products of pairs, and as the definition says.
+/// With and without the CPU's products of pairs, against the definition.
 #[test]
 fn products_with_rounded_activations_are_chains_over_pairs() {
     for (outputs, inputs, rows) in [(1, 1, 1), (70, 301, 3), (33, 255, 5), (64, 512, 29)] {
@@ -198,7 +200,8 @@ fn products_with_rounded_activations_are_chains_over_pairs() {
     }
 }
 
-/// Each activation is off by at most 2^-9 of itself, half a unit in the last of 8 bits; sums of both kinds by roundings.
+/// Each activation is off by at most 2^-9 of itself, half a unit in the last of 8 bits; sums of both kinds by
+/// their roundings.
 #[test]
 fn rounded_activations_give_results_as_near_as_their_bits() {
     let (outputs, inputs, rows) = (32, 544, 5);
@@ -225,7 +228,7 @@ fn rounded_activations_give_results_as_near_as_their_bits() {
     assert!(differ > outputs * rows / 2, "activations are rounded");
 }
 
-/// |result - exact| is bounded by the rounding of weights and activations, which the formats state.
+/// |result - exact| is bounded by the rounding of weights and activations that the formats state.
 #[test]
 fn quantized_products_are_as_near_as_their_steps() {
     let (outputs, inputs, rows) = (32, 544, 5);
@@ -241,7 +244,7 @@ fn quantized_products_are_as_near_as_their_steps() {
                 let x = &x[row * inputs..][..inputs];
                 let exact: f64 = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                 // Each activation is off by at most half a step of its block or group.
-                let (size, most) = match (to, activations) {
+                let (size, max_code) = match (to, activations) {
                     (WeightType::Q4, _) => (256, 127.0),
                     (_, Activations::Int8) => (32, 127.0),
                     _ => (256, f64::from(MAX_I16_CODE)),
@@ -252,7 +255,7 @@ fn quantized_products_are_as_near_as_their_steps() {
                     .map(|(w, x)| {
                         let top = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
                         let sum: f64 = w.iter().map(|w| f64::from(w.abs())).sum();
-                        f64::from(top) / most / 2.0 * sum
+                        f64::from(top) / max_code / 2.0 * sum
                     })
                     .sum();
                 let magnitude: f64 = weights.iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum();
@@ -272,10 +275,10 @@ fn span(values: &[f32]) -> (f32, f32) {
     values.iter().fold((0.0f32, 0.0f32), |(low, high), &v| (low.min(v), high.max(v)))
 }
 
-/// Error of the plain way: a scale of the largest magnitude / `most` and nearest codes.
-fn plainly_rounded(group: &[f32], most: f64) -> f64 {
+/// Error of plain rounding: a scale of the largest magnitude / `max_code` and nearest codes.
+fn plainly_rounded(group: &[f32], max_code: f64) -> f64 {
     let (low, high) = span(group);
-    let step = f64::from(high.max(-low)) / most;
+    let step = f64::from(high.max(-low)) / max_code;
     group.iter().map(|&v| (f64::from(v) - (f64::from(v) / step).round_ties_even() * step).powi(2)).sum()
 }
 
@@ -290,7 +293,7 @@ fn scales_leave_a_small_error() {
         .map(|four| four.iter().map(|v| v.clamp(-1.0, 1.0)).sum())
         .collect();
     let mut row = vec![0.0; inputs];
-    for (to, most) in GROUPED {
+    for (to, max_code) in GROUPED {
         let w = packed(&values, outputs, inputs, to);
         let (mut all, mut all_plain) = (0.0, 0.0);
         for (i, want) in values.chunks(inputs).enumerate() {
@@ -298,9 +301,10 @@ fn scales_leave_a_small_error() {
             for (got, want) in row.chunks(32).zip(want.chunks(32)) {
                 let error: f64 = got.iter().zip(want).map(|(&g, &v)| f64::from(g - v).powi(2)).sum();
                 let squares: f64 = want.iter().map(|&v| f64::from(v).powi(2)).sum();
-                let plain = plainly_rounded(want, most.into());
-                // The plain codes are among those tried, their best scale leaves no more error than the plain one, and
-                // rounding it to 11 bits moves each value by 2^-11 at most. Sums of squares are compared in f32.
+                let plain = plainly_rounded(want, max_code.into());
+                // The plain codes are among those tried, their best scale leaves no more error than the plain
+                // one, and rounding it to 11 bits moves each value by at most 2^-11. Sums of squares are
+                // compared in f32.
                 let rounding = squares * (2f64.powi(-22) + 4.0 * f64::from(f32::EPSILON));
                 assert!(error <= plain + rounding, "{to:?}: {error} > {plain} in {want:?}");
                 (all, all_plain) = (all + error, all_plain + plain);
@@ -312,14 +316,18 @@ fn scales_leave_a_small_error() {
 
 #[test]
 fn weights_that_fit_the_codes_stay_as_they_are() {
-    for (to, most) in GROUPED {
-        // Whole multiples, at most `most` times and somewhere just that, of scales that f16 has.
+    for (to, max_code) in GROUPED {
+        // Integer multiples, at most `max_code` times and once exactly that, of scales that are exact in f16.
         let scales = [1.0f32, 2f32.powi(-9), 1.5 * 2f32.powi(-12), 1023.0 * 2f32.powi(-20)];
         let codes = numbers(16 * 333, 9);
         let mut values = vec![0.0; 16 * 333];
         for (r, row) in values.chunks_mut(333).enumerate() {
             for (k, v) in row.iter_mut().enumerate() {
-                let code = if k % 32 == 5 { -most } else { (codes[r * 333 + k] * 100.0).clamp(-most, most) };
+                let code = if k % 32 == 5 {
+                    -max_code
+                } else {
+                    (codes[r * 333 + k] * 100.0).clamp(-max_code, max_code)
+                };
                 // The second group is zero.
                 *v = if k / 32 == 1 { 0.0 } else { code.round() * scales[(r + k / 32) % 4] };
             }
@@ -359,14 +367,14 @@ fn every_level_finishes_equally() {
                         let mut out = numbers(rows * stride, 2);
                         let y = PanelResults::new(&values, biased.then_some(&bias[..PANEL + n]), PANEL);
                         let gate = PanelResults::new(&gate, gate_biased.then_some(&bias[..n]), 0);
-                        let place = Destination {
+                        let to = Destination {
                             out: &Disjoint::new(&mut out),
                             at: 2,
                             stride,
                             n,
                             add: added.then_some(0.3),
                         };
-                        epilogue_at(level, y, gated.then_some(gate), activation, place);
+                        epilogue_at(level, y, gated.then_some(gate), activation, to);
                         out
                     });
                 }

@@ -25,7 +25,7 @@ pub enum Activation {
     Sigmoid,
 }
 
-/// One activation of sixteen values.
+/// An activation of sixteen values.
 #[inline(always)]
 pub fn apply<V: Vector>(activation: Activation, x: V) -> V {
     let half = V::splat(0.5);
@@ -47,13 +47,14 @@ pub fn apply<V: Vector>(activation: Activation, x: V) -> V {
     }
 }
 
-/// max(x, 0), and not-a-number where x is.
+/// max(x, 0), and NaN where x is.
 #[inline(always)]
 fn relu<V: Vector>(x: V) -> V {
     V::splat(0.0).max(x)
 }
 
-/// Runs `body` with the activation as a constant of the given name, so that loops in it do not choose again for each value.
+/// Runs `body` with the activation as a constant of the given name, so that loops in it do not branch on it
+/// for each value.
 macro_rules! with_activation {
     ($activation:expr, $name:ident => $body:block) => {
         $crate::simd::with_activation!(

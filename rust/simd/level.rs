@@ -1,4 +1,4 @@
-//! Which instruction set to use: the best that the machine has, or the one that `LAPWING_ISA` names.
+//! The instruction set in use: the best of the machine, or the one that `LAPWING_ISA` names.
 
 use crate::error::{Error, Result};
 #[cfg(target_arch = "aarch64")]
@@ -12,7 +12,8 @@ pub enum Isa {
     Scalar,
     /// AVX2, FMA and F16C: x86-64 since 2013-2015.
     Avx2,
-    /// AVX2 with AVX-VNNI, multiply-adds of 8-bit and 16-bit integers in 256-bit registers: Alder Lake, Zen 5.
+    /// AVX2 with AVX-VNNI, multiply-adds of 8-bit and 16-bit integers in 256-bit registers: Alder Lake, Zen
+    /// 5.
     AvxVnni,
     /// AVX-512 F, BW, VL, DQ and VNNI: Ice Lake, Zen 4.
     Avx512,
@@ -20,7 +21,8 @@ pub enum Isa {
     Neon,
     /// NEON with FEAT_DotProd, dot products of four bytes: Cortex-A55 and A76, Apple M1.
     Dotprod,
-    /// NEON with FEAT_DotProd and FEAT_I8MM, products of small matrices of bytes: Neoverse V1, Cortex-A510, Apple M2.
+    /// NEON with FEAT_DotProd and FEAT_I8MM, products of small matrices of bytes: Neoverse V1, Cortex-A510,
+    /// Apple M2.
     I8mm,
 }
 
@@ -76,8 +78,8 @@ impl Isa {
 
 /// An instruction set that this machine has: proof that its kernels may run.
 ///
-/// The field is private to this file, and every constructor detects the instruction set first, so safe functions that
-/// take a `Level` may execute its instructions without a check:
+/// The field is private to this file, and every constructor detects the instruction set first, so safe
+/// functions that take a `Level` may execute its instructions without a check:
 ///
 /// ```compile_fail
 /// let level = _core::simd::Level(_core::simd::Isa::Avx512);
@@ -98,7 +100,8 @@ impl Level {
         Isa::ALL.into_iter().filter_map(Level::detect).collect()
     }
 
-    /// The level of a name in `LAPWING_ISA`; `None` for unknown names and for instruction sets that this machine lacks.
+    /// The level of a name in `LAPWING_ISA`; `None` for unknown names and for instruction sets that this
+    /// machine lacks.
     pub fn named(name: &str) -> Option<Level> {
         Isa::ALL.into_iter().find(|isa| isa.name() == name).and_then(Level::detect)
     }
@@ -115,7 +118,8 @@ impl Level {
     }
 }
 
-/// Whether the level includes AVX-512 BF16, products of pairs of bf16: Zen 4, Cooper Lake and Sapphire Rapids, not Ice Lake.
+/// Whether the level includes AVX-512 BF16, products of pairs of bf16: Zen 4, Cooper Lake and Sapphire
+/// Rapids, not Ice Lake.
 pub fn multiplies_bf16(level: Level) -> bool {
     #[cfg(target_arch = "x86_64")]
     return level.isa() == Isa::Avx512 && is_x86_feature_detected!("avx512bf16");
@@ -146,12 +150,13 @@ fn choose() -> Result<Level> {
 
 static LEVEL: OnceLock<Result<Level>> = OnceLock::new();
 
-/// The level in use; an error where `LAPWING_ISA` names one that cannot be had.
+/// The level in use; an error where `LAPWING_ISA` names one that is unknown or not available.
 pub fn level_or_error() -> Result<Level> {
     LEVEL.get_or_init(choose).clone()
 }
 
-/// The level in use. Loading a model has refused a bad `LAPWING_ISA` before; scalar code is the safe answer.
+/// The level in use. Loading a model has refused a bad `LAPWING_ISA` before; scalar code is the safe
+/// fallback.
 #[inline]
 pub fn level() -> Level {
     match LEVEL.get_or_init(choose) {
@@ -162,9 +167,9 @@ pub fn level() -> Level {
 
 /// Compiles a function once per instruction set and picks the version by [`level`].
 ///
-/// `multiversion! { pub fn f / f_at (x: &mut [f32]) -> f32 { body } }` makes `f(x)` and, for tests and
-/// callers that hold a level, `f_at(level, x)`. In the body `Lanes` is the level's [`Vector`](super::Vector); it must only call
-/// `#[inline(always)]` code.
+/// `multiversion! { pub fn f / f_at (x: &mut [f32]) -> f32 { body } }` defines `f(x)` and, for tests and
+/// callers that hold a level, `f_at(level, x)`. In the body `Lanes` is the level's [`Vector`](super::Vector);
+/// it must only call `#[inline(always)]` code.
 macro_rules! multiversion {
     ($(#[$doc:meta])* $vis:vis fn $name:ident / $at:ident ( $($arg:ident : $type:ty),* $(,)? ) $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
@@ -225,8 +230,8 @@ pub(crate) use multiversion;
 mod tests {
     use super::*;
 
-    /// Tests of kernels go through the levels that are present: `LAPWING_TEST_ISA` tells which ones must be, so that a
-    /// run on a machine chosen for them cannot pass without them.
+    /// Tests of kernels run on the levels that are present: `LAPWING_TEST_ISA` lists those that must be, so
+    /// that a run on a machine chosen for them cannot pass without them.
     #[test]
     fn the_expected_levels_are_detected() {
         let present: Vec<&str> = Level::present().into_iter().map(Level::name).collect();
@@ -237,8 +242,8 @@ mod tests {
         }
     }
 
-    /// No constructor yields a level that the machine lacks: `named` finds the present ones only, none of another
-    /// architecture among them.
+    /// No constructor yields a level that the machine lacks: `named` finds the present ones only, none of
+    /// another architecture among them.
     #[test]
     fn levels_exist_for_detected_instruction_sets_only() {
         let present = Level::present();

@@ -1,4 +1,4 @@
-//! Sixteen lanes in four registers of NEON, which every 64-bit ARM has.
+//! Sixteen lanes in four NEON registers, which every 64-bit ARM has.
 
 use super::lanes::{LANES, ROUND, Vector, operators};
 use std::arch::aarch64::*;
@@ -29,7 +29,7 @@ unsafe fn fused(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
     unsafe { vfmaq_f32(c, a, b) }
 }
 
-/// Not the instructions for it: they return not-a-number where either operand is one.
+/// Not the dedicated instructions: they return NaN where either operand is one.
 #[inline(always)]
 unsafe fn larger(a: float32x4_t, b: float32x4_t) -> float32x4_t {
     // SAFETY: as above.
@@ -54,7 +54,7 @@ unsafe fn select(x: float32x4_t, limit: float32x4_t, a: float32x4_t, b: float32x
     unsafe { vbslq_f32(vcltq_f32(x, limit), a, b) }
 }
 
-/// n, as [`Vector::times_power_of_two`] has it.
+/// The integer n of [`Vector::times_power_of_two`].
 #[inline(always)]
 unsafe fn exponent(x: float32x4_t) -> int32x4_t {
     // SAFETY: as above.
@@ -82,7 +82,8 @@ unsafe fn high_power(x: float32x4_t) -> float32x4_t {
     }
 }
 
-/// Four f16 as f32. In assembly, as older compilers have no intrinsic for it; the instruction belongs to the architecture.
+/// Four f16 to f32. In assembly, as older compilers have no intrinsic for it; the instruction belongs to the
+/// architecture.
 #[inline(always)]
 pub fn f16_to_f32(stored: uint16x4_t) -> float32x4_t {
     let wide: float32x4_t;
@@ -94,7 +95,7 @@ pub fn f16_to_f32(stored: uint16x4_t) -> float32x4_t {
     wide
 }
 
-/// Four f32 as the nearest f16, ties to even.
+/// Four f32 to the nearest f16, ties to even.
 #[inline(always)]
 fn f32_to_f16(wide: float32x4_t) -> uint16x4_t {
     let stored: uint16x4_t;

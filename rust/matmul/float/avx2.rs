@@ -5,10 +5,10 @@ use super::kernel::{BF16, F16, F32, Kernel, LINE, size};
 use crate::matmul::panel::PANEL;
 use std::arch::x86_64::*;
 
-/// Sixteen weights as two vectors: of the first input of the two behind `w` or of the second.
+/// Sixteen weights as two vectors: of the first or the second of the two inputs behind `w`.
 ///
 /// # Safety
-/// AVX2 and F16C; `w` points at 16 weights of that input, of bf16 at those of both.
+/// AVX2 and F16C; `w` points at 16 weights of that input, with bf16 at those of both.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn load<const W: u8>(w: *const u8, second: bool) -> (__m256, __m256) {
@@ -38,7 +38,7 @@ unsafe fn load<const W: u8>(w: *const u8, second: bool) -> (__m256, __m256) {
 /// Few rows: M rows by P panels, straight from the packed weights, as [`Kernel`].
 ///
 /// # Safety
-/// AVX2, FMA, F16C; all pointers reach as far as the sizes say.
+/// AVX2, FMA, F16C; all pointers are valid for the sizes.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
@@ -99,10 +99,10 @@ unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
     }
 }
 
-/// Many rows: M interleaved rows by one unpacked panel; asks for `step` bytes of memory from `ahead` on for each input.
+/// Many rows: M interleaved rows by one panel of f32; prefetches `step` bytes from `ahead` on for each input.
 ///
 /// # Safety
-/// AVX2 and FMA; all pointers reach as far as the sizes say.
+/// AVX2 and FMA; all pointers are valid for the sizes.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<const M: usize>(
@@ -157,7 +157,7 @@ pub unsafe fn to_f32<const W: u8>(length: usize, w: *const u8, out: *mut f32) {
     }
 }
 
-/// One, two or four panels side by side, by rows, with as many of them as the registers hold.
+/// One, two or four panels side by side, by rows, limited by the number of registers.
 pub const fn few<const W: u8>() -> [[(usize, Kernel); 3]; FEW_ROWS] {
     [
         [(1, matvec::<1, 1, W>), (2, matvec::<1, 2, W>), (4, matvec::<1, 4, W>)],

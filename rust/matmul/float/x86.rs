@@ -1,5 +1,5 @@
-//! Float weights on x86-64: a few rows straight from the packed weights; of many, tiles over widened panels with AVX2, over panels
-//! that are widened on the fly with AVX-512.
+//! Float weights on x86-64: few rows read the packed weights; many rows go through tiles over panels
+//! converted to f32, with AVX2 in scratch, with AVX-512 in registers.
 
 use super::avx2::{TILE, few, to_f32};
 use super::kernel::{BF16, F16, F32, HALVES, Kernel, PREFETCH_BYTES, SWAPPED, size};
@@ -12,7 +12,7 @@ use crate::simd::{Isa, Level};
 use crate::tensor::{Buffer, WeightType, sized};
 use std::ops::Range;
 
-/// By what is multiplied: over one panel or several.
+/// Kernels by operands: over one panel or several.
 static MANY_ROWS: [[&[Kernel]; 2]; 5] = [
     avx512::many_rows_tables::<F32>(),
     avx512::many_rows_tables::<BF16>(),
@@ -45,10 +45,10 @@ pub fn product(
         _ => F16,
     };
     let size = if code == F32 { size::<F32>() } else { size::<BF16>() };
-    // Rounded activations come in whole pairs.
+    // Activations rounded to bf16 come in whole pairs.
     let whole = if code == SWAPPED { inputs.next_multiple_of(2) } else { inputs };
     let length = |block: usize| BLOCK.min(whole - block * BLOCK);
-    let strip = |block: usize, tile: usize| match layout {
+    let x_of = |block: usize, tile: usize| match layout {
         Layout::Bf16Pairs => (view.packed.codes(layout, block, tile).as_ptr().cast(), 1),
         _ => {
             let (x, x_stride) = view.float(layout, block, tile);
@@ -71,9 +71,9 @@ pub fn product(
             let (width, kernel) = FEW[code as usize][rows - 1][choice];
             let bytes = w.panel(panels.start + p);
             for block in 0..blocks {
-                let (x, x_stride) = strip(block, tiles.start);
-                // SAFETY: the level's kernels; the panels follow each other in memory and the last lies inside the
-                // matrix; strip and results have room (checked above).
+                let (x, x_stride) = x_of(block, tiles.start);
+                // SAFETY: the level's kernels; the panels follow each other in memory and the last lies
+                // inside the matrix; activations and results have room (checked above).
                 unsafe {
                     kernel(
                         length(block),
@@ -92,7 +92,7 @@ pub fn product(
         }
         return;
     }
-    // The weights that follow those of a block of some panels.
+    // The weights that come after a block of some panels.
     let next = |p: usize, side_by_side: usize, block: usize| {
         let first = w.panel(panels.start);
         let (panel, block) = match () {
@@ -108,7 +108,7 @@ pub fn product(
         for block in 0..blocks {
             let mut p = 0;
             while p < panels.len() {
-                // A block of the panels' weights stays in the nearest cache while the rows go by.
+                // A block of the panels' weights stays in the L1 cache for all rows.
                 let side_by_side = if one || p + widest > panels.len() { 1 } else { widest };
                 let bytes = w.panel(panels.start + p);
                 let here = bytes[block * BLOCK * size..].as_ptr();
@@ -119,13 +119,14 @@ pub fn product(
                     let kernel = MANY_ROWS[code as usize][usize::from(side_by_side > 1)][m - 1];
                     let ahead = match t {
                         _ if one => here.wrapping_add(PREFETCH_BYTES),
-                        // The first tiles prefetch for a panel each of those that come next, the others for what is here.
+                        // The first tiles prefetch one panel each of the next weights, the others the present
+                        // ones.
                         t if t < side_by_side => next(p, side_by_side, block).wrapping_add(t * bytes.len()),
                         _ => here,
                     };
-                    let (x, x_stride) = strip(block, tile);
-                    // SAFETY: the level's kernels; the panels, which follow each other in memory, hold the inputs of the
-                    // block, strip and results have as many values as the tile reads.
+                    let (x, x_stride) = x_of(block, tile);
+                    // SAFETY: the level's kernels; the panels, which follow each other in memory, hold the
+                    // inputs of the block, activations and results have as many values as the tile reads.
                     unsafe {
                         kernel(
                             length(block),
@@ -157,16 +158,17 @@ pub fn product(
                     SWAPPED => to_f32::<SWAPPED>,
                     _ => to_f32::<F16>,
                 };
-                // SAFETY: AVX2 level; `length` inputs of the panel lie in `bytes`, `unpacked` has room for a block.
+                // SAFETY: AVX2 level; `length` inputs of the panel lie in `bytes`, `unpacked` has room for a
+                // block.
                 unsafe { to_f32(length, bytes.as_ptr(), unpacked.as_mut_ptr()) };
                 weights = unpacked.as_ptr();
             }
             for (t, tile) in tiles.clone().enumerate() {
                 let (start, m) = view.packed.tiles[tile];
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
-                let (x, _) = strip(block, tile);
+                let (x, _) = x_of(block, tile);
                 let ahead = if t == 0 { next(p, 1, block) } else { weights.cast() };
-                // SAFETY: AVX2 level; weights, strip and results have as many values as the tile reads.
+                // SAFETY: AVX2 level; weights, activations and results have as many values as the tile reads.
                 unsafe { TILE[m - 1](length, weights, x, c.as_mut_ptr(), block == 0, ahead, size) };
             }
         }

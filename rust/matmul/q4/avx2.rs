@@ -1,7 +1,7 @@
-//! 4-bit weights with AVX2: unsigned codes times signed activations by vpmaddubsw, whose 16-bit sums of a group
+//! 4-bit weights with AVX2: unsigned codes times signed activations by vpmaddubsw; its 16-bit sums of a group
 //! (at most 15 * 127 * 2 * 8 = 30,480) are multiplied by the group's scale and widened in one vpmaddwd.
 //!
-//! In assembly: the compiler keeps the sums of four rows in memory and loses a quarter of the speed.
+//! In assembly: the compiler spills the sums of four rows, which costs a quarter of the speed.
 
 use super::offsets;
 use crate::matmul::layout::Layout;
@@ -22,7 +22,8 @@ impl Scales {
     pub unsafe fn new(at: *const u8) -> Scales {
         let mut scales = Scales([0; GROUPS * PANEL]);
         let low = _mm256_set1_epi8(15);
-        // SAFETY: shorter scales are followed by as much as they are short of 64 bytes; there is room for all.
+        // SAFETY: shorter scales are followed by at least the bytes that they lack to 64; there is room for
+        // all.
         unsafe {
             for half in 0..2 {
                 let both = _mm256_loadu_si256(at.add(32 * half).cast());
@@ -120,7 +121,7 @@ macro_rules! flush {
     };
 }
 
-/// Byte order that doubles eight bytes into sixteen words.
+/// Byte shuffle that doubles eight bytes into sixteen words.
 #[repr(align(32))]
 struct Bytes([i8; 32]);
 static TWICE: Bytes = Bytes([
@@ -128,11 +129,11 @@ static TWICE: Bytes = Bytes([
     7, -1,
 ]);
 
-/// Results of a block of a row and 8 outputs, from the whole sum, its steps and the scale of the activations at `dx`; those before
-/// it are not read where `fresh`.
+/// Stores the results of a block for one row and 8 outputs, from the total, its steps and the scale of the
+/// activations at `dx`; previous results are not read where `fresh`.
 ///
 /// # Safety
-/// The scale and 8 results lie there; AVX2 and FMA.
+/// `dx` holds the scale, `c` has room for 8 results; AVX2 and FMA.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn store(c: *mut f32, sum: __m256i, d: __m256, dx: *const i32, fresh: bool) {
@@ -145,7 +146,7 @@ pub unsafe fn store(c: *mut f32, sum: __m256i, d: __m256, dx: *const i32, fresh:
     }
 }
 
-/// Results of a block: from the sums of its groups times scales, its lows and its steps.
+/// Stores the results of a block: from the scaled sums of its groups, its lows and its steps.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA and F16C.
@@ -200,11 +201,12 @@ macro_rules! tile {
             let [scales_at, lows_at, d_at, size] = offsets(groups);
             for block in 0..blocks {
                 let mut sums = [[_mm256_setzero_si256(); 2]; $m];
-                // SAFETY: reads the block's scales, `groups` groups of codes and activations and touches `sums` only.
+                // SAFETY: reads the block's scales, `groups` groups of codes and activations and touches
+                // `sums` only.
                 unsafe {
                     let block_scales = Scales::new(w.add(scales_at));
                     std::arch::asm!(
-                        // Fifteens in every byte.
+                        // The mask 15 in every byte.
                         "vpcmpeqw ymm11, ymm11, ymm11",
                         "vpsrlw ymm11, ymm11, 12",
                         "vpackuswb ymm11, ymm11, ymm11",
@@ -262,7 +264,7 @@ tile!(tile2 "" 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
 tile!(tile3 "" 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
 tile!(tile4 "" 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
 
-// The same that ask for the memory 8 KB ahead, a group's codes and a part of the scales with each group.
+// The same kernels with prefetches 8 KB ahead: a group's codes and a part of the scales with each group.
 macro_rules! prefetching {
     ($name:ident $($rest:tt)*) => {
         tile!($name "prefetcht1 [{w}+8192]\nprefetcht1 [{w}+8256]\nprefetcht1 [{w}+8320]\nprefetcht1 [{w}+8384]\nprefetcht1 [{w}+8448]" $($rest)*);
@@ -273,8 +275,8 @@ prefetching!(prefetching2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
 prefetching!(prefetching3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
 prefetching!(prefetching4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
 
-/// Codes that lie apart, as [`unpacked`](super::unpacked) has them, against quad `$quad`.
-macro_rules! apart {
+/// Unpacked codes, as [`unpacked`](super::unpacked) stores them, against quad `$quad`.
+macro_rules! unpacked_codes {
     ($layout:ident $quad:literal $m:literal $(($row:literal $a:literal $b:literal))*) => {
         concat!(
             "vmovdqa ymm12, [{w}+64*", $quad, "]\n",
@@ -286,7 +288,7 @@ macro_rules! apart {
 
 macro_rules! unpacked_tile {
     ($name:ident $m:literal $($rows:tt)*) => {
-        /// The same with weights whose codes lie apart, which are in the caches.
+        /// The same for unpacked codes, which are in the caches.
         ///
         /// # Safety
         /// See [`Kernel`]; AVX2, FMA and F16C.
@@ -303,22 +305,22 @@ macro_rules! unpacked_tile {
             _: usize,
             first: bool,
         ) {
-            let [scales_at, lows_at, d_at, size] = super::unpacked::apart_offsets(groups);
+            let [scales_at, lows_at, d_at, size] = super::unpacked::unpacked_offsets(groups);
             for block in 0..blocks {
                 let mut sums = [[_mm256_setzero_si256(); 2]; $m];
-                // SAFETY: reads `groups` groups of codes, scales and activations and touches `sums` only; the rest as
-                // promised by the caller.
+                // SAFETY: reads `groups` groups of codes, scales and activations and touches `sums` only; the
+                // rest as promised by the caller.
                 unsafe {
                     std::arch::asm!(
                         "2:",
-                        apart!(first 0 $m $($rows)*),
-                        apart!(next 1 $m $($rows)*),
-                        apart!(next 2 $m $($rows)*),
-                        apart!(next 3 $m $($rows)*),
-                        apart!(next 4 $m $($rows)*),
-                        apart!(next 5 $m $($rows)*),
-                        apart!(next 6 $m $($rows)*),
-                        apart!(next 7 $m $($rows)*),
+                        unpacked_codes!(first 0 $m $($rows)*),
+                        unpacked_codes!(next 1 $m $($rows)*),
+                        unpacked_codes!(next 2 $m $($rows)*),
+                        unpacked_codes!(next 3 $m $($rows)*),
+                        unpacked_codes!(next 4 $m $($rows)*),
+                        unpacked_codes!(next 5 $m $($rows)*),
+                        unpacked_codes!(next 6 $m $($rows)*),
+                        unpacked_codes!(next 7 $m $($rows)*),
                         "vmovdqa ymm12, [{s}]",
                         "vmovdqa ymm13, [{s}+32]",
                         flush!($($rows)*),

@@ -1,17 +1,18 @@
-//! 4-bit weights with AVX-512 and VNNI, 16 outputs in a register: nibbles taken apart on the fly, or bytes that were made of them.
+//! 4-bit weights with AVX-512 and VNNI, 16 outputs per register: nibbles unpacked in registers, or blocks
+//! unpacked to bytes.
 
 use super::{CODES, HALF, offsets};
 use crate::matmul::layout::Layout;
 use crate::matmul::opaque::opaque;
 use crate::matmul::panel::{BLOCK, GROUP, GROUPS, PANEL};
 use crate::matmul::quantized::PREFETCH_BYTES;
-use crate::matmul::quantized::avx512::{kernels, place, prefetch, scales};
+use crate::matmul::quantized::avx512::{kernels, offset, prefetch, scales};
 use std::arch::x86_64::*;
 
-/// Bytes of a whole block for each of its groups.
+/// Bytes of a whole block per group.
 const GROUP_BYTES: usize = offsets(GROUPS)[3] / GROUPS;
 
-/// Results of a block from whole sums and its steps; those before it are not read where `fresh`.
+/// Stores the results of a block from its totals and steps; previous results are not read where `fresh`.
 ///
 /// # Safety
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F.
@@ -31,7 +32,7 @@ unsafe fn store<const M: usize, const P: usize, const ROWS: bool>(
     unsafe {
         let d: [__m512; P] = std::array::from_fn(|p| scales(d.add(p * w_stride)));
         for i in 0..M {
-            let scale = *x.add(place::<M, ROWS>(words - 1, i, words));
+            let scale = *x.add(offset::<M, ROWS>(words - 1, i, words));
             let scale = _mm512_castsi512_ps(_mm512_set1_epi32(scale));
             for p in 0..P {
                 let at = c.add(p * c_stride + i * PANEL);
@@ -43,7 +44,7 @@ unsafe fn store<const M: usize, const P: usize, const ROWS: bool>(
     }
 }
 
-/// M rows by P panels. See [`super::scalar`]. `PREFETCH` asks for the memory ahead, group by group.
+/// M rows by P panels. See [`super::scalar`]. `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
@@ -64,15 +65,15 @@ unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS:
 ) {
     let low = _mm512_set1_epi8(15);
     let [scales_at, lows_at, d_at, size] = offsets(groups);
-    let place = |word, i| place::<M, ROWS>(word, i, Layout::I8Quads.words());
+    let offset = |word, i| offset::<M, ROWS>(word, i, Layout::I8Quads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut sums = [[_mm512_setzero_si512(); M]; P];
-            // Hidden, so that the compiler does not unroll the groups.
+            // Opaque, so that the compiler does not unroll the groups.
             let (mut wg, mut xg, mut g) = (w, x, 0);
             let end = opaque(w.add(scales_at));
-            // Spread evenly over the block, scales and lows too.
+            // Distributed evenly over the block, scales and lows included.
             let mut upcoming = w.wrapping_add(PREFETCH_BYTES);
             while wg != end {
                 let mut s = [[_mm512_setzero_si512(); M]; P];
@@ -80,20 +81,20 @@ unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS:
                     let v: [__m512i; P] =
                         std::array::from_fn(|p| _mm512_loadu_si512(wg.add(p * w_stride + j * 64).cast()));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(place(j, i)));
+                        let y = _mm512_set1_epi32(*xg.add(offset(j, i)));
                         for p in 0..P {
                             s[p][i] = _mm512_dpbusd_epi32(s[p][i], _mm512_and_si512(v[p], low), y);
                         }
                     }
                     let b = v.map(|v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), low));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(place(j + 4, i)));
+                        let y = _mm512_set1_epi32(*xg.add(offset(j + 4, i)));
                         for p in 0..P {
                             s[p][i] = _mm512_dpbusd_epi32(s[p][i], b[p], y);
                         }
                     }
                 }
-                // Of the first four groups the low halves, of the others the high ones.
+                // The low halves for the first four groups, the high ones for the others.
                 let shift = _mm_cvtsi32_si128((g / HALF * 4) as i32);
                 for p in 0..P {
                     let at = w.add(p * w_stride + scales_at + g % HALF * PANEL);
@@ -113,7 +114,7 @@ unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS:
                 xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
                 g += 1;
             }
-            // Of groups that a short block lacks, zero: their sums are zero as well.
+            // Zero for groups that a short block lacks: their sums are zero as well.
             let mut lows = [[_mm512_setzero_si512(); GROUPS / 2]; P];
             for p in 0..P {
                 for q in 0..GROUPS / 2 {
@@ -123,10 +124,10 @@ unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS:
                     }
                 }
             }
-            // Row by row: what is read of one serves all panels.
+            // Row by row: one load of a row serves all panels.
             for i in 0..M {
                 for q in 0..GROUPS / 2 {
-                    let y = _mm512_set1_epi32(*x.add(place(BLOCK / 4 + q, i)));
+                    let y = _mm512_set1_epi32(*x.add(offset(BLOCK / 4 + q, i)));
                     for p in 0..P {
                         sums[p][i] = _mm512_dpwssd_epi32(sums[p][i], lows[p][q], y);
                     }
@@ -141,7 +142,7 @@ unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS:
     }
 }
 
-/// The same with weights as [`unpacked`](super::unpacked) makes them, which are in the caches.
+/// The same for weights unpacked to bytes ([`unpacked`](super::unpacked)), which are in the caches.
 ///
 /// # Safety
 /// As above.
@@ -161,26 +162,26 @@ unsafe fn unpacked_tile<const M: usize, const P: usize, const PREFETCH: bool, co
     c_stride: usize,
 ) {
     let words = Layout::I8Quads.words();
-    let place = |word, i| place::<M, ROWS>(word, i, words);
+    let offset = |word, i| offset::<M, ROWS>(word, i, words);
     // SAFETY: as promised by the caller.
     unsafe {
         for block in 0..blocks {
             let mut sums = [[_mm512_setzero_si512(); M]; P];
             for i in 0..M {
-                let correction = _mm512_set1_epi32(*x.add(place(words - 2, i)));
+                let correction = _mm512_set1_epi32(*x.add(offset(words - 2, i)));
                 for p in 0..P {
                     sums[p][i] = correction;
                 }
             }
             let mut xg = x;
-            // Hidden, so that the compiler does not unroll the groups.
+            // Opaque, so that the compiler does not unroll the groups.
             let end = opaque(w.add(groups * GROUP * PANEL));
             while w != end {
                 for q in 0..GROUP / 4 {
                     let u: [__m512i; P] =
                         std::array::from_fn(|p| _mm512_loadu_si512(w.add(p * w_stride + 64 * q).cast()));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(place(q, i)));
+                        let y = _mm512_set1_epi32(*xg.add(offset(q, i)));
                         for p in 0..P {
                             sums[p][i] = _mm512_dpbusd_epi32(sums[p][i], u[p], y);
                         }

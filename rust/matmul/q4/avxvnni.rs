@@ -1,4 +1,5 @@
-//! 4-bit weights with AVX-VNNI, vpdpbusd on 8 outputs at a time: nibbles taken apart on the fly, or bytes that were made of them.
+//! 4-bit weights with AVX-VNNI, vpdpbusd on 8 outputs at a time: nibbles unpacked in registers, or blocks
+//! unpacked to bytes.
 
 use super::avx2::{Scales, store};
 use super::{CODES, offsets};
@@ -8,10 +9,10 @@ use crate::matmul::quantized::avx2::{MAX_ROWS, products, scales};
 use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
 use std::arch::x86_64::*;
 
-/// Bytes of a whole block for each of its groups.
+/// Bytes of a whole block per group.
 const GROUP_BYTES: usize = offsets(GROUPS)[3] / GROUPS;
 
-/// See [`super::scalar`]. `PREFETCH` asks for the memory ahead, group by group.
+/// See [`super::scalar`]. `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
@@ -35,10 +36,10 @@ unsafe fn tile<const M: usize, const PREFETCH: bool>(
         for block in 0..blocks {
             let mut sums = [[_mm256_setzero_si256(); 2]; M];
             let block_scales = Scales::new(w.add(scales_at));
-            // Hidden, so that the compiler does not unroll the groups.
+            // Opaque, so that the compiler does not unroll the groups.
             let (mut wg, mut sg, mut xg) = (w, block_scales.0.as_ptr(), x);
             let end = std::hint::black_box(w.add(scales_at));
-            // Spread evenly over the block, scales and lows too.
+            // Distributed evenly over the block, scales and lows included.
             let mut upcoming = w.wrapping_add(PREFETCH_BYTES);
             while wg != end {
                 let mut s = [[_mm256_setzero_si256(); 2]; M];
@@ -96,7 +97,7 @@ unsafe fn tile<const M: usize, const PREFETCH: bool>(
     }
 }
 
-/// Products of four bytes, added to the sums.
+/// Adds products of four bytes to the sums.
 macro_rules! step {
     ($a:literal $b:literal) => {
         concat!("{{vex}} vpdpbusd ", $a, ", ymm12, ymm14\n{{vex}} vpdpbusd ", $b, ", ymm13, ymm14\n")
@@ -104,7 +105,7 @@ macro_rules! step {
 }
 products!("avx2,avxvnni", step);
 
-/// The same with weights as [`unpacked`](super::unpacked) makes them, which are in the caches.
+/// The same for weights unpacked to bytes ([`unpacked`](super::unpacked)), which are in the caches.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.

@@ -1,4 +1,5 @@
-//! 4-bit weights with NEON: nibbles taken apart on the fly, sums of groups by the best multiplications that the CPU has.
+//! 4-bit weights with NEON: nibbles unpacked in registers, dot products of groups by the best instructions of
+//! the CPU.
 
 use super::{CODES, HALF, offsets};
 use crate::matmul::layout::Layout;
@@ -7,7 +8,7 @@ use crate::matmul::panel::{BLOCK, GROUP, PANEL};
 use crate::matmul::quantized::{Kernel, Kernels};
 use std::arch::aarch64::*;
 
-/// Codes as `super` describes them.
+/// Nibbles as `super` defines them.
 struct Nibbles;
 
 impl Codes for Nibbles {
@@ -29,10 +30,10 @@ fn nibble<const QUAD: usize>(v: uint8x16_t) -> int8x16_t {
     unsafe { vreinterpretq_s8_u8(if QUAD < 4 { vandq_u8(v, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(v) }) }
 }
 
-/// Scales of a group as words of 32 bits; those of a block lie behind `at`.
+/// Scales of a group as 32-bit words.
 ///
 /// # Safety
-/// They do.
+/// The scales of a block lie behind `at`.
 #[inline(always)]
 unsafe fn group_scales(at: *const u8, group: usize) -> [int32x4_t; 4] {
     // SAFETY: as promised.
@@ -81,7 +82,7 @@ unsafe fn tile<D: Dots, const M: usize>(
             for i in 0..M {
                 let all = &mut sums[i];
                 for p in 0..groups.div_ceil(2) {
-                    // Of two groups side by side.
+                    // Lows of two groups, interleaved.
                     let both = vld2q_s8(w.add(lows_at + 2 * PANEL * p).cast());
                     let y: *const i16 = x.add((BLOCK / 4 + p) * M + i).cast();
                     for (v, y) in [(both.0, *y), (both.1, *y.add(1))] {
@@ -107,15 +108,15 @@ unsafe fn tile<D: Dots, const M: usize>(
 }
 
 entry!(
-    /// With NEON alone.
+    /// Plain NEON.
     plain<M>, "neon", tile<Plain>
 );
 entry!(
-    /// With dot products.
+    /// With `FEAT_DotProd`.
     dotprod<M>, "neon,dotprod", tile<Dotprod>
 );
 entry!(
-    /// With products of small matrices.
+    /// With `FEAT_I8MM`.
     i8mm<M>, "neon,dotprod,i8mm", tile<I8mm>
 );
 

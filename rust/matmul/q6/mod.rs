@@ -1,18 +1,18 @@
-//! Products with 6-bit weights, which token tables of 4-bit models have: groups of 32 inputs with a scale each, in blocks
-//! of 256.
+//! Products with 6-bit weights, which the embedding tables of 4-bit models have: groups of 32 inputs with a
+//! scale each, in blocks of 256.
 //!
-//! Codes (-31 to 31) and scales are as in [`q8`], with 6 of the 8 bits of each code. A block of 8 groups of a panel takes
-//! 3,328 bytes, where code j of the 512 of a group is the one that `q8` has there, plus 32:
+//! Codes (-31 to 31) and scales are as in [`q8`], with 6 of the 8 bits of each code. A block of 8 groups of a
+//! panel takes 3,328 bytes, where code j of the 512 of a group is code j of `q8`, plus 32:
 //!
 //! ```text
-//! codes   [group 8]   low   [256] u8   4 bits of code j in the low half of byte j, of code j + 256 in the high half
-//!                     high  [128] u8   2 bits each of the codes j, j + 128, j + 256, j + 384 in byte j, from the lowest up
+//! codes   [group 8]   low   [256] u8   4 bits of code j in byte j low, of code j + 256 high
+//!                     high  [128] u8   2 bits each of the codes j, j + 128, j + 256, j + 384 in byte j, lowest first
 //! scales  [group 8][output 16] f16 times 4096
 //! ```
 //!
-//! and a shorter last block what its groups need, rounded up to 64. A product turns blocks into those of `q8` in a memory
-//! that stays in the nearest cache, and goes on with the kernels of `q8`: its results are what `q8` would give for the
-//! same codes, to the bit.
+//! and a shorter last block what its groups need, rounded up to 64. A product unpacks blocks to those of `q8`
+//! in scratch that stays in the L1 cache and runs the kernels of `q8`: its results equal those of `q8` with
+//! the same codes, to the bit.
 
 use super::activations::PackedActivations;
 use super::matrix::Matrix;
@@ -25,9 +25,9 @@ use std::ops::Range;
 
 /// The largest code.
 const MAX_CODE: f32 = 31.0;
-/// How far apart the scales are that are tried, see [`q8::fit::group`].
+/// Distance between the scales that are tried, see [`q8::fit::group`].
 const STEP: f32 = 0.1875;
-/// What is added to a code.
+/// Bias of a code.
 const OFFSET: u8 = 32;
 /// Codes of a group, a half and a quarter of them.
 const CODES: usize = GROUP * PANEL;
@@ -38,7 +38,7 @@ const PACKED: usize = HALF + QUARTER;
 /// Bytes of the scales of a group.
 const SCALES: usize = 2 * PANEL;
 
-/// Bytes ahead of the reading that memory is asked for.
+/// Prefetch distance.
 const PREFETCH_BYTES: usize = 12 * 1024;
 
 pub static BLOCKS: Blocks = Blocks {
@@ -60,7 +60,7 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
     whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
 }
 
-/// Packs 16 rows; false where a scale does not fit f16.
+/// Packs 16 rows; false where a scale is out of f16's range.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut unpacked = vec![0; q8::panel_bytes(inputs).unwrap_or_default()];
     let fits = q8::quantize(rows, inputs, MAX_CODE, STEP, &mut unpacked);
@@ -70,7 +70,7 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
         for (g, (codes, scales)) in
             codes.chunks_exact_mut(PACKED).zip(scales.chunks_exact_mut(SCALES)).enumerate()
         {
-            let (codes_at, scales_at) = q8::place(inputs, first + g);
+            let (codes_at, scales_at) = q8::offsets(inputs, first + g);
             let code = |j: usize| unpacked[codes_at + j].wrapping_sub(q8::ZERO).wrapping_add(OFFSET);
             for j in 0..HALF {
                 codes[j] = (code(j) & 15) | code(j + HALF) << 4;
@@ -87,18 +87,18 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
 }
 
 multiversion! {
-    /// A block of `groups` groups as `q8` has it; `ask`s for the memory that comes next.
+    /// Unpacks a block of `groups` groups to one of `q8`; with `prefetch`, prefetches the next weights.
     fn unpack_block / unpack_block_at (groups: usize, block: &[u8], prefetch: bool, out: &mut [u8]) {
         let (codes, scales) = block.split_at(groups * PACKED);
-        // From an offset of 32 to that of q8.
+        // From a bias of 32 to that of q8.
         let shift = q8::ZERO.wrapping_sub(OFFSET);
         for (g, (packed, scales)) in codes.chunks_exact(PACKED).zip(scales.chunks_exact(SCALES)).enumerate() {
-            // Spread evenly over the block, scales too.
+            // Distributed evenly over the block, scales included.
             let upcoming = block.as_ptr().wrapping_add(PREFETCH_BYTES + g * (PACKED + SCALES));
             if prefetch {
                 prefetch_at(upcoming, PACKED + SCALES);
             }
-            let (codes_at, scales_at) = q8::place(groups * GROUP, g);
+            let (codes_at, scales_at) = q8::offsets(groups * GROUP, g);
             out[scales_at..][..SCALES].copy_from_slice(scales);
             let (low, high) = packed.split_first_chunk::<HALF>().expect("half a byte each");
             let high = high.first_chunk::<QUARTER>().expect("a quarter of a byte each");
@@ -123,19 +123,20 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     }
 }
 
-/// Products of some panels with few rows, those of one tile that are interleaved: `out: [panel][row][16]`. `memory` is a thread's own.
+/// Products of some panels with few rows, one interleaved tile: `out: [panel][row][16]`. `scratch` is
+/// of the thread.
 pub fn product(
     level: Level,
     kernels: &Kernels,
     w: &Matrix,
     panels: Range<usize>,
     packed: &PackedActivations,
-    memory: &mut Buffer<f32>,
+    scratch: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
     let (rows, words) = (packed.rows, kernels.layout.words());
     assert!(packed.tiles.len() == 1 && !packed.by_rows, "one tile, interleaved");
-    let unpacked = bytes(memory, q8::block_bytes(GROUPS));
+    let unpacked = bytes(scratch, q8::block_bytes(GROUPS));
     // More rows leave time to prefetch while they are computed.
     let few = rows <= 4;
     let kernel = if few { kernels.many[rows - 1] } else { kernels.few[rows - 1] };
@@ -147,8 +148,8 @@ pub fn product(
             unpack_block_at(level, groups, &panel[range], few, unpacked);
             let x = tile_activations(kernels, packed, block, 1, 0);
             let (unpacked, c) = (unpacked.as_ptr(), c.as_mut_ptr());
-            // SAFETY: the kernels are of a level that the machine has; the memory holds a block of these groups, the
-            // strip as many, and `c` has room for all rows.
+            // SAFETY: the kernels are of a detected level; the scratch holds a block of these groups, the
+            // activations as many, and `c` has room for all rows.
             unsafe { kernel(1, groups, unpacked, x, rows * words, c, ahead, 0, block == 0) };
         }
     }

@@ -1,4 +1,5 @@
-//! 8-bit weights with AVX2: the bytes of a quad part to two pairs of words, for vpmaddwd and vpaddd on 8 outputs at a time.
+//! 8-bit weights with AVX2: the bytes of a quad split into two pairs of words, for vpmaddwd and vpaddd on 8
+//! outputs at a time.
 
 use super::unpacked::{UNPACKED_SCALES, WORDS};
 use super::{CODES, GROUP, GROUP_BYTES, QUADS, SCALES, block_bytes};
@@ -8,11 +9,11 @@ use crate::matmul::quantized::avx2::{MAX_ROWS, products, scales};
 use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
 use std::arch::x86_64::*;
 
-/// A block's results so far, with the sums of a group: times its scales, and times the scale of the activations where each group
-/// has its own.
+/// A block's results with the sums of one more group: times its scales, and times the scale of the
+/// activations where each group has its own.
 ///
 /// # Safety
-/// That one lies behind `dx`, where it is read; AVX2 and FMA.
+/// `dx` holds that scale where it is read; AVX2 and FMA.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn add<const I8: bool>(sums: __m256i, scales: __m256, dx: *const i32, t: __m256) -> __m256 {
@@ -26,7 +27,7 @@ unsafe fn add<const I8: bool>(sums: __m256i, scales: __m256, dx: *const i32, t: 
     }
 }
 
-/// Adds a block's results to those of the blocks before.
+/// Adds a block's results to those of the previous blocks.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2 and FMA.
@@ -56,7 +57,7 @@ unsafe fn store_block<const M: usize, const I8: bool>(
     }
 }
 
-/// See [`super::scalar`]. `PREFETCH` asks for the memory ahead, group by group.
+/// See [`super::scalar`]. `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA and F16C.
@@ -80,7 +81,7 @@ unsafe fn tile<const M: usize, const I8: bool, const PREFETCH: bool>(
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let (mut wg, mut dg, mut xg) = (w, w.add(groups * CODES), x);
-            // Spread evenly over the block, scales too.
+            // Distributed evenly over the block, scales included.
             let mut coming = ahead.wrapping_add(PREFETCH_BYTES);
             for _ in 0..groups {
                 let mut s: [[__m256i; 2]; M] =
@@ -127,7 +128,7 @@ unsafe fn tile<const M: usize, const I8: bool, const PREFETCH: bool>(
     }
 }
 
-/// Products of pairs of words, and their sums.
+/// Adds products of pairs of words to the sums.
 macro_rules! step {
     ($a:literal $b:literal) => {
         concat!(
@@ -145,7 +146,7 @@ macro_rules! step {
 }
 products!("avx2", step);
 
-/// The same with words as [`unpacked`](super::unpacked) makes them, which are in the caches.
+/// The same for weights unpacked to words ([`unpacked`](super::unpacked)), which are in the caches.
 ///
 /// # Safety
 /// As above.

@@ -1,15 +1,15 @@
-//! 8-bit weights with AVX-512 and VNNI: 16 outputs in a register, a row's activations as a broadcast operand.
+//! 8-bit weights with AVX-512 and VNNI: 16 outputs per register, a row's activations as a broadcast operand.
 
 use super::{CODES, GROUP_BYTES, QUADS, SCALES, block_bytes};
 use crate::matmul::layout::Layout;
 use crate::matmul::opaque::opaque;
 use crate::matmul::panel::PANEL;
 use crate::matmul::quantized::PREFETCH_BYTES;
-use crate::matmul::quantized::avx512::{kernels, place, prefetch, scales};
+use crate::matmul::quantized::avx512::{kernels, offset, prefetch, scales};
 use std::arch::x86_64::*;
 
-/// Asks for a cache line of weights. Measured on Zen 5: where the memory sets the pace, one or two rows go 5 to 7 % faster when
-/// weights pass by the outer caches, eight rows 4 % slower.
+/// Prefetches a cache line of weights. Measured on Zen 5: when memory-bound, one or two rows are 5 to 7 %
+/// faster with weights bypassing the outer caches, eight rows 4 % slower.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn prefetch_line<const M: usize>(line: *const u8) {
@@ -20,8 +20,8 @@ fn prefetch_line<const M: usize>(line: *const u8) {
     }
 }
 
-/// 16-bit activations in planes, M rows by P panels: `256 * sum of high bytes + sum of low bytes`. See [`super::scalar`].
-/// `PREFETCH` asks for the memory ahead, group by group.
+/// 16-bit activations in planes, M rows by P panels: `256 * sum of high bytes + sum of low bytes`. See
+/// [`super::scalar`]. `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
@@ -40,46 +40,47 @@ unsafe fn i16_activations<const M: usize, const P: usize, const PREFETCH: bool, 
     w_stride: usize,
     c_stride: usize,
 ) {
-    let place = |word, i| place::<M, ROWS>(word, i, Layout::I16Planes.words());
+    let offset = |word, i| offset::<M, ROWS>(word, i, Layout::I16Planes.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
-            // Spread evenly over the block, scales too.
+            // Distributed evenly over the block, scales included.
             let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
-            // Hidden, so that the compiler does not unroll the groups.
+            // Opaque, so that the compiler does not unroll the groups.
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
                 let mut s = [[_mm512_setzero_si512(); M]; P];
                 if P == 1 {
-                    // Both planes while the weights are at hand, in chains of their own: each byte is read once.
+                    // Both planes while the weights are in a register, in chains of their own: each byte is
+                    // read once.
                     let mut low = [_mm512_setzero_si512(); M];
                     for q in 0..QUADS {
                         let u = _mm512_loadu_si512(wg.add(64 * q).cast());
                         for i in 0..M {
-                            let (high, x) = (*xg.add(place(q, i)), *xg.add(place(QUADS + q, i)));
+                            let (high, x) = (*xg.add(offset(q, i)), *xg.add(offset(QUADS + q, i)));
                             s[0][i] = _mm512_dpbusd_epi32(s[0][i], u, _mm512_set1_epi32(high));
                             low[i] = _mm512_dpbusd_epi32(low[i], u, _mm512_set1_epi32(x));
                         }
                     }
                     for i in 0..M {
-                        let correction = _mm512_set1_epi32(*xg.add(place(2 * QUADS, i)));
+                        let correction = _mm512_set1_epi32(*xg.add(offset(2 * QUADS, i)));
                         let high = _mm512_add_epi32(_mm512_slli_epi32::<8>(s[0][i]), correction);
                         s[0][i] = _mm512_add_epi32(high, low[i]);
                     }
                 } else {
                     for plane in 0..2 {
-                        // Hidden, so that the compiler reads the weights of the second plane again: they do not fit
-                        // into registers beside the sums.
+                        // Opaque, so that the compiler reloads the weights for the second plane: they do not
+                        // fit into registers beside the sums.
                         let wg = opaque(wg);
                         for q in 0..QUADS {
                             let u: [__m512i; P] = std::array::from_fn(|p| {
                                 _mm512_loadu_si512(wg.add(p * w_stride + 64 * q).cast())
                             });
                             for i in 0..M {
-                                let y = _mm512_set1_epi32(*xg.add(place(plane * QUADS + q, i)));
+                                let y = _mm512_set1_epi32(*xg.add(offset(plane * QUADS + q, i)));
                                 for p in 0..P {
                                     s[p][i] = _mm512_dpbusd_epi32(s[p][i], u[p], y);
                                 }
@@ -87,7 +88,7 @@ unsafe fn i16_activations<const M: usize, const P: usize, const PREFETCH: bool, 
                         }
                         if plane == 0 {
                             for i in 0..M {
-                                let correction = _mm512_set1_epi32(*xg.add(place(2 * QUADS, i)));
+                                let correction = _mm512_set1_epi32(*xg.add(offset(2 * QUADS, i)));
                                 for p in 0..P {
                                     s[p][i] = _mm512_add_epi32(_mm512_slli_epi32::<8>(s[p][i]), correction);
                                 }
@@ -112,7 +113,7 @@ unsafe fn i16_activations<const M: usize, const P: usize, const PREFETCH: bool, 
                 xg = xg.add((2 * QUADS + 1) * if ROWS { 1 } else { M });
             }
             for i in 0..M {
-                let at = x.add(place(Layout::I16Planes.words() - 1, i));
+                let at = x.add(offset(Layout::I16Planes.words() - 1, i));
                 let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*at));
                 for p in 0..P {
                     let at = c.add(p * c_stride + i * PANEL);
@@ -147,24 +148,24 @@ unsafe fn i8_activations<const M: usize, const P: usize, const PREFETCH: bool, c
     w_stride: usize,
     c_stride: usize,
 ) {
-    let place = |word, i| place::<M, ROWS>(word, i, Layout::I8GroupQuads.words());
+    let offset = |word, i| offset::<M, ROWS>(word, i, Layout::I8GroupQuads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
-            // Spread evenly over the block, scales too.
+            // Distributed evenly over the block, scales included.
             let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
                 let mut s: [[__m512i; M]; P] =
-                    [std::array::from_fn(|i| _mm512_set1_epi32(*xg.add(place(QUADS, i)))); P];
+                    [std::array::from_fn(|i| _mm512_set1_epi32(*xg.add(offset(QUADS, i)))); P];
                 for q in 0..QUADS {
                     let u: [__m512i; P] =
                         std::array::from_fn(|p| _mm512_loadu_si512(wg.add(p * w_stride + 64 * q).cast()));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(place(q, i)));
+                        let y = _mm512_set1_epi32(*xg.add(offset(q, i)));
                         for p in 0..P {
                             s[p][i] = _mm512_dpbusd_epi32(s[p][i], u[p], y);
                         }
@@ -172,7 +173,7 @@ unsafe fn i8_activations<const M: usize, const P: usize, const PREFETCH: bool, c
                 }
                 let d: [__m512; P] = std::array::from_fn(|p| scales(dg.add(p * w_stride)));
                 for i in 0..M {
-                    let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*xg.add(place(QUADS + 1, i))));
+                    let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*xg.add(offset(QUADS + 1, i))));
                     for p in 0..P {
                         let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[p][i]), d[p]);
                         t[p][i] = _mm512_fmadd_ps(scaled, dx, t[p][i]);
@@ -203,5 +204,11 @@ unsafe fn i8_activations<const M: usize, const P: usize, const PREFETCH: bool, c
     }
 }
 
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", i16_activations, I16_ACTIVATIONS, Layout::I16Planes }
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", i8_activations, I8_ACTIVATIONS, Layout::I8GroupQuads }
+kernels! {
+    "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c",
+    i16_activations, I16_ACTIVATIONS, Layout::I16Planes
+}
+kernels! {
+    "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c",
+    i8_activations, I8_ACTIVATIONS, Layout::I8GroupQuads
+}

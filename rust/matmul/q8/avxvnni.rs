@@ -7,7 +7,7 @@ use crate::matmul::quantized::avx2::scales;
 use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
 use std::arch::x86_64::*;
 
-/// The codes of a quad, of 8 outputs and 8 more.
+/// The codes of a quad, of 8 outputs and the next 8.
 ///
 /// # Safety
 /// AVX2; a whole group lies behind `group`.
@@ -29,7 +29,7 @@ fn dot(s: [__m256i; 2], u: [__m256i; 2], y: __m256i) -> [__m256i; 2] {
 }
 
 /// 16-bit activations in planes: `256 * sum of high bytes + sum of low bytes`. See [`super::scalar`].
-/// `PREFETCH` asks for the memory ahead, group by group.
+/// `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
@@ -51,9 +51,9 @@ unsafe fn i16_activations<const M: usize, const PREFETCH: bool>(
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let mut xg = x;
-            // Spread evenly over the block, scales too.
+            // Distributed evenly over the block, scales included.
             let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
-            // Hidden, so that the compiler does not unroll the groups.
+            // Opaque, so that the compiler does not unroll the groups.
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
@@ -132,7 +132,7 @@ unsafe fn i8_activations<const M: usize, const PREFETCH: bool>(
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let mut xg = x;
-            // Spread evenly over the block, scales too.
+            // Distributed evenly over the block, scales included.
             let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);

@@ -1,10 +1,11 @@
 //! Products with 8-bit weights: groups of 32 inputs with a scale each, in blocks of 256.
 //!
-//! A block of 8 groups of a panel takes 4,352 bytes: codes `[group 8][input quad 8][output 16][4]` u8 of -127 to 127 plus 128,
-//! then scales `[group 8][output 16]` f16 times 4096; a shorter last block what its groups need, rounded up to 64, so that no
-//! load of codes crosses a cache line. Bytes with a bias suit multiplications of unsigned by signed bytes, and come apart to pairs
-//! of 16 bits with a mask and a shift; `sum (code + 128) * x - 128 * sum x` is what those make. With 16-bit activations
-//! (one scale for each 256 inputs of a row) a result is, over blocks of 256 inputs and their groups g in order,
+//! A block of 8 groups of a panel takes 4,352 bytes: codes `[group 8][input quad 8][output 16][4]` u8 of -127
+//! to 127 plus 128, then scales `[group 8][output 16]` f16 times 4096; a shorter last block takes what its
+//! groups need, rounded up to 64, so that no load of codes crosses a cache line. Biased bytes suit
+//! multiplications of unsigned by signed bytes, and a mask and a shift split them into pairs of 16 bits;
+//! these compute `sum (code + 128) * x - 128 * sum x`. With 16-bit activations (one scale for each 256 inputs
+//! of a row) a result is, over blocks of 256 inputs and their groups g in order,
 //!
 //! ```text
 //! i = sum of code * x          exact, 32 * 127 * 32639 < 2^31
@@ -12,8 +13,8 @@
 //! c = fma(t, scale of x, c)    after each block
 //! ```
 //!
-//! and with 8-bit activations (a scale for each group, as llama.cpp's Q8_0 has it)
-//! `t = fma(i * scale[g], scale of x[g], t)`, `c = c + t`.
+//! and with 8-bit activations (a scale per group, as in llama.cpp's Q8_0) `t = fma(i * scale[g], scale of
+//! x[g], t)`, `c = c + t`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -36,9 +37,9 @@ use half::f16;
 
 /// The largest code.
 const MAX_CODE: f32 = 127.0;
-/// How far apart the scales are that are tried, see [`fit::group`].
+/// Distance between the scales that are tried, see [`fit::group`].
 const STEP: f32 = 0.375;
-/// The byte of a code of zero.
+/// The byte of code zero.
 pub const ZERO: u8 = 128;
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL;
@@ -47,7 +48,7 @@ const QUADS: usize = GROUP / 4;
 /// Bytes of the scales of a group.
 const SCALES: usize = 2 * PANEL;
 
-/// Bytes of a whole block for each of its groups.
+/// Bytes of a whole block per group.
 #[cfg(target_arch = "x86_64")]
 const GROUP_BYTES: usize = CODES + SCALES;
 
@@ -64,13 +65,13 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
     whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
 }
 
-/// Packs 16 rows; false where a scale does not fit f16.
+/// Packs 16 rows; false where a scale is out of f16's range.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     quantize(rows, inputs, MAX_CODE, STEP, out)
 }
 
-/// The same with codes of at most `most`; see [`fit::group`] for `step`.
-pub fn quantize(rows: &[f32], inputs: usize, most: f32, step: f32, out: &mut [u8]) -> bool {
+/// The same with codes of at most `max_code`; see [`fit::group`] for `step`.
+pub fn quantize(rows: &[f32], inputs: usize, max_code: f32, step: f32, out: &mut [u8]) -> bool {
     let mut fits = true;
     let mut x = [[0.0f32; PANEL]; GROUP];
     for g in 0..inputs.div_ceil(GROUP) {
@@ -81,8 +82,8 @@ pub fn quantize(rows: &[f32], inputs: usize, most: f32, step: f32, out: &mut [u8
             }
         }
         x[length..].fill([0.0; PANEL]);
-        let fitted = fit::group(&x, most, step);
-        let (codes_at, scales_at) = place(inputs, g);
+        let fitted = fit::group(&x, max_code, step);
+        let (codes_at, scales_at) = offsets(inputs, g);
         for (quad, out) in
             fitted.codes.chunks_exact(4).zip(out[codes_at..][..CODES].chunks_exact_mut(4 * PANEL))
         {
@@ -100,8 +101,8 @@ pub fn quantize(rows: &[f32], inputs: usize, most: f32, step: f32, out: &mut [u8
     fits
 }
 
-/// Where the codes and the scales of a group of a panel begin.
-pub fn place(inputs: usize, group: usize) -> (usize, usize) {
+/// Offsets of the codes and the scales of a group in a panel.
+pub fn offsets(inputs: usize, group: usize) -> (usize, usize) {
     let (whole, rest) = shape(inputs);
     let (block, g) = (group / GROUPS, group % GROUPS);
     let groups = if block < whole { GROUPS } else { rest };
@@ -121,7 +122,7 @@ fn code(codes: &[u8], input: usize, output: usize) -> i32 {
 pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     let inputs = out.len();
     for (g, out) in out.chunks_mut(GROUP).enumerate() {
-        let (codes_at, scales_at) = place(inputs, g);
+        let (codes_at, scales_at) = offsets(inputs, g);
         let scale = scale(&panel[scales_at..], row);
         let codes = panel[codes_at..][..CODES].chunks_exact(4 * PANEL);
         for (codes, out) in codes.zip(out.chunks_mut(4)) {
@@ -133,10 +134,10 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     }
 }
 
-/// Rows from which on blocks are widened.
+/// Minimum number of rows for which blocks are unpacked.
 const MANY: usize = 32;
 
-/// Kernels of a level for so many rows of 16-bit or 8-bit activations, and the blocks that they take.
+/// Kernels of a level for a number of rows and 16-bit or 8-bit activations, and the blocks that they read.
 pub fn products(level: Level, activations: Activations, rows: usize) -> (&'static Kernels, &'static Blocks) {
     match (level.isa(), activations, rows >= MANY) {
         #[cfg(target_arch = "x86_64")]
@@ -147,7 +148,7 @@ pub fn products(level: Level, activations: Activations, rows: usize) -> (&'stati
     }
 }
 
-/// Kernels that take blocks as they are packed.
+/// Kernels that read packed blocks.
 pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
     match (level.isa(), activations) {
         #[cfg(target_arch = "x86_64")]
@@ -179,7 +180,7 @@ pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
     }
 }
 
-/// Portable code, and what the others must equal to the bit.
+/// Portable code; the other levels equal it to the bit.
 ///
 /// # Safety
 /// See [`Kernel`].
@@ -195,7 +196,7 @@ unsafe fn scalar<const M: usize, const I8: bool>(
     first: bool,
 ) {
     let layout = if I8 { Layout::I8GroupPairs } else { Layout::I16Pairs };
-    // SAFETY: the caller promises as many weights, strips and results.
+    // SAFETY: the caller promises as many weights, activations and results.
     let (w, x, c) = unsafe {
         (
             std::slice::from_raw_parts(w, blocks * block_bytes(groups)),
@@ -217,7 +218,7 @@ unsafe fn scalar<const M: usize, const I8: bool>(
                 for output in 0..PANEL {
                     let mut sum = 0i32;
                     for k in 0..GROUP {
-                        // Of each four inputs the first and third are a pair, and the second and fourth.
+                        // Of each four inputs the first and third form a pair, and the second and fourth.
                         let word = x[(g * words + k / 4 * 2 + k % 2) * M + row];
                         let value = if k % 4 < 2 { word as i16 } else { (word >> 16) as i16 };
                         sum += code(codes, k, output) * i32::from(value);

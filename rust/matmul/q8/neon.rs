@@ -1,4 +1,4 @@
-//! 8-bit weights with NEON: sums of groups by the best multiplications that the CPU has.
+//! 8-bit weights with NEON: dot products of groups by the best instructions of the CPU.
 
 use super::{CODES, GROUP, QUADS, SCALES, block_bytes};
 use crate::matmul::layout::Layout;
@@ -64,15 +64,15 @@ unsafe fn tile<D: Dots, const M: usize, const I8: bool>(
 }
 
 entry!(
-    /// With NEON alone.
+    /// Plain NEON.
     plain<M, I8>, "neon", tile<Plain>
 );
 entry!(
-    /// With dot products.
+    /// With `FEAT_DotProd`.
     dotprod<M, I8>, "neon,dotprod", tile<Dotprod>
 );
 entry!(
-    /// With products of small matrices.
+    /// With `FEAT_I8MM`.
     i8mm<M, I8>, "neon,dotprod,i8mm", tile<I8mm>
 );
 

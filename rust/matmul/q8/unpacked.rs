@@ -1,7 +1,9 @@
-//! Products of many rows with 8-bit weights and AVX2: a block's bytes are turned once into the words that it multiplies.
+//! Unpacked blocks of 8-bit weights, for products of many rows with AVX2: bytes become the words that
+//! vpmaddwd multiplies, once for all rows.
 //!
-//! A block of 8 groups takes 8,704 bytes: `[group 8][input quad 8][pair 2][output 16][2]` i16 of bytes, with their bias, the first
-//! and third input of a quad a pair, and the second and fourth, then scales `[group 8][output 16]` f32.
+//! A block of 8 groups takes 8,704 bytes: `[group 8][input quad 8][pair 2][output 16][2]` i16 of biased
+//! bytes, pairs of the first and third input of a quad and of the second and fourth, then scales `[group
+//! 8][output 16]` f32.
 
 use super::{CODES, GROUP, SCALES, block_bytes};
 use crate::matmul::panel::PANEL;
@@ -11,7 +13,7 @@ use crate::simd::multiversion;
 /// Bytes of the words and of the scales of a group.
 pub const WORDS: usize = 2 * GROUP * PANEL;
 pub const UNPACKED_SCALES: usize = 4 * PANEL;
-/// Words of 16 bits in a quad of inputs.
+/// 16-bit words in a quad of inputs.
 const QUAD: usize = 2 * PANEL;
 
 pub static BLOCKS: Blocks = Blocks {
@@ -23,7 +25,7 @@ pub static BLOCKS: Blocks = Blocks {
 };
 
 multiversion! {
-    /// A block of `groups` groups as words.
+    /// Unpacks a block of `groups` groups to words.
     fn unpack_words / unpack_words_at (groups: usize, block: &[u8], unpacked: &mut [u8]) {
         let (bytes, scales) = block.split_at(groups * CODES);
         let (words, unpacked_scales) = unpacked.split_at_mut(groups * WORDS);
