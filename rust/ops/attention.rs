@@ -14,7 +14,7 @@ mod probabilities;
 
 use super::kv::{BLOCK, KvBlocks, Numbers, Sequence, Sequences};
 use super::position_bias::DistanceBias;
-use crate::matmul::micro::{Shape, multiply, multiply_half};
+use crate::matmul::dense::{Shape, multiply, multiply_half};
 use crate::simd::{LANES, exp, level, multiversion, tanh};
 use crate::tensor::{Buffer, Disjoint, sized};
 use crate::threads::Team;

@@ -473,7 +473,7 @@ mod tests {
         let values = numbers(rows * 48, 2);
         for level in Level::present() {
             let (mut want, mut got) = ([PieceStats::default(); 3], [PieceStats::default(); 3]);
-            piece_stats_at(Level::Scalar, &values, n, true, &mut want);
+            piece_stats_at(Level::SCALAR, &values, n, true, &mut want);
             piece_stats_at(level, &values, n, true, &mut got);
             for (a, b) in want.iter().zip(&got) {
                 assert_eq!(

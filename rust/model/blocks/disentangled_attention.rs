@@ -4,7 +4,7 @@
 use super::attention::check_heads;
 use super::{Capture, Captured, Operator, Pass, Stream, Widths};
 use crate::error::Result;
-use crate::matmul::micro::{Shape, multiply};
+use crate::matmul::dense::{Shape, multiply};
 use crate::matmul::{self, linear};
 use crate::model::spec::mirror;
 use crate::model::state::State;

@@ -57,7 +57,7 @@ impl Stream<'_> {
             None => Input::from(values),
             Some(norm) => {
                 normalize = |row: usize, x: &[f32], to: &mut [f32]| norm.row(row, x, to);
-                Input { values, before: Some(&normalize) }
+                Input { values, prologue: Some(&normalize) }
             }
         };
         linear(pass.team, self.product, input, pass.rows, targets);

@@ -2,7 +2,7 @@
 
 use super::{BLOCK, KvType, Numbers, SEGMENT};
 use crate::error::Result;
-use crate::simd::{LANES, level, multiversion, narrow, prefetch, widen_at};
+use crate::simd::{LANES, level, multiversion, prefetch, to_f16, to_f32_at};
 use crate::tensor::Buffer;
 
 /// Layout of one head of a block.
@@ -72,11 +72,11 @@ impl Plane {
                     let mut half = [0; 64];
                     for (x, token) in tokens {
                         if order == Order::Rows {
-                            narrow(x, &mut to[token * dim..][..dim]);
+                            to_f16(x, &mut to[token * dim..][..dim]);
                             continue;
                         }
                         for (x, to) in x.chunks(half.len()).zip(to.chunks_mut(half.len() * BLOCK)) {
-                            narrow(x, &mut half[..x.len()]);
+                            to_f16(x, &mut half[..x.len()]);
                             scatter(&half[..x.len()], to, token);
                         }
                     }
@@ -183,7 +183,7 @@ impl Plane {
             let columns = match &self.elements {
                 Elements::F32(x) => &x[at..at + n],
                 Elements::F16(x) => {
-                    widen_at(level, &x[at..at + n], &mut columns[..n]);
+                    to_f32_at(level, &x[at..at + n], &mut columns[..n]);
                     &columns[..n]
                 }
                 Elements::Q8 { codes, scales } => {
