@@ -210,7 +210,7 @@ def convolutions(draw: st.DrawFn, hidden: int) -> Convolution:
 
 
 def short_convolutions() -> st.SearchStrategy[ShortConvolution]:
-    return st.builds(ShortConvolution, kernel=st.integers(1, 4), bias=st.booleans())
+    return st.builds(ShortConvolution, kernel=st.integers(2, 5), bias=st.booleans())
 
 
 @st.composite

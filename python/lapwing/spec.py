@@ -429,9 +429,16 @@ class Model:
         return json.dumps(plain(self), allow_nan=False)
 
 
+VARIANTS = ("body", "stem")
+"""Fields that hold one of several classes: their JSON says which."""
+
+
 def plain(value: Any) -> Any:
-    """Lists and dicts instead of tuples and dataclasses; the JSON of those that are variants has their ``kind``."""
+    """Lists and dicts instead of tuples and dataclasses; the JSON of `VARIANTS` has the ``kind``."""
     if is_dataclass(value):
-        found = {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-        return {"kind": value.kind, **found} if hasattr(value, "kind") else found
+        found = {}
+        for field in fields(value):
+            one = getattr(value, field.name)
+            found[field.name] = {"kind": one.kind, **plain(one)} if field.name in VARIANTS else plain(one)
+        return found
     return [plain(item) for item in value] if isinstance(value, tuple) else value
