@@ -4,8 +4,8 @@
 //! f32 peak and the bytes of weights read as a part of the read bandwidth, both measured in the same rounds;
 //! medians. Weights of few rows go through a set of matrices that no cache holds, as in decoding.
 
-use _core::matmul::bounds::{Memory, multiply_adds};
 use _core::matmul::{Activations, Matrix, Scratch, Target, linear};
+use _core::roofline::{ReadBuffer, multiply_adds};
 use _core::simd::level;
 use _core::tensor::{DType, Source, WeightType};
 use _core::threads::Pool;
@@ -23,7 +23,7 @@ fn main() {
     let threads = arguments.next().and_then(|a| a.parse().ok()).unwrap_or(2);
     let wanted: Vec<String> = arguments.collect();
     let pool = Pool::new(threads);
-    let memory = Memory::new(256 << 20).expect("256 MB");
+    let memory = ReadBuffer::new(256 << 20).expect("256 MB");
     println!("{threads} threads, {}", level().name());
     println!(
         "| type | outputs x inputs | rows | GMAC/s | of peak | GB/s | of read |\n|---|---|---|---|---|---|---|"

@@ -2,7 +2,7 @@
 //! (`LAPWING_ISA` names another). Throughput counts values, or scores for attention.
 
 use _core::ops::attention::{Scores, Scratch, attention};
-use _core::ops::kv::{BLOCK, KvBlocks, KvType, Sequence, Sequences};
+use _core::ops::kv::{BLOCK, KvBlocks, KvShape, KvType, Sequence, Sequences};
 use _core::ops::norm::{Norm, NormKind};
 use _core::ops::rotary::{Angles, rotate};
 use _core::simd::{Activation, activate};
@@ -66,7 +66,7 @@ fn attend(c: &mut Criterion) {
     for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
         for (queries, length) in [(1, 512), (1, 4096), (512, 512)] {
             let blocks = usize::div_ceil(length, BLOCK);
-            let mut kv = KvBlocks::new(kv_heads, dim, kv_type);
+            let mut kv = KvBlocks::new(KvShape::equal(kv_heads, dim), kv_type);
             kv.grow(blocks).expect("small");
             let tables = [(0..blocks as u32).collect()];
             let states = values(length * kv_heads * dim);
@@ -77,7 +77,8 @@ fn attend(c: &mut Criterion) {
             let scores = Scores {
                 heads,
                 kv_heads,
-                head_dim: dim,
+                key_dim: dim,
+                value_dim: dim,
                 scale: 0.125,
                 causal: true,
                 window: None,

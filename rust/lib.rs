@@ -6,7 +6,7 @@
 //! logits -> processors, sampler or beam search (`decode`) -> ids.
 //!
 //! Floors, a module imports only from those below it:
-//! `error < simd, threads, tensor < matmul < ops < model < decode < python`.
+//! `error < simd, threads, tensor, template < matmul < roofline < ops < model < decode < python`.
 
 pub mod decode;
 pub mod error;
@@ -15,6 +15,7 @@ pub mod model;
 pub mod ops;
 #[cfg(feature = "python")]
 mod python;
+pub mod roofline;
 pub mod simd;
 pub mod template;
 pub mod tensor;

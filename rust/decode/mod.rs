@@ -113,7 +113,7 @@ impl Generation {
             if prompt.is_empty() {
                 return Err(Error::Option(format!("prompt {i} is empty: expected at least one token")));
             }
-            in_vocabulary("the prompt", prompt.iter().copied(), decoder.vocab_size)?;
+            in_vocabulary("the prompt", prompt.iter().copied(), decoder.vocab_size())?;
             if prompt.len() >= longest {
                 return Err(Error::ContextLength(format!(
                     "prompt {i} has {} tokens and no room for a new one: this model takes at most {longest}; shorten it",

@@ -2,7 +2,7 @@
 
 use super::options::Options;
 use crate::matmul::PIECE;
-use crate::ops::leaders::{Best, argmax};
+use crate::ops::top_logits::{TopK, argmax};
 use crate::simd::{exp, log, maximum, multiversion};
 
 multiversion! {
@@ -38,7 +38,7 @@ pub struct Memory {
     /// Sums of each [`PIECE`] of weights.
     pieces: Vec<f64>,
     kept: Vec<(u32, f64)>,
-    best: Best,
+    best: TopK,
 }
 
 /// A random token by temperature, top-h, top-k, top-p, min-p, typical-p, epsilon and eta, in that order. `u` is

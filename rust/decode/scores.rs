@@ -7,7 +7,7 @@ use super::process::{self, Context, Custom};
 use super::sample;
 use super::streams::Stream;
 use crate::error::{Error, Result};
-use crate::ops::leaders::{Best, Leaders, Sums, argmax};
+use crate::ops::top_logits::{Sums, TopK, TopLogits, argmax};
 use crate::simd::sum_of_squares;
 use crate::threads::Team;
 use std::cell::Cell;
@@ -39,7 +39,7 @@ impl<'a> Rules<'a> {
 pub(super) enum Scores<'a> {
     /// `[rows, vocab]`
     Logits(&'a mut [f32]),
-    Leaders(&'a Leaders),
+    Leaders(&'a TopLogits),
 }
 
 /// Scores of one row.
@@ -160,7 +160,7 @@ impl Scores<'_> {
     }
 }
 
-fn leaders_of(leaders: &Leaders, row: usize) -> RowScores<'_> {
+fn leaders_of(leaders: &TopLogits, row: usize) -> RowScores<'_> {
     RowScores::Leaders { best: leaders.row(row), normalizer: leaders.normalizer(row) }
 }
 
@@ -187,7 +187,7 @@ pub(super) struct Choice {
 struct Memory {
     /// A row of logits before processing.
     plain: Vec<f32>,
-    best: Best,
+    best: TopK,
     chosen: Vec<(u32, f32)>,
     sums: Sums,
     sorted: Vec<u32>,
@@ -339,7 +339,7 @@ pub(super) fn continuations(
 
 /// Makes `chosen` the `n` best tokens of a row: by what processing has made of its logits, where that is equal by the logits
 /// themselves, as without processing, and then by their ids.
-fn choose_best(processed: &[f32], logits: &[f32], n: usize, best: &mut Best, chosen: &mut Vec<(u32, f32)>) {
+fn choose_best(processed: &[f32], logits: &[f32], n: usize, best: &mut TopK, chosen: &mut Vec<(u32, f32)>) {
     chosen.clear();
     chosen.extend_from_slice(best.of(processed, n));
     if let Some(&(_, least)) = chosen.last() {
@@ -358,11 +358,11 @@ fn choose_best(processed: &[f32], logits: &[f32], n: usize, best: &mut Best, cho
 #[cfg(test)]
 mod tests {
     use super::choose_best;
-    use crate::ops::leaders::Best;
+    use crate::ops::top_logits::TopK;
 
     fn best_of(processed: &[f32], logits: &[f32], n: usize) -> Vec<(u32, f32)> {
         let mut chosen = Vec::new();
-        choose_best(processed, logits, n, &mut Best::default(), &mut chosen);
+        choose_best(processed, logits, n, &mut TopK::default(), &mut chosen);
         chosen
     }
 

@@ -1,50 +1,59 @@
 //! Products with `f32`, `bf16` and `f16` weights: one chain of fused multiply-adds per output.
 //!
-//! A panel is `[input][16 outputs]`, in `bf16` `[input pair][16 outputs][2]`, where a zero stands beside an odd last input: one
-//! shift makes vectors of the first inputs, one mask those of the second, and it is the order that products of pairs read.
+//! A panel is `[input][16 outputs]`, with bf16 `[input pair][16 outputs][2]`, padded with zeros beside an odd
+//! last input: a shift gives vectors of the first inputs, a mask those of the second, and products of pairs
+//! read this order directly.
 //!
-//! bf16 weights multiply f32 activations, input after input, or activations rounded to bf16. Those take the order of AVX-512 BF16,
-//! which every level follows: for each pair of inputs `c = fma(x1, w1, c)`, then `c = fma(x0, w0, c)`, each rounded to nearest even.
-//! VDPBF16PS is defined so by Intel, and a Zen 5 gave these bits in millions of draws. It also reads numbers below the
-//! smallest normal one as zeros and makes zeros of such results, whatever MXCSR says, where the other levels keep them: bits
-//! are equal as long as weights and sums stay normal. Activations below it are made zeros for every level ([`Kind::Rounded`]).
+//! bf16 weights multiply f32 activations, input after input, or activations rounded to bf16. The latter
+//! follow the order of AVX-512 BF16 on every level: for each pair of inputs `c = fma(x1, w1, c)`, then `c =
+//! fma(x0, w0, c)`, each rounded to nearest even. Intel defines VDPBF16PS so, and a Zen 5 gave these bits in
+//! millions of draws. VDPBF16PS also treats subnormal inputs as zeros and flushes subnormal results, whatever
+//! MXCSR says, where the other levels keep them: bits are equal as long as weights and sums stay normal.
+//! Subnormal activations become zeros on every level ([`Layout::Bf16AsF32`]).
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::strips::{BLOCK, Kind, Prepared};
-use super::{Activations, Matrix, PANEL};
-use crate::simd::{Level, multiplies_bf16};
+use super::activations::ActivationView;
+use super::layout::Layout;
+use super::matrix::{Activations, Matrix};
+use super::panel::{BLOCK, PANEL};
+use crate::simd::{Isa, Level, multiplies_bf16};
 use crate::tensor::{Buffer, WeightType};
 use half::{bf16, f16};
 use std::ops::Range;
 
-/// Panels that a product with one row reads side by side: a chain alone would wait for itself.
+/// Panels that a product with one row reads side by side: a single chain would be bound by its latency.
 pub const SIDE_BY_SIDE: usize = 4;
 
-/// Rows up to which weights are used as they are read; beyond, pieces of a panel are widened once.
+/// Maximum number of rows for which kernels read the packed weights; with more, parts of a panel are
+/// converted to f32 once.
 const FEW_ROWS: usize = 4;
 
 /// Rows in a tile.
-pub fn height(level: Level, kind: Kind, rows: usize) -> usize {
-    match level {
+pub fn height(level: Level, layout: Layout, rows: usize) -> usize {
+    match level.isa() {
         _ if rows <= FEW_ROWS => FEW_ROWS,
-        Level::Avx512 if kind != Kind::Halves => 12,
+        Isa::Avx512 if layout != Layout::Bf16Pairs => 12,
         _ => 6,
     }
 }
 
-/// What products of a matrix take as activations.
-pub fn kind(level: Level, w: &Matrix) -> Kind {
+/// The layout of activations for products of a matrix.
+pub fn layout(level: Level, w: &Matrix) -> Layout {
     match (w.weight_type(), w.activations()) {
-        (WeightType::Bf16, Activations::Bf16) if multiplies_bf16(level) => Kind::Halves,
-        (WeightType::Bf16, Activations::Bf16) => Kind::Rounded,
-        _ if level == Level::Avx512 => Kind::Rows,
-        _ => Kind::Float,
+        (WeightType::Bf16, Activations::Bf16) if multiplies_bf16(level) => Layout::Bf16Pairs,
+        (WeightType::Bf16, Activations::Bf16) => Layout::Bf16AsF32,
+        _ if level.isa() == Isa::Avx512 => Layout::F32Rows,
+        _ => Layout::F32,
     }
 }
 
@@ -55,7 +64,7 @@ fn index(weight_type: WeightType, input: usize, output: usize) -> usize {
     }
 }
 
-/// Packs 16 rows; false where a value does not fit the type.
+/// Packs 16 rows; false where a value is out of the type's range.
 pub fn pack(to: WeightType, rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut fits = true;
     for (i, row) in rows.chunks_exact(inputs).enumerate() {
@@ -95,52 +104,52 @@ pub fn unpack(weight_type: WeightType, panel: &[u8], row: usize, out: &mut [f32]
     }
 }
 
-/// See [`super::product`].
+/// See [`super::driver::product`].
 pub fn product(
     level: Level,
-    kind: Kind,
+    layout: Layout,
     w: &Matrix,
     panels: Range<usize>,
-    s: Prepared<'_>,
+    view: ActivationView<'_>,
     tiles: Range<usize>,
-    widened: &mut Buffer<f32>,
+    unpacked: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    match level {
+    match level.isa() {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::AvxVnni | Level::Avx512 => {
-            x86::product(level, kind, w, panels, s, tiles, widened, out)
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => {
+            x86::product(level, layout, w, panels, view, tiles, unpacked, out)
         }
         #[cfg(target_arch = "aarch64")]
-        Level::Neon | Level::Dotprod | Level::I8mm => neon::product(kind, w, panels, s, tiles, widened, out),
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => neon::product(layout, w, panels, view, tiles, unpacked, out),
         _ => {
-            let _ = widened;
-            scalar(kind, w, panels, s, tiles, out);
+            let _ = unpacked;
+            scalar(layout, w, panels, view, tiles, out);
         }
     }
 }
 
-/// Portable code, and what the others must equal to the bit.
+/// Portable code; the other levels equal it to the bit.
 fn scalar(
-    kind: Kind,
+    layout: Layout,
     w: &Matrix,
     panels: Range<usize>,
-    s: Prepared<'_>,
+    view: ActivationView<'_>,
     tiles: Range<usize>,
     out: &mut [f32],
 ) {
-    let (first_row, rows) = s.rows_of(&tiles);
+    let (first_row, rows) = view.packed.rows_of(&tiles);
     let (inputs, weight_type) = (w.inputs(), w.weight_type());
-    // Rounded activations have the second of each pair first.
-    let swap = usize::from(kind == Kind::Rounded);
+    // In `Bf16AsF32` the second of each pair comes first.
+    let swap = usize::from(layout == Layout::Bf16AsF32);
     for (p, panel) in panels.enumerate() {
         let bytes = w.panel(panel);
         for tile in tiles.clone() {
-            let (start, m) = s.tiles[tile];
+            let (start, m) = view.packed.tiles[tile];
             let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
             c.fill(0.0);
             for block in 0..inputs.div_ceil(BLOCK) {
-                let (x, _) = s.float(kind, block, tile);
+                let (x, _) = view.float(layout, block, tile);
                 for (k, x) in x.chunks_exact(m).enumerate() {
                     for j in 0..PANEL {
                         let weight = value(weight_type, bytes, (block * BLOCK + k) ^ swap, j);

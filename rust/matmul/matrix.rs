@@ -1,20 +1,15 @@
 //! Packed weight matrices.
 
-use super::{PANEL, float, q4, q6, q8};
+use super::panel::PANEL;
 use crate::error::{Error, Result};
-use crate::tensor::{Buffer, Source, WeightType};
-use crate::threads::Team;
+use crate::tensor::{Buffer, WeightType};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Number of the packed layouts: changes whenever the bytes of any of them do.
-pub const LAYOUT_VERSION: u32 = 8;
-
-/// Where packed weights lie.
+/// Storage of packed weights.
 pub enum Storage {
     Owned(Buffer<u8>),
-    /// A part of a mapped file, from a byte that is a multiple of 64.
+    /// A part of a mapped file; its offset is a multiple of 64.
     Mapped {
         map: Arc<memmap2::Mmap>,
         offset: usize,
@@ -23,7 +18,7 @@ pub enum Storage {
 }
 
 impl Storage {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Storage::Owned(buffer) => buffer,
             Storage::Mapped { map, offset, length } => &map[*offset..*offset + *length],
@@ -31,20 +26,22 @@ impl Storage {
     }
 }
 
-/// How activations are rounded before products: [`Activations::weights`] tells with which weights; others have their own way.
+/// Rounding of activations before products: [`Activations::weights`] gives the weights that it applies to;
+/// others keep their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
     /// To 16 bits, one scale for 256 inputs: no measurable loss.
     #[default]
     Int16,
-    /// To 8 bits, one scale for 32 inputs: faster where the machine multiplies bytes.
+    /// To 8 bits, one scale for 32 inputs: faster on CPUs with dot products of bytes.
     Int8,
-    /// To bf16, in products with bf16 weights, which otherwise take f32: faster where the machine multiplies bf16.
+    /// To bf16, in products with bf16 weights, which otherwise take f32: faster on CPUs with dot products of
+    /// bf16.
     Bf16,
 }
 
 impl Activations {
-    /// Its name in the public interface.
+    /// The name in the public interface.
     pub fn name(self) -> &'static str {
         match self {
             Activations::Int16 => "int16",
@@ -53,7 +50,7 @@ impl Activations {
         }
     }
 
-    /// The one type of a model's weights that these activations are made for; `None` where they go with any.
+    /// The one type of weights that these activations apply to; `None` where they go with any.
     pub fn weights(self) -> Option<WeightType> {
         match self {
             Activations::Int16 => None,
@@ -77,123 +74,19 @@ impl Activations {
 
 /// A weight matrix `[outputs, inputs]`, packed for the kernels in panels of 16 outputs.
 pub struct Matrix {
-    outputs: usize,
-    inputs: usize,
-    weight_type: WeightType,
-    /// Of products with this matrix, where its type has a choice.
-    activations: Activations,
-    data: Storage,
-}
-
-/// Bytes of one panel.
-fn panel_bytes(weight_type: WeightType, inputs: usize) -> Option<usize> {
-    match weight_type {
-        WeightType::F32 => inputs.checked_mul(4 * PANEL),
-        WeightType::F16 => inputs.checked_mul(2 * PANEL),
-        WeightType::Bf16 => inputs.div_ceil(2).checked_mul(4 * PANEL),
-        WeightType::Q8 => q8::panel_bytes(inputs),
-        WeightType::Q6 => q6::panel_bytes(inputs),
-        WeightType::Q4 => q4::panel_bytes(inputs),
-    }
+    pub(super) outputs: usize,
+    pub(super) inputs: usize,
+    pub(super) weight_type: WeightType,
+    /// Activations of products with this matrix, where its type has a choice.
+    pub(super) activations: Activations,
+    pub(super) data: Storage,
 }
 
 impl Matrix {
-    /// A matrix of nothing.
+    /// An empty matrix.
     pub fn empty() -> Matrix {
         let data = Storage::Owned(Buffer::zeroed(0).expect("one byte"));
         Matrix { outputs: 0, inputs: 0, weight_type: WeightType::F32, activations: Activations::Int16, data }
-    }
-
-    fn size(outputs: usize, inputs: usize, weight_type: WeightType) -> Result<usize> {
-        panel_bytes(weight_type, inputs)
-            .and_then(|b| b.checked_mul(outputs.div_ceil(PANEL)))
-            .ok_or_else(|| Error::Memory(format!("a matrix of {outputs} x {inputs} is too large")))
-    }
-
-    /// Packs `source` as `to`, quantizing where that type asks for it.
-    ///
-    /// # Errors
-    /// A weight is not finite, or does not fit the type; memory cannot be had.
-    pub fn pack(source: &Source<'_>, to: WeightType, team: &Team<'_>) -> Result<Matrix> {
-        let (outputs, inputs) = (source.rows(), source.columns());
-        let mut data = Buffer::<u8>::zeroed(Self::size(outputs, inputs, to)?)?;
-        let bytes = panel_bytes(to, inputs).unwrap_or_default();
-        let bad = AtomicBool::new(false);
-        if bytes > 0 {
-            team.run_mut(&mut data, bytes, &|panel, out, _| {
-                let mut rows = vec![0.0f32; PANEL * inputs];
-                let n = PANEL.min(outputs - panel * PANEL);
-                for (i, row) in rows.chunks_exact_mut(inputs).take(n).enumerate() {
-                    source.row_into(panel * PANEL + i, row);
-                }
-                let fits = all_finite(&rows)
-                    && match to {
-                        WeightType::Q8 => q8::pack(&rows, inputs, out),
-                        WeightType::Q6 => q6::pack(&rows, inputs, out),
-                        WeightType::Q4 => q4::pack(&rows, inputs, out),
-                        _ => float::pack(to, &rows, inputs, out),
-                    };
-                if !fits {
-                    bad.store(true, Ordering::Relaxed);
-                }
-            });
-        }
-        if bad.load(Ordering::Relaxed) {
-            return Err(Self::explain(source, to));
-        }
-        Ok(Matrix {
-            outputs,
-            inputs,
-            weight_type: to,
-            activations: Activations::Int16,
-            data: Storage::Owned(data),
-        })
-    }
-
-    /// Finds the value that could not be packed.
-    fn explain(source: &Source<'_>, to: WeightType) -> Error {
-        let mut row = vec![0.0; source.columns()];
-        let (mut largest, mut at) = (0.0f32, [0, 0]);
-        for r in 0..source.rows() {
-            source.row_into(r, &mut row);
-            if let Some(c) = row.iter().position(|v| !v.is_finite()) {
-                return Error::Checkpoint(format!(
-                    "the weight at [{r}, {c}] is {}: expected a finite number",
-                    row[c]
-                ));
-            }
-            for (c, v) in row.iter().enumerate() {
-                if v.abs() > largest.abs() {
-                    (largest, at) = (*v, [r, c]);
-                }
-            }
-        }
-        let wider = if to == WeightType::Bf16 { "weights=\"f32\"" } else { "weights=\"bf16\" or \"f32\"" };
-        Error::Checkpoint(format!(
-            "the weight at {at:?} is {largest:e}: too large for weights={:?}; load with {wider}",
-            to.name()
-        ))
-    }
-
-    /// A matrix from packed bytes, as `as_bytes` gave them.
-    ///
-    /// # Errors
-    /// The bytes are not as many as the shape asks for, or not aligned.
-    pub fn from_parts(
-        outputs: usize,
-        inputs: usize,
-        weight_type: WeightType,
-        data: Storage,
-    ) -> Result<Matrix> {
-        let expected = Self::size(outputs, inputs, weight_type)?;
-        let got = data.bytes();
-        if got.len() != expected || !(got.as_ptr() as usize).is_multiple_of(64) {
-            return Err(Error::Checkpoint(format!(
-                "packed weights of {outputs} x {inputs} have {} bytes: expected {expected}, aligned",
-                got.len()
-            )));
-        }
-        Ok(Matrix { outputs, inputs, weight_type, activations: Activations::Int16, data })
     }
 
     pub fn outputs(&self) -> usize {
@@ -208,7 +101,7 @@ impl Matrix {
         self.weight_type
     }
 
-    /// The same with other activations in products, where they are made for weights of its type.
+    /// The same matrix with other activations in products, where they apply to its type.
     pub fn with_activations(self, activations: Activations) -> Matrix {
         let fits = match activations {
             Activations::Int16 => true,
@@ -247,21 +140,4 @@ impl Matrix {
         let bytes = self.bytes() / self.panels();
         &self.as_bytes()[panels.start * bytes..panels.end * bytes]
     }
-
-    /// One row as f32 (the embedding of a token); `out` holds `inputs` values.
-    pub fn row_into(&self, row: usize, out: &mut [f32]) {
-        assert!(row < self.outputs && out.len() == self.inputs, "a row of the matrix");
-        let (panel, row) = (self.panel(row / PANEL), row % PANEL);
-        match self.weight_type {
-            WeightType::Q8 => q8::unpack(panel, row, out),
-            WeightType::Q6 => q6::unpack(panel, row, out),
-            WeightType::Q4 => q4::unpack(panel, self.inputs, row, out),
-            _ => float::unpack(self.weight_type, panel, row, out),
-        }
-    }
-}
-
-fn all_finite(x: &[f32]) -> bool {
-    const EXPONENT: u32 = 0x7f80_0000;
-    x.iter().fold(true, |ok, v| ok & (v.to_bits() & EXPONENT != EXPONENT))
 }

@@ -1,12 +1,13 @@
-//! What the NEON kernels share: loads, f16, and sums of products of bytes over a group of 32 inputs, which every
-//! 64-bit ARM can do and newer ones do faster (`FEAT_DotProd`, `FEAT_I8MM`).
+//! Shared by the NEON kernels: loads, f16, and dot products of bytes over a group of 32 inputs, which every
+//! 64-bit ARM computes and newer ones compute faster (`FEAT_DotProd`, `FEAT_I8MM`).
 //!
-//! The instructions of the two extensions are in assembly: stable Rust has no intrinsics for them. Kernels are
+//! Instructions of the two extensions are in assembly, as stable Rust has no intrinsics for them. Kernels are
 //! generic bodies over [`Dots`], inlined into functions that are compiled for the extension ([`entry!`]).
 
+use super::layout::Layout;
+use super::panel::GROUP;
 use super::quantized::SCALE_BIAS;
-use super::strips::{GROUP, Kind};
-use crate::simd::widen_half;
+use crate::simd::f16_to_f32;
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -16,7 +17,7 @@ pub type Sums<const M: usize> = [[int32x4_t; 4]; M];
 /// Quads of inputs in a group.
 const QUADS: usize = GROUP / 4;
 
-/// `$step!(row)` for the rows of a tile of up to four: a row is a lane of an instruction, and loops are not always
+/// `$step!(row)` for up to four rows of a tile: a row is a lane of an instruction, and loops are not always
 /// unrolled in time.
 macro_rules! each_row {
     ($step:ident) => {
@@ -27,7 +28,7 @@ macro_rules! each_row {
     };
 }
 
-/// `$step!(quad)` for the quads of a group, one after the other: their number is part of the code.
+/// `$step!(quad)` for each quad of a group: its number is a constant of the instructions.
 macro_rules! each_quad {
     ($step:ident) => {
         $step!(0);
@@ -51,7 +52,7 @@ macro_rules! each_two_quads {
     };
 }
 
-/// M words, 1 to 4, as lanes; further lanes repeat them.
+/// M words, 1 to 4, as lanes; the remaining lanes repeat them.
 ///
 /// # Safety
 /// M words lie behind `x`.
@@ -79,7 +80,7 @@ pub unsafe fn words<const M: usize>(x: *const i32) -> int32x4_t {
 #[inline(always)]
 pub unsafe fn halves(at: *const u8) -> float32x4_t {
     // SAFETY: as promised.
-    widen_half(unsafe { vld1_u16(at.cast()) })
+    f16_to_f32(unsafe { vld1_u16(at.cast()) })
 }
 
 /// Scales of 16 outputs, stored as f16 with a bias.
@@ -107,7 +108,7 @@ pub trait Codes {
     unsafe fn quad<const QUAD: usize>(group: *const u8) -> [int8x16_t; 4];
 }
 
-/// Bytes `[input quad 8][output 16][4]` that are 128 more than the codes.
+/// Bytes `[input quad 8][output 16][4]`: codes plus 128.
 pub struct Biased;
 
 impl Codes for Biased {
@@ -121,22 +122,23 @@ impl Codes for Biased {
     }
 }
 
-/// Sums of products over a group of 32 inputs.
+/// Dot products over a group of 32 inputs.
 pub trait Dots {
-    /// How 16-bit activations are prepared.
-    const WIDE: Kind;
+    /// Layout of 16-bit activations.
+    const I16_LAYOUT: Layout;
 
     /// With 8-bit activations: words of four inputs `[quad 8][M]`.
     ///
     /// # Safety
-    /// The instructions are there; a group of codes lies behind `w`, one of activations and another word behind `x`.
-    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
+    /// The CPU has the instructions; a group of codes lies behind `w`, one of activations and one more word
+    /// behind `x`.
+    unsafe fn dot_i8<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
 
-    /// With 16-bit activations, prepared as [`Dots::WIDE`] says, and codes that are [`Biased`].
+    /// With 16-bit activations in [`Dots::I16_LAYOUT`] and [`Biased`] codes.
     ///
     /// # Safety
-    /// As `narrow`.
-    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
+    /// As `dot_i8`.
+    unsafe fn dot_i16<const M: usize>(w: *const u8, x: *const i32) -> Sums<M>;
 }
 
 #[inline(always)]
@@ -145,15 +147,15 @@ fn zero<const M: usize>() -> Sums<M> {
     unsafe { [[vdupq_n_s32(0); 4]; M] }
 }
 
-/// Multiplications of NEON alone.
+/// The multiplications of plain NEON.
 pub struct Plain;
 
 impl Dots for Plain {
-    const WIDE: Kind = Kind::Pairs;
+    const I16_LAYOUT: Layout = Layout::I16Pairs;
 
-    /// Products of two quads fit 16 bits (2 * 128 * 127), which are then added in pairs.
+    /// Sums of two quads' products fit 16 bits (2 * 128 * 127); they are then added in pairs.
     #[inline(always)]
-    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i8<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         let mut out = zero();
         // SAFETY: as promised.
         unsafe {
@@ -194,12 +196,12 @@ impl Dots for Plain {
     }
 
     #[inline(always)]
-    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i16<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         let mut s = zero();
         // SAFETY: as promised.
         unsafe {
             for q in 0..QUADS {
-                // The codes of an input in each register.
+                // The codes of one input in each register.
                 let (v, flip) = (vld4q_s8(w.add(64 * q).cast()), vdupq_n_s8(-128));
                 for (p, [a, b]) in [[v.0, v.2], [v.1, v.3]].into_iter().enumerate() {
                     let (a, b) = (veorq_s8(a, flip), veorq_s8(b, flip));
@@ -223,7 +225,8 @@ impl Dots for Plain {
     }
 }
 
-/// Adds the products of two inputs of 16 outputs, `w: [input][output 16]`, and the activations in lanes A and B.
+/// Adds the products of two inputs of 16 outputs, `w: [input][output 16]`, and the activations in lanes A and
+/// B.
 ///
 /// # Safety
 /// None to keep: NEON belongs to the architecture.
@@ -246,7 +249,7 @@ unsafe fn pair<const A: i32, const B: i32>(
     s
 }
 
-/// `FEAT_DotProd`: four products in each lane.
+/// `FEAT_DotProd`: four products per lane.
 pub struct Dotprod;
 
 /// # Safety
@@ -262,7 +265,8 @@ unsafe fn sdot<const LANE: i32>(mut s: int32x4_t, w: int8x16_t, x: int8x16_t) ->
     s
 }
 
-/// Adds the products of four inputs of 16 outputs. Spelled out: closures are not compiled for the extension.
+/// Adds the products of four inputs of 16 outputs. Unrolled by hand: closures are not compiled for the
+/// extension.
 ///
 /// # Safety
 /// The CPU has dotprod.
@@ -284,7 +288,7 @@ impl Dotprod {
     /// Sums of a plane of activations, `[quad 8][M]`.
     ///
     /// # Safety
-    /// As [`Dots::narrow`].
+    /// As [`Dots::dot_i8`].
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
     unsafe fn plane<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
@@ -324,16 +328,16 @@ unsafe fn join<const M: usize>(high: Sums<M>, mut low: Sums<M>) -> Sums<M> {
 }
 
 impl Dots for Dotprod {
-    const WIDE: Kind = Kind::Planes;
+    const I16_LAYOUT: Layout = Layout::I16Planes;
 
     #[inline(always)]
-    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i8<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
         unsafe { Dotprod::plane::<C, M>(w, x) }
     }
 
     #[inline(always)]
-    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i16<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
         unsafe {
             let high = Dotprod::plane::<Biased, M>(w, x);
@@ -352,7 +356,7 @@ fn eights(a: int8x16_t, b: int8x16_t) -> [int8x16_t; 2] {
     }
 }
 
-/// `FEAT_I8MM`: two rows by two outputs over eight inputs in a register.
+/// `FEAT_I8MM`: two rows by two outputs over eight inputs per instruction.
 pub struct I8mm;
 
 impl I8mm {
@@ -374,12 +378,13 @@ impl I8mm {
     /// Sums of a plane of activations, `[quad 8][M]`.
     ///
     /// # Safety
-    /// As [`Dots::narrow`].
+    /// As [`Dots::dot_i8`].
     #[inline]
     #[target_feature(enable = "neon,dotprod,i8mm")]
     unsafe fn plane<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         let mut out = zero::<M>();
-        // SAFETY: as promised; the second row of an odd last pair is the word behind, and its sums are dropped.
+        // SAFETY: as promised; the second row of an odd last pair is the word behind, and its sums are
+        // dropped.
         unsafe {
             macro_rules! half {
                 ($half:literal) => {
@@ -435,26 +440,26 @@ impl I8mm {
 }
 
 impl Dots for I8mm {
-    const WIDE: Kind = Kind::Planes;
+    const I16_LAYOUT: Layout = Layout::I16Planes;
 
-    /// A row alone has no pair.
+    /// A single row has no pair.
     #[inline(always)]
-    unsafe fn narrow<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i8<C: Codes, const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
         unsafe {
             if M == 1 {
-                return [Dotprod::narrow::<C, 1>(w, x)[0]; M];
+                return [Dotprod::dot_i8::<C, 1>(w, x)[0]; M];
             }
             I8mm::plane::<C, M>(w, x)
         }
     }
 
     #[inline(always)]
-    unsafe fn wide<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
+    unsafe fn dot_i16<const M: usize>(w: *const u8, x: *const i32) -> Sums<M> {
         // SAFETY: as promised.
         unsafe {
             if M == 1 {
-                return [Dotprod::wide::<1>(w, x)[0]; M];
+                return [Dotprod::dot_i16::<1>(w, x)[0]; M];
             }
             let high = I8mm::plane::<Biased, M>(w, x);
             join(high, I8mm::plane::<Biased, M>(w, x.add(QUADS * M)))
@@ -462,7 +467,8 @@ impl Dots for I8mm {
     }
 }
 
-/// A [`Kernel`](super::quantized::Kernel) compiled for an extension: a body for M rows in a function of its own.
+/// A [`Kernel`](super::quantized::Kernel) compiled for an extension: a generic body for M rows in its own
+/// function.
 macro_rules! entry {
     ($(#[$doc:meta])* $name:ident<M $(, $flag:ident)?>, $features:literal, $body:ident<$dots:ty>) => {
         $(#[$doc])*

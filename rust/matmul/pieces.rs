@@ -1,7 +1,9 @@
-//! Products whose results are looked at where they are made, and not stored: those of a large vocabulary.
+//! Products that are consumed piece by piece instead of stored: the logits of a large vocabulary.
 
-use super::{MOST_ROWS, Matrix, PANEL, Products, Scratch, cuts, product, slab};
-use crate::matmul::strips::Input;
+use super::activations::Input;
+use super::driver::{MAX_ROWS, Products, Scratch, cuts, product, slab};
+use super::matrix::Matrix;
+use super::panel::PANEL;
 use crate::simd::level;
 use crate::tensor::sized;
 use crate::threads::Team;
@@ -10,19 +12,20 @@ use std::sync::PoisonError;
 
 /// Panels in a piece.
 const PANELS: usize = 16;
-/// Outputs in a piece, but for the last one: the same ones for any number of rows and threads.
+/// Outputs in a piece, except the last: independent of the number of rows and threads.
 pub const PIECE: usize = PANELS * PANEL;
 
-/// `x @ weight.T` of some rows and of the outputs of one piece, in the memory of the thread that made it.
+/// `x @ weight.T` of some rows and the outputs of one piece, in the scratch of the thread that computed it.
 pub struct Piece<'a> {
     pub number: usize,
     pub outputs: Range<usize>,
     pub rows: Range<usize>,
-    /// `[panel][row][16]`; the last panel may have more than there are outputs.
+    /// `[panel][row][16]`; the last panel may be padded.
     pub values: &'a mut [f32],
 }
 
-/// Computes `x @ weight.T` for `x: [rows, inputs]`; `take(piece, thread)` sees every output of every row once.
+/// Computes `x @ weight.T` for `x: [rows, inputs]`; `take(piece, thread)` receives every output of every row
+/// once.
 pub fn linear_in_pieces(
     team: &Team<'_>,
     scratch: &mut Scratch,
@@ -34,10 +37,10 @@ pub fn linear_in_pieces(
     let (inputs, level) = (weight.inputs(), level());
     assert_eq!(x.values.len(), rows * inputs, "activations of {rows} rows");
     let pieces = weight.panels().div_ceil(PANELS);
-    for from in (0..rows).step_by(MOST_ROWS) {
-        let rows = MOST_ROWS.min(rows - from);
-        let (strips, threads) = scratch.prepare(team, level, weight, x, from, rows);
-        let tiles = strips.tiles.len();
+    for from in (0..rows).step_by(MAX_ROWS) {
+        let rows = MAX_ROWS.min(rows - from);
+        let (view, threads) = scratch.prepare(team, level, weight, x, from, rows);
+        let tiles = view.packed.tiles.len();
         let cuts = cuts(team, rows, pieces, tiles);
         team.run(pieces * cuts, &|chunk, thread| {
             let (number, cut) = (chunk / cuts, chunk % cuts);
@@ -46,11 +49,12 @@ pub fn linear_in_pieces(
             let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
             let (mut next, end) = (tiles * cut / cuts, tiles * (cut + 1) / cuts);
             while next < end {
-                let tiles = slab(&strips, next..end, panels.len(), Products::of(weight, level, rows).slab());
+                let tiles =
+                    slab(view.packed, next..end, panels.len(), Products::of(weight, level, rows).slab());
                 next = tiles.end;
-                let (first, rows) = strips.rows_of(&tiles);
+                let (first, rows) = view.packed.rows_of(&tiles);
                 let values = sized(&mut work.result, panels.len() * rows * PANEL);
-                product(level, weight, panels.clone(), strips, tiles, &mut work.widened, values);
+                product(level, weight, panels.clone(), view, tiles, &mut work.unpacked, values);
                 let rows = from + first..from + first + rows;
                 take(Piece { number, outputs: outputs.clone(), rows, values }, thread);
             }

@@ -1,10 +1,17 @@
-//! Every kernel equals portable code to the bit, for any number of rows, and portable code the definition.
+//! Every kernel equals portable code to the bit, for any number of rows, and portable code equals the
+//! definition.
 
-use super::*;
+use super::activations::{ActivationView, Input, MAX_I16_CODE, PackedActivations, nearest_half};
+use super::driver::{Products, product};
+use super::epilogue::{Destination, PanelResults, epilogue_at};
+use super::layout::Layout;
+use super::{Activations, Matrix, PANEL, float, q8};
 use crate::simd::testing::{every_level_equals_portable, numbers, with_extremes};
-use crate::tensor::{Buffer, DType, Source};
+use crate::simd::{Activation, Level};
+use crate::tensor::{Buffer, DType, Disjoint, Source, WeightType};
 use crate::threads::Pool;
 use half::bf16;
+use std::ops::Range;
 
 pub fn packed(values: &[f32], outputs: usize, inputs: usize, to: WeightType) -> Matrix {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -17,49 +24,56 @@ fn results(level: Level, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
 }
 
 fn results_of(level: Level, products: Products, w: &Matrix, x: &[f32], rows: usize) -> Vec<f32> {
-    let mut strips = Strips::default();
-    let x = prepared(&mut strips, level, products, x.into(), rows, w.inputs(), false);
-    tiles(level, products, w, x, 0..x.tiles.len())
+    let mut packed_x = PackedActivations::default();
+    let x = prepared(&mut packed_x, level, products, x.into(), rows, w.inputs(), false);
+    tiles(level, products, w, x, 0..x.packed.tiles.len())
 }
 
 fn prepared<'a>(
-    strips: &'a mut Strips,
+    packed_x: &'a mut PackedActivations,
     level: Level,
     products: Products,
     x: Input<'a>,
     rows: usize,
     inputs: usize,
     by_rows: bool,
-) -> Prepared<'a> {
+) -> ActivationView<'a> {
     Pool::new(2).run_alone(|team| {
         let height = products.height(level, rows);
-        strips.pack(team, level, products.kind(), x, 0, rows, inputs, height, by_rows)
+        packed_x.pack(team, level, products.layout(), x, 0, rows, inputs, height, by_rows)
     })
 }
 
 /// Results of some tiles, `[panel][row][16]`.
-fn tiles(level: Level, products: Products, w: &Matrix, x: Prepared<'_>, tiles: Range<usize>) -> Vec<f32> {
-    let mut out = vec![f32::NAN; w.panels() * x.rows_of(&tiles).1 * PANEL];
+fn tiles(
+    level: Level,
+    products: Products,
+    w: &Matrix,
+    x: ActivationView<'_>,
+    tiles: Range<usize>,
+) -> Vec<f32> {
+    let mut out = vec![f32::NAN; w.panels() * x.packed.rows_of(&tiles).1 * PANEL];
     match products {
-        Products::Float(kind) => {
-            float::product(level, kind, w, 0..w.panels(), x, tiles, &mut Buffer::default(), &mut out);
+        Products::Float(layout) => {
+            float::product(level, layout, w, 0..w.panels(), x, tiles, &mut Buffer::default(), &mut out);
         }
         _ => product(level, w, 0..w.panels(), x, tiles, &mut Buffer::default(), &mut out),
     }
     out
 }
 
-/// Strips by rows, where the kernels take them, give what interleaved ones do, also one tile alone.
+/// Row-major activations, where the kernels take them, give the results of interleaved ones, also for a
+/// single tile.
 fn check_rows(level: Level, w: &Matrix, x: &[f32], rows: usize, want: &[f32]) {
     let products = Products::of(w, level, rows);
     if !products.prefers_rows(rows, w.inputs()) {
         return;
     }
-    let mut strips = Strips::default();
-    let x = prepared(&mut strips, level, products, x.into(), rows, w.inputs(), true);
-    let last = x.tiles.len() - 1;
+    let mut packed_x = PackedActivations::default();
+    let x = prepared(&mut packed_x, level, products, x.into(), rows, w.inputs(), true);
+    let last = x.packed.tiles.len() - 1;
     for part in [0..last + 1, last..last + 1] {
-        let (first, n) = x.rows_of(&part);
+        let (first, n) = x.packed.rows_of(&part);
         let want = want.chunks(rows * PANEL).flat_map(|p| bits(&p[first * PANEL..][..n * PANEL]));
         let got = tiles(level, products, w, x, part.clone());
         assert!(want.eq(bits(&got)), "{level:?} {:?} rows {rows} tiles {part:?}", w.weight_type());
@@ -92,7 +106,7 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
             let all = numbers(40 * inputs, 3);
             for rows in (1..=29).chain([33, 40]) {
                 let x = &all[..rows * inputs];
-                let want = results(Level::Scalar, &w, x, rows);
+                let want = results(Level::SCALAR, &w, x, rows);
                 assert!(want.iter().all(|v| v.is_finite()));
                 for level in Level::present() {
                     let got = results(level, &w, x, rows);
@@ -102,7 +116,7 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
                     );
                     check_rows(level, &w, x, rows, &want);
                 }
-                // The first row is the same each time, and so must be its results.
+                // The first row is the same each time, and so are its results.
                 first.push(want.chunks(rows * PANEL).flat_map(|p| bits(&p[..PANEL])).collect());
             }
             assert!(first.windows(2).all(|a| a[0] == a[1]), "{to:?}: rows beside it change nothing");
@@ -110,10 +124,10 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
     }
 }
 
-/// Also where rows are read where they are, and where they are copied in blocks.
+/// Rows that are read in place and rows that are copied in blocks.
 #[test]
 fn what_rows_go_through_before_changes_them_alone() {
-    let before = |row: usize, x: &[f32], to: &mut [f32]| {
+    let prologue = |row: usize, x: &[f32], to: &mut [f32]| {
         to.iter_mut().zip(x).for_each(|(to, x)| *to = x * (row as f32 - 3.5));
     };
     let rows = 19;
@@ -121,23 +135,23 @@ fn what_rows_go_through_before_changes_them_alone() {
         let (values, x) = (numbers(16 * inputs, 7), numbers(rows * inputs, 3));
         let mut after = vec![0.0; x.len()];
         for (row, (x, to)) in x.chunks(inputs).zip(after.chunks_mut(inputs)).enumerate() {
-            before(row, x, to);
+            prologue(row, x, to);
         }
         for (to, activations) in ALL {
             let w = packed(&values, 16, inputs, to).with_activations(activations);
             for level in Level::present() {
                 let products = Products::of(&w, level, rows);
-                let mut strips = Strips::default();
-                let input = Input { values: &x, before: Some(&before) };
-                let made = prepared(&mut strips, level, products, input, rows, inputs, false);
-                let got = tiles(level, products, &w, made, 0..made.tiles.len());
+                let mut packed_x = PackedActivations::default();
+                let input = Input { values: &x, prologue: Some(&prologue) };
+                let made = prepared(&mut packed_x, level, products, input, rows, inputs, false);
+                let got = tiles(level, products, &w, made, 0..made.packed.tiles.len());
                 assert_eq!(bits(&results(level, &w, &after, rows)), bits(&got), "{level:?} {to:?} {inputs}");
             }
         }
     }
 }
 
-/// The nearest bf16 as the `half` crate has it, subnormal ones as zeros.
+/// The nearest bf16 of the `half` crate, with subnormal values as zeros.
 fn rounded(x: f32) -> f32 {
     let near = bf16::from_f32(x).to_f32();
     if near.is_subnormal() { 0.0f32.copysign(near) } else { near }
@@ -146,18 +160,18 @@ fn rounded(x: f32) -> f32 {
 #[test]
 fn activations_are_rounded_to_the_nearest_bf16() {
     let mut values: Vec<f32> = (0..1 << 16).map(|high| f32::from_bits(high << 16)).collect();
-    // Each bf16, the number halfway to the next, and the neighbours of that.
+    // Each bf16, the number halfway to the next, and the neighbors of that.
     values = values
         .iter()
         .flat_map(|v| [0, 0x7fff, 0x8000, 0x8001].map(|low| f32::from_bits(v.to_bits() | low)))
         .collect();
     for v in values {
-        let got = f32::from_bits(strips::nearest_half(v));
+        let got = f32::from_bits(nearest_half(v));
         assert!(got.to_bits() == rounded(v).to_bits() || got.is_nan() && v.is_nan(), "{v:e} becomes {got:e}");
     }
 }
 
-/// With and without the machine's products of pairs, and as the definition says.
+/// With and without the CPU's products of pairs, against the definition.
 #[test]
 fn products_with_rounded_activations_are_chains_over_pairs() {
     for (outputs, inputs, rows) in [(1, 1, 1), (70, 301, 3), (33, 255, 5), (64, 512, 29)] {
@@ -178,15 +192,16 @@ fn products_with_rounded_activations_are_chains_over_pairs() {
             }
         }
         for level in Level::present() {
-            for products in [Products::of(&w, level, rows), Products::Float(Kind::Rounded)] {
+            for products in [Products::of(&w, level, rows), Products::Float(Layout::Bf16AsF32)] {
                 let got = results_of(level, products, &w, &x, rows);
-                assert!(bits(&want) == bits(&got), "{level:?} {:?} {outputs}x{inputs}", products.kind());
+                assert!(bits(&want) == bits(&got), "{level:?} {:?} {outputs}x{inputs}", products.layout());
             }
         }
     }
 }
 
-/// Each activation is off by at most 2^-9 of itself, half a unit in the last of 8 bits; sums of both kinds by roundings.
+/// Each activation is off by at most 2^-9 of itself, half a unit in the last of 8 bits; sums of both kinds by
+/// their roundings.
 #[test]
 fn rounded_activations_give_results_as_near_as_their_bits() {
     let (outputs, inputs, rows) = (32, 544, 5);
@@ -196,7 +211,7 @@ fn rounded_activations_give_results_as_near_as_their_bits() {
         w.with_activations(activations)
     };
     let (plain, w) = (make(Activations::Int16), make(Activations::Bf16));
-    let (want, got) = (results(Level::Scalar, &plain, &x, rows), results(Level::Scalar, &w, &x, rows));
+    let (want, got) = (results(Level::SCALAR, &plain, &x, rows), results(Level::SCALAR, &w, &x, rows));
     let mut weights = vec![0.0; inputs];
     let mut differ = 0;
     for output in 0..outputs {
@@ -213,7 +228,7 @@ fn rounded_activations_give_results_as_near_as_their_bits() {
     assert!(differ > outputs * rows / 2, "activations are rounded");
 }
 
-/// |result - exact| is bounded by the rounding of weights and activations, which the formats state.
+/// |result - exact| is bounded by the rounding of weights and activations that the formats state.
 #[test]
 fn quantized_products_are_as_near_as_their_steps() {
     let (outputs, inputs, rows) = (32, 544, 5);
@@ -221,7 +236,7 @@ fn quantized_products_are_as_near_as_their_steps() {
     let x = numbers(rows * inputs, 5);
     for (to, activations) in &ALL[4..] {
         let w = packed(&values, outputs, inputs, *to).with_activations(*activations);
-        let got = results(Level::Scalar, &w, &x, rows);
+        let got = results(Level::SCALAR, &w, &x, rows);
         let mut weights = vec![0.0f32; inputs];
         for output in 0..outputs {
             w.row_into(output, &mut weights);
@@ -229,10 +244,10 @@ fn quantized_products_are_as_near_as_their_steps() {
                 let x = &x[row * inputs..][..inputs];
                 let exact: f64 = weights.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
                 // Each activation is off by at most half a step of its block or group.
-                let (size, most) = match (to, activations) {
+                let (size, max_code) = match (to, activations) {
                     (WeightType::Q4, _) => (256, 127.0),
                     (_, Activations::Int8) => (32, 127.0),
-                    _ => (256, f64::from(strips::MOST_16)),
+                    _ => (256, f64::from(MAX_I16_CODE)),
                 };
                 let bound: f64 = weights
                     .chunks(size)
@@ -240,7 +255,7 @@ fn quantized_products_are_as_near_as_their_steps() {
                     .map(|(w, x)| {
                         let top = x.iter().fold(0.0f32, |m, v| m.max(v.abs()));
                         let sum: f64 = w.iter().map(|w| f64::from(w.abs())).sum();
-                        f64::from(top) / most / 2.0 * sum
+                        f64::from(top) / max_code / 2.0 * sum
                     })
                     .sum();
                 let magnitude: f64 = weights.iter().zip(x).map(|(w, x)| f64::from((w * x).abs())).sum();
@@ -260,10 +275,10 @@ fn span(values: &[f32]) -> (f32, f32) {
     values.iter().fold((0.0f32, 0.0f32), |(low, high), &v| (low.min(v), high.max(v)))
 }
 
-/// Error of the plain way: a scale of the largest magnitude / `most` and nearest codes.
-fn plainly_rounded(group: &[f32], most: f64) -> f64 {
+/// Error of plain rounding: a scale of the largest magnitude / `max_code` and nearest codes.
+fn plainly_rounded(group: &[f32], max_code: f64) -> f64 {
     let (low, high) = span(group);
-    let step = f64::from(high.max(-low)) / most;
+    let step = f64::from(high.max(-low)) / max_code;
     group.iter().map(|&v| (f64::from(v) - (f64::from(v) / step).round_ties_even() * step).powi(2)).sum()
 }
 
@@ -278,7 +293,7 @@ fn scales_leave_a_small_error() {
         .map(|four| four.iter().map(|v| v.clamp(-1.0, 1.0)).sum())
         .collect();
     let mut row = vec![0.0; inputs];
-    for (to, most) in GROUPED {
+    for (to, max_code) in GROUPED {
         let w = packed(&values, outputs, inputs, to);
         let (mut all, mut all_plain) = (0.0, 0.0);
         for (i, want) in values.chunks(inputs).enumerate() {
@@ -286,9 +301,10 @@ fn scales_leave_a_small_error() {
             for (got, want) in row.chunks(32).zip(want.chunks(32)) {
                 let error: f64 = got.iter().zip(want).map(|(&g, &v)| f64::from(g - v).powi(2)).sum();
                 let squares: f64 = want.iter().map(|&v| f64::from(v).powi(2)).sum();
-                let plain = plainly_rounded(want, most.into());
-                // The plain codes are among those tried, their best scale leaves no more error than the plain one, and
-                // rounding it to 11 bits moves each value by 2^-11 at most. Sums of squares are compared in f32.
+                let plain = plainly_rounded(want, max_code.into());
+                // The plain codes are among those tried, their best scale leaves no more error than the plain
+                // one, and rounding it to 11 bits moves each value by at most 2^-11. Sums of squares are
+                // compared in f32.
                 let rounding = squares * (2f64.powi(-22) + 4.0 * f64::from(f32::EPSILON));
                 assert!(error <= plain + rounding, "{to:?}: {error} > {plain} in {want:?}");
                 (all, all_plain) = (all + error, all_plain + plain);
@@ -300,14 +316,18 @@ fn scales_leave_a_small_error() {
 
 #[test]
 fn weights_that_fit_the_codes_stay_as_they_are() {
-    for (to, most) in GROUPED {
-        // Whole multiples, at most `most` times and somewhere just that, of scales that f16 has.
+    for (to, max_code) in GROUPED {
+        // Integer multiples, at most `max_code` times and once exactly that, of scales that are exact in f16.
         let scales = [1.0f32, 2f32.powi(-9), 1.5 * 2f32.powi(-12), 1023.0 * 2f32.powi(-20)];
         let codes = numbers(16 * 333, 9);
         let mut values = vec![0.0; 16 * 333];
         for (r, row) in values.chunks_mut(333).enumerate() {
             for (k, v) in row.iter_mut().enumerate() {
-                let code = if k % 32 == 5 { -most } else { (codes[r * 333 + k] * 100.0).clamp(-most, most) };
+                let code = if k % 32 == 5 {
+                    -max_code
+                } else {
+                    (codes[r * 333 + k] * 100.0).clamp(-max_code, max_code)
+                };
                 // The second group is zero.
                 *v = if k / 32 == 1 { 0.0 } else { code.round() * scales[(r + k / 32) % 4] };
             }
@@ -325,7 +345,7 @@ fn weights_that_fit_the_codes_stay_as_they_are() {
 fn every_level_packs_the_same() {
     let values = numbers(16 * 32 * 40, 31);
     for x in values.as_chunks::<PANEL>().0.as_chunks::<32>().0 {
-        let want = q8::fit::group_at(Level::Scalar, x, 127.0, 0.375);
+        let want = q8::fit::group_at(Level::SCALAR, x, 127.0, 0.375);
         for level in Level::present() {
             let got = q8::fit::group_at(level, x, 127.0, 0.375);
             assert!(got.codes == want.codes && got.scales == want.scales, "{level:?}");
@@ -345,16 +365,16 @@ fn every_level_finishes_equally() {
                     let [gated, biased, gate_biased, added] = [1, 2, 4, 8].map(|bit| options & bit > 0);
                     every_level_equals_portable(&(activation, n, options, values[0]), &|level| {
                         let mut out = numbers(rows * stride, 2);
-                        let y = Results::new(&values, biased.then_some(&bias[..PANEL + n]), PANEL);
-                        let gate = Results::new(&gate, gate_biased.then_some(&bias[..n]), 0);
-                        let place = Place {
+                        let y = PanelResults::new(&values, biased.then_some(&bias[..PANEL + n]), PANEL);
+                        let gate = PanelResults::new(&gate, gate_biased.then_some(&bias[..n]), 0);
+                        let to = Destination {
                             out: &Disjoint::new(&mut out),
                             at: 2,
                             stride,
                             n,
                             add: added.then_some(0.3),
                         };
-                        finish_at(level, y, gated.then_some(gate), activation, place);
+                        epilogue_at(level, y, gated.then_some(gate), activation, to);
                         out
                     });
                 }

@@ -1,11 +1,11 @@
 //! The language head: logits of states, or only the largest of each row.
 
-use super::session::{KEPT, Session, finite, missing};
+use super::session::{MAX_RETAINED_BYTES, Session, finite, missing};
 use super::weights::Linear;
 use crate::error::{Error, Result};
 use crate::matmul::linear;
 use crate::ops::kv::KvType;
-use crate::ops::leaders::{Head, Leaders};
+use crate::ops::top_logits::{LogitEpilogue, TopLogits};
 use crate::tensor::sized;
 use crate::threads::Team;
 use std::ops::Range;
@@ -15,18 +15,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const ROWS: usize = 512;
 
 impl<'a> Session<'a> {
-    fn language_head(&self) -> Result<(Head<'a>, &'a Linear)> {
+    fn language_head(&self) -> Result<(LogitEpilogue<'a>, &'a Linear)> {
         let head = self.model.spec.language_head.as_ref().ok_or_else(|| missing("a language head"))?;
         let output = &self.model.weights.language_head.as_ref().expect("as the description").output;
         let softcap = head.softcap.map(|cap| cap as f32);
         let (weight, bias) = (&*output.weight, output.bias.as_deref());
-        Ok((Head { weight, bias, scale: head.scale as f32, softcap }, output))
+        Ok((LogitEpilogue { weight, bias, scale: head.scale as f32, softcap }, output))
     }
 
     /// Calls `body` with rows of the last states as the head's product takes them, `[rows, width]`.
     fn with_head_input<R>(&mut self, rows: Range<usize>, body: impl FnOnce(&mut Self, &[f32]) -> R) -> R {
         let width = self.model.spec.last_stack().output_width();
-        let states = std::mem::take(&mut self.work.x);
+        let states = std::mem::take(&mut self.scratch.blocks.x);
         let x = &states[rows.start * width..rows.end * width];
         let result = match (&self.model.spec.language_head, &self.model.weights.language_head) {
             (Some(head), Some(w)) if !head.transform.is_empty() => {
@@ -35,17 +35,17 @@ impl<'a> Session<'a> {
             }
             _ => body(self, x),
         };
-        self.work.x = states;
+        self.scratch.blocks.x = states;
         result
     }
 
     /// Logits of the first rows of the last states, `[rows, vocab]`, in memory that the next call uses again.
     pub fn with_logits(&mut self, rows: usize, take: &mut dyn FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
-        let mut buffer = std::mem::take(&mut self.work.logits);
+        let mut buffer = std::mem::take(&mut self.scratch.logits);
         let logits = sized(&mut buffer, rows * self.model.vocab_size()?);
         let taken = self.logits(rows, logits).and_then(|()| take(logits));
-        if size_of_val(&*buffer) <= KEPT {
-            self.work.logits = buffer;
+        if size_of_val(&*buffer) <= MAX_RETAINED_BYTES {
+            self.scratch.logits = buffer;
         }
         taken
     }
@@ -62,7 +62,7 @@ impl<'a> Session<'a> {
             let rows = from..rows.end.min(from + ROWS);
             let target = [output.target(out)];
             self.with_head_input(rows.clone(), |s, x| {
-                linear(s.team, &mut s.work.product, x.into(), rows.len(), &target);
+                linear(s.team, &mut s.scratch.blocks.product, x.into(), rows.len(), &target);
             });
             self.team.check()?;
             head.finish(self.team, out);
@@ -78,16 +78,16 @@ impl<'a> Session<'a> {
         rows: usize,
         n: usize,
         normalize: bool,
-        take: &mut dyn FnMut(&Leaders) -> Result<()>,
+        take: &mut dyn FnMut(&TopLogits) -> Result<()>,
     ) -> Result<()> {
         let (head, _) = self.language_head()?;
-        let mut leaders = std::mem::take(&mut self.work.leaders);
+        let mut leaders = std::mem::take(&mut self.scratch.top_logits);
         let finite = self.with_head_input(0..rows, |s, x| {
-            leaders.find(s.team, &mut s.work.product, &head, x, rows, n, normalize)
+            leaders.find(s.team, &mut s.scratch.blocks.product, &head, x, rows, n, normalize)
         });
         self.team.check()?;
         let taken = if finite { take(&leaders) } else { self.logits_are_not_finite(rows) };
-        self.work.leaders = leaders;
+        self.scratch.top_logits = leaders;
         taken
     }
 

@@ -70,6 +70,7 @@ impl Loader {
 
     fn weight_type(&self, purpose: Use, stored: DType) -> WeightType {
         match (self.options.weights, purpose) {
+            (_, Use::Router) => WeightType::F32,
             (Some(WeightType::Q4), Use::Vocabulary) => WeightType::Q6,
             (Some(weights), _) => weights,
             (None, _) => match stored {
@@ -124,7 +125,7 @@ impl Loader {
                     *self.bytes.entry("f32").or_default() += 4 * expected;
                     Loaded::Values(Arc::new(values))
                 }
-                Use::Linear | Use::Vocabulary => {
+                Use::Linear | Use::Vocabulary | Use::Router => {
                     let to = self.weight_type(purpose, source.dtype());
                     let matrix = Matrix::pack(source, to, team).map_err(named)?;
                     let matrix = matrix.with_activations(self.options.activations);

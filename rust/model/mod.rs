@@ -8,35 +8,36 @@
 //!   leaves into logits, [`Session::with_leaders`] finds the largest;
 //! * encoder-decoders: [`Session::cross`] prepares sources once, then as decoders.
 
-mod block;
+mod blocks;
 mod cache;
-mod calls;
-mod disentangled;
+mod forward_whole;
 mod head;
 mod loader;
 pub mod packed;
 pub mod prefix;
+mod rows;
 mod session;
+mod slots;
 pub mod spec;
 mod stack;
+mod state;
+mod stem;
 mod validate;
-mod view;
 mod weights;
 
-pub use block::Span;
 pub use cache::{Cache, SequenceId};
 pub use loader::{Loader, Options, Summary};
+pub use rows::Span;
 pub use session::Session;
-pub use stack::Watching;
 pub use weights::{Needed, Use, needed};
 
 use crate::error::Result;
 use crate::matmul::Activations;
 use crate::ops::kv::KvType;
 use crate::threads::{Hook, Pool, Team};
-use block::Workspace;
 use prefix::Prefixes;
-use session::{KEPT, missing};
+use session::{MAX_RETAINED_BYTES, missing};
+use stack::Scratch;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use weights::Weights;
@@ -57,7 +58,7 @@ pub struct Model {
     pool: Pool,
     kv_type: KvType,
     activations: Activations,
-    workspace: Mutex<Workspace>,
+    scratch: Mutex<Scratch>,
     prefixes: Mutex<Prefixes>,
     /// Caches of generations that have ended, for the decoder's own sequences and for their sources.
     spare: Mutex<[Option<Cache>; 2]>,
@@ -103,7 +104,7 @@ impl Model {
             pool,
             kv_type,
             activations,
-            workspace: Mutex::default(),
+            scratch: Mutex::default(),
             prefixes: Mutex::default(),
             spare: Mutex::default(),
         })
@@ -147,28 +148,29 @@ impl Model {
     }
 
     fn with<R>(&self, team: &Team<'_>, body: impl FnOnce(&mut Session<'_>) -> Result<R>) -> Result<R> {
-        let mut own = Workspace::default();
+        let mut own = Scratch::default();
         // A forked child may find the lock held by a thread that it does not have.
-        let mut guard = match self.workspace.try_lock() {
+        let mut guard = match self.scratch.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(PoisonError::into_inner(poisoned)),
             Err(TryLockError::WouldBlock) => None,
         };
-        let work = guard.as_deref_mut().unwrap_or(&mut own);
-        body(&mut Session { model: self, team, work })
+        let scratch = guard.as_deref_mut().unwrap_or(&mut own);
+        body(&mut Session { model: self, team, scratch })
     }
 
     /// An empty cache for the decoder's sequences, or for the sources that they attend to; in memory that a generation
     /// before has left, which need not be cleared again.
     pub fn cache(&self, cross: bool) -> Result<Cache> {
-        let decoder = self.spec.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
+        let decoder = self.weights.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
         let spare = self.spare.try_lock().ok().and_then(|mut spare| spare[usize::from(cross)].take());
-        Ok(spare.unwrap_or_else(|| Cache::new(decoder, self.kv_type(), cross)))
+        let make = if cross { Cache::of_sources } else { Cache::new };
+        Ok(spare.unwrap_or_else(|| make(decoder.layout(), self.kv_type())))
     }
 
     /// Takes back a cache that is no longer needed.
     pub fn recycle(&self, mut cache: Cache, cross: bool) {
-        if cache.bytes() <= KEPT
+        if cache.bytes() <= MAX_RETAINED_BYTES
             && let Ok(mut spare) = self.spare.try_lock()
         {
             cache.clear();

@@ -1,138 +1,78 @@
-//! The description of a model, as Python sends it: a mirror of `python/lapwing/spec.py`, where the meaning of
-//! every field is told. A test sends every description there and back.
+//! The description of a model, as Python sends it: a mirror of `python/lapwing/spec.py`, which documents every field.
+//! A test sends every description there and back. The description of a block's body stands in the body's own file in
+//! `blocks/`, that of a stem in `stem.rs`.
 
+pub use super::blocks::BodySpec as Body;
+pub use super::blocks::attention::{Alibi, AttentionSpec as Attention, NormOver, QueryScale, RelativeBias};
+pub use super::blocks::positions::{DynamicRotary, LongRotary, Rotary};
+pub use super::stem::StemSpec as Stem;
 use crate::error::{Error, Result};
 use crate::ops::norm::NormKind;
 use crate::simd::Activation;
 use serde::{Deserialize, Serialize};
 
+/// A description with its fields; unknown ones are refused.
 macro_rules! mirror {
-    ($(#[$doc:meta])* $name:ident { $($field:ident : $type:ty),* $(,)? }) => {
+    ($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident : $type:ty),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
-        pub struct $name { $(pub $field: $type),* }
+        pub struct $name { $($(#[$attribute])* pub $field: $type),* }
     };
+}
+pub(super) use mirror;
+
+pub(super) fn one() -> f64 {
+    1.0
 }
 
 mirror!(/// Normalization over the last dimension.
-Norm { kind: NormKind, eps: f64, weight: bool, bias: bool });
-
-mirror!(LongRotary { after: usize, inv_freq: Vec<f64>, scale: f64 });
-
-mirror!(DynamicRotary { base: f64, factor: f64, original_length: usize });
-
-mirror!(Rotary {
-    inv_freq: Vec<f64>,
-    scale: f64,
-    interleaved: bool,
-    long: Option<LongRotary>,
-    dynamic: Option<DynamicRotary>,
+Norm {
+    kind: NormKind,
+    eps: f64,
+    weight: bool,
+    #[serde(default)] bias: bool,
 });
 
-mirror!(RelativeBias { buckets: usize, max_distance: usize, bidirectional: bool });
-
-mirror!(Alibi { slopes: Vec<f64>, rounded: bool });
-
-mirror!(Disentangled {
-    span: usize,
-    buckets: usize,
-    max_distance: usize,
-    content_to_position: bool,
-    position_to_content: bool,
-    share_key: bool,
+mirror!(/// A residual block around a body.
+Block {
+    body: Body,
+    /// Name of its tensors within the layer; the body's own where absent.
+    #[serde(default)] name: Option<String>,
+    #[serde(default)] input_norm: Option<Norm>,
+    #[serde(default)] output_norm: Option<Norm>,
+    #[serde(default)] residual_norm: Option<Norm>,
+    #[serde(default = "one")] residual_scale: f64,
+    #[serde(default)] residual_after_norm: bool,
+    #[serde(default)] from_layer_input: bool,
 });
 
-mirror!(QueryScale { beta: f64, original_length: usize });
+mirror!(/// Blocks that run one after the other.
+Layer { blocks: Vec<Block> });
 
-/// What the norms over queries and keys act on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NormOver {
-    Head,
-    Heads,
-    All,
-}
+mirror!(/// A table of relative positions that all layers share.
+RelativeTable { rows: usize, #[serde(default)] norm: Option<Norm> });
 
-mirror!(Attention {
-    input_norm: Option<Norm>,
-    output_norm: Option<Norm>,
-    residual_norm: Option<Norm>,
-    residual_scale: f64,
-    residual_after_norm: bool,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    scale: f64,
-    causal: bool,
-    window: Option<usize>,
-    softcap: Option<f64>,
-    query_bias: bool,
-    key_bias: bool,
-    value_bias: bool,
-    output_bias: bool,
-    query_norm: Option<Norm>,
-    key_norm: Option<Norm>,
-    norm_over: NormOver,
-    norm_after_rotary: bool,
-    clip: Option<f64>,
-    rotary: Option<Rotary>,
-    query_scale: Option<QueryScale>,
-    relative_bias: Option<RelativeBias>,
-    alibi: Option<Alibi>,
-    disentangled: Option<Disentangled>,
-});
-
-mirror!(FeedForward {
-    input_norm: Option<Norm>,
-    output_norm: Option<Norm>,
-    residual_norm: Option<Norm>,
-    residual_scale: f64,
-    residual_after_norm: bool,
-    width: usize,
-    activation: Activation,
-    gated: bool,
-    gate_bias: bool,
-    up_bias: bool,
-    down_bias: bool,
-});
-
-mirror!(Convolution { kernel: usize, groups: usize, activation: Activation, norm: Norm });
-
-mirror!(Layer {
-    attention: Attention,
-    feed_forward: FeedForward,
-    cross_attention: Option<Attention>,
-    parallel: bool,
-    convolution: Option<Convolution>,
-});
-
-mirror!(TokenDropout { mask: usize, kept: f64 });
-
-mirror!(Stack {
-    vocab_size: usize,
+mirror!(/// Stem, layers and final norm.
+Stack {
     hidden_size: usize,
+    stem: Stem,
     layers: Vec<Layer>,
     max_length: usize,
-    embedding_size: Option<usize>,
-    embedding_scale: f64,
-    embedding_projection_bias: bool,
-    project_before_positions: bool,
-    positions: usize,
-    segments: usize,
-    embedding_norm: Option<Norm>,
-    norm_before_positions: bool,
-    unplaced: Option<usize>,
-    relative_rows: usize,
-    relative_norm: Option<Norm>,
-    final_norm: Option<Norm>,
-    output_size: Option<usize>,
-    token_dropout: Option<TokenDropout>,
+    #[serde(default)] relative: Option<RelativeTable>,
+    #[serde(default)] final_norm: Option<Norm>,
+    #[serde(default)] output_size: Option<usize>,
 });
 
-mirror!(Dense { outputs: usize, bias: bool, activation: Activation, norm: Option<Norm> });
+mirror!(/// One layer of a head.
+Dense {
+    outputs: usize,
+    bias: bool,
+    activation: Activation,
+    #[serde(default)] norm: Option<Norm>,
+});
 
-/// How a head gets from tokens to rows.
+/// How a head pools the states of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HeadPool {
@@ -143,52 +83,55 @@ pub enum HeadPool {
     MeanOutput,
 }
 
-mirror!(Head { pool: HeadPool, layers: Vec<Dense> });
+mirror!(/// A task head.
+Head { pool: HeadPool, layers: Vec<Dense> });
 
-mirror!(LanguageHead {
+mirror!(/// Logits over the vocabulary.
+LanguageHead {
     vocab_size: usize,
-    bias: bool,
-    scale: f64,
-    softcap: Option<f64>,
-    transform: Vec<Dense>,
+    #[serde(default)] bias: bool,
+    #[serde(default = "one")] scale: f64,
+    #[serde(default)] softcap: Option<f64>,
+    #[serde(default)] transform: Vec<Dense>,
 });
 
 mirror!(
     /// A whole model.
     Model {
-        encoder: Option<Stack>,
-        decoder: Option<Stack>,
-        language_head: Option<LanguageHead>,
-        pooler: Option<Head>,
-        head: Option<Head>,
+        #[serde(default)] encoder: Option<Stack>,
+        #[serde(default)] decoder: Option<Stack>,
+        #[serde(default)] language_head: Option<LanguageHead>,
+        #[serde(default)] pooler: Option<Head>,
+        #[serde(default)] head: Option<Head>,
     }
 );
-impl Attention {
-    /// Width of all query heads.
-    pub fn query_size(&self) -> usize {
-        self.heads * self.head_dim
-    }
 
-    /// Width of all key heads.
-    pub fn kv_size(&self) -> usize {
-        self.kv_heads * self.head_dim
+impl Block {
+    /// Name of its tensors within the layer.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| self.body.default_name())
     }
 }
 
 impl Stack {
-    /// Width of the token table.
-    pub fn embedding_width(&self) -> usize {
-        self.embedding_size.unwrap_or(self.hidden_size)
-    }
-
     /// Width of the final states.
     pub fn output_width(&self) -> usize {
         self.output_size.unwrap_or(self.hidden_size)
     }
 
-    /// Tokens that a sequence may have.
+    /// Longest sequence in tokens.
     pub fn longest(&self) -> usize {
-        if self.positions > 0 { self.positions.min(self.max_length) } else { self.max_length }
+        self.stem.longest().unwrap_or(usize::MAX).min(self.max_length)
+    }
+
+    /// Entries of the token table.
+    pub fn vocab_size(&self) -> usize {
+        self.stem.vocab_size()
+    }
+
+    /// The bodies of all blocks, in order.
+    pub fn bodies(&self) -> impl Iterator<Item = &Body> {
+        self.layers.iter().flat_map(|layer| &layer.blocks).map(|block| &block.body)
     }
 }
 

@@ -1,134 +1,98 @@
-//! A stack: embedding, layers, final norm, over a ragged batch without padding.
+//! A stack: stem, layers, final norm, over a ragged batch without padding.
 
-use super::block::{Part, Pass, Span, Workspace};
+use super::blocks::{self, Block, Captured, Part, Pass, Widths};
 use super::cache::Cache;
+use super::rows::{Span, Views};
 use super::spec;
-use super::view::Views;
-use super::weights::StackWeights;
-use crate::error::{Error, Result};
+use super::state::{State, StateLayout, StatePlace};
+use super::stem::{self, Input, Stem};
+use super::weights::{Linear, Walk};
+use crate::error::Result;
 use crate::matmul::linear;
-use crate::tensor::sized;
-use crate::threads::Team;
+use crate::ops::norm::Norm;
+use crate::ops::top_logits::TopLogits;
+use crate::tensor::{Buffer, sized};
+use crate::threads::{Pool, Team};
+use std::sync::Mutex;
 
-/// What to collect on the way through a stack.
+/// A loaded stack.
+pub struct Stack {
+    stem: Stem,
+    layers: Vec<Vec<Block>>,
+    /// The table of relative positions, normalized.
+    relative: Vec<f32>,
+    norm: Option<Norm>,
+    output: Option<Linear>,
+    layout: StateLayout,
+    hidden: usize,
+    /// Layer and block behind which an output row needs nothing of other rows.
+    last_mixer: Option<(usize, usize)>,
+}
+
+/// Memory that passes reuse, so that a step allocates nothing of size.
 #[derive(Default)]
-pub struct Watching {
+pub struct Scratch {
+    pub blocks: blocks::Scratch,
+    views: Views,
+    /// Number of the last view.
+    stamp: u64,
+    /// States of another width than the hidden ones', on their way in or out.
+    narrow: Buffer<f32>,
+    /// Logits of a step.
+    pub logits: Buffer<f32>,
+    pub top_logits: TopLogits,
+    /// The cache of the last whole sequences, and of which stack: memory that the next ones use again.
+    pub cache: Option<(usize, Cache)>,
+    /// For threads that run sequences on their own.
+    pub per_thread: Vec<Mutex<Scratch>>,
+}
+
+/// What a caller wants to see of a pass.
+#[derive(Default)]
+pub struct Capture {
     /// Collects the embedding and the output of every layer, `[rows, hidden]` each.
     pub states: Option<Vec<Vec<f32>>>,
-    /// Layer whose self-attention probabilities are collected.
-    pub attention: Option<usize>,
-    /// Layer whose cross-attention probabilities are collected.
-    pub cross_attention: Option<usize>,
+    /// Layer and kind of the attention whose probabilities are collected.
+    pub attention: Option<(usize, Captured)>,
     /// `[heads, queries, keys]` of each sequence in turn.
     pub probabilities: Vec<f32>,
 }
 
-impl Watching {
+impl Capture {
     /// Whether nothing is collected.
     pub fn is_idle(&self) -> bool {
-        self.states.is_none() && self.attention.is_none() && self.cross_attention.is_none()
+        self.states.is_none() && self.attention.is_none()
+    }
+
+    fn keep(&mut self, x: &[f32]) {
+        if let Some(states) = &mut self.states {
+            states.push(x.to_vec());
+        }
     }
 }
 
-/// Refuses ids that the stack has no row for; `what` names them in the message.
-pub fn check_ids(what: &str, ids: &[u32], count: usize) -> Result<()> {
-    match ids.iter().position(|&id| id as usize >= count) {
-        Some(i) => Err(Error::Option(format!(
-            "{what} {} at position {i} is out of range: expected 0 to {}",
-            ids[i],
-            count - 1
-        ))),
-        None => Ok(()),
-    }
+/// The rows of a pass.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    pub spans: &'a [Span],
+    /// Rows whose final states are wanted, in ascending order; `None`: all.
+    pub wanted: Option<&'a [usize]>,
 }
 
-/// Embeds `ids` into `work.x`.
-pub fn embed(
-    team: &Team<'_>,
-    s: &spec::Stack,
-    w: &StackWeights,
-    work: &mut Workspace,
-    ids: &[u32],
-    segments: Option<&[u32]>,
-    spans: &[Span],
-) {
-    let (width, token_width) = (s.hidden_size, s.embedding_width());
-    let table_width = if s.project_before_positions { width } else { token_width };
-    let (mut x, mut narrow) = (std::mem::take(&mut work.x), std::mem::take(&mut work.narrow));
-    let early = w.projection.is_some() && s.project_before_positions;
-    let scale = s.embedding_scale as f32;
-    let gather = |out: &mut [f32]| {
-        let rows = 16;
-        team.run_mut(out, rows * token_width, &|i, piece, _| {
-            for (r, row) in piece.chunks_mut(token_width).enumerate() {
-                w.token.row_into(ids[i * rows + r] as usize, row);
-                if scale != 1.0 {
-                    row.iter_mut().for_each(|v| *v *= scale);
-                }
-            }
-        });
-    };
-    let project = |work: &mut Workspace, from: &[f32], to: &mut [f32]| {
-        let p = w.projection.as_ref().expect("called where there is one");
-        linear(team, &mut work.product, from.into(), ids.len(), &[p.target(to)]);
-    };
-    let out = sized(&mut x, ids.len() * table_width);
-    if early {
-        let tokens = sized(&mut narrow, ids.len() * token_width);
-        gather(tokens);
-        project(work, tokens, out);
-    } else {
-        gather(out);
-    }
-    if let Some(d) = &s.token_dropout {
-        for span in spans {
-            drop_masked(d, &ids[span.rows.clone()], &mut out[span.rows.start * table_width..], table_width);
-        }
-    }
-    let norm = |out: &mut [f32]| {
-        if let Some(norm) = &w.embedding_norm {
-            norm.normalize_in_place(team, out, table_width);
-        }
-    };
-    if s.norm_before_positions {
-        norm(out);
-    }
-    for span in spans {
-        for row in span.rows.clone() {
-            let out = &mut out[row * table_width..][..table_width];
-            let mut add = |table: &[f32], index: usize| {
-                for (o, v) in out.iter_mut().zip(&table[index * table_width..][..table_width]) {
-                    *o += v;
-                }
-            };
-            if s.segments > 0 {
-                add(&w.segment, segments.map_or(0, |t| t[row] as usize));
-            }
-            if s.positions > 0 && s.unplaced != Some(ids[row] as usize) {
-                add(&w.position, span.first + row - span.rows.start);
-            }
-        }
-    }
-    if !s.norm_before_positions {
-        norm(out);
-    }
-    if w.projection.is_some() && !early {
-        let tokens = sized(&mut narrow, out.len());
-        tokens.copy_from_slice(out);
-        project(work, tokens, sized(&mut x, ids.len() * width));
-    }
-    (work.x, work.narrow) = (x, narrow);
+/// The states that a pass reads and writes.
+pub struct Caches<'a> {
+    pub own: &'a mut Cache,
+    /// Of the sources, in an encoder-decoder.
+    pub sources: Option<&'a mut Cache>,
 }
 
-/// Clears the rows of mask tokens of one sequence and scales the others, as if they had been dropped.
-fn drop_masked(d: &spec::TokenDropout, ids: &[u32], x: &mut [f32], width: usize) {
-    let masked = ids.iter().filter(|&&id| id as usize == d.mask).count();
-    let observed = masked as f32 / ids.len() as f32;
-    for (&id, row) in ids.iter().zip(x.chunks_mut(width)) {
-        if id as usize == d.mask {
-            row.fill(0.0);
-        } else {
-            row.iter_mut().for_each(|v| *v = *v * d.kept as f32 / (1.0 - observed));
+impl Caches<'_> {
+    fn state(&mut self, place: StatePlace) -> State<'_> {
+        match place {
+            StatePlace::Sources { .. } => {
+                self.sources.as_deref_mut().expect("a decoder beside an encoder has sources").state(place)
+            }
+            _ => self.own.state(place),
         }
     }
 }
@@ -140,127 +104,159 @@ fn gather(x: &mut [f32], rows: &[usize], width: usize) {
     }
 }
 
-/// Whether a row of the layer's output needs nothing of other rows but the keys and values of those before it.
-fn sees_what_came_before(layer: &spec::Layer) -> bool {
-    layer.attention.causal && layer.attention.disentangled.is_none() && layer.convolution.is_none()
+impl Stack {
+    /// Takes the tensors of a stack; `source` is the width of an encoder's states beside it.
+    pub(super) fn load(s: &spec::Stack, walk: &mut Walk<'_>, name: &str, source: usize) -> Stack {
+        let (hidden, layout) = (s.hidden_size, StateLayout::of(s));
+        let widths = Widths { hidden, source };
+        let stem = Stem::load(&s.stem, walk, name, hidden);
+        let relative = s.relative.as_ref().map_or_else(Vec::new, |table| {
+            let rows = walk.values(format!("{name}.relative.weight"), vec![table.rows, hidden]);
+            normalized(
+                rows,
+                walk.norm(&format!("{name}.relative.norm"), table.norm.as_ref(), &[hidden]),
+                hidden,
+            )
+        });
+        let layers: Vec<Vec<Block>> = s
+            .layers
+            .iter()
+            .zip(&layout.places)
+            .enumerate()
+            .map(|(i, (layer, places))| {
+                let name = format!("{name}.layers.{i}");
+                let blocks = layer.blocks.iter().zip(places);
+                blocks.map(|(block, &place)| Block::load(block, walk, &name, widths, place)).collect()
+            })
+            .collect();
+        let places = layers
+            .iter()
+            .enumerate()
+            .flat_map(|(i, blocks)| blocks.iter().enumerate().map(move |(j, b)| (i, j, b)));
+        let mixers = places.filter(|(_, _, block)| !block.body.is_row_wise());
+        let last_mixer = mixers.map(|(i, j, _)| (i, j)).last();
+        Stack {
+            stem,
+            layers,
+            relative,
+            norm: walk.norm(&format!("{name}.norm"), s.final_norm.as_ref(), &[hidden]),
+            output: s.output_size.map(|o| walk.linear(&format!("{name}.output"), o, hidden, false)),
+            layout,
+            hidden,
+            last_mixer,
+        }
+    }
+
+    /// Where the states of its blocks lie.
+    pub fn layout(&self) -> &StateLayout {
+        &self.layout
+    }
+
+    pub fn layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// All blocks, in order.
+    pub fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.layers.iter().flatten()
+    }
+
+    /// Runs the stem.
+    pub fn embed(&self, team: &Team<'_>, scratch: &mut Scratch, input: Input<'_>, spans: &[Span]) {
+        let Scratch { blocks, narrow, .. } = scratch;
+        let memory = stem::Scratch { x: &mut blocks.x, narrow, product: &mut blocks.product };
+        self.stem.forward(team, input, spans, memory);
+    }
+
+    /// Runs the layers and the final norm over the states that [`Stack::embed`] has left. Of the rows that are not wanted
+    /// no more is computed than their state. Final states are left in `scratch.blocks.x`.
+    pub fn forward(
+        &self,
+        team: &Team<'_>,
+        scratch: &mut Scratch,
+        rows: Rows<'_>,
+        caches: &mut Caches<'_>,
+        capture: &mut Capture,
+    ) -> Result<()> {
+        let Scratch { blocks, views, stamp, narrow, .. } = scratch;
+        let count = rows.spans.last().map_or(0, |span| span.rows.end);
+        let wanted = rows.wanted.filter(|wanted| wanted.len() < count);
+        let cross = caches.sources.is_some();
+        views.all.fill(rows.spans.iter().cloned(), cross);
+        views.wanted.fill(views.all.pick(wanted.unwrap_or_default()), cross);
+        *stamp += 2;
+        let (hidden, part, relative) = (self.hidden, Part::All, &self.relative[..]);
+        let all = Pass { team, view: &views.all, rows: count, hidden, part, stamp: *stamp, relative };
+        let mut pass = all;
+        // Of the wanted rows alone, in their order.
+        let only = wanted.map(|wanted| {
+            (wanted, Pass { view: &views.wanted, rows: wanted.len(), stamp: *stamp + 1, ..all })
+        });
+        capture.keep(&blocks.x[..count * hidden]);
+        if let Some((wanted, only)) = only.filter(|_| self.last_mixer.is_none()) {
+            gather(&mut blocks.x, wanted, hidden);
+            pass = only;
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
+            let again = layer.iter().any(Block::reads_layer_input);
+            if again {
+                let n = pass.rows * hidden;
+                sized(&mut blocks.layer_input, n).copy_from_slice(&blocks.x[..n]);
+            }
+            for (j, block) in layer.iter().enumerate() {
+                let last = only.filter(|_| self.last_mixer == Some((i, j)));
+                let mut part = pass;
+                if let Some((wanted, only)) = last {
+                    // Its state is that of all rows; what follows is wanted of some.
+                    part.part = if block.body.splits() { Part::Store } else { Part::All };
+                    block.forward(&part, caches.state(block.place), blocks, None);
+                    if wanted.is_empty() {
+                        return team.check();
+                    }
+                    gather(&mut blocks.x, wanted, hidden);
+                    if again {
+                        gather(&mut blocks.layer_input, wanted, hidden);
+                    }
+                    pass = only;
+                    if part.part == Part::All {
+                        continue;
+                    }
+                    part = Pass { part: Part::Output, ..pass };
+                }
+                let captured = block.body.captured().map(|kind| (i, kind));
+                let watched = (captured.is_some() && captured == capture.attention)
+                    .then_some(&mut capture.probabilities);
+                block.forward(&part, caches.state(block.place), blocks, watched);
+            }
+            team.check()?;
+            if i + 1 < self.layers.len() {
+                capture.keep(&blocks.x[..pass.rows * hidden]);
+            }
+        }
+        self.finish(&pass, blocks, narrow);
+        capture.keep(&blocks.x[..pass.rows * self.output.as_ref().map_or(hidden, |o| o.weight.outputs())]);
+        team.check()
+    }
+
+    /// The final norm, and the projection to another width.
+    fn finish(&self, pass: &Pass<'_>, blocks: &mut blocks::Scratch, narrow: &mut Buffer<f32>) {
+        let n = pass.rows * self.hidden;
+        if let Some(norm) = &self.norm {
+            norm.normalize_in_place(pass.team, &mut blocks.x[..n], self.hidden);
+        }
+        if let Some(output) = &self.output {
+            let x = sized(narrow, n);
+            x.copy_from_slice(&blocks.x[..n]);
+            let out = sized(&mut blocks.x, pass.rows * output.weight.outputs());
+            linear(pass.team, &mut blocks.product, (&*x).into(), pass.rows, &[output.target(out)]);
+        }
+    }
 }
 
-/// Runs the layers and the final norm over `work.x`. Keys and values of each layer go to `cache`. Where only some rows, in
-/// ascending order, are `wanted`, they alone are left, and the last layer does no more for the others than to store their
-/// keys and values.
-pub fn layers(
-    team: &Team<'_>,
-    s: &spec::Stack,
-    w: &StackWeights,
-    work: &mut Workspace,
-    spans: &[Span],
-    cache: &mut Cache,
-    cross: Option<&mut Cache>,
-    wanted: Option<&[usize]>,
-    watching: &mut Watching,
-) -> Result<()> {
-    let mut views = std::mem::take(&mut work.views);
-    let rows = spans.last().map_or(0, |span| span.rows.end);
-    let wanted = wanted.filter(|wanted| wanted.len() < rows);
-    views.all.fill(spans.iter().cloned(), cross.is_some());
-    views.wanted.fill(views.all.pick(wanted.unwrap_or_default()), cross.is_some());
-    let result = layers_of(team, s, w, work, &views, rows, cache, cross, wanted, watching);
-    work.views = views;
-    result
-}
-
-/// [`layers`] over the `rows` of a view.
-fn layers_of(
-    team: &Team<'_>,
-    s: &spec::Stack,
-    w: &StackWeights,
-    work: &mut Workspace,
-    views: &Views,
-    rows: usize,
-    cache: &mut Cache,
-    cross: Option<&mut Cache>,
-    wanted: Option<&[usize]>,
-    watching: &mut Watching,
-) -> Result<()> {
-    let (mut blocks, tables) = cache.parts();
-    let mut cross = cross.map(Cache::parts);
-    let tables = [tables, cross.as_ref().map_or(&[], |(_, tables)| *tables)];
-    let (hidden, part) = (s.hidden_size, Part::All);
-    let mut pass = Pass { team, view: &views.all, tables, rows, hidden, part };
-    let mut n = rows * s.hidden_size;
-    work.begin();
-    let keep = |work: &Workspace, n: usize, watching: &mut Watching| {
-        if let Some(states) = &mut watching.states {
-            states.push(work.x[..n].to_vec());
-        }
-    };
-    keep(work, n, watching);
-    for (i, (layer, lw)) in s.layers.iter().zip(&w.layers).enumerate() {
-        if let Some(wanted) = wanted.filter(|_| i + 1 == s.layers.len() && sees_what_came_before(layer)) {
-            let keys = Pass { part: Part::Keys, ..pass };
-            work.self_attention(&keys, &layer.attention, &lw.attention, blocks.kv(i), None);
-            if wanted.is_empty() {
-                return team.check();
-            }
-            gather(&mut work.x, wanted, s.hidden_size);
-            pass = Pass { view: &views.wanted, rows: wanted.len(), part: Part::Queries, ..pass };
-            n = wanted.len() * s.hidden_size;
-            work.begin();
-        }
-        let input = layer.convolution.as_ref().map(|_| work.x[..n].to_vec());
-        {
-            let kv = blocks.kv(i);
-            let watch = (watching.attention == Some(i)).then_some(&mut watching.probabilities);
-            if layer.attention.disentangled.is_some() {
-                super::disentangled::attention(
-                    work,
-                    &pass,
-                    &layer.attention,
-                    &lw.attention,
-                    &w.relative,
-                    watch,
-                );
-            } else if layer.parallel {
-                work.parallel(&pass, layer, lw, kv, watch);
-            } else {
-                work.self_attention(&pass, &layer.attention, &lw.attention, kv, watch);
-            }
-        }
-        if let (Some(a), Some(cw), Some((blocks, _))) =
-            (&layer.cross_attention, &lw.cross_attention, &mut cross)
-        {
-            let watch = (watching.cross_attention == Some(i)).then_some(&mut watching.probabilities);
-            work.cross_attention(&pass, a, cw, blocks.kv(i), watch);
-        }
-        if !layer.parallel {
-            work.feed_forward(&pass, &layer.feed_forward, &lw.feed_forward);
-        }
-        if let (Some(c), Some(cw), Some(input)) = (&layer.convolution, &lw.convolution, input) {
-            super::disentangled::convolution(&pass, c, cw, &input, &mut work.x[..n]);
-        }
-        team.check()?;
-        if i + 1 < s.layers.len() {
-            keep(work, n, watching);
-        }
+/// A table normalized once, while loading.
+fn normalized(mut table: Vec<f32>, norm: Option<Norm>, width: usize) -> Vec<f32> {
+    if let Some(norm) = norm.filter(|_| !table.is_empty()) {
+        Pool::new(1).run_alone(|team| norm.normalize_in_place(team, &mut table, width));
     }
-    if let Some(wanted) = wanted.filter(|_| pass.part == Part::All) {
-        gather(&mut work.x, wanted, s.hidden_size);
-        pass.rows = wanted.len();
-        n = wanted.len() * s.hidden_size;
-    }
-    let rows = pass.rows;
-    if let Some(norm) = &w.norm {
-        norm.normalize_in_place(team, &mut work.x[..n], s.hidden_size);
-    }
-    if let Some(output) = &w.output {
-        let width = output.weight.outputs();
-        let x = sized(&mut work.narrow, n);
-        x.copy_from_slice(&work.x[..n]);
-        let out = sized(&mut work.x, rows * width);
-        linear(team, &mut work.product, (&*x).into(), rows, &[output.target(out)]);
-    }
-    if let Some(states) = &mut watching.states {
-        states.push(work.x[..rows * s.output_width()].to_vec());
-    }
-    team.check()
+    table
 }

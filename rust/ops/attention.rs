@@ -1,37 +1,40 @@
 //! Attention over blocks of keys and values. Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>
 //!
 //! One algorithm serves prefill, decoding, encoders and cross-attention. A query sees tiles of 128 absolute
-//! positions. Inside a tile: scores (one multiply-add chain over the head dimension each), scale, soft cap,
+//! positions. Inside a tile: scores (one multiply-add chain over the key dimensions each), scale, soft cap,
 //! bias, mask; the maximum m, p = exp(score - m), their sum in sixteen lanes, and the outputs p V (one chain
 //! over the tile's tokens each). Tiles are merged in order with the rescaling of online softmax (Milakov
-//! and Gimelshein 2018, <https://arxiv.org/abs/1805.02867>). Which queries are computed together, in which
-//! chunks a prompt arrives and how the work is shared among threads changes nothing in the results.
+//! and Gimelshein 2018, <https://arxiv.org/abs/1805.02867>). The results do not depend on which queries are
+//! computed together, on the chunks of a prompt, or on the partition of the work among threads.
 //!
 //! Query heads that share a key head are computed together, so keys and values are read once.
 
+mod partition;
 mod probabilities;
-mod units;
 
 use super::kv::{BLOCK, KvBlocks, Numbers, Sequence, Sequences};
 use super::position_bias::DistanceBias;
-use crate::matmul::micro::{Shape, multiply, multiply_half};
+use crate::matmul::dense::{Shape, multiply, multiply_half};
 use crate::simd::{LANES, exp, level, multiversion, tanh};
 use crate::tensor::{Buffer, Disjoint, sized};
 use crate::threads::Team;
+use partition::{MAX_MEMORY_BOUND_ROWS, WorkItem};
 pub use probabilities::probabilities;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
-use units::{FEW_ROWS, Unit};
 
 /// Positions in a tile.
 pub const TILE: usize = 128;
 
-/// How scores are made.
+/// Shape, scale and mask of the scores.
 #[derive(Debug, Clone)]
 pub struct Scores<'a> {
     pub heads: usize,
     pub kv_heads: usize,
-    pub head_dim: usize,
+    /// Dimensions of a query and of a key.
+    pub key_dim: usize,
+    /// Dimensions of a value and of a head's output.
+    pub value_dim: usize,
     pub scale: f32,
     pub causal: bool,
     /// Keys at a distance of `window` or more are not seen.
@@ -51,14 +54,15 @@ impl Scores<'_> {
     }
 }
 
-/// Memory of one thread.
+/// Scratch of one thread.
 #[derive(Default)]
 struct ThreadScratch {
     queries: Buffer<f32>,
     scores: Buffer<f32>,
     /// A block of keys or values, as f32.
     block: Buffer<f32>,
-    widened: Buffer<f32>,
+    /// Operands of a product, converted from f16.
+    converted: Buffer<f32>,
     part: Buffer<f32>,
     total: Buffer<f32>,
 }
@@ -67,13 +71,13 @@ struct ThreadScratch {
 #[derive(Default)]
 pub struct Scratch {
     threads: Vec<Mutex<ThreadScratch>>,
-    units: Vec<Unit>,
-    /// Tiles of units, each by itself.
+    items: Vec<WorkItem>,
+    /// Single tiles: item and tile.
     jobs: Vec<(usize, usize)>,
     parts: Buffer<f32>,
 }
 
-/// `c = a b` or `c += a b`, whatever b is stored as.
+/// `c = a b` or `c += a b` for either type of b.
 fn product(
     shape: &Shape,
     a: &[f32],
@@ -88,7 +92,7 @@ fn product(
     }
 }
 
-/// Numbers of the lanes.
+/// Indices of the lanes.
 const LANE: [f32; LANES] = {
     let mut lanes = [0.0; LANES];
     let mut i = 0;
@@ -101,11 +105,11 @@ const LANE: [f32; LANES] = {
 
 multiversion! {
     /// Scales, caps and biases a row of scores, masks all but `from..to`, and replaces it by
-    /// exp(score - maximum). Returns the maximum and the sum; with nothing visible (minus infinity, 0), with
-    /// nothing but values beyond f32 not-a-number.
-    fn soften / soften_at(row: &mut [f32], from: usize, to: usize, scale: f32, softcap: f32, bias: &[f32]) -> (f32, f32) {
-        let (lane, hidden) = (Lanes::from_array(LANE), Lanes::splat(f32::NEG_INFINITY));
-        let mut top = hidden;
+    /// exp(score - maximum). Returns the maximum and the sum: (minus infinity, 0) if nothing is visible, NaN if
+    /// no visible score is finite.
+    fn exp_scores / exp_scores_at(row: &mut [f32], from: usize, to: usize, scale: f32, softcap: f32, bias: &[f32]) -> (f32, f32) {
+        let (lane, masked) = (Lanes::from_array(LANE), Lanes::splat(f32::NEG_INFINITY));
+        let mut max = masked;
         let mut i = 0;
         while i < row.len() {
             let mut s = Lanes::load(&row[i..]) * Lanes::splat(scale);
@@ -117,19 +121,19 @@ multiversion! {
                 s = s + Lanes::load_or(&bias[i..bias.len().min(i + LANES)], 0.0);
             }
             if i < from {
-                s = lane.select_below(from as f32 - i as f32, hidden, s);
+                s = lane.select_below(from as f32 - i as f32, masked, s);
             }
             if i + LANES > to {
-                s = lane.select_below(to as f32 - i as f32, s, hidden);
+                s = lane.select_below(to as f32 - i as f32, s, masked);
             }
             s.store(&mut row[i..]);
-            // Not-a-number stays: the second operand is returned then.
-            top = top.max(s);
+            // Keeps NaN: `max` returns its second operand then.
+            max = max.max(s);
             i += LANES;
         }
-        let m = top.fold_top();
+        let m = max.fold_top();
         if m == f32::NEG_INFINITY {
-            // Visible scores that are all not-a-number or minus infinity are not a row that sees nothing.
+            // Visible scores that are all NaN or minus infinity differ from a row without visible keys.
             return if from < to { (f32::NAN, f32::NAN) } else { (m, 0.0) };
         }
         let m_all = Lanes::splat(m);
@@ -146,7 +150,7 @@ multiversion! {
 }
 
 multiversion! {
-    /// exp of one value.
+    /// exp of one value, with the bits of a lane.
     fn exp_one / exp_one_at(x: f32) -> f32 {
         exp(Lanes::splat(x)).to_array()[0]
     }
@@ -165,7 +169,7 @@ multiversion! {
     }
 }
 
-/// Rows of `width = head_dim + 2` values: outputs, maximum, sum.
+/// Rows of `width = value_dim + 2` values: outputs, maximum, sum.
 fn merge_rows(total: &mut [f32], part: &[f32], width: usize) {
     let dim = width - 2;
     for (o, p) in total.chunks_exact_mut(width).zip(part.chunks_exact(width)) {
@@ -185,17 +189,17 @@ fn merge_rows(total: &mut [f32], part: &[f32], width: usize) {
     }
 }
 
-/// See [`Call`]. Measured on a Zen 5 with 32 MB of shared cache: fewer stay there from one sequence to the next, and together
-/// they take 4 % longer; 16 MB take 0.7 of the time.
+/// Value of [`Call::shared_from`]. Measured on a Zen 5 with 32 MB of shared cache: a smaller prefix stays in the cache from
+/// one sequence to the next, and attending to it jointly takes 4 % longer; with 16 MB it takes 0.7 of the time.
 const SHARED_FROM: usize = 6 << 20;
 
-/// What all parts of the work read.
+/// Arguments of a call.
 struct Call<'a> {
     queries: &'a [f32],
     sequences: Sequences<'a>,
     kv: &'a KvBlocks,
     scores: &'a Scores<'a>,
-    /// Bytes of keys and values from which on several sequences see them together.
+    /// Bytes of keys and values from which on the sequences that share them attend to them jointly.
     shared_from: usize,
 }
 
@@ -204,80 +208,82 @@ impl Call<'_> {
         self.scores.heads / self.scores.kv_heads
     }
 
-    /// A sequence by its place in the list.
+    /// A sequence by its index in the list.
     fn sequence(&self, index: usize) -> &Sequence {
         &self.sequences.list[index]
     }
 
-    /// The blocks of a unit's sequence.
-    fn table(&self, unit: &Unit) -> &[u32] {
-        self.sequences.table(self.sequence(unit.sequence))
+    /// The blocks of an item's sequence.
+    fn table(&self, item: &WorkItem) -> &[u32] {
+        self.sequences.table(self.sequence(item.sequence))
     }
 
-    /// Rows of queries that one key head of a unit sees.
-    fn rows(&self, unit: &Unit) -> usize {
-        unit.queries * self.group()
+    /// Query rows of an item per key head.
+    fn rows(&self, item: &WorkItem) -> usize {
+        item.queries * self.group()
     }
 
-    /// Where a key head's share of one of a unit's queries lies in `queries` and `out`.
-    fn place(&self, unit: &Unit, head: usize, query: usize) -> usize {
-        let (g, s) = (self.group(), self.sequence(unit.sequence));
-        ((s.rows.start + unit.query + query) * self.scores.heads + (unit.kv_head + head) * g)
-            * self.scores.head_dim
+    /// Index in `queries` and `out` of the first query head that shares a key head, for one query of an item.
+    fn first_head(&self, item: &WorkItem, head: usize, query: usize) -> usize {
+        let s = self.sequence(item.sequence);
+        (s.rows.start + item.query + query) * self.scores.heads + (item.kv_head + head) * self.group()
     }
 
-    /// Copies the unit's queries, `[kv_heads, queries * group, head_dim]`.
-    fn gather(&self, unit: &Unit, out: &mut Buffer<f32>) {
-        let n = self.group() * self.scores.head_dim;
-        let out = sized(out, unit.kv_heads * unit.queries * n);
+    /// Copies the item's queries, `[kv_heads, queries * group, key_dim]`.
+    fn gather(&self, item: &WorkItem, out: &mut Buffer<f32>) {
+        let n = self.group() * self.scores.key_dim;
+        let out = sized(out, item.kv_heads * item.queries * n);
         for (i, to) in out.chunks_exact_mut(n).enumerate() {
-            let from = self.place(unit, i / unit.queries, i % unit.queries);
+            let from = self.first_head(item, i / item.queries, i % item.queries) * self.scores.key_dim;
             to.copy_from_slice(&self.queries[from..][..n]);
         }
     }
 
-    /// Asks the memory for the keys, or the values, that follow those of a head of a block, where they are read once and
-    /// for few products.
-    fn ask_beyond(&self, unit: &Unit, block: usize, head: usize, values: bool) {
-        if self.rows(unit) > FEW_ROWS {
-            return;
-        }
-        let table = self.table(unit);
-        if head + 1 < unit.kv_heads {
-            self.kv.ask(table[block], unit.kv_head + head + 1, values);
-        } else if let Some(&next) = table.get(block + 1) {
-            self.kv.ask(next, unit.kv_head, values);
+    /// The block and the key head that are read after a head of a block, to be prefetched where reads are bound by memory.
+    /// None behind the item's last tile: the table may hold no valid block there.
+    fn next_read(&self, item: &WorkItem, block: usize, head: usize) -> Option<(u32, usize)> {
+        let table = self.table(item);
+        if self.rows(item) > MAX_MEMORY_BOUND_ROWS {
+            None
+        } else if head + 1 < item.kv_heads {
+            Some((table[block], item.kv_head + head + 1))
+        } else if (block + 1) * BLOCK < item.tiles().end * TILE {
+            table.get(block + 1).map(|&next| (next, item.kv_head))
+        } else {
+            None
         }
     }
 
-    /// Scores of one tile, softened in place, `[kv_heads, rows, TILE]`; calls `each(row, maximum, sum)`.
+    /// Computes exp(score - maximum) of one tile into `t.scores`, `[kv_heads, rows, TILE]`; calls `each(row, maximum, sum)`.
     fn tile_scores(
         &self,
-        unit: &Unit,
+        item: &WorkItem,
         tile: usize,
         t: &mut ThreadScratch,
         mut each: impl FnMut(usize, f32, f32),
     ) {
-        let (g, d, table) = (self.group(), self.scores.head_dim, self.table(unit));
-        let (rows, start) = (self.rows(unit), tile * TILE);
-        let end = self.end(unit, tile);
-        sized(&mut t.scores, unit.kv_heads * rows * TILE);
-        sized(&mut t.block, d * BLOCK);
+        let (g, d, table) = (self.group(), self.scores.key_dim, self.table(item));
+        let (rows, start) = (self.rows(item), tile * TILE);
+        let end = self.end(item, tile);
+        sized(&mut t.scores, item.kv_heads * rows * TILE);
+        sized(&mut t.block, self.scores.key_dim.max(self.scores.value_dim) * BLOCK);
         let padded = (end - start).next_multiple_of(LANES);
         for block in 0..(end - start).div_ceil(BLOCK) {
             let number = table[start / BLOCK + block];
             let columns = BLOCK.min(padded - block * BLOCK);
             let shape = Shape { rows, columns, depth: d, a_stride: d, b_stride: BLOCK, c_stride: TILE };
-            for head in 0..unit.kv_heads {
-                self.ask_beyond(unit, start / BLOCK + block, head, false);
-                let keys = self.kv.keys(number, unit.kv_head + head, &mut t.block);
+            for head in 0..item.kv_heads {
+                if let Some((next, next_head)) = self.next_read(item, start / BLOCK + block, head) {
+                    self.kv.prefetch_keys(next, next_head);
+                }
+                let keys = self.kv.keys(number, item.kv_head + head, &mut t.block);
                 let scores = &mut t.scores[head * rows * TILE + block * BLOCK..];
-                product(&shape, &t.queries[head * rows * d..], keys, scores, false, &mut t.widened);
+                product(&shape, &t.queries[head * rows * d..], keys, scores, false, &mut t.converted);
             }
         }
-        for (row, scores) in t.scores.chunks_exact_mut(TILE).enumerate().take(unit.kv_heads * rows) {
-            let (head, query) = (unit.kv_head + row / rows, row % rows);
-            let (position, length) = self.query(unit, query / g);
+        for (row, scores) in t.scores.chunks_exact_mut(TILE).enumerate().take(item.kv_heads * rows) {
+            let (head, query) = (item.kv_head + row / rows, row % rows);
+            let (position, length) = self.query(item, query / g);
             let visible = self.scores.visible(position, length);
             let (from, to) =
                 (visible.start.saturating_sub(start), visible.end.saturating_sub(start).min(end - start));
@@ -287,7 +293,7 @@ impl Call<'_> {
             };
             let values = &mut scores[..padded];
             let softcap = self.scores.softcap.unwrap_or(0.0);
-            let (m, sum) = soften(values, from, to, self.scores.scale, softcap, bias);
+            let (m, sum) = exp_scores(values, from, to, self.scores.scale, softcap, bias);
             if m == f32::NEG_INFINITY {
                 values.fill(0.0);
             }
@@ -295,12 +301,12 @@ impl Call<'_> {
         }
     }
 
-    /// One tile of a unit: rows of outputs, maximum and sum into `part`.
-    fn tile(&self, unit: &Unit, tile: usize, t: &mut ThreadScratch, part: &mut [f32]) {
-        let (d, table) = (self.scores.head_dim, self.table(unit));
-        let (rows, start) = (self.rows(unit), tile * TILE);
-        let end = self.end(unit, tile);
-        self.tile_scores(unit, tile, t, |row, m, sum| {
+    /// Computes one tile of an item: rows of outputs, maximum and sum into `part`.
+    fn tile(&self, item: &WorkItem, tile: usize, t: &mut ThreadScratch, part: &mut [f32]) {
+        let (d, table) = (self.scores.value_dim, self.table(item));
+        let (rows, start) = (self.rows(item), tile * TILE);
+        let end = self.end(item, tile);
+        self.tile_scores(item, tile, t, |row, m, sum| {
             part[row * (d + 2) + d] = m;
             part[row * (d + 2) + d + 1] = sum;
         });
@@ -309,32 +315,37 @@ impl Call<'_> {
             let number = table[start / BLOCK + block];
             let shape =
                 Shape { rows, columns: d, depth: tokens, a_stride: TILE, b_stride: d, c_stride: d + 2 };
-            for head in 0..unit.kv_heads {
-                self.ask_beyond(unit, start / BLOCK + block, head, true);
-                let values = self.kv.values(number, unit.kv_head + head, tokens, &mut t.block);
+            for head in 0..item.kv_heads {
+                if let Some((next, next_head)) = self.next_read(item, start / BLOCK + block, head) {
+                    self.kv.prefetch_values(next, next_head);
+                }
+                let values = self.kv.values(number, item.kv_head + head, tokens, &mut t.block);
                 let (scores, part) =
                     (&t.scores[head * rows * TILE + block * BLOCK..], &mut part[head * rows * (d + 2)..]);
-                product(&shape, scores, values, part, block > 0, &mut t.widened);
+                product(&shape, scores, values, part, block > 0, &mut t.converted);
             }
         }
     }
 
-    /// Divides by the sums and writes the outputs of one key head of a unit.
-    fn finish(&self, unit: &Unit, head: usize, total: &[f32], out: &Disjoint<'_, f32>) {
-        let (g, d) = (self.group(), self.scores.head_dim);
+    /// Divides by the sums and writes the outputs of one key head of an item.
+    fn finish(&self, item: &WorkItem, head: usize, total: &[f32], out: &Disjoint<'_, f32>) {
+        let (g, d) = (self.group(), self.scores.value_dim);
         for (row, o) in total.chunks_exact(d + 2).enumerate() {
-            // SAFETY: each head of each row belongs to one unit.
-            let to = unsafe { out.slice(self.place(unit, head, row / g) + row % g * d, d) };
+            // SAFETY: each head of each row belongs to one item.
+            let to = unsafe { out.slice((self.first_head(item, head, row / g) + row % g) * d, d) };
             let inverse = if o[d + 1] == 0.0 { 0.0 } else { 1.0 / o[d + 1] };
             for (to, &v) in to.iter_mut().zip(o) {
-                // Adding zero makes minus zero, which a skipped key could leave behind, plus zero.
+                // Adding zero turns minus zero, which a skipped key could leave, into plus zero.
                 *to = v * inverse + 0.0;
             }
         }
     }
 }
 
-/// Attends: `queries` and `out` are `[rows, heads * head_dim]`. A query that sees no key gets zeros.
+/// Attends: `queries` are `[rows, heads * key_dim]`, `out` is `[rows, heads * value_dim]`. A query that sees no key gets zeros.
+///
+/// Reads only blocks of tiles in which some query sees a position. Other entries of a table may be invalid, such as `u32::MAX`
+/// for blocks that left a sliding window.
 pub fn attention(
     team: &Team<'_>,
     scratch: &mut Scratch,
@@ -348,76 +359,76 @@ pub fn attention(
 }
 
 fn attend(team: &Team<'_>, scratch: &mut Scratch, call: &Call<'_>, out: &mut [f32]) {
-    let width = call.scores.head_dim + 2;
-    let Scratch { threads, units, jobs, parts } = scratch;
-    call.units(team.threads(), units);
+    let width = call.scores.value_dim + 2;
+    let Scratch { threads, items, jobs, parts } = scratch;
+    call.partition(team.threads(), items);
     threads.resize_with(team.threads().max(threads.len()), Mutex::default);
     let threads = &*threads;
     let lock = |thread: usize| threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
     let out = Disjoint::new(out);
-    let most_tiles = units.iter().map(|u| u.tiles().len()).max().unwrap_or(0);
+    let max_tiles = items.iter().map(|i| i.tiles().len()).max().unwrap_or(0);
 
-    let share = units.iter().any(|u| u.members > 1);
-    if !share && (units.len() >= 2 * team.threads() || most_tiles <= 2 || team.threads() == 1) {
-        let units = &*units;
-        team.run(units.len(), &|i, thread| {
-            let (t, unit) = (&mut *lock(thread), &units[i]);
-            let size = call.rows(unit) * width;
+    let share = items.iter().any(|i| i.members > 1);
+    if !share && (items.len() >= 2 * team.threads() || max_tiles <= 2 || team.threads() == 1) {
+        let items = &*items;
+        team.run(items.len(), &|i, thread| {
+            let (t, item) = (&mut *lock(thread), &items[i]);
+            let size = call.rows(item) * width;
             let (mut part, mut total) = (std::mem::take(&mut t.part), std::mem::take(&mut t.total));
-            let parts = sized(&mut part, unit.kv_heads * size);
-            let totals = sized(&mut total, unit.kv_heads * size);
-            call.gather(unit, &mut t.queries);
+            let parts = sized(&mut part, item.kv_heads * size);
+            let totals = sized(&mut total, item.kv_heads * size);
+            call.gather(item, &mut t.queries);
             reset(totals, width);
-            for tile in unit.tiles() {
-                call.tile(unit, tile, t, parts);
+            for tile in item.tiles() {
+                call.tile(item, tile, t, parts);
                 merge_rows(totals, parts, width);
             }
             for (head, total) in totals.chunks_exact(size).enumerate() {
-                call.finish(unit, head, total, &out);
+                call.finish(item, head, total, &out);
             }
             (t.part, t.total) = (part, total);
         });
         return;
     }
-    // Few units with many tiles (decoding at long context), or some that share tiles: the tiles are shared out.
+    // Few items with many tiles (decoding at long context), or some with a shared prefix: tiles are computed in parallel.
     jobs.clear();
     let mut room = 0;
-    for (i, unit) in units.iter_mut().enumerate() {
-        unit.parts = room;
-        jobs.extend(unit.tiles().map(|tile| (i, tile)));
-        room += unit.tiles().len() * call.part(unit);
+    for (i, item) in items.iter_mut().enumerate() {
+        item.parts = room;
+        jobs.extend(item.tiles().map(|tile| (i, tile)));
+        room += item.tiles().len() * call.part_len(item);
     }
-    let (units, jobs) = (&*units, &*jobs);
+    let (items, jobs) = (&*items, &*jobs);
     let parts = Disjoint::new(sized(parts, room));
     team.run(jobs.len(), &|i, thread| {
-        let (unit, tile) = (&units[jobs[i].0], jobs[i].1);
+        let (item, tile) = (&items[jobs[i].0], jobs[i].1);
         let t = &mut *lock(thread);
-        call.gather(unit, &mut t.queries);
-        // SAFETY: each tile of a unit has a part of its own.
-        let part = unsafe { parts.slice(call.place_of_part(unit, tile), call.part(unit)) };
-        call.tile(unit, tile, t, part);
+        call.gather(item, &mut t.queries);
+        // SAFETY: each tile of an item has a part of its own.
+        let part = unsafe { parts.slice(call.part_offset(item, tile), call.part_len(item)) };
+        call.tile(item, tile, t, part);
     });
-    let heads = units.iter().map(|u| u.kv_heads).max().unwrap_or(0);
-    team.run(units.len() * heads, &|i, thread| {
-        let (unit, head) = (&units[i / heads], i % heads);
-        if unit.members > 1 || head >= unit.kv_heads {
+    let heads = items.iter().map(|i| i.kv_heads).max().unwrap_or(0);
+    team.run(items.len() * heads, &|i, thread| {
+        let (item, head) = (&items[i / heads], i % heads);
+        if item.members > 1 || head >= item.kv_heads {
             return;
         }
-        let (t, size) = (&mut *lock(thread), call.rows(unit) * width);
+        let (t, size) = (&mut *lock(thread), call.rows(item) * width);
         let total = sized(&mut t.total, size);
         reset(total, width);
-        let mut merge = |unit: &Unit, row: usize| {
-            for tile in unit.tiles() {
-                let at = call.place_of_part(unit, tile) + (head * call.rows(unit) + row) * width;
+        let mut merge = |item: &WorkItem, row: usize| {
+            for tile in item.tiles() {
+                let at = call.part_offset(item, tile) + (head * call.rows(item) + row) * width;
                 // SAFETY: the parts are only read now, each by one chunk.
                 merge_rows(total, unsafe { parts.slice(at, size) }, width);
             }
         };
-        if let Some((shared, member)) = unit.before {
-            merge(&units[shared], member * call.group());
+        if let Some((shared, member)) = item.before {
+            merge(&items[shared], member * call.group());
         }
-        merge(unit, 0);
-        call.finish(unit, head, total, &out);
+        merge(item, 0);
+        call.finish(item, head, total, &out);
     });
 }
 

@@ -5,8 +5,9 @@
 
 pub mod attention;
 pub mod kv;
-pub mod leaders;
 pub mod norm;
 pub mod pool;
 pub mod position_bias;
 pub mod rotary;
+pub mod softmax;
+pub mod top_logits;

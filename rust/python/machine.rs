@@ -1,7 +1,7 @@
 //! `_core.Machine`.
 
 use super::call::{raise, work};
-use crate::matmul::bounds::{Memory, multiply_adds};
+use crate::roofline::{ReadBuffer, multiply_adds};
 use crate::threads::{Pool, default_threads};
 use pyo3::prelude::*;
 
@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 #[pyclass(frozen, module = "lapwing._core")]
 pub struct Machine {
     pool: Pool,
-    memory: Memory,
+    memory: ReadBuffer,
 }
 
 #[pymethods]
@@ -17,7 +17,7 @@ impl Machine {
     #[new]
     #[pyo3(signature = (*, threads = None, megabytes = 512))]
     fn new(py: Python<'_>, threads: Option<usize>, megabytes: usize) -> PyResult<Self> {
-        let memory = Memory::new(megabytes.saturating_mul(1 << 20)).map_err(|e| raise(py, &e))?;
+        let memory = ReadBuffer::new(megabytes.saturating_mul(1 << 20)).map_err(|e| raise(py, &e))?;
         let threads = threads.unwrap_or_else(default_threads).clamp(1, 256);
         Ok(Machine { pool: Pool::new(threads), memory })
     }

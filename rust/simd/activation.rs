@@ -1,6 +1,8 @@
 //! Activation functions, element by element.
 
-use super::{LANES, Vector, erf, exp, multiversion, sigmoid, tanh};
+use super::lanes::{LANES, Vector};
+use super::level::multiversion;
+use super::math::{erf, exp, sigmoid, tanh};
 
 /// Activations by name, as in the description of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -23,7 +25,7 @@ pub enum Activation {
     Sigmoid,
 }
 
-/// One activation of sixteen values.
+/// An activation of sixteen values.
 #[inline(always)]
 pub fn apply<V: Vector>(activation: Activation, x: V) -> V {
     let half = V::splat(0.5);
@@ -45,13 +47,14 @@ pub fn apply<V: Vector>(activation: Activation, x: V) -> V {
     }
 }
 
-/// max(x, 0), and not-a-number where x is.
+/// max(x, 0), and NaN where x is.
 #[inline(always)]
 fn relu<V: Vector>(x: V) -> V {
     V::splat(0.0).max(x)
 }
 
-/// Runs `body` with the activation as a constant of the given name, so that loops in it do not choose again for each value.
+/// Runs `body` with the activation as a constant of the given name, so that loops in it do not branch on it
+/// for each value.
 macro_rules! with_activation {
     ($activation:expr, $name:ident => $body:block) => {
         $crate::simd::with_activation!(
@@ -112,7 +115,7 @@ mod tests {
             let x: Vec<f32> = (0..length).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.21).collect();
             for activation in Activation::ALL {
                 let mut want = x.clone();
-                activate_at(Level::Scalar, activation, &mut want);
+                activate_at(Level::SCALAR, activation, &mut want);
                 for level in Level::present() {
                     let mut got = x.clone();
                     activate_at(level, activation, &mut got);

@@ -1,19 +1,20 @@
-//! Sixteen f32 lanes: the vector that element-wise code is written with, on every instruction set.
+//! Sixteen f32 lanes: the vector of element-wise code on every instruction set.
 //!
-//! Code is generic over [`Vector`] and [`multiversion!`](super::multiversion) picks the type: [`Portable`] is a plain array, the
-//! others (`x86`, `neon`) hold registers. All operations are IEEE operations lane by lane, and a sum of the lanes
-//! has one order, so every type gives the same bits.
+//! Code is generic over [`Vector`] and [`multiversion!`](super::multiversion) picks the type: [`Portable`] is
+//! a plain array, the others (`x86`, `neon`) hold registers. All operations are IEEE operations lane by lane,
+//! and a sum of the lanes has one order, so every type gives the same bits.
 
-use super::multiversion;
+use super::level::multiversion;
 use half::f16;
 use std::ops::{Add, Div, Mul, Sub};
 
-/// How many partial sums every reduction keeps, on every machine.
+/// Number of partial sums of every reduction, on every machine.
 pub const LANES: usize = 16;
 
 /// Sixteen values; operations act lane by lane.
 ///
-/// Types other than [`Portable`] may only be used where their instruction set has been detected.
+/// Types other than [`Portable`] are sound only where their instruction set has been detected:
+/// `multiversion!` sees to that.
 pub trait Vector:
     Copy + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
 {
@@ -26,10 +27,10 @@ pub trait Vector:
     /// `self * b + c` in one rounding.
     fn mul_add(self, b: Self, c: Self) -> Self;
 
-    /// The larger; `other` where either is not a number.
+    /// The larger; `other` where either is NaN.
     fn max(self, other: Self) -> Self;
 
-    /// The smaller; `other` where either is not a number.
+    /// The smaller; `other` where either is NaN.
     fn min(self, other: Self) -> Self;
 
     fn abs(self) -> Self;
@@ -40,8 +41,8 @@ pub trait Vector:
     /// `a` where `self < limit`, else `b`.
     fn select_below(self, limit: f32, a: Self, b: Self) -> Self;
 
-    /// `self * 2^n`, rounded once, for `self` between 1/2 and 2, subnormal results and infinity too; n, from -252 to 254, is
-    /// the whole number that adding 1.5 * 2^23 has left in the low bits of `shifted`.
+    /// `self * 2^n`, rounded once, for `self` between 1/2 and 2, including subnormal results and infinity; n,
+    /// from -252 to 254, is the integer in the low bits of `shifted`, left by adding 1.5 * 2^23.
     fn times_power_of_two(self, shifted: Self) -> Self;
 
     /// Sixteen f16 values, by their bits.
@@ -65,7 +66,7 @@ pub trait Vector:
         Self::from_array(x[..LANES].try_into().expect("sixteen values"))
     }
 
-    /// Up to sixteen values, the rest filled.
+    /// Up to sixteen values; the rest is `fill`.
     #[inline(always)]
     fn load_or(x: &[f32], fill: f32) -> Self {
         if x.len() >= LANES {
@@ -76,22 +77,22 @@ pub trait Vector:
         Self::from_array(out)
     }
 
-    /// The larger magnitude, compared by bits, so that not-a-number is the largest; `self` is a magnitude.
+    /// The larger magnitude, compared by bits, so that NaN is the largest; `self` is a magnitude.
     #[inline(always)]
     fn max_magnitude(self, other: Self) -> Self {
         let (a, b) = (self.to_array(), other.abs().to_array());
         Self::from_array(std::array::from_fn(|i| if a[i].to_bits() > b[i].to_bits() { a[i] } else { b[i] }))
     }
 
-    /// The largest bits of the lanes, which are magnitudes.
+    /// The largest lane by bits; lanes are magnitudes.
     #[inline(always)]
     fn fold_magnitude(self) -> f32 {
         f32::from_bits(self.to_array().iter().fold(0, |top, v| v.to_bits().max(top)))
     }
 
-    /// The whole numbers that adding 1.5 * 2^23 has left in the low bits, as i16, two in a word: of each four the first
-    /// (in the low half) and the third, then the second and the fourth, as bytes of four weights come apart with a mask and
-    /// a shift.
+    /// The integers in the low bits, left by adding 1.5 * 2^23, as i16, two in a word: of each four the first
+    /// (in the low half) and the third, then the second and the fourth, the order in which a mask and a shift
+    /// split the bytes of four weights.
     #[inline(always)]
     fn to_pairs(self) -> [i32; LANES / 2] {
         let x = self.to_array().map(|v| i32::from(v.to_bits() as i16));
@@ -101,14 +102,14 @@ pub trait Vector:
         })
     }
 
-    /// Their low bytes, four in a word, the first in the lowest byte.
+    /// The low bytes of those integers, four in a word, the first in the lowest byte.
     #[inline(always)]
     fn to_quads(self) -> [i32; LANES / 4] {
         let x = self.to_array().map(|v| v.to_bits() as u8);
         std::array::from_fn(|i| i32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
     }
 
-    /// Their high bytes in the same order, one more where the low byte, as a signed one, is negative.
+    /// The high bytes in the same order, plus one where the low byte, as a signed one, is negative.
     #[inline(always)]
     fn to_high_quads(self) -> [i32; LANES / 4] {
         let x = self.to_array().map(|v| (v.to_bits().wrapping_add(128) >> 8) as u8);
@@ -121,7 +122,7 @@ pub trait Vector:
         out[..LANES].copy_from_slice(&self.to_array());
     }
 
-    /// Writes as many values as `out` holds, at most sixteen.
+    /// Writes the first `out.len()` values, at most sixteen.
     #[inline(always)]
     fn store_part(self, out: &mut [f32]) {
         if out.len() >= LANES {
@@ -131,13 +132,13 @@ pub trait Vector:
         out.copy_from_slice(&self.to_array()[..n]);
     }
 
-    /// The largest lane; with a lane that is not a number, any of them.
+    /// The largest lane; any lane where one is NaN.
     #[inline(always)]
     fn fold_top(self) -> f32 {
         self.to_array().iter().fold(f32::NEG_INFINITY, |m, &x| if m > x { m } else { x })
     }
 
-    /// The largest lane of those that are numbers.
+    /// The largest lane that is not NaN.
     #[inline(always)]
     fn fold_max(self) -> f32 {
         self.to_array().iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
@@ -147,7 +148,7 @@ pub trait Vector:
 /// 1.5 * 2^23: adding and subtracting it rounds to the nearest integer.
 pub const ROUND: f32 = 12_582_912.0;
 
-/// A plain array: what the others must equal to the bit.
+/// A plain array; the other types equal it to the bit.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[repr(C, align(64))]
 pub struct Portable([f32; LANES]);
@@ -209,7 +210,7 @@ impl Vector for Portable {
     fn times_power_of_two(self, shifted: Self) -> Self {
         let n = shifted.0.map(|x| (x.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32));
         let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
-        // Two factors: 2^n itself may not be a normal number.
+        // Two factors, as 2^n itself may not be a normal number.
         self * Portable(n.map(|n| power(n >> 1))) * Portable(n.map(|n| power(n.wrapping_sub(n >> 1))))
     }
 
@@ -225,7 +226,7 @@ impl Vector for Portable {
     }
 }
 
-/// The arithmetic operators of a type of vectors.
+/// The arithmetic operators of a vector type.
 macro_rules! operators {
     ($type:ty, $($operator:ident $method:ident |$a:ident, $b:ident| $e:expr;)*) => {
         $(impl std::ops::$operator for $type {
@@ -248,7 +249,7 @@ operators! {
     Div div |a, b| a.zip(b, |x, y| x / y);
 }
 
-/// Folds `f` over `x`, sixteen at a time; the last step is filled with `fill`.
+/// Folds `f` over `x`, sixteen values at a time; the last step is padded with `fill`.
 #[inline(always)]
 pub(crate) fn fold<V: Vector>(x: &[f32], fill: f32, start: V, f: impl Fn(V, V) -> V) -> V {
     let mut acc = start;
@@ -276,7 +277,7 @@ multiversion! {
     }
 }
 
-/// Largest value; minus infinity for none. To be inlined in code compiled for an instruction set.
+/// Largest value; minus infinity for none. To be inlined into code compiled for an instruction set.
 #[inline(always)]
 pub fn lanes_max<V: Vector>(x: &[f32]) -> f32 {
     fold(x, f32::NEG_INFINITY, V::splat(f32::NEG_INFINITY), |a, v| v.max(a)).fold_max()
@@ -299,8 +300,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// f16 values, by their bits, as f32; `out` is as long as `stored`.
-    pub fn widen / widen_at(stored: &[u16], out: &mut [f32]) {
+    /// f16 values, by their bits, to f32; `out` has the length of `stored`.
+    pub fn to_f32 / to_f32_at(stored: &[u16], out: &mut [f32]) {
         let (mut from, mut to) = (stored.chunks_exact(LANES), out.chunks_exact_mut(LANES));
         for (from, to) in (&mut from).zip(&mut to) {
             Lanes::from_half(from.try_into().expect("sixteen values")).store(to);
@@ -313,21 +314,21 @@ multiversion! {
 }
 
 multiversion! {
-    /// The nearest f16 values, ties to even, by their bits; `out` is as long as `x`.
-    pub fn narrow / narrow_at(x: &[f32], out: &mut [u16]) {
+    /// f32 values to the nearest f16, ties to even, by their bits; `out` has the length of `x`.
+    pub fn to_f16 / to_f16_at(x: &[f32], out: &mut [u16]) {
         for (from, to) in x.chunks(LANES).zip(out.chunks_mut(LANES)) {
             to.copy_from_slice(&Lanes::load_or(from, 0.0).to_half()[..from.len()]);
         }
     }
 }
 
-/// Asks the memory for what lies in a slice, where the machine can be asked.
+/// Prefetches a slice, where the target has an instruction for it.
 #[inline]
 pub fn prefetch<T>(x: &[T]) {
     prefetch_at(x.as_ptr().cast(), size_of_val(x));
 }
 
-/// The same for some bytes from an address on, which may lie outside of anything.
+/// Prefetches some bytes from an address on, which may lie outside of any allocation.
 #[inline]
 pub fn prefetch_at(from: *const u8, bytes: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -349,17 +350,17 @@ mod tests {
     fn every_level_converts_halves_as_the_portable_code_does() {
         let bits: Vec<u16> = (0..=u16::MAX).filter(|&b| !f16::from_bits(b).is_nan()).collect();
         let values: Vec<f32> = bits.iter().map(|&b| f16::from_bits(b).to_f32()).collect();
-        // Halves, what lies in the middle between two, and a little beside it.
+        // f16 values, the midpoints between two, and numbers beside them.
         let between = values.iter().flat_map(|&v| [v, v * 1.000_488_3, v * 1.000_244_1, v * 1.000_25]);
         let between: Vec<f32> = between.collect();
         for level in Level::present() {
             for length in [bits.len(), 33, 5, 0] {
                 let mut out = vec![1.0; length];
-                widen_at(level, &bits[..length], &mut out);
+                to_f32_at(level, &bits[..length], &mut out);
                 assert!(out.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()), "{level:?}");
             }
             let mut out = vec![0; between.len()];
-            narrow_at(level, &between, &mut out);
+            to_f16_at(level, &between, &mut out);
             for (v, got) in between.iter().zip(&out) {
                 assert_eq!(*got, f16::from_f32(*v).to_bits(), "{level:?} {v}");
             }

@@ -1,16 +1,15 @@
-//! Elementary functions on sixteen lanes. Polynomials and IEEE operations only, so the results are the same
-//! bits on every instruction set; errors are stated in units in the last place (ULP), measured over all
-//! binades by the tests.
+//! Elementary functions on sixteen lanes. Polynomials and IEEE operations only, so results have the same bits
+//! on every instruction set; errors are stated in units in the last place (ULP), measured over all binades by
+//! the tests.
 
-use super::Vector;
-use super::lanes::ROUND;
+use super::lanes::{ROUND, Vector};
 
-/// e^x, within 2 ULP (results below 2^-126 within one subnormal step). Not-a-number stays so.
+/// e^x, within 2 ULP (results below 2^-126 within one subnormal step). NaN stays NaN.
 ///
 /// x = n ln 2 + r with |r| <= ln 2 / 2; the polynomial for e^r is that of Cephes' `expf`.
 #[inline(always)]
 pub fn exp<V: Vector>(x: V) -> V {
-    // The bound comes first: the other operand is returned when one is not a number.
+    // The bound comes first: the other operand is returned when one is NaN.
     let x = V::splat(-104.0).max(x);
     let x = V::splat(89.0).min(x);
     let shifted = x.mul_add(V::splat(std::f32::consts::LOG2_E), V::splat(ROUND));
@@ -47,7 +46,8 @@ pub fn tanh<V: Vector>(x: V) -> V {
     a.select_below(0.625, small, large.copysign(x))
 }
 
-/// The error function, within 6 ULP: x times a rational function of x^2, where it is not yet one.
+/// The error function, within 6 ULP: x times a rational function of x^2, clamped where the result rounds to
+/// one.
 #[inline(always)]
 pub fn erf<V: Vector>(x: V) -> V {
     let x = V::splat(-3.92).max(x);
@@ -65,8 +65,8 @@ pub fn erf<V: Vector>(x: V) -> V {
     x * p / q
 }
 
-/// Natural logarithm of one value, exact to double precision's last digits; by the series of
-/// 2 artanh((m - 1) / (m + 1)). Zero gives minus infinity, negative values not-a-number.
+/// Natural logarithm of one value, exact to the last digits of double precision; by the series of 2 artanh((m
+/// - 1) / (m + 1)). Zero gives minus infinity, negative values give NaN.
 pub fn log(x: f64) -> f64 {
     if x.is_nan() || x < 0.0 {
         return f64::NAN;
@@ -162,11 +162,11 @@ mod tests {
 
     #[test]
     fn every_level_gives_the_same_exponentials() {
-        // Over the whole range, with subnormal results, zero, infinity and not-a-number.
+        // Over the whole range, including subnormal results, zero, infinity and NaN.
         let mut x: Vec<f32> = (0..16 * 20_000).map(|i| i as f32 * 0.000_66 - 110.0).collect();
         x[..6].copy_from_slice(&[f32::NEG_INFINITY, f32::INFINITY, f32::NAN, 0.0, f32::MAX, f32::MIN]);
         let mut want = x.clone();
-        exps_at(Level::Scalar, &mut want);
+        exps_at(Level::SCALAR, &mut want);
         assert!(want.iter().any(|v| v.is_subnormal()) && want.last() == Some(&f32::INFINITY));
         for level in Level::present() {
             let mut got = x.clone();

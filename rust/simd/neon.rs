@@ -1,4 +1,4 @@
-//! Sixteen lanes in four registers of NEON, which every 64-bit ARM has.
+//! Sixteen lanes in four NEON registers, which every 64-bit ARM has.
 
 use super::lanes::{LANES, ROUND, Vector, operators};
 use std::arch::aarch64::*;
@@ -29,7 +29,7 @@ unsafe fn fused(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t {
     unsafe { vfmaq_f32(c, a, b) }
 }
 
-/// Not the instructions for it: they return not-a-number where either operand is one.
+/// Not the dedicated instructions: they return NaN where either operand is one.
 #[inline(always)]
 unsafe fn larger(a: float32x4_t, b: float32x4_t) -> float32x4_t {
     // SAFETY: as above.
@@ -54,7 +54,7 @@ unsafe fn select(x: float32x4_t, limit: float32x4_t, a: float32x4_t, b: float32x
     unsafe { vbslq_f32(vcltq_f32(x, limit), a, b) }
 }
 
-/// n, as [`Vector::times_power_of_two`] has it.
+/// The integer n of [`Vector::times_power_of_two`].
 #[inline(always)]
 unsafe fn exponent(x: float32x4_t) -> int32x4_t {
     // SAFETY: as above.
@@ -82,9 +82,10 @@ unsafe fn high_power(x: float32x4_t) -> float32x4_t {
     }
 }
 
-/// Four f16 as f32. In assembly, as older compilers have no intrinsic for it; the instruction belongs to the architecture.
+/// Four f16 to f32. In assembly, as older compilers have no intrinsic for it; the instruction belongs to the
+/// architecture.
 #[inline(always)]
-pub fn widen_half(stored: uint16x4_t) -> float32x4_t {
+pub fn f16_to_f32(stored: uint16x4_t) -> float32x4_t {
     let wide: float32x4_t;
     // SAFETY: arithmetic on registers.
     unsafe {
@@ -94,9 +95,9 @@ pub fn widen_half(stored: uint16x4_t) -> float32x4_t {
     wide
 }
 
-/// Four f32 as the nearest f16, ties to even.
+/// Four f32 to the nearest f16, ties to even.
 #[inline(always)]
-fn narrow_half(wide: float32x4_t) -> uint16x4_t {
+fn f32_to_f16(wide: float32x4_t) -> uint16x4_t {
     let stored: uint16x4_t;
     // SAFETY: arithmetic on registers.
     unsafe {
@@ -175,10 +176,10 @@ impl Vector for Neon {
         // SAFETY: as above; sixteen values are read.
         unsafe {
             Neon([
-                widen_half(vld1_u16(x)),
-                widen_half(vld1_u16(x.add(4))),
-                widen_half(vld1_u16(x.add(8))),
-                widen_half(vld1_u16(x.add(12))),
+                f16_to_f32(vld1_u16(x)),
+                f16_to_f32(vld1_u16(x.add(4))),
+                f16_to_f32(vld1_u16(x.add(8))),
+                f16_to_f32(vld1_u16(x.add(12))),
             ])
         }
     }
@@ -188,10 +189,10 @@ impl Vector for Neon {
         let mut out = [0; LANES];
         // SAFETY: as above; sixteen values are written.
         unsafe {
-            vst1_u16(out.as_mut_ptr(), narrow_half(self.0[0]));
-            vst1_u16(out.as_mut_ptr().add(4), narrow_half(self.0[1]));
-            vst1_u16(out.as_mut_ptr().add(8), narrow_half(self.0[2]));
-            vst1_u16(out.as_mut_ptr().add(12), narrow_half(self.0[3]));
+            vst1_u16(out.as_mut_ptr(), f32_to_f16(self.0[0]));
+            vst1_u16(out.as_mut_ptr().add(4), f32_to_f16(self.0[1]));
+            vst1_u16(out.as_mut_ptr().add(8), f32_to_f16(self.0[2]));
+            vst1_u16(out.as_mut_ptr().add(12), f32_to_f16(self.0[3]));
         }
         out
     }

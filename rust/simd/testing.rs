@@ -1,4 +1,4 @@
-//! What tests of kernels share: numbers, and the comparison of every instruction set with portable code.
+//! Shared by tests of kernels: numbers, and the comparison of every instruction set with portable code.
 
 use super::Level;
 use std::fmt::Debug;
@@ -32,10 +32,10 @@ pub fn with_extremes(count: usize, seed: u32) -> Vec<f32> {
     found
 }
 
-/// Asserts that every level that the machine has gives the bits that portable code gives; all that is not a number is one.
+/// Asserts that every level of the machine gives the bits of portable code; all NaN count as one.
 #[track_caller]
 pub fn every_level_equals_portable(what: &dyn Debug, f: &dyn Fn(Level) -> Vec<f32>) {
-    let want = f(Level::Scalar);
+    let want = f(Level::SCALAR);
     for level in Level::present() {
         let got = f(level);
         assert_eq!(want.len(), got.len(), "{level:?} {what:?}");

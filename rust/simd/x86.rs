@@ -1,6 +1,7 @@
-//! Sixteen lanes in the registers of x86: two of AVX2, or one of AVX-512.
+//! Sixteen lanes in x86 registers: two of AVX2, or one of AVX-512.
 //!
-//! The methods are inlined into functions that are compiled for the instruction set; see [`Vector`] for where they may be used.
+//! The methods are inlined into functions that are compiled for the instruction set; see [`Vector`] for where
+//! they are sound.
 
 use super::lanes::{LANES, ROUND, Vector, operators};
 use std::arch::x86_64::*;
@@ -38,7 +39,7 @@ impl Avx2 {
         both!(_mm256_and_ps, self, mask)
     }
 
-    /// The whole numbers in the low bits, in order.
+    /// The integers in the low bits, in order.
     #[inline(always)]
     fn to_i16(self) -> __m256i {
         // SAFETY: as above.
@@ -53,7 +54,7 @@ impl Avx2 {
 /// The largest of eight lanes.
 #[inline(always)]
 fn top(x: __m256) -> f32 {
-    // SAFETY: AVX, which all users of this file have.
+    // SAFETY: AVX, which all callers in this file have.
     unsafe {
         let four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
         let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
@@ -61,7 +62,7 @@ fn top(x: __m256) -> f32 {
     }
 }
 
-/// Sixteen i16 with the second and third of each four exchanged.
+/// Sixteen i16 with the second and third of each four swapped.
 ///
 /// # Safety
 /// AVX2.

@@ -1,6 +1,6 @@
 //! A tensor as the checkpoint stores it: two-dimensional, strided, read-only.
 
-use super::DType;
+use super::dtype::DType;
 use crate::error::{Error, Result};
 
 /// A matrix `[rows, columns]` somewhere in `data`; strides are in elements. Vectors have one row.

@@ -1,17 +1,17 @@
-//! Float weights with AVX-512: f32 activations, and with AVX-512 BF16 those rounded to bf16.
+//! Float weights with AVX-512: f32 activations, and bf16 ones with AVX-512 BF16.
 
-use super::PANEL;
-use super::x86::{BF16, F16, F32, Kernel, LINE, SWAPPED, size};
-use crate::matmul::hidden;
+use super::kernel::{BF16, F16, F32, Kernel, LINE, SWAPPED, size};
+use crate::matmul::opaque::opaque;
+use crate::matmul::panel::PANEL;
 use std::arch::x86_64::*;
 
-/// Sixteen weights as a vector: of the first input of the two behind `w` or of the second.
+/// Sixteen weights as a vector: of the first or the second of the two inputs behind `w`.
 ///
 /// # Safety
-/// AVX-512 F; `w` points at 16 weights of that input, of bf16 at those of both.
+/// AVX-512 F; `w` points at 16 weights of that input, with bf16 at those of both.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn load_wide<const W: u8>(w: *const u8, second: bool) -> __m512 {
+unsafe fn load<const W: u8>(w: *const u8, second: bool) -> __m512 {
     // SAFETY: as promised.
     unsafe {
         let at = w.add(usize::from(second) * size::<W>());
@@ -27,13 +27,14 @@ unsafe fn load_wide<const W: u8>(w: *const u8, second: bool) -> __m512 {
     }
 }
 
-/// Many rows with AVX-512: M rows by P panels, widened on the fly, as [`Kernel`]; rounded activations are interleaved, others not.
+/// Many rows: M rows by P panels, converted to f32 in registers, as [`Kernel`]; activations rounded to bf16
+/// are interleaved, others are not.
 ///
 /// # Safety
-/// AVX-512 F; all pointers reach as far as the sizes say.
+/// AVX-512 F; all pointers are valid for the sizes.
 #[inline(never)]
 #[target_feature(enable = "avx512f")]
-unsafe fn wide<const M: usize, const P: usize, const W: u8>(
+unsafe fn many_rows<const M: usize, const P: usize, const W: u8>(
     length: usize,
     mut w: *const u8,
     w_stride: usize,
@@ -60,10 +61,10 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8>(
                 if second && left == 1 {
                     break;
                 }
-                let v: [__m512; P] = std::array::from_fn(|p| load_wide::<W>(w.add(p * w_stride), second));
-                // Hidden, so that the compiler does not read the activations of two inputs before it uses them: they do not fit
-                // into registers beside the sums.
-                x = hidden(x);
+                let v: [__m512; P] = std::array::from_fn(|p| load::<W>(w.add(p * w_stride), second));
+                // Opaque, so that the compiler does not load the activations of two inputs before their use:
+                // they do not fit into registers beside the sums.
+                x = opaque(x);
                 for i in 0..M {
                     let y = _mm512_set1_ps(*x.add(if W == SWAPPED { i } else { i * x_stride }));
                     for p in 0..P {
@@ -87,30 +88,30 @@ unsafe fn wide<const M: usize, const P: usize, const W: u8>(
     }
 }
 
-const fn wides<const P: usize, const W: u8>() -> [Kernel; 12] {
+const fn many_rows_by<const P: usize, const W: u8>() -> [Kernel; 12] {
     [
-        wide::<1, P, W>,
-        wide::<2, P, W>,
-        wide::<3, P, W>,
-        wide::<4, P, W>,
-        wide::<5, P, W>,
-        wide::<6, P, W>,
-        wide::<7, P, W>,
-        wide::<8, P, W>,
-        wide::<9, P, W>,
-        wide::<10, P, W>,
-        wide::<11, P, W>,
-        wide::<12, P, W>,
+        many_rows::<1, P, W>,
+        many_rows::<2, P, W>,
+        many_rows::<3, P, W>,
+        many_rows::<4, P, W>,
+        many_rows::<5, P, W>,
+        many_rows::<6, P, W>,
+        many_rows::<7, P, W>,
+        many_rows::<8, P, W>,
+        many_rows::<9, P, W>,
+        many_rows::<10, P, W>,
+        many_rows::<11, P, W>,
+        many_rows::<12, P, W>,
     ]
 }
 
-/// Over one panel; over two.
-pub const fn wide_tables<const W: u8>() -> [&'static [Kernel]; 2] {
-    const { [&wides::<1, W>(), &wides::<2, W>()] }
+/// Tables for one panel and for two.
+pub const fn many_rows_tables<const W: u8>() -> [&'static [Kernel]; 2] {
+    const { [&many_rows_by::<1, W>(), &many_rows_by::<2, W>()] }
 }
 
-/// bf16 by bf16, two multiply-adds for each output and instruction: M rows by P panels, as [`Kernel`]; `x` points at words of two
-/// activations. `ALL` asks for the memory ahead of all panels.
+/// bf16 by bf16, two multiply-adds per output and instruction: M rows by P panels, as [`Kernel`]; `x` points
+/// at words of two activations. `ALL` prefetches for all panels.
 ///
 /// # Safety
 /// AVX-512 F and BF16; see [`Kernel`].
@@ -129,7 +130,8 @@ unsafe fn pairs<const M: usize, const P: usize, const ALL: bool>(
 ) {
     let mut x: *const i32 = x.cast();
     let mut s = [[_mm512_setzero_ps(); M]; P];
-    // SAFETY: as promised, with whole pairs of inputs; prefetches touch no memory. Vectors of bf16 are any bits.
+    // SAFETY: as promised, with whole pairs of inputs; prefetches touch no memory. Any bits are vectors of
+    // bf16.
     unsafe {
         if !first {
             for p in 0..P {
@@ -173,11 +175,11 @@ const fn all_pairs<const P: usize>() -> [Kernel; 6] {
         pairs::<6, P, false>,
     ]
 }
-/// As [`wide_tables`], the last over four panels: broadcasts of activations cost loads, and so do weights; 6 x 4 has fewer than
-/// 12 x 2.
+/// As [`many_rows_tables`], the second over four panels: broadcasts of activations cost loads, as weights do,
+/// and 6 x 4 needs fewer than 12 x 2.
 pub const PAIRS: [&[Kernel]; 2] = [&all_pairs::<1>(), &all_pairs::<4>()];
 
-/// A few rows of pairs, with one, two or four panels side by side.
+/// Few rows of pairs, with one, two or four panels side by side.
 pub const FEW_PAIRS: [[(usize, Kernel); 3]; 4] = [
     [(1, pairs::<1, 1, true>), (2, pairs::<1, 2, true>), (4, pairs::<1, 4, true>)],
     [(1, pairs::<2, 1, true>), (2, pairs::<2, 2, true>), (4, pairs::<2, 4, true>)],

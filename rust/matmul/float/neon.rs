@@ -1,15 +1,19 @@
-//! Float weights with NEON: one multiply-add of four outputs by a lane of activations after the other.
+//! Float weights with NEON: multiply-adds of four outputs by one lane of activations.
 
-use super::{BLOCK, FEW_ROWS, Kind, Matrix, PANEL, Prepared, SIDE_BY_SIDE, WeightType};
+use super::{FEW_ROWS, SIDE_BY_SIDE};
+use crate::matmul::activations::ActivationView;
+use crate::matmul::layout::Layout;
+use crate::matmul::matrix::Matrix;
 use crate::matmul::neon::halves;
-use crate::tensor::{Buffer, sized};
+use crate::matmul::panel::{BLOCK, PANEL};
+use crate::tensor::{Buffer, WeightType, sized};
 use std::arch::aarch64::*;
 use std::ops::Range;
 
 const F32: u8 = 0;
 const BF16: u8 = 1;
 const F16: u8 = 2;
-/// bf16, of each two inputs the second first.
+/// bf16, the second of each two inputs first.
 const SWAPPED: u8 = 3;
 
 /// Bytes of 16 weights.
@@ -17,10 +21,10 @@ const fn size<const W: u8>() -> usize {
     if W == F32 { 4 * PANEL } else { 2 * PANEL }
 }
 
-/// Sixteen weights: of the first input of the two behind `w` or of the second.
+/// Sixteen weights: of the first or the second of the two inputs behind `w`.
 ///
 /// # Safety
-/// 16 weights of that input lie behind `w`, of bf16 those of both.
+/// 16 weights of that input lie behind `w`, with bf16 those of both.
 #[inline(always)]
 unsafe fn load<const W: u8>(w: *const u8, second: bool) -> [float32x4_t; 4] {
     // SAFETY: as promised.
@@ -88,7 +92,7 @@ unsafe fn rows<const M: usize>(x: *const f32) -> [float32x4_t; 2] {
 /// `c[(p * panel_stride + i) * 16 + j]`.
 ///
 /// # Safety
-/// All pointers reach as far as the sizes say.
+/// All pointers are valid for the sizes.
 #[inline(never)]
 unsafe fn tile<const M: usize, const P: usize, const W: u8>(
     length: usize,
@@ -144,7 +148,7 @@ unsafe fn tile<const M: usize, const P: usize, const W: u8>(
 
 /// # Safety
 /// `w` holds `length` inputs of a panel, `out` room for them.
-unsafe fn widen<const W: u8>(length: usize, w: *const u8, out: *mut f32) {
+unsafe fn to_f32<const W: u8>(length: usize, w: *const u8, out: *mut f32) {
     for k in 0..length {
         // SAFETY: as promised.
         unsafe {
@@ -157,7 +161,7 @@ unsafe fn widen<const W: u8>(length: usize, w: *const u8, out: *mut f32) {
 
 type Tile = unsafe fn(usize, *const u8, usize, *const f32, *mut f32, usize, bool);
 
-/// One, two or four panels side by side, by rows, with as many of them as the registers hold.
+/// One, two or four panels side by side, by rows, limited by the number of registers.
 const fn few<const W: u8>() -> [[(usize, Tile); 3]; FEW_ROWS] {
     [
         [(1, tile::<1, 1, W>), (2, tile::<1, 2, W>), (4, tile::<1, 4, W>)],
@@ -177,20 +181,20 @@ static MANY: [Tile; 6] = [
     tile::<6, 1, F32>,
 ];
 
-/// See [`crate::matmul::product`].
+/// See [`crate::matmul::driver::product`].
 pub fn product(
-    kind: Kind,
+    layout: Layout,
     w: &Matrix,
     panels: Range<usize>,
-    s: Prepared<'_>,
+    view: ActivationView<'_>,
     tiles: Range<usize>,
-    widened: &mut Buffer<f32>,
+    unpacked: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    let (first_row, rows) = s.rows_of(&tiles);
+    let (first_row, rows) = view.packed.rows_of(&tiles);
     let inputs = w.inputs();
-    let code = match (w.weight_type(), kind) {
-        (_, Kind::Rounded) => SWAPPED,
+    let code = match (w.weight_type(), layout) {
+        (_, Layout::Bf16AsF32) => SWAPPED,
         (WeightType::F32, _) => F32,
         (WeightType::Bf16, _) => BF16,
         _ => F16,
@@ -201,7 +205,7 @@ pub fn product(
         out.fill(0.0);
         return;
     }
-    // Rounded activations come in whole pairs.
+    // Activations rounded to bf16 come in whole pairs.
     let whole = if code == SWAPPED { inputs.next_multiple_of(2) } else { inputs };
     let blocks = (0..inputs.div_ceil(BLOCK)).map(|b| (b, BLOCK.min(whole - b * BLOCK)));
     if tiles.len() == 1 && rows <= FEW_ROWS {
@@ -215,9 +219,9 @@ pub fn product(
             let (width, kernel) = FEW[code as usize][rows - 1][choice];
             for (block, length) in blocks.clone() {
                 let bytes = w.panel(panels.start + p);
-                let ((x, _), c) = (s.float(kind, block, tiles.start), &mut out[p * rows * PANEL..]);
-                // SAFETY: the panels follow each other in memory and the last lies inside the matrix; strip and results
-                // have room (checked above).
+                let ((x, _), c) = (view.float(layout, block, tiles.start), &mut out[p * rows * PANEL..]);
+                // SAFETY: the panels follow each other in memory and the last lies inside the matrix;
+                // activations and results have room (checked above).
                 unsafe {
                     kernel(
                         length,
@@ -234,27 +238,27 @@ pub fn product(
         }
         return;
     }
-    let widened = sized(widened, BLOCK * PANEL);
+    let unpacked = sized(unpacked, BLOCK * PANEL);
     for (block, length) in blocks {
         for (p, panel) in panels.clone().enumerate() {
             let mut weights = w.panel(panel)[block * BLOCK * size..].as_ptr();
-            // SAFETY: `length` inputs of the panel lie behind `weights`, `widened` has room for a block.
+            // SAFETY: `length` inputs of the panel lie behind `weights`, `unpacked` has room for a block.
             unsafe {
                 match code {
-                    BF16 => widen::<BF16>(length, weights, widened.as_mut_ptr()),
-                    F16 => widen::<F16>(length, weights, widened.as_mut_ptr()),
-                    SWAPPED => widen::<SWAPPED>(length, weights, widened.as_mut_ptr()),
+                    BF16 => to_f32::<BF16>(length, weights, unpacked.as_mut_ptr()),
+                    F16 => to_f32::<F16>(length, weights, unpacked.as_mut_ptr()),
+                    SWAPPED => to_f32::<SWAPPED>(length, weights, unpacked.as_mut_ptr()),
                     _ => {}
                 }
             }
             if code != F32 {
-                weights = widened.as_ptr().cast();
+                weights = unpacked.as_ptr().cast();
             }
             for tile in tiles.clone() {
-                let (start, m) = s.tiles[tile];
+                let (start, m) = view.packed.tiles[tile];
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
-                let (x, _) = s.float(kind, block, tile);
-                // SAFETY: weights, strip and results have as many values as the tile reads.
+                let (x, _) = view.float(layout, block, tile);
+                // SAFETY: weights, activations and results have as many values as the tile reads.
                 unsafe { MANY[m - 1](length, weights, 0, x.as_ptr(), c.as_mut_ptr(), m, block == 0) };
             }
         }

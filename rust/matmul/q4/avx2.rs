@@ -1,13 +1,13 @@
-//! 4-bit weights with AVX2: unsigned codes times signed activations by vpmaddubsw, whose 16-bit sums of a group
+//! 4-bit weights with AVX2: unsigned codes times signed activations by vpmaddubsw; its 16-bit sums of a group
 //! (at most 15 * 127 * 2 * 8 = 30,480) are multiplied by the group's scale and widened in one vpmaddwd.
 //!
-//! In assembly: the compiler keeps the sums of four rows in memory and loses a quarter of the speed.
+//! In assembly: the compiler spills the sums of four rows, which costs a quarter of the speed.
 
 use super::offsets;
-use crate::matmul::PANEL;
+use crate::matmul::layout::Layout;
+use crate::matmul::panel::{BLOCK, GROUPS, PANEL};
 use crate::matmul::quantized::avx2::scales;
 use crate::matmul::quantized::{Kernel, Kernels};
-use crate::matmul::strips::{BLOCK, GROUPS, Kind};
 use std::arch::x86_64::*;
 
 /// Scales of the groups of a block.
@@ -22,7 +22,8 @@ impl Scales {
     pub unsafe fn new(at: *const u8) -> Scales {
         let mut scales = Scales([0; GROUPS * PANEL]);
         let low = _mm256_set1_epi8(15);
-        // SAFETY: shorter scales are followed by as much as they are short of 64 bytes; there is room for all.
+        // SAFETY: shorter scales are followed by at least the bytes that they lack to 64; there is room for
+        // all.
         unsafe {
             for half in 0..2 {
                 let both = _mm256_loadu_si256(at.add(32 * half).cast());
@@ -82,11 +83,11 @@ macro_rules! quad {
 
 /// The low nibbles of vector `$j`, against its quad.
 macro_rules! low {
-    ($kind:ident $j:literal $m:literal $(($row:literal $a:literal $b:literal))*) => {
+    ($layout:ident $j:literal $m:literal $(($row:literal $a:literal $b:literal))*) => {
         concat!(
             "vpand ymm12, ymm11, [{w}+64*", $j, "]\n",
             "vpand ymm13, ymm11, [{w}+64*", $j, "+32]\n",
-            $(quad!($kind $a $b $row $j $m)),*
+            $(quad!($layout $a $b $row $j $m)),*
         )
     };
 }
@@ -120,7 +121,7 @@ macro_rules! flush {
     };
 }
 
-/// Byte order that doubles eight bytes into sixteen words.
+/// Byte shuffle that doubles eight bytes into sixteen words.
 #[repr(align(32))]
 struct Bytes([i8; 32]);
 static TWICE: Bytes = Bytes([
@@ -128,11 +129,11 @@ static TWICE: Bytes = Bytes([
     7, -1,
 ]);
 
-/// Results of a block of a row and 8 outputs, from the whole sum, its steps and the scale of the activations at `dx`; those before
-/// it are not read where `fresh`.
+/// Stores the results of a block for one row and 8 outputs, from the total, its steps and the scale of the
+/// activations at `dx`; previous results are not read where `fresh`.
 ///
 /// # Safety
-/// The scale and 8 results lie there; AVX2 and FMA.
+/// `dx` holds the scale, `c` has room for 8 results; AVX2 and FMA.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 pub unsafe fn store(c: *mut f32, sum: __m256i, d: __m256, dx: *const i32, fresh: bool) {
@@ -145,13 +146,13 @@ pub unsafe fn store(c: *mut f32, sum: __m256i, d: __m256, dx: *const i32, fresh:
     }
 }
 
-/// Results of a block: from the sums of its groups times scales, its lows and its steps.
+/// Stores the results of a block: from the scaled sums of its groups, its lows and its steps.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA and F16C.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn finish<const M: usize>(
+unsafe fn store_block<const M: usize>(
     groups: usize,
     sums: &[[__m256i; 2]; M],
     lows: *const u8,
@@ -172,14 +173,14 @@ unsafe fn finish<const M: usize>(
                     let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
                     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(lows, y));
                 }
-                store(c.add(i * PANEL + 8 * h), sum, d, x.add((Kind::Quads.words() - 1) * M + i), fresh);
+                store(c.add(i * PANEL + 8 * h), sum, d, x.add((Layout::I8Quads.words() - 1) * M + i), fresh);
             }
         }
     }
 }
 
 macro_rules! tile {
-    ($name:ident $ask:literal $m:literal $($rows:tt)*) => {
+    ($name:ident $prefetch:literal $m:literal $($rows:tt)*) => {
         /// See [`super::scalar`].
         ///
         /// # Safety
@@ -200,11 +201,12 @@ macro_rules! tile {
             let [scales_at, lows_at, d_at, size] = offsets(groups);
             for block in 0..blocks {
                 let mut sums = [[_mm256_setzero_si256(); 2]; $m];
-                // SAFETY: reads the block's scales, `groups` groups of codes and activations and touches `sums` only.
+                // SAFETY: reads the block's scales, `groups` groups of codes and activations and touches
+                // `sums` only.
                 unsafe {
                     let block_scales = Scales::new(w.add(scales_at));
                     std::arch::asm!(
-                        // Fifteens in every byte.
+                        // The mask 15 in every byte.
                         "vpcmpeqw ymm11, ymm11, ymm11",
                         "vpsrlw ymm11, ymm11, 12",
                         "vpackuswb ymm11, ymm11, ymm11",
@@ -217,7 +219,7 @@ macro_rules! tile {
                         high!(5 1 $m $($rows)*),
                         high!(6 2 $m $($rows)*),
                         high!(7 3 $m $($rows)*),
-                        $ask,
+                        $prefetch,
                         "vpbroadcastq ymm12, [{s}]",
                         "vpbroadcastq ymm13, [{s}+8]",
                         "vpshufb ymm12, ymm12, [{twice}]",
@@ -244,7 +246,7 @@ macro_rules! tile {
                 // SAFETY: as promised by the caller; prefetches touch no memory.
                 unsafe {
                     let fresh = first && block == 0;
-                    finish::<$m>(groups, &sums, w.add(lows_at), w.add(d_at), x, c, fresh);
+                    store_block::<$m>(groups, &sums, w.add(lows_at), w.add(d_at), x, c, fresh);
                     for i in 0..lines {
                         _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
                     }
@@ -262,31 +264,31 @@ tile!(tile2 "" 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
 tile!(tile3 "" 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
 tile!(tile4 "" 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
 
-// The same that ask for the memory 8 KB ahead, a group's codes and a part of the scales with each group.
-macro_rules! asking {
+// The same kernels with prefetches 8 KB ahead: a group's codes and a part of the scales with each group.
+macro_rules! prefetching {
     ($name:ident $($rest:tt)*) => {
         tile!($name "prefetcht1 [{w}+8192]\nprefetcht1 [{w}+8256]\nprefetcht1 [{w}+8320]\nprefetcht1 [{w}+8384]\nprefetcht1 [{w}+8448]" $($rest)*);
     };
 }
-asking!(asking1 1 (0 "ymm0" "ymm1"));
-asking!(asking2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
-asking!(asking3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
-asking!(asking4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
+prefetching!(prefetching1 1 (0 "ymm0" "ymm1"));
+prefetching!(prefetching2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
+prefetching!(prefetching3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
+prefetching!(prefetching4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
 
-/// Codes that lie apart, as [`wide`](super::wide) has them, against quad `$quad`.
-macro_rules! apart {
-    ($kind:ident $quad:literal $m:literal $(($row:literal $a:literal $b:literal))*) => {
+/// Unpacked codes, as [`unpacked`](super::unpacked) stores them, against quad `$quad`.
+macro_rules! unpacked_codes {
+    ($layout:ident $quad:literal $m:literal $(($row:literal $a:literal $b:literal))*) => {
         concat!(
             "vmovdqa ymm12, [{w}+64*", $quad, "]\n",
             "vmovdqa ymm13, [{w}+64*", $quad, "+32]\n",
-            $(quad!($kind $a $b $row $quad $m)),*
+            $(quad!($layout $a $b $row $quad $m)),*
         )
     };
 }
 
-macro_rules! wide_tile {
+macro_rules! unpacked_tile {
     ($name:ident $m:literal $($rows:tt)*) => {
-        /// The same with weights whose codes lie apart, which are in the caches.
+        /// The same for unpacked codes, which are in the caches.
         ///
         /// # Safety
         /// See [`Kernel`]; AVX2, FMA and F16C.
@@ -303,22 +305,22 @@ macro_rules! wide_tile {
             _: usize,
             first: bool,
         ) {
-            let [scales_at, lows_at, d_at, size] = super::wide::apart_offsets(groups);
+            let [scales_at, lows_at, d_at, size] = super::unpacked::unpacked_offsets(groups);
             for block in 0..blocks {
                 let mut sums = [[_mm256_setzero_si256(); 2]; $m];
-                // SAFETY: reads `groups` groups of codes, scales and activations and touches `sums` only; the rest as
-                // promised by the caller.
+                // SAFETY: reads `groups` groups of codes, scales and activations and touches `sums` only; the
+                // rest as promised by the caller.
                 unsafe {
                     std::arch::asm!(
                         "2:",
-                        apart!(first 0 $m $($rows)*),
-                        apart!(next 1 $m $($rows)*),
-                        apart!(next 2 $m $($rows)*),
-                        apart!(next 3 $m $($rows)*),
-                        apart!(next 4 $m $($rows)*),
-                        apart!(next 5 $m $($rows)*),
-                        apart!(next 6 $m $($rows)*),
-                        apart!(next 7 $m $($rows)*),
+                        unpacked_codes!(first 0 $m $($rows)*),
+                        unpacked_codes!(next 1 $m $($rows)*),
+                        unpacked_codes!(next 2 $m $($rows)*),
+                        unpacked_codes!(next 3 $m $($rows)*),
+                        unpacked_codes!(next 4 $m $($rows)*),
+                        unpacked_codes!(next 5 $m $($rows)*),
+                        unpacked_codes!(next 6 $m $($rows)*),
+                        unpacked_codes!(next 7 $m $($rows)*),
                         "vmovdqa ymm12, [{s}]",
                         "vmovdqa ymm13, [{s}+32]",
                         flush!($($rows)*),
@@ -339,7 +341,7 @@ macro_rules! wide_tile {
                         options(nostack)
                     );
                     let fresh = first && block == 0;
-                    finish::<$m>(groups, &sums, w.add(lows_at), w.add(d_at), x, c, fresh);
+                    store_block::<$m>(groups, &sums, w.add(lows_at), w.add(d_at), x, c, fresh);
                     w = w.add(size);
                 }
                 x = x.wrapping_add(x_stride);
@@ -347,17 +349,22 @@ macro_rules! wide_tile {
         }
     };
 }
-wide_tile!(wide1 1 (0 "ymm0" "ymm1"));
-wide_tile!(wide2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
-wide_tile!(wide3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
-wide_tile!(wide4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
-wide_tile!(wide5 5 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7") (4 "ymm8" "ymm9"));
-wide_tile!(wide6 6 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7") (4 "ymm8" "ymm9") (5 "ymm10" "ymm11"));
+unpacked_tile!(unpacked1 1 (0 "ymm0" "ymm1"));
+unpacked_tile!(unpacked2 2 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3"));
+unpacked_tile!(unpacked3 3 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5"));
+unpacked_tile!(unpacked4 4 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7"));
+unpacked_tile!(unpacked5 5 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7") (4 "ymm8" "ymm9"));
+unpacked_tile!(unpacked6 6 (0 "ymm0" "ymm1") (1 "ymm2" "ymm3") (2 "ymm4" "ymm5") (3 "ymm6" "ymm7") (4 "ymm8" "ymm9") (5 "ymm10" "ymm11"));
 
-static FEW: [Kernel; 4] = [asking1, asking2, asking3, asking4];
+static FEW: [Kernel; 4] = [prefetching1, prefetching2, prefetching3, prefetching4];
 static TILES: [Kernel; 4] = [tile1, tile2, tile3, tile4];
 pub static KERNELS: Kernels =
-    Kernels { kind: Kind::Quads, few: &FEW, many: &TILES, pairs: &[], by_rows: None };
-static WIDES: [Kernel; 6] = [wide1, wide2, wide3, wide4, wide5, wide6];
-pub static WIDE: Kernels =
-    Kernels { kind: Kind::Quads, few: &WIDES, many: &WIDES, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &FEW, many: &TILES, pairs: &[], by_rows: None };
+static UNPACKED_TILES: [Kernel; 6] = [unpacked1, unpacked2, unpacked3, unpacked4, unpacked5, unpacked6];
+pub static UNPACKED: Kernels = Kernels {
+    layout: Layout::I8Quads,
+    few: &UNPACKED_TILES,
+    many: &UNPACKED_TILES,
+    pairs: &[],
+    by_rows: None,
+};

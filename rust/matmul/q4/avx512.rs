@@ -1,16 +1,18 @@
-//! 4-bit weights with AVX-512 and VNNI, 16 outputs in a register: nibbles taken apart on the fly, or bytes that were made of them.
+//! 4-bit weights with AVX-512 and VNNI, 16 outputs per register: nibbles unpacked in registers, or blocks
+//! unpacked to bytes.
 
 use super::{CODES, HALF, offsets};
-use crate::matmul::quantized::AHEAD;
-use crate::matmul::quantized::avx512::{ask, kernels, place, scales};
-use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
-use crate::matmul::{PANEL, hidden};
+use crate::matmul::layout::Layout;
+use crate::matmul::opaque::opaque;
+use crate::matmul::panel::{BLOCK, GROUP, GROUPS, PANEL};
+use crate::matmul::quantized::PREFETCH_BYTES;
+use crate::matmul::quantized::avx512::{kernels, offset, prefetch, scales};
 use std::arch::x86_64::*;
 
-/// Bytes of a whole block for each of its groups.
-const BYTES_A_GROUP: usize = offsets(GROUPS)[3] / GROUPS;
+/// Bytes of a whole block per group.
+const GROUP_BYTES: usize = offsets(GROUPS)[3] / GROUPS;
 
-/// Results of a block from whole sums and its steps; those before it are not read where `fresh`.
+/// Stores the results of a block from its totals and steps; previous results are not read where `fresh`.
 ///
 /// # Safety
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F.
@@ -25,12 +27,12 @@ unsafe fn store<const M: usize, const P: usize, const ROWS: bool>(
     c_stride: usize,
     fresh: bool,
 ) {
-    let words = Kind::Quads.words();
+    let words = Layout::I8Quads.words();
     // SAFETY: as promised by the caller.
     unsafe {
         let d: [__m512; P] = std::array::from_fn(|p| scales(d.add(p * w_stride)));
         for i in 0..M {
-            let scale = *x.add(place::<M, ROWS>(words - 1, i, words));
+            let scale = *x.add(offset::<M, ROWS>(words - 1, i, words));
             let scale = _mm512_castsi512_ps(_mm512_set1_epi32(scale));
             for p in 0..P {
                 let at = c.add(p * c_stride + i * PANEL);
@@ -42,13 +44,13 @@ unsafe fn store<const M: usize, const P: usize, const ROWS: bool>(
     }
 }
 
-/// M rows by P panels. See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
+/// M rows by P panels. See [`super::scalar`]. `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
+unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -63,36 +65,36 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
 ) {
     let low = _mm512_set1_epi8(15);
     let [scales_at, lows_at, d_at, size] = offsets(groups);
-    let place = |word, i| place::<M, ROWS>(word, i, Kind::Quads.words());
+    let offset = |word, i| offset::<M, ROWS>(word, i, Layout::I8Quads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut sums = [[_mm512_setzero_si512(); M]; P];
-            // Hidden, so that the compiler does not unroll the groups.
+            // Opaque, so that the compiler does not unroll the groups.
             let (mut wg, mut xg, mut g) = (w, x, 0);
-            let end = hidden(w.add(scales_at));
-            // Spread evenly over the block, scales and lows too.
-            let mut coming = w.wrapping_add(AHEAD);
+            let end = opaque(w.add(scales_at));
+            // Distributed evenly over the block, scales and lows included.
+            let mut upcoming = w.wrapping_add(PREFETCH_BYTES);
             while wg != end {
                 let mut s = [[_mm512_setzero_si512(); M]; P];
                 for j in 0..4 {
                     let v: [__m512i; P] =
                         std::array::from_fn(|p| _mm512_loadu_si512(wg.add(p * w_stride + j * 64).cast()));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(place(j, i)));
+                        let y = _mm512_set1_epi32(*xg.add(offset(j, i)));
                         for p in 0..P {
                             s[p][i] = _mm512_dpbusd_epi32(s[p][i], _mm512_and_si512(v[p], low), y);
                         }
                     }
                     let b = v.map(|v| _mm512_and_si512(_mm512_srli_epi16::<4>(v), low));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(place(j + 4, i)));
+                        let y = _mm512_set1_epi32(*xg.add(offset(j + 4, i)));
                         for p in 0..P {
                             s[p][i] = _mm512_dpbusd_epi32(s[p][i], b[p], y);
                         }
                     }
                 }
-                // Of the first four groups the low halves, of the others the high ones.
+                // The low halves for the first four groups, the high ones for the others.
                 let shift = _mm_cvtsi32_si128((g / HALF * 4) as i32);
                 for p in 0..P {
                     let at = w.add(p * w_stride + scales_at + g % HALF * PANEL);
@@ -102,17 +104,17 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                         sums[p][i] = _mm512_add_epi32(sums[p][i], _mm512_mullo_epi32(s[p][i], scale));
                     }
                 }
-                if SPREAD {
+                if PREFETCH {
                     for i in 0..5 {
-                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(upcoming.wrapping_add(64 * i).cast());
                     }
-                    coming = coming.wrapping_add(BYTES_A_GROUP);
+                    upcoming = upcoming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 xg = xg.add(GROUP / 4 * if ROWS { 1 } else { M });
                 g += 1;
             }
-            // Of groups that a short block lacks, zero: their sums are zero as well.
+            // Zero for groups that a short block lacks: their sums are zero as well.
             let mut lows = [[_mm512_setzero_si512(); GROUPS / 2]; P];
             for p in 0..P {
                 for q in 0..GROUPS / 2 {
@@ -122,17 +124,17 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                     }
                 }
             }
-            // Row by row: what is read of one serves all panels.
+            // Row by row: one load of a row serves all panels.
             for i in 0..M {
                 for q in 0..GROUPS / 2 {
-                    let y = _mm512_set1_epi32(*x.add(place(BLOCK / 4 + q, i)));
+                    let y = _mm512_set1_epi32(*x.add(offset(BLOCK / 4 + q, i)));
                     for p in 0..P {
                         sums[p][i] = _mm512_dpwssd_epi32(sums[p][i], lows[p][q], y);
                     }
                 }
             }
             store::<M, P, ROWS>(&sums, w.add(d_at), w_stride, x, c, c_stride, first && block == 0);
-            ask::<P>(ahead, lines, w_stride);
+            prefetch::<P>(ahead, lines, w_stride);
             ahead = ahead.wrapping_add(64 * lines);
             w = w.add(size);
             x = x.wrapping_add(x_stride);
@@ -140,13 +142,13 @@ unsafe fn tile<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     }
 }
 
-/// The same with weights as [`wide`](super::wide) makes them, which are in the caches.
+/// The same for weights unpacked to bytes ([`unpacked`](super::unpacked)), which are in the caches.
 ///
 /// # Safety
 /// As above.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
+unsafe fn unpacked_tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -159,27 +161,27 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     w_stride: usize,
     c_stride: usize,
 ) {
-    let words = Kind::Quads.words();
-    let place = |word, i| place::<M, ROWS>(word, i, words);
+    let words = Layout::I8Quads.words();
+    let offset = |word, i| offset::<M, ROWS>(word, i, words);
     // SAFETY: as promised by the caller.
     unsafe {
         for block in 0..blocks {
             let mut sums = [[_mm512_setzero_si512(); M]; P];
             for i in 0..M {
-                let correction = _mm512_set1_epi32(*x.add(place(words - 2, i)));
+                let correction = _mm512_set1_epi32(*x.add(offset(words - 2, i)));
                 for p in 0..P {
                     sums[p][i] = correction;
                 }
             }
             let mut xg = x;
-            // Hidden, so that the compiler does not unroll the groups.
-            let end = hidden(w.add(groups * GROUP * PANEL));
+            // Opaque, so that the compiler does not unroll the groups.
+            let end = opaque(w.add(groups * GROUP * PANEL));
             while w != end {
                 for q in 0..GROUP / 4 {
                     let u: [__m512i; P] =
                         std::array::from_fn(|p| _mm512_loadu_si512(w.add(p * w_stride + 64 * q).cast()));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(place(q, i)));
+                        let y = _mm512_set1_epi32(*xg.add(offset(q, i)));
                         for p in 0..P {
                             sums[p][i] = _mm512_dpbusd_epi32(sums[p][i], u[p], y);
                         }
@@ -195,5 +197,5 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     }
 }
 
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", tile, KERNELS, Kind::Quads }
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", wide, WIDE, Kind::Quads }
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", tile, KERNELS, Layout::I8Quads }
+kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", unpacked_tile, UNPACKED, Layout::I8Quads }

@@ -1,23 +1,24 @@
-//! 4-bit weights with AVX-VNNI, vpdpbusd on 8 outputs at a time: nibbles taken apart on the fly, or bytes that were made of them.
+//! 4-bit weights with AVX-VNNI, vpdpbusd on 8 outputs at a time: nibbles unpacked in registers, or blocks
+//! unpacked to bytes.
 
 use super::avx2::{Scales, store};
 use super::{CODES, offsets};
-use crate::matmul::PANEL;
-use crate::matmul::quantized::avx2::{MOST, products, scales};
-use crate::matmul::quantized::{AHEAD, Kernel, Kernels};
-use crate::matmul::strips::{BLOCK, GROUP, GROUPS, Kind};
+use crate::matmul::layout::Layout;
+use crate::matmul::panel::{BLOCK, GROUP, GROUPS, PANEL};
+use crate::matmul::quantized::avx2::{MAX_ROWS, products, scales};
+use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
 use std::arch::x86_64::*;
 
-/// Bytes of a whole block for each of its groups.
-const BYTES_A_GROUP: usize = offsets(GROUPS)[3] / GROUPS;
+/// Bytes of a whole block per group.
+const GROUP_BYTES: usize = offsets(GROUPS)[3] / GROUPS;
 
-/// See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
+/// See [`super::scalar`]. `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn tile<const M: usize, const SPREAD: bool>(
+unsafe fn tile<const M: usize, const PREFETCH: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -35,11 +36,11 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
         for block in 0..blocks {
             let mut sums = [[_mm256_setzero_si256(); 2]; M];
             let block_scales = Scales::new(w.add(scales_at));
-            // Hidden, so that the compiler does not unroll the groups.
+            // Opaque, so that the compiler does not unroll the groups.
             let (mut wg, mut sg, mut xg) = (w, block_scales.0.as_ptr(), x);
             let end = std::hint::black_box(w.add(scales_at));
-            // Spread evenly over the block, scales and lows too.
-            let mut coming = w.wrapping_add(AHEAD);
+            // Distributed evenly over the block, scales and lows included.
+            let mut upcoming = w.wrapping_add(PREFETCH_BYTES);
             while wg != end {
                 let mut s = [[_mm256_setzero_si256(); 2]; M];
                 for q in 0..GROUP / 4 {
@@ -61,11 +62,11 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
                         sums[i][h] = _mm256_add_epi32(sums[i][h], _mm256_mullo_epi32(s[i][h], scale));
                     }
                 }
-                if SPREAD {
+                if PREFETCH {
                     for i in 0..5 {
-                        _mm_prefetch::<_MM_HINT_T1>(coming.wrapping_add(64 * i).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(upcoming.wrapping_add(64 * i).cast());
                     }
-                    coming = coming.wrapping_add(BYTES_A_GROUP);
+                    upcoming = upcoming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 sg = sg.add(PANEL);
@@ -82,7 +83,7 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
                     }
                 }
                 for i in 0..M {
-                    let dx = x.add((Kind::Quads.words() - 1) * M + i);
+                    let dx = x.add((Layout::I8Quads.words() - 1) * M + i);
                     store(c.add(i * PANEL + 8 * h), sums[i][h], d, dx, first && block == 0);
                 }
             }
@@ -96,7 +97,7 @@ unsafe fn tile<const M: usize, const SPREAD: bool>(
     }
 }
 
-/// Products of four bytes, added to the sums.
+/// Adds products of four bytes to the sums.
 macro_rules! step {
     ($a:literal $b:literal) => {
         concat!("{{vex}} vpdpbusd ", $a, ", ymm12, ymm14\n{{vex}} vpdpbusd ", $b, ", ymm13, ymm14\n")
@@ -104,13 +105,13 @@ macro_rules! step {
 }
 products!("avx2,avxvnni", step);
 
-/// The same with weights as [`wide`](super::wide) makes them, which are in the caches.
+/// The same for weights unpacked to bytes ([`unpacked`](super::unpacked)), which are in the caches.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn wide<const M: usize>(
+unsafe fn unpacked_tile<const M: usize>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -121,11 +122,11 @@ unsafe fn wide<const M: usize>(
     _: usize,
     first: bool,
 ) {
-    let words = Kind::Quads.words();
+    let words = Layout::I8Quads.words();
     // SAFETY: as promised by the caller.
     unsafe {
         for block in 0..blocks {
-            let mut sums = [[_mm256_setzero_si256(); 2]; MOST];
+            let mut sums = [[_mm256_setzero_si256(); 2]; MAX_ROWS];
             for i in 0..M {
                 sums[i] = [_mm256_set1_epi32(*x.add((words - 2) * M + i)); 2];
             }
@@ -144,9 +145,9 @@ unsafe fn wide<const M: usize>(
     }
 }
 
-static FEW: [Kernel; MOST] =
+static FEW: [Kernel; MAX_ROWS] =
     [tile::<1, true>, tile::<2, true>, tile::<3, true>, tile::<4, true>, tile::<5, true>, tile::<6, true>];
-static MANY: [Kernel; MOST] = [
+static MANY: [Kernel; MAX_ROWS] = [
     tile::<1, false>,
     tile::<2, false>,
     tile::<3, false>,
@@ -154,8 +155,20 @@ static MANY: [Kernel; MOST] = [
     tile::<5, false>,
     tile::<6, false>,
 ];
-static WIDES: [Kernel; MOST] = [wide::<1>, wide::<2>, wide::<3>, wide::<4>, wide::<5>, wide::<6>];
-pub static WIDE: Kernels =
-    Kernels { kind: Kind::Quads, few: &WIDES, many: &WIDES, pairs: &[], by_rows: None };
+static UNPACKED_TILES: [Kernel; MAX_ROWS] = [
+    unpacked_tile::<1>,
+    unpacked_tile::<2>,
+    unpacked_tile::<3>,
+    unpacked_tile::<4>,
+    unpacked_tile::<5>,
+    unpacked_tile::<6>,
+];
+pub static UNPACKED: Kernels = Kernels {
+    layout: Layout::I8Quads,
+    few: &UNPACKED_TILES,
+    many: &UNPACKED_TILES,
+    pairs: &[],
+    by_rows: None,
+};
 pub static KERNELS: Kernels =
-    Kernels { kind: Kind::Quads, few: &FEW, many: &MANY, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &FEW, many: &MANY, pairs: &[], by_rows: None };

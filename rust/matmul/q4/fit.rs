@@ -1,25 +1,26 @@
-//! Finds what a block of 4-bit weights is made of, for the 16 rows of a panel at once.
+//! Fits the codes, scales, lows and step of a block of 4-bit weights, for the 16 rows of a panel at once.
 
 use super::{BLOCK, GROUP, GROUPS, PANEL, SCALE_BIAS};
 use crate::simd::{ROUND, Vector, multiversion};
 use half::f16;
 
-/// Largest code.
-const MOST: f32 = 15.0;
-/// Largest scale of a group: with it, codes reach over 225 of the 255 steps of a byte.
-const MOST_SCALE: f32 = 15.0;
-/// The bytes.
-const LOWEST: f32 = -128.0;
-const HIGHEST: f32 = 127.0;
-/// Ranges of codes that are tried for a group: its span divided by 13.6 to 16 steps.
+/// The largest code.
+const MAX_CODE: f32 = 15.0;
+/// The largest scale of a group: with it, codes span 225 of the 255 steps of a byte.
+const MAX_SCALE: f32 = 15.0;
+/// The range of a byte.
+const MIN_BYTE: f32 = -128.0;
+const MAX_BYTE: f32 = 127.0;
+/// Code ranges that are tried for a group: its span divided by 13.6 to 16 steps.
 const RANGES: [f32; 7] = [13.6, 14.0, 14.4, 14.8, 15.2, 15.6, 16.0];
-/// Steps that are tried for a block: the smallest that reaches all weights, and others that are each this much of it larger, until one
-/// is found of which the best scales of all groups are nearly multiples.
+/// Number of steps that are tried for a block: the smallest that reaches all weights, and larger ones, each
+/// by this fraction of it, until the best scales of all groups are nearly multiples of one.
 const TRIED: usize = 8;
 const LARGER: f32 = 0.03;
-/// Steps of a block up and down from the best place of a group's codes, as the end of the bytes or a small scale may ask for.
-const PLACES: [f32; 3] = [-1.0, 0.0, 1.0];
-/// Weights below this are zero in f16 steps.
+/// Offsets, in steps of the block, from the best position of a group's codes: the range of a byte or a small
+/// scale may require them.
+const SHIFTS: [f32; 3] = [-1.0, 0.0, 1.0];
+/// Smaller weights are zero in f16 steps.
 const TINY: f32 = 1e-30;
 
 /// A block of each of 16 rows: `weight = step / 4096 * (scale * code + low)`.
@@ -43,8 +44,8 @@ fn clamp<V: Vector>(x: V, low: V, high: V) -> V {
     x.max(low).min(high)
 }
 
-/// Distance and middle of the 16 evenly spaced numbers that come nearest to a group: for each tried range the codes are rounded and
-/// the line through them is fitted by least squares, as llama.cpp's `make_qkx2_quants` does.
+/// Spacing and center of the 16 evenly spaced numbers nearest to a group: for each tried range the codes are
+/// rounded and a line through them is fitted by least squares, as in llama.cpp's `make_qkx2_quants`.
 #[inline(always)]
 fn line<V: Vector>(x: &[[f32; PANEL]]) -> (V, V) {
     let zero = V::splat(0.0);
@@ -60,34 +61,34 @@ fn line<V: Vector>(x: &[[f32; PANEL]]) -> (V, V) {
         sum_x = sum_x + (V::from_array(*v) - low);
     }
     let n = V::splat(x.len() as f32);
-    // Of equal weights, as good a line as any.
-    let (mut best, mut distance, mut start) = (zero, span * V::splat(1.0 / MOST), zero);
+    // For equal weights, as good a line as any.
+    let (mut best, mut distance, mut start) = (zero, span * V::splat(1.0 / MAX_CODE), zero);
     let inverse = V::splat(1.0) / span.max(V::splat(TINY));
     for range in RANGES {
         let inverse = inverse * V::splat(range);
         let (mut sum_l, mut sum_ll, mut sum_xl) = (zero, zero, zero);
         for v in x {
             let v = V::from_array(*v) - low;
-            let l = round(v * inverse).min(V::splat(MOST));
+            let l = round(v * inverse).min(V::splat(MAX_CODE));
             sum_l = sum_l + l;
             sum_ll = l.mul_add(l, sum_ll);
             sum_xl = v.mul_add(l, sum_xl);
         }
-        // Whole numbers, so exact: zero where all codes are the same.
+        // Exact, as all are integers: zero where all codes are the same.
         let determinant = (n * sum_ll - sum_l * sum_l).max(V::splat(TINY));
         let slope = (n * sum_xl - sum_x * sum_l) / determinant;
         let begin = (sum_ll * sum_x - sum_l * sum_xl) / determinant;
-        // What the fit takes from the sum of squares: the more, the smaller the error.
+        // The reduction of the squared error by the fit: larger is better.
         let gain = slope * sum_xl + begin * sum_x;
         let above = best - gain;
         distance = above.select_below(0.0, slope, distance);
         start = above.select_below(0.0, begin, start);
         best = above.select_below(0.0, gain, best);
     }
-    (distance, low + start + distance * V::splat(MOST / 2.0))
+    (distance, low + start + distance * V::splat(MAX_CODE / 2.0))
 }
 
-/// Scales and lows of the codes of a group, in steps of its block.
+/// Scales and lows of a group's codes, in steps of its block.
 #[derive(Clone, Copy)]
 struct Grid<V> {
     scale: V,
@@ -96,24 +97,24 @@ struct Grid<V> {
 }
 
 impl<V: Vector> Grid<V> {
-    /// With the whole scale next below a distance, or next above it, and codes around a middle but for some steps.
+    /// The integer scale below or above a spacing, and codes around a center, shifted by some steps.
     #[inline(always)]
-    fn new(distance: V, above: bool, middle: V, place: f32) -> Grid<V> {
+    fn new(distance: V, above: bool, center: V, shift: f32) -> Grid<V> {
         let down = round(distance - V::splat(0.5));
         let scale = if above { down + V::splat(1.0) } else { down };
-        let scale = clamp(scale, V::splat(1.0), V::splat(MOST_SCALE));
-        let low = round(middle - scale * V::splat(MOST / 2.0)) + V::splat(place);
-        let low = clamp(low, V::splat(LOWEST), V::splat(HIGHEST) - V::splat(MOST) * scale);
+        let scale = clamp(scale, V::splat(1.0), V::splat(MAX_SCALE));
+        let low = round(center - scale * V::splat(MAX_CODE / 2.0)) + V::splat(shift);
+        let low = clamp(low, V::splat(MIN_BYTE), V::splat(MAX_BYTE) - V::splat(MAX_CODE) * scale);
         Grid { scale, inverse: V::splat(1.0) / scale, low }
     }
 
     /// The nearest code of a weight.
     #[inline(always)]
     fn code(&self, weight: V) -> V {
-        clamp(round((weight - self.low) * self.inverse), V::splat(0.0), V::splat(MOST))
+        clamp(round((weight - self.low) * self.inverse), V::splat(0.0), V::splat(MAX_CODE))
     }
 
-    /// Sum of squared errors of a group, in squared steps; `inverse` of the step.
+    /// Squared error of a group, in squared steps; `inverse` of the step.
     #[inline(always)]
     fn error(&self, x: &[[f32; PANEL]], inverse: V) -> V {
         let mut sum = V::splat(0.0);
@@ -127,31 +128,32 @@ impl<V: Vector> Grid<V> {
 }
 
 multiversion! {
-    /// What leaves a small squared error for the first `length` inputs of a block; the others are zero.
+    /// Codes, scales, lows and steps with a small squared error for the first `length` inputs of a block; the
+    /// others are zero.
     ///
-    /// The best distances of the groups' codes are found first, then the step of the block that suits them, the scales and lows of
-    /// each group, and at last, by least squares, the step again.
+    /// First the best spacing of each group's codes is found, then the step of the block that suits them, the
+    /// scales and lows of each group, and last, by least squares, the step again.
     pub fn block / block_at (x: &[[f32; PANEL]; BLOCK], length: usize) -> Fitted {
         let (zero, tiny) = (Lanes::splat(0.0), Lanes::splat(TINY));
         let mut lines = [(zero, zero); GROUPS];
-        let mut least = zero;
+        let mut min_step = zero;
         for (x, line_of) in x[..length].chunks(GROUP).zip(&mut lines) {
             *line_of = line::<Lanes>(x);
             for v in x {
                 let v = Lanes::from_array(*v);
-                least = least.max(v * Lanes::splat(1.0 / HIGHEST)).max(v * Lanes::splat(1.0 / LOWEST));
+                min_step = min_step.max(v * Lanes::splat(1.0 / MAX_BYTE)).max(v * Lanes::splat(1.0 / MIN_BYTE));
             }
-            least = least.max(line_of.0 * Lanes::splat(1.0 / MOST_SCALE));
+            min_step = min_step.max(line_of.0 * Lanes::splat(1.0 / MAX_SCALE));
         }
-        let (mut error, mut step) = (Lanes::splat(f32::INFINITY), least);
+        let (mut error, mut step) = (Lanes::splat(f32::INFINITY), min_step);
         for i in 0..TRIED {
-            let tried = least * Lanes::splat(1.0 + LARGER * i as f32);
+            let tried = min_step * Lanes::splat(1.0 + LARGER * i as f32);
             let inverse = Lanes::splat(1.0) / tried.max(tiny);
             let mut sum = zero;
-            for (x, (distance, middle)) in x[..length].chunks(GROUP).zip(lines) {
-                let (distance, middle) = (distance * inverse, middle * inverse);
-                let below = Grid::new(distance, false, middle, 0.0).error(x, inverse);
-                sum = sum + below.min(Grid::new(distance, true, middle, 0.0).error(x, inverse));
+            for (x, (distance, center)) in x[..length].chunks(GROUP).zip(lines) {
+                let (distance, center) = (distance * inverse, center * inverse);
+                let below = Grid::new(distance, false, center, 0.0).error(x, inverse);
+                sum = sum + below.min(Grid::new(distance, true, center, 0.0).error(x, inverse));
             }
             let sum = sum * tried * tried;
             let better = sum - error;
@@ -161,12 +163,12 @@ multiversion! {
         let inverse = Lanes::splat(1.0) / step.max(tiny);
         let (mut sum_xb, mut sum_bb) = (zero, zero);
         let mut grids = [Grid::new(zero, false, zero, 0.0); GROUPS];
-        for ((x, (distance, middle)), grid) in x[..length].chunks(GROUP).zip(lines).zip(&mut grids) {
-            let (distance, middle) = (distance * inverse, middle * inverse);
+        for ((x, (distance, center)), grid) in x[..length].chunks(GROUP).zip(lines).zip(&mut grids) {
+            let (distance, center) = (distance * inverse, center * inverse);
             let mut error = Lanes::splat(f32::INFINITY);
             for above in [false, true] {
-                for place in PLACES {
-                    let tried = Grid::new(distance, above, middle, place);
+                for shift in SHIFTS {
+                    let tried = Grid::new(distance, above, center, shift);
                     let sum = tried.error(x, inverse);
                     let better = sum - error;
                     grid.scale = better.select_below(0.0, tried.scale, grid.scale);

@@ -1,7 +1,8 @@
-//! Products with 4-bit weights on a grid of 8 bits: in a block of 256 inputs a weight is a step times a whole number of one byte,
-//! and in each group of 32 only 16 of those numbers, evenly spaced: `weight = d * (scale[g] * code + low[g])`, with scales of 1 to
-//! 15 and `-128 <= low`, `low + 15 scale <= 127`. So a product with few rows reads 4-bit codes and multiplies their sums by the
-//! scales, and one with many ([`wide`]) can turn codes into bytes once and needs no scales then: the same whole numbers.
+//! Products with 4-bit weights on an 8-bit grid: in a block of 256 inputs a weight is a step times an integer
+//! of one byte, and a group of 32 uses only 16 of those integers, evenly spaced: `weight = d * (scale[g] *
+//! code + low[g])`, with scales of 1 to 15 and `-128 <= low`, `low + 15 scale <= 127`. Products with few rows
+//! read 4-bit codes and multiply their sums by the scales; products with many rows ([`unpacked`]) unpack
+//! codes to bytes once and need no scales: the integers are the same.
 //!
 //! A block of 8 groups of a panel takes 2,272 bytes (4.4375 bits a weight):
 //!
@@ -12,8 +13,8 @@
 //! d       [output 16] f16, times 4096
 //! ```
 //!
-//! and a shorter last block what its groups need. Activations are 8-bit with one scale for each 256 inputs of a row; a
-//! result is, over blocks in order,
+//! and a shorter last block what its groups need. Activations are 8-bit with one scale for each 256 inputs of
+//! a row; over blocks in order, a result is
 //!
 //! ```text
 //! i = sum of scale * code * x + low * (sum of x in the group)    exact
@@ -32,21 +33,21 @@ mod neon;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
-mod wide;
+mod unpacked;
 
-use super::PANEL;
+use super::layout::Layout;
+use super::panel::{BLOCK, GROUP, GROUPS, PANEL};
 use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, blocks, shape};
-use super::strips::{BLOCK, GROUP, GROUPS, Kind};
-use crate::simd::Level;
+use crate::simd::{Isa, Level};
 use half::f16;
 
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL / 2;
 
-/// Groups that share their bytes of scales with others.
+/// Groups that share bytes of scales with the other half.
 const HALF: usize = GROUPS / 2;
 
-/// Where the parts of a block of `groups` groups begin: scales, lows, d, and the end.
+/// Offsets of the parts of a block of `groups` groups: scales, lows, d, and the end.
 const fn offsets(groups: usize) -> [usize; 4] {
     let scales = groups * CODES;
     let lows = scales + if groups < HALF { groups } else { HALF } * PANEL;
@@ -65,7 +66,7 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
     whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
 }
 
-/// Packs 16 rows; false where a scale does not fit f16.
+/// Packs 16 rows; false where a scale is out of f16's range.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut fits = true;
     let mut x = [[0.0f32; PANEL]; BLOCK];
@@ -107,7 +108,7 @@ fn pack_block(x: &[[f32; PANEL]; BLOCK], groups: usize, length: usize, out: &mut
     fitted.steps.iter().all(|d| d.is_finite())
 }
 
-/// A block of a panel, read value by value.
+/// Access to single values of a block.
 struct Block<'a> {
     bytes: &'a [u8],
     offsets: [usize; 4],
@@ -151,38 +152,38 @@ pub fn unpack(panel: &[u8], inputs: usize, row: usize, out: &mut [f32]) {
     }
 }
 
-static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
+static BLOCKS: Blocks = Blocks { bytes: block_bytes, unpacking: None };
 
-/// Rows from which on blocks are widened.
+/// Minimum number of rows for which blocks are unpacked.
 const MANY: usize = 32;
 
-/// Kernels of a level for so many rows, and the blocks that they take.
+/// Kernels of a level for a number of rows, and the blocks that they read.
 pub fn products(level: Level, rows: usize) -> (&'static Kernels, &'static Blocks) {
-    match (level, rows >= MANY) {
+    match (level.isa(), rows >= MANY) {
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, true) => (&avx512::WIDE, &wide::BYTES),
+        (Isa::Avx512, true) => (&avx512::UNPACKED, &unpacked::UNPACKED_BYTES),
         #[cfg(target_arch = "x86_64")]
-        (Level::AvxVnni, true) => (&avxvnni::WIDE, &wide::BYTES),
+        (Isa::AvxVnni, true) => (&avxvnni::UNPACKED, &unpacked::UNPACKED_BYTES),
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, true) => (&avx2::WIDE, &wide::APART),
+        (Isa::Avx2, true) => (&avx2::UNPACKED, &unpacked::UNPACKED_CODES),
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, false) => (&avx512::KERNELS, &BLOCKS),
+        (Isa::Avx512, false) => (&avx512::KERNELS, &BLOCKS),
         #[cfg(target_arch = "x86_64")]
-        (Level::AvxVnni, false) => (&avxvnni::KERNELS, &BLOCKS),
+        (Isa::AvxVnni, false) => (&avxvnni::KERNELS, &BLOCKS),
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, false) => (&avx2::KERNELS, &BLOCKS),
-        // Not widened: that was never measured.
+        (Isa::Avx2, false) => (&avx2::KERNELS, &BLOCKS),
+        // Never unpacked: that has not been measured.
         #[cfg(target_arch = "aarch64")]
-        (Level::I8mm, _) => (&neon::I8MM, &BLOCKS),
+        (Isa::I8mm, _) => (&neon::I8MM, &BLOCKS),
         #[cfg(target_arch = "aarch64")]
-        (Level::Dotprod, _) => (&neon::DOTPROD, &BLOCKS),
+        (Isa::Dotprod, _) => (&neon::DOTPROD, &BLOCKS),
         #[cfg(target_arch = "aarch64")]
-        (Level::Neon, _) => (&neon::KERNELS, &BLOCKS),
+        (Isa::Neon, _) => (&neon::KERNELS, &BLOCKS),
         _ => (&SCALAR, &BLOCKS),
     }
 }
 
-/// Portable code, and what the others must equal to the bit.
+/// Portable code; the other levels equal it to the bit.
 ///
 /// # Safety
 /// See [`Kernel`].
@@ -198,11 +199,11 @@ unsafe fn scalar<const M: usize>(
     first: bool,
 ) {
     let size = block_bytes(groups);
-    // SAFETY: the caller promises as many weights, strips and results.
+    // SAFETY: the caller promises as many weights, activations and results.
     let (w, x, c) = unsafe {
         (
             std::slice::from_raw_parts(w, blocks * size),
-            std::slice::from_raw_parts(x, (blocks - 1) * x_stride + M * Kind::Quads.words()),
+            std::slice::from_raw_parts(x, (blocks - 1) * x_stride + M * Layout::I8Quads.words()),
             std::slice::from_raw_parts_mut(c, M * PANEL),
         )
     };
@@ -213,7 +214,7 @@ unsafe fn scalar<const M: usize>(
         let block = Block::new(bytes, groups);
         let x = &x[b * x_stride..];
         for row in 0..M {
-            let scale = f32::from_bits(x[(Kind::Quads.words() - 1) * M + row] as u32);
+            let scale = f32::from_bits(x[(Layout::I8Quads.words() - 1) * M + row] as u32);
             for output in 0..PANEL {
                 let mut i = 0i32;
                 for g in 0..groups {
@@ -236,4 +237,4 @@ unsafe fn scalar<const M: usize>(
 
 static SCALARS: [Kernel; 4] = [scalar::<1>, scalar::<2>, scalar::<3>, scalar::<4>];
 static SCALAR: Kernels =
-    Kernels { kind: Kind::Quads, few: &SCALARS, many: &SCALARS, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &SCALARS, many: &SCALARS, pairs: &[], by_rows: None };

@@ -1,13 +1,14 @@
-//! 4-bit weights with NEON: nibbles taken apart on the fly, sums of groups by the best multiplications that the CPU has.
+//! 4-bit weights with NEON: nibbles unpacked in registers, dot products of groups by the best instructions of
+//! the CPU.
 
 use super::{CODES, HALF, offsets};
-use crate::matmul::PANEL;
+use crate::matmul::layout::Layout;
 use crate::matmul::neon::{Codes, Dotprod, Dots, I8mm, Plain, entry, scales};
+use crate::matmul::panel::{BLOCK, GROUP, PANEL};
 use crate::matmul::quantized::{Kernel, Kernels};
-use crate::matmul::strips::{BLOCK, GROUP, Kind};
 use std::arch::aarch64::*;
 
-/// Codes as `super` describes them.
+/// Nibbles as `super` defines them.
 struct Nibbles;
 
 impl Codes for Nibbles {
@@ -29,10 +30,10 @@ fn nibble<const QUAD: usize>(v: uint8x16_t) -> int8x16_t {
     unsafe { vreinterpretq_s8_u8(if QUAD < 4 { vandq_u8(v, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(v) }) }
 }
 
-/// Scales of a group as words of 32 bits; those of a block lie behind `at`.
+/// Scales of a group as 32-bit words.
 ///
 /// # Safety
-/// They do.
+/// The scales of a block lie behind `at`.
 #[inline(always)]
 unsafe fn group_scales(at: *const u8, group: usize) -> [int32x4_t; 4] {
     // SAFETY: as promised.
@@ -69,7 +70,7 @@ unsafe fn tile<D: Dots, const M: usize>(
         for block in 0..blocks {
             let mut sums = [[vdupq_n_s32(0); 4]; M];
             for g in 0..groups {
-                let s = D::narrow::<Nibbles, M>(w.add(g * CODES), x.add(g * GROUP / 4 * M));
+                let s = D::dot_i8::<Nibbles, M>(w.add(g * CODES), x.add(g * GROUP / 4 * M));
                 let scale = group_scales(w.add(scales_at), g);
                 for i in 0..M {
                     for o in 0..4 {
@@ -81,7 +82,7 @@ unsafe fn tile<D: Dots, const M: usize>(
             for i in 0..M {
                 let all = &mut sums[i];
                 for p in 0..groups.div_ceil(2) {
-                    // Of two groups side by side.
+                    // Lows of two groups, interleaved.
                     let both = vld2q_s8(w.add(lows_at + 2 * PANEL * p).cast());
                     let y: *const i16 = x.add((BLOCK / 4 + p) * M + i).cast();
                     for (v, y) in [(both.0, *y), (both.1, *y.add(1))] {
@@ -92,7 +93,7 @@ unsafe fn tile<D: Dots, const M: usize>(
                         all[3] = vmlal_high_n_s16(all[3], high, y);
                     }
                 }
-                let scale = vld1q_dup_f32(x.add((Kind::Quads.words() - 1) * M + i).cast());
+                let scale = vld1q_dup_f32(x.add((Layout::I8Quads.words() - 1) * M + i).cast());
                 for o in 0..4 {
                     let at = c.add(i * PANEL + 4 * o);
                     let old = if first && block == 0 { vdupq_n_f32(0.0) } else { vld1q_f32(at) };
@@ -107,15 +108,15 @@ unsafe fn tile<D: Dots, const M: usize>(
 }
 
 entry!(
-    /// With NEON alone.
+    /// Plain NEON.
     plain<M>, "neon", tile<Plain>
 );
 entry!(
-    /// With dot products.
+    /// With `FEAT_DotProd`.
     dotprod<M>, "neon,dotprod", tile<Dotprod>
 );
 entry!(
-    /// With products of small matrices.
+    /// With `FEAT_I8MM`.
     i8mm<M>, "neon,dotprod,i8mm", tile<I8mm>
 );
 
@@ -124,8 +125,8 @@ static DOTPRODS: [Kernel; 4] = [dotprod::<1>, dotprod::<2>, dotprod::<3>, dotpro
 static I8MMS: [Kernel; 8] =
     [i8mm::<1>, i8mm::<2>, i8mm::<3>, i8mm::<4>, i8mm::<5>, i8mm::<6>, i8mm::<7>, i8mm::<8>];
 pub static KERNELS: Kernels =
-    Kernels { kind: Kind::Quads, few: &PLAINS, many: &PLAINS, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &PLAINS, many: &PLAINS, pairs: &[], by_rows: None };
 pub static DOTPROD: Kernels =
-    Kernels { kind: Kind::Quads, few: &DOTPRODS, many: &DOTPRODS, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &DOTPRODS, many: &DOTPRODS, pairs: &[], by_rows: None };
 pub static I8MM: Kernels =
-    Kernels { kind: Kind::Quads, few: &I8MMS, many: &I8MMS, pairs: &[], by_rows: None };
+    Kernels { layout: Layout::I8Quads, few: &I8MMS, many: &I8MMS, pairs: &[], by_rows: None };

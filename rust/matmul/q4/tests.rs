@@ -1,4 +1,5 @@
-//! What packing leaves of weights. That products with them have the same bits on every level is shown with those of the other types.
+//! The accuracy of packing. The tests of all types together show that products have the same bits on every
+//! level.
 
 use super::fit::{self, Fitted};
 use super::{BLOCK, GROUP, PANEL, SCALE_BIAS};
@@ -13,7 +14,7 @@ fn weights(n: usize, seed: u32) -> Vec<f32> {
     draws.chunks(4).map(|four| four.iter().map(|v| v.clamp(-1.0, 1.0)).sum()).collect()
 }
 
-/// Blocks of 16 rows, groups of which have very different magnitudes, lie far from zero, are all the same or zero.
+/// Blocks of 16 rows whose groups have very different magnitudes, lie far from zero, are constant or zero.
 fn blocks() -> Vec<[[f32; PANEL]; BLOCK]> {
     let draws = weights(24 * BLOCK * PANEL, 31);
     let (blocks, _) = draws.as_chunks::<PANEL>().0.as_chunks::<BLOCK>();
@@ -35,7 +36,7 @@ fn blocks() -> Vec<[[f32; PANEL]; BLOCK]> {
     blocks
 }
 
-/// What a block says of a weight.
+/// A weight as its block encodes it.
 fn value(fitted: &Fitted, input: usize, row: usize, code: u8) -> f32 {
     let (scale, low) = (fitted.scales[input / GROUP][row], fitted.lows[input / GROUP][row]);
     let step = fitted.steps[row].to_f32() / SCALE_BIAS;
@@ -47,7 +48,7 @@ fn every_level_packs_the_same() {
     for mut x in blocks() {
         for inputs in [256, 255, 33, 32, 31, 2, 1] {
             x[inputs..].fill([0.0; PANEL]);
-            let want = fit::block_at(Level::Scalar, &x, inputs);
+            let want = fit::block_at(Level::SCALAR, &x, inputs);
             for level in Level::present() {
                 let got = fit::block_at(level, &x, inputs);
                 assert!(got.steps == want.steps && got.scales == want.scales, "{level:?} {inputs}");
@@ -68,17 +69,19 @@ fn codes_are_the_nearest_and_bytes_fit() {
                     let (scale, low) = (fitted.scales[k / GROUP][i], fitted.lows[k / GROUP][i]);
                     assert!((1..=15).contains(&scale) && i16::from(low) + 15 * i16::from(scale) <= 127);
                     let off = |code| (value(&fitted, k, i, code) - want).abs();
-                    let least = (0..16).map(off).fold(f32::INFINITY, f32::min);
-                    // Of two nearly as near, either: a product with an inverse differs from a quotient.
+                    let min = (0..16).map(off).fold(f32::INFINITY, f32::min);
+                    // Either of two nearly equidistant codes: a product with an inverse differs from a
+                    // quotient.
                     let slack = 4.0 * f32::EPSILON * want.abs();
-                    assert!(off(fitted.codes[k][i]) <= least + slack, "{want} of {k} {i}");
+                    assert!(off(fitted.codes[k][i]) <= min + slack, "{want} of {k} {i}");
                 }
             }
         }
     }
 }
 
-/// Least squared error of a group that 16 evenly spaced numbers leave: the best line through the codes of each of many ranges.
+/// Minimal squared error of a group with 16 evenly spaced numbers: the best line through the codes of many
+/// ranges.
 fn best_alone(x: &[f64]) -> f64 {
     let low = x.iter().copied().fold(f64::INFINITY, f64::min);
     let span = x.iter().copied().fold(f64::NEG_INFINITY, f64::max) - low;
@@ -98,22 +101,23 @@ fn best_alone(x: &[f64]) -> f64 {
         .fold(f64::INFINITY, f64::min)
 }
 
-/// Whole scales and lows, and a step that all groups of a block share, cost little.
+/// Integer scales and lows, and one step for all groups of a block, cost little.
 #[test]
-fn groups_have_nearly_the_least_error_that_four_bits_leave() {
+fn groups_have_nearly_the_minimal_error_of_four_bits() {
     let (outputs, inputs) = (64, 1024);
     let values = weights(outputs * inputs, 23);
     let w = packed(&values, outputs, inputs, WeightType::Q4);
     let mut row = vec![0.0; inputs];
-    let (mut error, mut least) = (0.0, 0.0);
+    let (mut error, mut min) = (0.0, 0.0);
     for (i, want) in values.chunks(inputs).enumerate() {
         w.row_into(i, &mut row);
         error += row.iter().zip(want).map(|(got, want)| f64::from(got - want).powi(2)).sum::<f64>();
         let want: Vec<f64> = want.iter().map(|&v| v.into()).collect();
-        least += want.chunks(GROUP).map(best_alone).sum::<f64>();
+        min += want.chunks(GROUP).map(best_alone).sum::<f64>();
     }
-    // It leaves 1.038 times as much; with the smallest step alone 1.06, without lows beside the middle 1.057.
-    assert!(error < 1.045 * least, "{error} of {least}");
+    // The error is 1.038 times the minimum; with the smallest step alone 1.06, without lows beside the center
+    // 1.057.
+    assert!(error < 1.045 * min, "{error} of {min}");
 }
 
 #[test]
@@ -141,7 +145,7 @@ fn equal_weights_stay_as_they_are() {
             let w = packed(&vec![value; 16 * inputs], 16, inputs, WeightType::Q4);
             let mut row = vec![0.0; inputs];
             w.row_into(3, &mut row);
-            // Steps times the largest or the smallest byte: what is rounded is the step, to f16.
+            // Steps times the largest or the smallest byte: only the step is rounded, to f16.
             assert!(
                 row.iter().all(|v| (v - value).abs() <= value.abs() / 2048.0),
                 "{value} {inputs} {row:?}"

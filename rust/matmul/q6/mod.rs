@@ -1,31 +1,33 @@
-//! Products with 6-bit weights, which token tables of 4-bit models have: groups of 32 inputs with a scale each, in blocks
-//! of 256.
+//! Products with 6-bit weights, which the embedding tables of 4-bit models have: groups of 32 inputs with a
+//! scale each, in blocks of 256.
 //!
-//! Codes (-31 to 31) and scales are as in [`q8`], with 6 of the 8 bits of each code. A block of 8 groups of a panel takes
-//! 3,328 bytes, where code j of the 512 of a group is the one that `q8` has there, plus 32:
+//! Codes (-31 to 31) and scales are as in [`q8`], with 6 of the 8 bits of each code. A block of 8 groups of a
+//! panel takes 3,328 bytes, where code j of the 512 of a group is code j of `q8`, plus 32:
 //!
 //! ```text
-//! codes   [group 8]   low   [256] u8   4 bits of code j in the low half of byte j, of code j + 256 in the high half
-//!                     high  [128] u8   2 bits each of the codes j, j + 128, j + 256, j + 384 in byte j, from the lowest up
+//! codes   [group 8]   low   [256] u8   4 bits of code j in byte j low, of code j + 256 high
+//!                     high  [128] u8   2 bits each of the codes j, j + 128, j + 256, j + 384 in byte j, lowest first
 //! scales  [group 8][output 16] f16 times 4096
 //! ```
 //!
-//! and a shorter last block what its groups need, rounded up to 64. A product turns blocks into those of `q8` in a memory
-//! that stays in the nearest cache, and goes on with the kernels of `q8`: its results are what `q8` would give for the
-//! same codes, to the bit.
+//! and a shorter last block what its groups need, rounded up to 64. A product unpacks blocks to those of `q8`
+//! in scratch that stays in the L1 cache and runs the kernels of `q8`: its results equal those of `q8` with
+//! the same codes, to the bit.
 
-use super::quantized::{Blocks, Kernels, Widening, blocks, bytes, shape, strip};
-use super::strips::{GROUP, GROUPS, Strips};
-use super::{Matrix, PANEL, q8};
+use super::activations::PackedActivations;
+use super::matrix::Matrix;
+use super::panel::{GROUP, GROUPS, PANEL};
+use super::q8;
+use super::quantized::{Blocks, Kernels, Unpacking, blocks, bytes, shape, tile_activations};
 use crate::simd::{Level, multiversion, prefetch_at};
 use crate::tensor::Buffer;
 use std::ops::Range;
 
 /// The largest code.
-const MOST: f32 = 31.0;
-/// How far apart the scales are that are tried, see [`q8::fit::group`].
+const MAX_CODE: f32 = 31.0;
+/// Distance between the scales that are tried, see [`q8::fit::group`].
 const STEP: f32 = 0.1875;
-/// What is added to a code.
+/// Bias of a code.
 const OFFSET: u8 = 32;
 /// Codes of a group, a half and a quarter of them.
 const CODES: usize = GROUP * PANEL;
@@ -36,14 +38,14 @@ const PACKED: usize = HALF + QUARTER;
 /// Bytes of the scales of a group.
 const SCALES: usize = 2 * PANEL;
 
-/// Bytes ahead of the reading that memory is asked for.
-const AHEAD: usize = 12 * 1024;
+/// Prefetch distance.
+const PREFETCH_BYTES: usize = 12 * 1024;
 
 pub static BLOCKS: Blocks = Blocks {
     bytes: block_bytes,
-    widening: Some(Widening {
+    unpacking: Some(Unpacking {
         bytes: q8::block_bytes,
-        widen: |level, groups, block, out| widen_at(level, groups, block, false, out),
+        unpack: |level, groups, block, out| unpack_block_at(level, groups, block, false, out),
     }),
 };
 
@@ -58,18 +60,18 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
     whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
 }
 
-/// Packs 16 rows; false where a scale does not fit f16.
+/// Packs 16 rows; false where a scale is out of f16's range.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
-    let mut wide = vec![0; q8::panel_bytes(inputs).unwrap_or_default()];
-    let fits = q8::quantize(rows, inputs, MOST, STEP, &mut wide);
+    let mut unpacked = vec![0; q8::panel_bytes(inputs).unwrap_or_default()];
+    let fits = q8::quantize(rows, inputs, MAX_CODE, STEP, &mut unpacked);
     let mut first = 0;
     for (groups, range) in blocks(inputs, block_bytes) {
         let (codes, scales) = out[range].split_at_mut(groups * PACKED);
         for (g, (codes, scales)) in
             codes.chunks_exact_mut(PACKED).zip(scales.chunks_exact_mut(SCALES)).enumerate()
         {
-            let (codes_at, scales_at) = q8::place(inputs, first + g);
-            let code = |j: usize| wide[codes_at + j].wrapping_sub(q8::ZERO).wrapping_add(OFFSET);
+            let (codes_at, scales_at) = q8::offsets(inputs, first + g);
+            let code = |j: usize| unpacked[codes_at + j].wrapping_sub(q8::ZERO).wrapping_add(OFFSET);
             for j in 0..HALF {
                 codes[j] = (code(j) & 15) | code(j + HALF) << 4;
             }
@@ -77,7 +79,7 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
                 let high = [0, 1, 2, 3].map(|part| code(j + part * QUARTER) >> 4 << (2 * part));
                 codes[HALF + j] = high[0] | high[1] | high[2] | high[3];
             }
-            scales.copy_from_slice(&wide[scales_at..][..SCALES]);
+            scales.copy_from_slice(&unpacked[scales_at..][..SCALES]);
         }
         first += groups;
     }
@@ -85,18 +87,18 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
 }
 
 multiversion! {
-    /// A block of `groups` groups as `q8` has it; `ask`s for the memory that comes next.
-    fn widen / widen_at (groups: usize, block: &[u8], ask: bool, out: &mut [u8]) {
+    /// Unpacks a block of `groups` groups to one of `q8`; with `prefetch`, prefetches the next weights.
+    fn unpack_block / unpack_block_at (groups: usize, block: &[u8], prefetch: bool, out: &mut [u8]) {
         let (codes, scales) = block.split_at(groups * PACKED);
-        // From an offset of 32 to that of q8.
+        // From a bias of 32 to that of q8.
         let shift = q8::ZERO.wrapping_sub(OFFSET);
         for (g, (packed, scales)) in codes.chunks_exact(PACKED).zip(scales.chunks_exact(SCALES)).enumerate() {
-            // Spread evenly over the block, scales too.
-            let coming = block.as_ptr().wrapping_add(AHEAD + g * (PACKED + SCALES));
-            if ask {
-                prefetch_at(coming, PACKED + SCALES);
+            // Distributed evenly over the block, scales included.
+            let upcoming = block.as_ptr().wrapping_add(PREFETCH_BYTES + g * (PACKED + SCALES));
+            if prefetch {
+                prefetch_at(upcoming, PACKED + SCALES);
             }
-            let (codes_at, scales_at) = q8::place(groups * GROUP, g);
+            let (codes_at, scales_at) = q8::offsets(groups * GROUP, g);
             out[scales_at..][..SCALES].copy_from_slice(scales);
             let (low, high) = packed.split_first_chunk::<HALF>().expect("half a byte each");
             let high = high.first_chunk::<QUARTER>().expect("a quarter of a byte each");
@@ -114,40 +116,41 @@ multiversion! {
 
 /// One row of a panel.
 pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
-    let mut wide = vec![0; q8::block_bytes(GROUPS)];
+    let mut unpacked = vec![0; q8::block_bytes(GROUPS)];
     for ((groups, range), out) in blocks(out.len(), block_bytes).zip(out.chunks_mut(GROUPS * GROUP)) {
-        widen(groups, &panel[range], false, &mut wide);
-        q8::unpack(&wide, row, out);
+        unpack_block(groups, &panel[range], false, &mut unpacked);
+        q8::unpack(&unpacked, row, out);
     }
 }
 
-/// Products of some panels with few rows, those of one tile that are interleaved: `out: [panel][row][16]`. `memory` is a thread's own.
+/// Products of some panels with few rows, one interleaved tile: `out: [panel][row][16]`. `scratch` is
+/// of the thread.
 pub fn product(
     level: Level,
     kernels: &Kernels,
     w: &Matrix,
     panels: Range<usize>,
-    s: &Strips,
-    memory: &mut Buffer<f32>,
+    packed: &PackedActivations,
+    scratch: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    let (rows, words) = (s.rows, kernels.kind.words());
-    assert!(s.tiles.len() == 1 && !s.by_rows, "one tile, interleaved");
-    let wide = bytes(memory, q8::block_bytes(GROUPS));
-    // More rows leave time to ask for memory while they are computed.
+    let (rows, words) = (packed.rows, kernels.layout.words());
+    assert!(packed.tiles.len() == 1 && !packed.by_rows, "one tile, interleaved");
+    let unpacked = bytes(scratch, q8::block_bytes(GROUPS));
+    // More rows leave time to prefetch while they are computed.
     let few = rows <= 4;
     let kernel = if few { kernels.many[rows - 1] } else { kernels.few[rows - 1] };
     for (c, panel) in out.chunks_exact_mut(rows * PANEL).zip(panels) {
         c.fill(0.0);
         let panel = w.panel(panel);
         for (block, (groups, range)) in blocks(w.inputs(), block_bytes).enumerate() {
-            let ahead = panel[range.clone()].as_ptr().wrapping_add(AHEAD / 2);
-            widen_at(level, groups, &panel[range], few, wide);
-            let x = strip(kernels, s, block, 1, 0);
-            let (wide, c) = (wide.as_ptr(), c.as_mut_ptr());
-            // SAFETY: the kernels are of a level that the machine has; the memory holds a block of these groups, the
-            // strip as many, and `c` has room for all rows.
-            unsafe { kernel(1, groups, wide, x, rows * words, c, ahead, 0, block == 0) };
+            let ahead = panel[range.clone()].as_ptr().wrapping_add(PREFETCH_BYTES / 2);
+            unpack_block_at(level, groups, &panel[range], few, unpacked);
+            let x = tile_activations(kernels, packed, block, 1, 0);
+            let (unpacked, c) = (unpacked.as_ptr(), c.as_mut_ptr());
+            // SAFETY: the kernels are of a detected level; the scratch holds a block of these groups, the
+            // activations as many, and `c` has room for all rows.
+            unsafe { kernel(1, groups, unpacked, x, rows * words, c, ahead, 0, block == 0) };
         }
     }
 }

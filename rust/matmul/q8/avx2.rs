@@ -1,23 +1,24 @@
-//! 8-bit weights with AVX2: the bytes of a quad part to two pairs of words, for vpmaddwd and vpaddd on 8 outputs at a time.
+//! 8-bit weights with AVX2: the bytes of a quad split into two pairs of words, for vpmaddwd and vpaddd on 8
+//! outputs at a time.
 
-use super::wide::{WIDE_SCALES, WORDS};
-use super::{A_GROUP, CODES, GROUP, QUADS, SCALES, block_bytes};
-use crate::matmul::PANEL;
-use crate::matmul::quantized::avx2::{MOST, products, scales};
-use crate::matmul::quantized::{AHEAD, Kernel, Kernels};
-use crate::matmul::strips::Kind;
+use super::unpacked::{UNPACKED_SCALES, WORDS};
+use super::{CODES, GROUP, GROUP_BYTES, QUADS, SCALES, block_bytes};
+use crate::matmul::layout::Layout;
+use crate::matmul::panel::PANEL;
+use crate::matmul::quantized::avx2::{MAX_ROWS, products, scales};
+use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
 use std::arch::x86_64::*;
 
-/// A block's results so far, with the sums of a group: times its scales, and times the scale of the activations where each group
-/// has its own.
+/// A block's results with the sums of one more group: times its scales, and times the scale of the
+/// activations where each group has its own.
 ///
 /// # Safety
-/// That one lies behind `dx`, where it is read; AVX2 and FMA.
+/// `dx` holds that scale where it is read; AVX2 and FMA.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn add<const NARROW: bool>(sums: __m256i, scales: __m256, dx: *const i32, t: __m256) -> __m256 {
+unsafe fn add<const I8: bool>(sums: __m256i, scales: __m256, dx: *const i32, t: __m256) -> __m256 {
     let sums = _mm256_cvtepi32_ps(sums);
-    if NARROW {
+    if I8 {
         // SAFETY: as promised.
         let dx = _mm256_castsi256_ps(_mm256_set1_epi32(unsafe { *dx }));
         _mm256_fmadd_ps(_mm256_mul_ps(sums, scales), dx, t)
@@ -26,13 +27,13 @@ unsafe fn add<const NARROW: bool>(sums: __m256i, scales: __m256, dx: *const i32,
     }
 }
 
-/// Adds a block's results to those of the blocks before.
+/// Adds a block's results to those of the previous blocks.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2 and FMA.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn finish<const M: usize, const NARROW: bool>(
+unsafe fn store_block<const M: usize, const I8: bool>(
     t: &[[__m256; 2]; M],
     x: *const i32,
     c: *mut f32,
@@ -41,29 +42,28 @@ unsafe fn finish<const M: usize, const NARROW: bool>(
     // SAFETY: as promised by the caller.
     unsafe {
         for i in 0..M {
-            let dx = if NARROW {
+            let dx = if I8 {
                 _mm256_setzero_ps()
             } else {
-                _mm256_castsi256_ps(_mm256_set1_epi32(*x.add((Kind::Pairs.words() - 1) * M + i)))
+                _mm256_castsi256_ps(_mm256_set1_epi32(*x.add((Layout::I16Pairs.words() - 1) * M + i)))
             };
             for h in 0..2 {
                 let at = c.add(i * PANEL + 8 * h);
                 let old = if fresh { _mm256_setzero_ps() } else { _mm256_loadu_ps(at) };
-                let new =
-                    if NARROW { _mm256_add_ps(old, t[i][h]) } else { _mm256_fmadd_ps(t[i][h], dx, old) };
+                let new = if I8 { _mm256_add_ps(old, t[i][h]) } else { _mm256_fmadd_ps(t[i][h], dx, old) };
                 _mm256_storeu_ps(at, new);
             }
         }
     }
 }
 
-/// See [`super::scalar`]. `SPREAD` asks for the memory ahead, group by group.
+/// See [`super::scalar`]. `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA and F16C.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
+unsafe fn tile<const M: usize, const I8: bool, const PREFETCH: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -74,15 +74,15 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
     lines: usize,
     first: bool,
 ) {
-    let words = if NARROW { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
+    let words = if I8 { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
     let even = _mm256_set1_epi16(255);
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let (mut wg, mut dg, mut xg) = (w, w.add(groups * CODES), x);
-            // Spread evenly over the block, scales too.
-            let mut coming = ahead.wrapping_add(AHEAD);
+            // Distributed evenly over the block, scales included.
+            let mut coming = ahead.wrapping_add(PREFETCH_BYTES);
             for _ in 0..groups {
                 let mut s: [[__m256i; 2]; M] =
                     std::array::from_fn(|i| [_mm256_set1_epi32(*xg.add(GROUP / 2 * M + i)); 2]);
@@ -104,31 +104,31 @@ unsafe fn tile<const M: usize, const NARROW: bool, const SPREAD: bool>(
                 for h in 0..2 {
                     let d = scales(dg.add(16 * h));
                     for i in 0..M {
-                        t[i][h] = add::<NARROW>(s[i][h], d, xg.add((GROUP / 2 + 1) * M + i), t[i][h]);
+                        t[i][h] = add::<I8>(s[i][h], d, xg.add((GROUP / 2 + 1) * M + i), t[i][h]);
                     }
                 }
-                if SPREAD {
-                    for i in 0..A_GROUP.div_ceil(64) {
+                if PREFETCH {
+                    for i in 0..GROUP_BYTES.div_ceil(64) {
                         _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
                     }
-                    coming = coming.wrapping_add(A_GROUP);
+                    coming = coming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);
                 xg = xg.add(words * M);
             }
-            finish::<M, NARROW>(&t, x, c, first && block == 0);
+            store_block::<M, I8>(&t, x, c, first && block == 0);
             for i in 0..lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
-            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
+            ahead = ahead.wrapping_add(if PREFETCH { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
     }
 }
 
-/// Products of pairs of words, and their sums.
+/// Adds products of pairs of words to the sums.
 macro_rules! step {
     ($a:literal $b:literal) => {
         concat!(
@@ -146,13 +146,13 @@ macro_rules! step {
 }
 products!("avx2", step);
 
-/// The same with words as [`wide`](super::wide) makes them, which are in the caches.
+/// The same for weights unpacked to words ([`unpacked`](super::unpacked)), which are in the caches.
 ///
 /// # Safety
 /// As above.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn words<const M: usize, const NARROW: bool>(
+unsafe fn unpacked_tile<const M: usize, const I8: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -163,14 +163,14 @@ unsafe fn words<const M: usize, const NARROW: bool>(
     _: usize,
     first: bool,
 ) {
-    let words = if NARROW { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
+    let words = if I8 { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
     // SAFETY: as promised by the caller.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let (mut d, mut xg) = (w.add(groups * WORDS).cast::<f32>(), x);
             for _ in 0..groups {
-                let mut s = [[_mm256_setzero_si256(); 2]; MOST];
+                let mut s = [[_mm256_setzero_si256(); 2]; MAX_ROWS];
                 for i in 0..M {
                     s[i] = [_mm256_set1_epi32(*xg.add(GROUP / 2 * M + i)); 2];
                 }
@@ -178,44 +178,54 @@ unsafe fn words<const M: usize, const NARROW: bool>(
                 for h in 0..2 {
                     let d = _mm256_load_ps(d.add(8 * h));
                     for i in 0..M {
-                        t[i][h] = add::<NARROW>(s[i][h], d, xg.add((GROUP / 2 + 1) * M + i), t[i][h]);
+                        t[i][h] = add::<I8>(s[i][h], d, xg.add((GROUP / 2 + 1) * M + i), t[i][h]);
                     }
                 }
                 w = w.add(WORDS);
                 d = d.add(PANEL);
                 xg = xg.add(words * M);
             }
-            finish::<M, NARROW>(&t, x, c, first && block == 0);
-            w = w.add(groups * WIDE_SCALES);
+            store_block::<M, I8>(&t, x, c, first && block == 0);
+            w = w.add(groups * UNPACKED_SCALES);
             x = x.wrapping_add(x_stride);
         }
     }
 }
 
-const fn of_words<const NARROW: bool>() -> [Kernel; MOST] {
+const fn unpacked_tiles<const I8: bool>() -> [Kernel; MAX_ROWS] {
     [
-        words::<1, NARROW>,
-        words::<2, NARROW>,
-        words::<3, NARROW>,
-        words::<4, NARROW>,
-        words::<5, NARROW>,
-        words::<6, NARROW>,
+        unpacked_tile::<1, I8>,
+        unpacked_tile::<2, I8>,
+        unpacked_tile::<3, I8>,
+        unpacked_tile::<4, I8>,
+        unpacked_tile::<5, I8>,
+        unpacked_tile::<6, I8>,
     ]
 }
-static WIDES: [Kernel; MOST] = of_words::<false>();
-static NARROWS: [Kernel; MOST] = of_words::<true>();
-pub static WIDE_OF_WORDS: Kernels =
-    Kernels { kind: Kind::Pairs, few: &WIDES, many: &WIDES, pairs: &[], by_rows: None };
-pub static NARROW_OF_WORDS: Kernels =
-    Kernels { kind: Kind::GroupPairs, few: &NARROWS, many: &NARROWS, pairs: &[], by_rows: None };
+static I16_MANY: [Kernel; MAX_ROWS] = unpacked_tiles::<false>();
+static I8_MANY: [Kernel; MAX_ROWS] = unpacked_tiles::<true>();
+pub static I16_UNPACKED: Kernels =
+    Kernels { layout: Layout::I16Pairs, few: &I16_MANY, many: &I16_MANY, pairs: &[], by_rows: None };
+pub static I8_UNPACKED: Kernels =
+    Kernels { layout: Layout::I8GroupPairs, few: &I8_MANY, many: &I8_MANY, pairs: &[], by_rows: None };
 
-const fn few<const NARROW: bool>() -> [Kernel; 4] {
-    [tile::<1, NARROW, true>, tile::<2, NARROW, true>, tile::<3, NARROW, true>, tile::<4, NARROW, true>]
+const fn few<const I8: bool>() -> [Kernel; 4] {
+    [tile::<1, I8, true>, tile::<2, I8, true>, tile::<3, I8, true>, tile::<4, I8, true>]
 }
-const fn many<const NARROW: bool>() -> [Kernel; 4] {
-    [tile::<1, NARROW, false>, tile::<2, NARROW, false>, tile::<3, NARROW, false>, tile::<4, NARROW, false>]
+const fn many<const I8: bool>() -> [Kernel; 4] {
+    [tile::<1, I8, false>, tile::<2, I8, false>, tile::<3, I8, false>, tile::<4, I8, false>]
 }
-pub static WIDE: Kernels =
-    Kernels { kind: Kind::Pairs, few: &few::<false>(), many: &many::<false>(), pairs: &[], by_rows: None };
-pub static NARROW: Kernels =
-    Kernels { kind: Kind::GroupPairs, few: &few::<true>(), many: &many::<true>(), pairs: &[], by_rows: None };
+pub static I16_ACTIVATIONS: Kernels = Kernels {
+    layout: Layout::I16Pairs,
+    few: &few::<false>(),
+    many: &many::<false>(),
+    pairs: &[],
+    by_rows: None,
+};
+pub static I8_ACTIVATIONS: Kernels = Kernels {
+    layout: Layout::I8GroupPairs,
+    few: &few::<true>(),
+    many: &many::<true>(),
+    pairs: &[],
+    by_rows: None,
+};

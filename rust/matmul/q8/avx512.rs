@@ -1,17 +1,18 @@
-//! 8-bit weights with AVX-512 and VNNI: 16 outputs in a register, a row's activations as a broadcast operand.
+//! 8-bit weights with AVX-512 and VNNI: 16 outputs per register, a row's activations as a broadcast operand.
 
-use super::{A_GROUP, CODES, QUADS, SCALES, block_bytes};
-use crate::matmul::quantized::AHEAD;
-use crate::matmul::quantized::avx512::{ask, kernels, place, scales};
-use crate::matmul::strips::Kind;
-use crate::matmul::{PANEL, hidden};
+use super::{CODES, GROUP_BYTES, QUADS, SCALES, block_bytes};
+use crate::matmul::layout::Layout;
+use crate::matmul::opaque::opaque;
+use crate::matmul::panel::PANEL;
+use crate::matmul::quantized::PREFETCH_BYTES;
+use crate::matmul::quantized::avx512::{kernels, offset, prefetch, scales};
 use std::arch::x86_64::*;
 
-/// Asks for a cache line of weights. Measured on Zen 5: where the memory sets the pace, one or two rows go 5 to 7 % faster when
-/// weights pass by the outer caches, eight rows 4 % slower.
+/// Prefetches a cache line of weights. Measured on Zen 5: when memory-bound, one or two rows are 5 to 7 %
+/// faster with weights bypassing the outer caches, eight rows 4 % slower.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn come<const M: usize>(line: *const u8) {
+fn prefetch_line<const M: usize>(line: *const u8) {
     if M <= 2 {
         _mm_prefetch::<_MM_HINT_NTA>(line.cast());
     } else {
@@ -19,14 +20,14 @@ fn come<const M: usize>(line: *const u8) {
     }
 }
 
-/// 16-bit activations in planes, M rows by P panels: `256 * sum of high bytes + sum of low bytes`. See [`super::scalar`].
-/// `SPREAD` asks for the memory ahead, group by group.
+/// 16-bit activations in planes, M rows by P panels: `256 * sum of high bytes + sum of low bytes`. See
+/// [`super::scalar`]. `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
+unsafe fn i16_activations<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -39,46 +40,47 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
     w_stride: usize,
     c_stride: usize,
 ) {
-    let place = |word, i| place::<M, ROWS>(word, i, Kind::Planes.words());
+    let offset = |word, i| offset::<M, ROWS>(word, i, Layout::I16Planes.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
-            // Spread evenly over the block, scales too.
-            let mut coming = ahead.wrapping_add(AHEAD);
-            // Hidden, so that the compiler does not unroll the groups.
+            // Distributed evenly over the block, scales included.
+            let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
+            // Opaque, so that the compiler does not unroll the groups.
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
                 let mut s = [[_mm512_setzero_si512(); M]; P];
                 if P == 1 {
-                    // Both planes while the weights are at hand, in chains of their own: each byte is read once.
+                    // Both planes while the weights are in a register, in chains of their own: each byte is
+                    // read once.
                     let mut low = [_mm512_setzero_si512(); M];
                     for q in 0..QUADS {
                         let u = _mm512_loadu_si512(wg.add(64 * q).cast());
                         for i in 0..M {
-                            let (high, x) = (*xg.add(place(q, i)), *xg.add(place(QUADS + q, i)));
+                            let (high, x) = (*xg.add(offset(q, i)), *xg.add(offset(QUADS + q, i)));
                             s[0][i] = _mm512_dpbusd_epi32(s[0][i], u, _mm512_set1_epi32(high));
                             low[i] = _mm512_dpbusd_epi32(low[i], u, _mm512_set1_epi32(x));
                         }
                     }
                     for i in 0..M {
-                        let correction = _mm512_set1_epi32(*xg.add(place(2 * QUADS, i)));
+                        let correction = _mm512_set1_epi32(*xg.add(offset(2 * QUADS, i)));
                         let high = _mm512_add_epi32(_mm512_slli_epi32::<8>(s[0][i]), correction);
                         s[0][i] = _mm512_add_epi32(high, low[i]);
                     }
                 } else {
                     for plane in 0..2 {
-                        // Hidden, so that the compiler reads the weights of the second plane again: they do not fit
-                        // into registers beside the sums.
-                        let wg = hidden(wg);
+                        // Opaque, so that the compiler reloads the weights for the second plane: they do not
+                        // fit into registers beside the sums.
+                        let wg = opaque(wg);
                         for q in 0..QUADS {
                             let u: [__m512i; P] = std::array::from_fn(|p| {
                                 _mm512_loadu_si512(wg.add(p * w_stride + 64 * q).cast())
                             });
                             for i in 0..M {
-                                let y = _mm512_set1_epi32(*xg.add(place(plane * QUADS + q, i)));
+                                let y = _mm512_set1_epi32(*xg.add(offset(plane * QUADS + q, i)));
                                 for p in 0..P {
                                     s[p][i] = _mm512_dpbusd_epi32(s[p][i], u[p], y);
                                 }
@@ -86,7 +88,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                         }
                         if plane == 0 {
                             for i in 0..M {
-                                let correction = _mm512_set1_epi32(*xg.add(place(2 * QUADS, i)));
+                                let correction = _mm512_set1_epi32(*xg.add(offset(2 * QUADS, i)));
                                 for p in 0..P {
                                     s[p][i] = _mm512_add_epi32(_mm512_slli_epi32::<8>(s[p][i]), correction);
                                 }
@@ -100,18 +102,18 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                         t[p][i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[p][i]), d, t[p][i]);
                     }
                 }
-                if SPREAD {
-                    for i in 0..A_GROUP.div_ceil(64) {
-                        come::<M>(coming.wrapping_add(64 * i));
+                if PREFETCH {
+                    for i in 0..GROUP_BYTES.div_ceil(64) {
+                        prefetch_line::<M>(upcoming.wrapping_add(64 * i));
                     }
-                    coming = coming.wrapping_add(A_GROUP);
+                    upcoming = upcoming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);
                 xg = xg.add((2 * QUADS + 1) * if ROWS { 1 } else { M });
             }
             for i in 0..M {
-                let at = x.add(place(Kind::Planes.words() - 1, i));
+                let at = x.add(offset(Layout::I16Planes.words() - 1, i));
                 let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*at));
                 for p in 0..P {
                     let at = c.add(p * c_stride + i * PANEL);
@@ -119,8 +121,8 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
                     _mm512_storeu_ps(at, _mm512_fmadd_ps(t[p][i], dx, old));
                 }
             }
-            ask::<P>(ahead, lines, w_stride);
-            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
+            prefetch::<P>(ahead, lines, w_stride);
+            ahead = ahead.wrapping_add(if PREFETCH { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
@@ -133,7 +135,7 @@ unsafe fn wide<const M: usize, const P: usize, const SPREAD: bool, const ROWS: b
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool, const ROWS: bool>(
+unsafe fn i8_activations<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -146,24 +148,24 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool, const ROWS:
     w_stride: usize,
     c_stride: usize,
 ) {
-    let place = |word, i| place::<M, ROWS>(word, i, Kind::GroupQuads.words());
+    let offset = |word, i| offset::<M, ROWS>(word, i, Layout::I8GroupQuads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
             let mut t = [[_mm512_setzero_ps(); M]; P];
             let mut xg = x;
-            // Spread evenly over the block, scales too.
-            let mut coming = ahead.wrapping_add(AHEAD);
+            // Distributed evenly over the block, scales included.
+            let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
                 let mut s: [[__m512i; M]; P] =
-                    [std::array::from_fn(|i| _mm512_set1_epi32(*xg.add(place(QUADS, i)))); P];
+                    [std::array::from_fn(|i| _mm512_set1_epi32(*xg.add(offset(QUADS, i)))); P];
                 for q in 0..QUADS {
                     let u: [__m512i; P] =
                         std::array::from_fn(|p| _mm512_loadu_si512(wg.add(p * w_stride + 64 * q).cast()));
                     for i in 0..M {
-                        let y = _mm512_set1_epi32(*xg.add(place(q, i)));
+                        let y = _mm512_set1_epi32(*xg.add(offset(q, i)));
                         for p in 0..P {
                             s[p][i] = _mm512_dpbusd_epi32(s[p][i], u[p], y);
                         }
@@ -171,17 +173,17 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool, const ROWS:
                 }
                 let d: [__m512; P] = std::array::from_fn(|p| scales(dg.add(p * w_stride)));
                 for i in 0..M {
-                    let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*xg.add(place(QUADS + 1, i))));
+                    let dx = _mm512_castsi512_ps(_mm512_set1_epi32(*xg.add(offset(QUADS + 1, i))));
                     for p in 0..P {
                         let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(s[p][i]), d[p]);
                         t[p][i] = _mm512_fmadd_ps(scaled, dx, t[p][i]);
                     }
                 }
-                if SPREAD {
-                    for i in 0..A_GROUP.div_ceil(64) {
-                        come::<M>(coming.wrapping_add(64 * i));
+                if PREFETCH {
+                    for i in 0..GROUP_BYTES.div_ceil(64) {
+                        prefetch_line::<M>(upcoming.wrapping_add(64 * i));
                     }
-                    coming = coming.wrapping_add(A_GROUP);
+                    upcoming = upcoming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);
@@ -194,13 +196,19 @@ unsafe fn narrow<const M: usize, const P: usize, const SPREAD: bool, const ROWS:
                     _mm512_storeu_ps(at, _mm512_add_ps(old, t[p][i]));
                 }
             }
-            ask::<P>(ahead, lines, w_stride);
-            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
+            prefetch::<P>(ahead, lines, w_stride);
+            ahead = ahead.wrapping_add(if PREFETCH { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
     }
 }
 
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", wide, WIDE, Kind::Planes }
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", narrow, NARROW, Kind::GroupQuads }
+kernels! {
+    "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c",
+    i16_activations, I16_ACTIVATIONS, Layout::I16Planes
+}
+kernels! {
+    "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c",
+    i8_activations, I8_ACTIVATIONS, Layout::I8GroupQuads
+}

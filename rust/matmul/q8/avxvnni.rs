@@ -1,13 +1,13 @@
 //! 8-bit weights with AVX-VNNI: vpdpbusd on 8 outputs at a time, twice for 16-bit activations.
 
-use super::{A_GROUP, CODES, QUADS, SCALES, block_bytes};
-use crate::matmul::PANEL;
+use super::{CODES, GROUP_BYTES, QUADS, SCALES, block_bytes};
+use crate::matmul::layout::Layout;
+use crate::matmul::panel::PANEL;
 use crate::matmul::quantized::avx2::scales;
-use crate::matmul::quantized::{AHEAD, Kernel, Kernels};
-use crate::matmul::strips::Kind;
+use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
 use std::arch::x86_64::*;
 
-/// The codes of a quad, of 8 outputs and 8 more.
+/// The codes of a quad, of 8 outputs and the next 8.
 ///
 /// # Safety
 /// AVX2; a whole group lies behind `group`.
@@ -29,13 +29,13 @@ fn dot(s: [__m256i; 2], u: [__m256i; 2], y: __m256i) -> [__m256i; 2] {
 }
 
 /// 16-bit activations in planes: `256 * sum of high bytes + sum of low bytes`. See [`super::scalar`].
-/// `SPREAD` asks for the memory ahead, group by group.
+/// `PREFETCH` prefetches group by group.
 ///
 /// # Safety
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn wide<const M: usize, const SPREAD: bool>(
+unsafe fn i16_activations<const M: usize, const PREFETCH: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -51,9 +51,9 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let mut xg = x;
-            // Spread evenly over the block, scales too.
-            let mut coming = ahead.wrapping_add(AHEAD);
-            // Hidden, so that the compiler does not unroll the groups.
+            // Distributed evenly over the block, scales included.
+            let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
+            // Opaque, so that the compiler does not unroll the groups.
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
@@ -81,18 +81,18 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
                         t[i][h] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[i][h]), d, t[i][h]);
                     }
                 }
-                if SPREAD {
-                    for i in 0..A_GROUP.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
+                if PREFETCH {
+                    for i in 0..GROUP_BYTES.div_ceil(64) {
+                        _mm_prefetch::<_MM_HINT_T0>(upcoming.wrapping_add(64 * i).cast());
                     }
-                    coming = coming.wrapping_add(A_GROUP);
+                    upcoming = upcoming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);
                 xg = xg.add((2 * QUADS + 1) * M);
             }
             for i in 0..M {
-                let at = x.add((Kind::Planes.words() - 1) * M + i);
+                let at = x.add((Layout::I16Planes.words() - 1) * M + i);
                 let dx = _mm256_castsi256_ps(_mm256_set1_epi32(*at));
                 for h in 0..2 {
                     let at = c.add(i * PANEL + 8 * h);
@@ -103,7 +103,7 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
             for i in 0..lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
-            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
+            ahead = ahead.wrapping_add(if PREFETCH { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
@@ -116,7 +116,7 @@ unsafe fn wide<const M: usize, const SPREAD: bool>(
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn narrow<const M: usize, const SPREAD: bool>(
+unsafe fn i8_activations<const M: usize, const PREFETCH: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -132,8 +132,8 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
         for block in 0..blocks {
             let mut t = [[_mm256_setzero_ps(); 2]; M];
             let mut xg = x;
-            // Spread evenly over the block, scales too.
-            let mut coming = ahead.wrapping_add(AHEAD);
+            // Distributed evenly over the block, scales included.
+            let mut upcoming = ahead.wrapping_add(PREFETCH_BYTES);
             let (mut wg, mut dg) = (w, w.add(groups * CODES));
             let end = std::hint::black_box(dg);
             while wg != end {
@@ -153,11 +153,11 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
                         t[i][h] = _mm256_fmadd_ps(sum, dx, t[i][h]);
                     }
                 }
-                if SPREAD {
-                    for i in 0..A_GROUP.div_ceil(64) {
-                        _mm_prefetch::<_MM_HINT_T0>(coming.wrapping_add(64 * i).cast());
+                if PREFETCH {
+                    for i in 0..GROUP_BYTES.div_ceil(64) {
+                        _mm_prefetch::<_MM_HINT_T0>(upcoming.wrapping_add(64 * i).cast());
                     }
-                    coming = coming.wrapping_add(A_GROUP);
+                    upcoming = upcoming.wrapping_add(GROUP_BYTES);
                 }
                 wg = wg.add(CODES);
                 dg = dg.add(SCALES);
@@ -173,27 +173,42 @@ unsafe fn narrow<const M: usize, const SPREAD: bool>(
             for i in 0..lines {
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(64 * i).cast());
             }
-            ahead = ahead.wrapping_add(if SPREAD { block_bytes(groups) } else { 64 * lines });
+            ahead = ahead.wrapping_add(if PREFETCH { block_bytes(groups) } else { 64 * lines });
             w = w.add(block_bytes(groups));
             x = x.wrapping_add(x_stride);
         }
     }
 }
 
-static WIDE_FEW: [Kernel; 6] =
-    [wide::<1, true>, wide::<2, true>, wide::<3, true>, wide::<4, true>, wide::<5, true>, wide::<6, true>];
-static WIDE_MANY: [Kernel; 6] = [
-    wide::<1, false>,
-    wide::<2, false>,
-    wide::<3, false>,
-    wide::<4, false>,
-    wide::<5, false>,
-    wide::<6, false>,
+static I16_FEW: [Kernel; 6] = [
+    i16_activations::<1, true>,
+    i16_activations::<2, true>,
+    i16_activations::<3, true>,
+    i16_activations::<4, true>,
+    i16_activations::<5, true>,
+    i16_activations::<6, true>,
 ];
-static NARROW_FEW: [Kernel; 4] = [narrow::<1, true>, narrow::<2, true>, narrow::<3, true>, narrow::<4, true>];
-static NARROW_MANY: [Kernel; 4] =
-    [narrow::<1, false>, narrow::<2, false>, narrow::<3, false>, narrow::<4, false>];
-pub static WIDE: Kernels =
-    Kernels { kind: Kind::Planes, few: &WIDE_FEW, many: &WIDE_MANY, pairs: &[], by_rows: None };
-pub static NARROW: Kernels =
-    Kernels { kind: Kind::GroupQuads, few: &NARROW_FEW, many: &NARROW_MANY, pairs: &[], by_rows: None };
+static I16_MANY: [Kernel; 6] = [
+    i16_activations::<1, false>,
+    i16_activations::<2, false>,
+    i16_activations::<3, false>,
+    i16_activations::<4, false>,
+    i16_activations::<5, false>,
+    i16_activations::<6, false>,
+];
+static I8_FEW: [Kernel; 4] = [
+    i8_activations::<1, true>,
+    i8_activations::<2, true>,
+    i8_activations::<3, true>,
+    i8_activations::<4, true>,
+];
+static I8_MANY: [Kernel; 4] = [
+    i8_activations::<1, false>,
+    i8_activations::<2, false>,
+    i8_activations::<3, false>,
+    i8_activations::<4, false>,
+];
+pub static I16_ACTIVATIONS: Kernels =
+    Kernels { layout: Layout::I16Planes, few: &I16_FEW, many: &I16_MANY, pairs: &[], by_rows: None };
+pub static I8_ACTIVATIONS: Kernels =
+    Kernels { layout: Layout::I8GroupQuads, few: &I8_FEW, many: &I8_MANY, pairs: &[], by_rows: None };

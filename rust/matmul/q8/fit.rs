@@ -1,10 +1,10 @@
-//! Finds the scales and codes of groups, for the 16 rows of a panel at once.
+//! Fits the scales and codes of groups, for the 16 rows of a panel at once.
 
 use super::{GROUP, PANEL, SCALE_BIAS};
 use crate::simd::{ROUND, multiversion};
 use half::f16;
 
-/// Scales that are tried.
+/// Number of scales that are tried.
 const TRIED: usize = 32;
 
 /// A group of each of 16 rows: `weight = code * scale / 4096`.
@@ -15,15 +15,16 @@ pub struct Fitted {
 }
 
 multiversion! {
-    /// Scales and codes of -`most` to `most` that leave a small squared error.
+    /// Scales and codes of -`max_code` to `max_code` with a small squared error.
     ///
-    /// The largest magnitude is mapped to `most`, then to `step` less and so on; each time the codes are rounded and the
-    /// scale that fits them best is found by least squares. For 32 weights the errors of such scales differ by some 16 %
-    /// (standard deviation), so the best of 32 has less by more than a fifth than the first.
-    pub fn group / group_at (x: &[[f32; PANEL]; GROUP], most: f32, step: f32) -> Fitted {
+    /// The largest magnitude is mapped to `max_code`, then to `step` less and so on; each time the codes are
+    /// rounded and their best scale is found by least squares. For 32 weights the errors of such scales
+    /// differ by some 16 % (standard deviation), so the best of 32 reduces the error by more than a fifth
+    /// against the first.
+    pub fn group / group_at (x: &[[f32; PANEL]; GROUP], max_code: f32, step: f32) -> Fitted {
         let zero = Lanes::splat(0.0);
         let rounding = Lanes::splat(ROUND);
-        // Weights below this are zero in f16 scales.
+        // Smaller weights are zero in f16 scales.
         let tiny = Lanes::splat(1e-30);
         let mut top = zero;
         for v in x {
@@ -32,7 +33,7 @@ multiversion! {
         let unit = Lanes::splat(1.0) / top.max(tiny);
         let (mut best, mut scale) = (zero, zero);
         for i in 0..TRIED {
-            let inverse = unit * Lanes::splat(most - step * i as f32);
+            let inverse = unit * Lanes::splat(max_code - step * i as f32);
             let (mut sum_xq, mut sum_qq) = (zero, zero);
             for v in x {
                 let v = Lanes::from_array(*v);
@@ -41,7 +42,7 @@ multiversion! {
                 sum_qq = q.mul_add(q, sum_qq);
             }
             let fitted = sum_xq / sum_qq.max(tiny);
-            // What the fit takes from the sum of squares: the more, the smaller the error.
+            // The reduction of the squared error by the fit: larger is better.
             let gain = fitted * sum_xq;
             let above = best - gain;
             scale = above.select_below(0.0, fitted, scale);
@@ -56,7 +57,7 @@ multiversion! {
         let inverse = Lanes::from_array(inverse);
         let mut codes = [[0; PANEL]; GROUP];
         for (codes, v) in codes.iter_mut().zip(x) {
-            let q = (Lanes::from_array(*v) * inverse).min(Lanes::splat(most)).max(Lanes::splat(-most));
+            let q = (Lanes::from_array(*v) * inverse).min(Lanes::splat(max_code)).max(Lanes::splat(-max_code));
             for (codes, word) in codes.chunks_exact_mut(4).zip((q + rounding).to_quads()) {
                 codes.copy_from_slice(&word.to_le_bytes());
             }

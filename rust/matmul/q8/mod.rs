@@ -1,10 +1,11 @@
 //! Products with 8-bit weights: groups of 32 inputs with a scale each, in blocks of 256.
 //!
-//! A block of 8 groups of a panel takes 4,352 bytes: codes `[group 8][input quad 8][output 16][4]` u8 of -127 to 127 plus 128,
-//! then scales `[group 8][output 16]` f16 times 4096; a shorter last block what its groups need, rounded up to 64, so that no
-//! load of codes crosses a cache line. Bytes with a bias suit multiplications of unsigned by signed bytes, and come apart to pairs
-//! of 16 bits with a mask and a shift; `sum (code + 128) * x - 128 * sum x` is what those make. With 16-bit activations
-//! (one scale for each 256 inputs of a row) a result is, over blocks of 256 inputs and their groups g in order,
+//! A block of 8 groups of a panel takes 4,352 bytes: codes `[group 8][input quad 8][output 16][4]` u8 of -127
+//! to 127 plus 128, then scales `[group 8][output 16]` f16 times 4096; a shorter last block takes what its
+//! groups need, rounded up to 64, so that no load of codes crosses a cache line. Biased bytes suit
+//! multiplications of unsigned by signed bytes, and a mask and a shift split them into pairs of 16 bits;
+//! these compute `sum (code + 128) * x - 128 * sum x`. With 16-bit activations (one scale for each 256 inputs
+//! of a row) a result is, over blocks of 256 inputs and their groups g in order,
 //!
 //! ```text
 //! i = sum of code * x          exact, 32 * 127 * 32639 < 2^31
@@ -12,8 +13,8 @@
 //! c = fma(t, scale of x, c)    after each block
 //! ```
 //!
-//! and with 8-bit activations (a scale for each group, as llama.cpp's Q8_0 has it)
-//! `t = fma(i * scale[g], scale of x[g], t)`, `c = c + t`.
+//! and with 8-bit activations (a scale per group, as in llama.cpp's Q8_0) `t = fma(i * scale[g], scale of
+//! x[g], t)`, `c = c + t`.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -25,19 +26,20 @@ pub(super) mod fit;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]
-mod wide;
+mod unpacked;
 
+use super::layout::Layout;
+use super::matrix::Activations;
+use super::panel::{GROUP, GROUPS, PANEL};
 use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, shape};
-use super::strips::{GROUP, GROUPS, Kind};
-use super::{Activations, PANEL};
-use crate::simd::Level;
+use crate::simd::{Isa, Level};
 use half::f16;
 
 /// The largest code.
-const MOST: f32 = 127.0;
-/// How far apart the scales are that are tried, see [`fit::group`].
+const MAX_CODE: f32 = 127.0;
+/// Distance between the scales that are tried, see [`fit::group`].
 const STEP: f32 = 0.375;
-/// The byte of a code of zero.
+/// The byte of code zero.
 pub const ZERO: u8 = 128;
 /// Bytes of the codes of a group.
 const CODES: usize = GROUP * PANEL;
@@ -46,16 +48,16 @@ const QUADS: usize = GROUP / 4;
 /// Bytes of the scales of a group.
 const SCALES: usize = 2 * PANEL;
 
-/// Bytes of a whole block for each of its groups.
+/// Bytes of a whole block per group.
 #[cfg(target_arch = "x86_64")]
-const A_GROUP: usize = CODES + SCALES;
+const GROUP_BYTES: usize = CODES + SCALES;
 
 /// Bytes of a block of `groups` groups.
 pub const fn block_bytes(groups: usize) -> usize {
     groups * CODES + (groups * SCALES).next_multiple_of(64)
 }
 
-static BLOCKS: Blocks = Blocks { bytes: block_bytes, widening: None };
+static BLOCKS: Blocks = Blocks { bytes: block_bytes, unpacking: None };
 
 /// Bytes of a panel.
 pub fn panel_bytes(inputs: usize) -> Option<usize> {
@@ -63,13 +65,13 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
     whole.checked_mul(block_bytes(GROUPS))?.checked_add(block_bytes(rest))
 }
 
-/// Packs 16 rows; false where a scale does not fit f16.
+/// Packs 16 rows; false where a scale is out of f16's range.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
-    quantize(rows, inputs, MOST, STEP, out)
+    quantize(rows, inputs, MAX_CODE, STEP, out)
 }
 
-/// The same with codes of at most `most`; see [`fit::group`] for `step`.
-pub fn quantize(rows: &[f32], inputs: usize, most: f32, step: f32, out: &mut [u8]) -> bool {
+/// The same with codes of at most `max_code`; see [`fit::group`] for `step`.
+pub fn quantize(rows: &[f32], inputs: usize, max_code: f32, step: f32, out: &mut [u8]) -> bool {
     let mut fits = true;
     let mut x = [[0.0f32; PANEL]; GROUP];
     for g in 0..inputs.div_ceil(GROUP) {
@@ -80,8 +82,8 @@ pub fn quantize(rows: &[f32], inputs: usize, most: f32, step: f32, out: &mut [u8
             }
         }
         x[length..].fill([0.0; PANEL]);
-        let fitted = fit::group(&x, most, step);
-        let (codes_at, scales_at) = place(inputs, g);
+        let fitted = fit::group(&x, max_code, step);
+        let (codes_at, scales_at) = offsets(inputs, g);
         for (quad, out) in
             fitted.codes.chunks_exact(4).zip(out[codes_at..][..CODES].chunks_exact_mut(4 * PANEL))
         {
@@ -99,8 +101,8 @@ pub fn quantize(rows: &[f32], inputs: usize, most: f32, step: f32, out: &mut [u8
     fits
 }
 
-/// Where the codes and the scales of a group of a panel begin.
-pub fn place(inputs: usize, group: usize) -> (usize, usize) {
+/// Offsets of the codes and the scales of a group in a panel.
+pub fn offsets(inputs: usize, group: usize) -> (usize, usize) {
     let (whole, rest) = shape(inputs);
     let (block, g) = (group / GROUPS, group % GROUPS);
     let groups = if block < whole { GROUPS } else { rest };
@@ -120,7 +122,7 @@ fn code(codes: &[u8], input: usize, output: usize) -> i32 {
 pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     let inputs = out.len();
     for (g, out) in out.chunks_mut(GROUP).enumerate() {
-        let (codes_at, scales_at) = place(inputs, g);
+        let (codes_at, scales_at) = offsets(inputs, g);
         let scale = scale(&panel[scales_at..], row);
         let codes = panel[codes_at..][..CODES].chunks_exact(4 * PANEL);
         for (codes, out) in codes.zip(out.chunks_mut(4)) {
@@ -132,57 +134,57 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     }
 }
 
-/// Rows from which on blocks are widened.
+/// Minimum number of rows for which blocks are unpacked.
 const MANY: usize = 32;
 
-/// Kernels of a level for so many rows of 16-bit or 8-bit activations, and the blocks that they take.
+/// Kernels of a level for a number of rows and 16-bit or 8-bit activations, and the blocks that they read.
 pub fn products(level: Level, activations: Activations, rows: usize) -> (&'static Kernels, &'static Blocks) {
-    match (level, activations, rows >= MANY) {
+    match (level.isa(), activations, rows >= MANY) {
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int16, true) => (&avx2::WIDE_OF_WORDS, &wide::BLOCKS),
+        (Isa::Avx2, Activations::Int16, true) => (&avx2::I16_UNPACKED, &unpacked::BLOCKS),
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int8, true) => (&avx2::NARROW_OF_WORDS, &wide::BLOCKS),
+        (Isa::Avx2, Activations::Int8, true) => (&avx2::I8_UNPACKED, &unpacked::BLOCKS),
         _ => (kernels(level, activations), &BLOCKS),
     }
 }
 
-/// Kernels that take blocks as they are packed.
+/// Kernels that read packed blocks.
 pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
-    match (level, activations) {
+    match (level.isa(), activations) {
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, Activations::Int16) => &avx512::WIDE,
+        (Isa::Avx512, Activations::Int16) => &avx512::I16_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, Activations::Int8) => &avx512::NARROW,
+        (Isa::Avx512, Activations::Int8) => &avx512::I8_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::AvxVnni, Activations::Int16) => &avxvnni::WIDE,
+        (Isa::AvxVnni, Activations::Int16) => &avxvnni::I16_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::AvxVnni, Activations::Int8) => &avxvnni::NARROW,
+        (Isa::AvxVnni, Activations::Int8) => &avxvnni::I8_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int16) => &avx2::WIDE,
+        (Isa::Avx2, Activations::Int16) => &avx2::I16_ACTIVATIONS,
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx2, Activations::Int8) => &avx2::NARROW,
+        (Isa::Avx2, Activations::Int8) => &avx2::I8_ACTIVATIONS,
         #[cfg(target_arch = "aarch64")]
-        (Level::I8mm, Activations::Int16) => &neon::I8MM_WIDE,
+        (Isa::I8mm, Activations::Int16) => &neon::I8MM_I16,
         #[cfg(target_arch = "aarch64")]
-        (Level::I8mm, Activations::Int8) => &neon::I8MM_NARROW,
+        (Isa::I8mm, Activations::Int8) => &neon::I8MM_I8,
         #[cfg(target_arch = "aarch64")]
-        (Level::Dotprod, Activations::Int16) => &neon::DOTPROD_WIDE,
+        (Isa::Dotprod, Activations::Int16) => &neon::DOTPROD_I16,
         #[cfg(target_arch = "aarch64")]
-        (Level::Dotprod, Activations::Int8) => &neon::DOTPROD_NARROW,
+        (Isa::Dotprod, Activations::Int8) => &neon::DOTPROD_I8,
         #[cfg(target_arch = "aarch64")]
-        (Level::Neon, Activations::Int16) => &neon::WIDE,
+        (Isa::Neon, Activations::Int16) => &neon::I16_ACTIVATIONS,
         #[cfg(target_arch = "aarch64")]
-        (Level::Neon, Activations::Int8) => &neon::NARROW,
-        (_, Activations::Int8) => &NARROW,
-        _ => &WIDE,
+        (Isa::Neon, Activations::Int8) => &neon::I8_ACTIVATIONS,
+        (_, Activations::Int8) => &I8_ACTIVATIONS,
+        _ => &I16_ACTIVATIONS,
     }
 }
 
-/// Portable code, and what the others must equal to the bit.
+/// Portable code; the other levels equal it to the bit.
 ///
 /// # Safety
 /// See [`Kernel`].
-unsafe fn scalar<const M: usize, const NARROW: bool>(
+unsafe fn scalar<const M: usize, const I8: bool>(
     blocks: usize,
     groups: usize,
     w: *const u8,
@@ -193,12 +195,12 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
     _: usize,
     first: bool,
 ) {
-    let kind = if NARROW { Kind::GroupPairs } else { Kind::Pairs };
-    // SAFETY: the caller promises as many weights, strips and results.
+    let layout = if I8 { Layout::I8GroupPairs } else { Layout::I16Pairs };
+    // SAFETY: the caller promises as many weights, activations and results.
     let (w, x, c) = unsafe {
         (
             std::slice::from_raw_parts(w, blocks * block_bytes(groups)),
-            std::slice::from_raw_parts(x, (blocks - 1) * x_stride + M * kind.words()),
+            std::slice::from_raw_parts(x, (blocks - 1) * x_stride + M * layout.words()),
             std::slice::from_raw_parts_mut(c, M * PANEL),
         )
     };
@@ -206,7 +208,7 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
         c.fill(0.0);
     }
     // Words of a group.
-    let words = if NARROW { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
+    let words = if I8 { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
     for (block, w) in w.chunks_exact(block_bytes(groups)).enumerate() {
         let x = &x[block * x_stride..];
         for row in 0..M {
@@ -216,13 +218,13 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
                 for output in 0..PANEL {
                     let mut sum = 0i32;
                     for k in 0..GROUP {
-                        // Of each four inputs the first and third are a pair, and the second and fourth.
+                        // Of each four inputs the first and third form a pair, and the second and fourth.
                         let word = x[(g * words + k / 4 * 2 + k % 2) * M + row];
                         let value = if k % 4 < 2 { word as i16 } else { (word >> 16) as i16 };
                         sum += code(codes, k, output) * i32::from(value);
                     }
                     let d = scale(scales, output);
-                    t[output] = if NARROW {
+                    t[output] = if I8 {
                         let dx = f32::from_bits(x[(g * words + GROUP / 2 + 1) * M + row] as u32);
                         (sum as f32 * d).mul_add(dx, t[output])
                     } else {
@@ -231,26 +233,26 @@ unsafe fn scalar<const M: usize, const NARROW: bool>(
                 }
             }
             let c = &mut c[row * PANEL..][..PANEL];
-            let dx = f32::from_bits(x[(kind.words() - 1) * M + row] as u32);
+            let dx = f32::from_bits(x[(layout.words() - 1) * M + row] as u32);
             for (c, t) in c.iter_mut().zip(t) {
-                *c = if NARROW { *c + t } else { t.mul_add(dx, *c) };
+                *c = if I8 { *c + t } else { t.mul_add(dx, *c) };
             }
         }
     }
 }
 
-const fn scalars<const NARROW: bool>() -> [Kernel; 4] {
-    [scalar::<1, NARROW>, scalar::<2, NARROW>, scalar::<3, NARROW>, scalar::<4, NARROW>]
+const fn scalars<const I8: bool>() -> [Kernel; 4] {
+    [scalar::<1, I8>, scalar::<2, I8>, scalar::<3, I8>, scalar::<4, I8>]
 }
-static WIDE: Kernels = Kernels {
-    kind: Kind::Pairs,
+static I16_ACTIVATIONS: Kernels = Kernels {
+    layout: Layout::I16Pairs,
     few: &scalars::<false>(),
     many: &scalars::<false>(),
     pairs: &[],
     by_rows: None,
 };
-static NARROW: Kernels = Kernels {
-    kind: Kind::GroupPairs,
+static I8_ACTIVATIONS: Kernels = Kernels {
+    layout: Layout::I8GroupPairs,
     few: &scalars::<true>(),
     many: &scalars::<true>(),
     pairs: &[],

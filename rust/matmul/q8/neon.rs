@@ -1,10 +1,10 @@
-//! 8-bit weights with NEON: sums of groups by the best multiplications that the CPU has.
+//! 8-bit weights with NEON: dot products of groups by the best instructions of the CPU.
 
 use super::{CODES, GROUP, QUADS, SCALES, block_bytes};
-use crate::matmul::PANEL;
+use crate::matmul::layout::Layout;
 use crate::matmul::neon::{Biased, Dotprod, Dots, I8mm, Plain, entry, scales};
+use crate::matmul::panel::PANEL;
 use crate::matmul::quantized::{Kernel, Kernels};
-use crate::matmul::strips::Kind;
 use std::arch::aarch64::*;
 
 /// See [`super::scalar`].
@@ -12,7 +12,7 @@ use std::arch::aarch64::*;
 /// # Safety
 /// See [`Kernel`]; the CPU has the instructions of `D`.
 #[inline(always)]
-unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
+unsafe fn tile<D: Dots, const M: usize, const I8: bool>(
     blocks: usize,
     groups: usize,
     mut w: *const u8,
@@ -21,7 +21,7 @@ unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
     c: *mut f32,
     first: bool,
 ) {
-    let words = if NARROW { QUADS + 2 } else { GROUP / 2 + 1 };
+    let words = if I8 { QUADS + 2 } else { GROUP / 2 + 1 };
     // SAFETY: as promised by the caller.
     unsafe {
         for block in 0..blocks {
@@ -29,12 +29,12 @@ unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
             let mut xg = x;
             for g in 0..groups {
                 let wg = w.add(g * CODES);
-                let s = if NARROW { D::narrow::<Biased, M>(wg, xg) } else { D::wide::<M>(wg, xg) };
+                let s = if I8 { D::dot_i8::<Biased, M>(wg, xg) } else { D::dot_i16::<M>(wg, xg) };
                 let d = scales(w.add(groups * CODES + g * SCALES));
                 for i in 0..M {
                     for o in 0..4 {
                         let sum = vcvtq_f32_s32(s[i][o]);
-                        t[i][o] = if NARROW {
+                        t[i][o] = if I8 {
                             let dx = vld1q_dup_f32(xg.add((QUADS + 1) * M + i).cast());
                             vfmaq_f32(t[i][o], vmulq_f32(sum, d[o]), dx)
                         } else {
@@ -48,10 +48,10 @@ unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
                 for o in 0..4 {
                     let at = c.add(i * PANEL + 4 * o);
                     let old = if first && block == 0 { vdupq_n_f32(0.0) } else { vld1q_f32(at) };
-                    let new = if NARROW {
+                    let new = if I8 {
                         vaddq_f32(old, t[i][o])
                     } else {
-                        let dx = vld1q_dup_f32(x.add((Kind::Pairs.words() - 1) * M + i).cast());
+                        let dx = vld1q_dup_f32(x.add((Layout::I16Pairs.words() - 1) * M + i).cast());
                         vfmaq_f32(old, t[i][o], dx)
                     };
                     vst1q_f32(at, new);
@@ -64,43 +64,43 @@ unsafe fn tile<D: Dots, const M: usize, const NARROW: bool>(
 }
 
 entry!(
-    /// With NEON alone.
-    plain<M, NARROW>, "neon", tile<Plain>
+    /// Plain NEON.
+    plain<M, I8>, "neon", tile<Plain>
 );
 entry!(
-    /// With dot products.
-    dotprod<M, NARROW>, "neon,dotprod", tile<Dotprod>
+    /// With `FEAT_DotProd`.
+    dotprod<M, I8>, "neon,dotprod", tile<Dotprod>
 );
 entry!(
-    /// With products of small matrices.
-    i8mm<M, NARROW>, "neon,dotprod,i8mm", tile<I8mm>
+    /// With `FEAT_I8MM`.
+    i8mm<M, I8>, "neon,dotprod,i8mm", tile<I8mm>
 );
 
-const fn plains<const NARROW: bool>() -> [Kernel; 4] {
-    [plain::<1, NARROW>, plain::<2, NARROW>, plain::<3, NARROW>, plain::<4, NARROW>]
+const fn plains<const I8: bool>() -> [Kernel; 4] {
+    [plain::<1, I8>, plain::<2, I8>, plain::<3, I8>, plain::<4, I8>]
 }
-const fn dotprods<const NARROW: bool>() -> [Kernel; 4] {
-    [dotprod::<1, NARROW>, dotprod::<2, NARROW>, dotprod::<3, NARROW>, dotprod::<4, NARROW>]
+const fn dotprods<const I8: bool>() -> [Kernel; 4] {
+    [dotprod::<1, I8>, dotprod::<2, I8>, dotprod::<3, I8>, dotprod::<4, I8>]
 }
-const fn i8mms<const NARROW: bool>() -> [Kernel; 8] {
+const fn i8mms<const I8: bool>() -> [Kernel; 8] {
     [
-        i8mm::<1, NARROW>,
-        i8mm::<2, NARROW>,
-        i8mm::<3, NARROW>,
-        i8mm::<4, NARROW>,
-        i8mm::<5, NARROW>,
-        i8mm::<6, NARROW>,
-        i8mm::<7, NARROW>,
-        i8mm::<8, NARROW>,
+        i8mm::<1, I8>,
+        i8mm::<2, I8>,
+        i8mm::<3, I8>,
+        i8mm::<4, I8>,
+        i8mm::<5, I8>,
+        i8mm::<6, I8>,
+        i8mm::<7, I8>,
+        i8mm::<8, I8>,
     ]
 }
 
-const fn of(kind: Kind, kernels: &'static [Kernel]) -> Kernels {
-    Kernels { kind, few: kernels, many: kernels, pairs: &[], by_rows: None }
+const fn of(layout: Layout, kernels: &'static [Kernel]) -> Kernels {
+    Kernels { layout, few: kernels, many: kernels, pairs: &[], by_rows: None }
 }
-pub static WIDE: Kernels = of(Plain::WIDE, &const { plains::<false>() });
-pub static NARROW: Kernels = of(Kind::GroupQuads, &const { plains::<true>() });
-pub static DOTPROD_WIDE: Kernels = of(Dotprod::WIDE, &const { dotprods::<false>() });
-pub static DOTPROD_NARROW: Kernels = of(Kind::GroupQuads, &const { dotprods::<true>() });
-pub static I8MM_WIDE: Kernels = of(I8mm::WIDE, &const { i8mms::<false>() });
-pub static I8MM_NARROW: Kernels = of(Kind::GroupQuads, &const { i8mms::<true>() });
+pub static I16_ACTIVATIONS: Kernels = of(Plain::I16_LAYOUT, &const { plains::<false>() });
+pub static I8_ACTIVATIONS: Kernels = of(Layout::I8GroupQuads, &const { plains::<true>() });
+pub static DOTPROD_I16: Kernels = of(Dotprod::I16_LAYOUT, &const { dotprods::<false>() });
+pub static DOTPROD_I8: Kernels = of(Layout::I8GroupQuads, &const { dotprods::<true>() });
+pub static I8MM_I16: Kernels = of(I8mm::I16_LAYOUT, &const { i8mms::<false>() });
+pub static I8MM_I8: Kernels = of(Layout::I8GroupQuads, &const { i8mms::<true>() });

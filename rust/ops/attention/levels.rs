@@ -1,10 +1,10 @@
-//! Every instruction set gives the bits of portable code.
+//! Equal bits on every instruction set.
 
 use super::*;
 use crate::simd::testing::{every_level_equals_portable, numbers, with_extremes};
 
 #[test]
-fn every_level_softens_scores_equally() {
+fn every_level_exponentiates_scores_equally() {
     for length in (LANES..=TILE).step_by(LANES) {
         let visible =
             [(0, length), (0, 1), (3, length - 2), (length - 1, length), (5, 5), (7, length.min(17))];
@@ -17,12 +17,12 @@ fn every_level_softens_scores_equally() {
                         let what = (length, from, to, softcap, biased, scores[0]);
                         every_level_equals_portable(&what, &|level| {
                             let mut row = scores.clone();
-                            let (m, sum) = soften_at(level, &mut row, from, to, 0.3, softcap, &bias);
+                            let (m, sum) = exp_scores_at(level, &mut row, from, to, 0.3, softcap, &bias);
                             if sum.is_nan() {
-                                // What comes of such a row is not a number, whatever else is in it.
+                                // Such a row has no defined contents.
                                 row.fill(f32::NAN);
                             }
-                            // Zero is the maximum with either sign.
+                            // A maximum of zero may have either sign.
                             row.extend([if sum.is_nan() { sum } else { m + 0.0 }, sum]);
                             row
                         });

@@ -1,9 +1,9 @@
-//! Attention as one matrix of probabilities, for those who want to look at it.
+//! Attention probabilities as one matrix, for inspection.
 
 use super::super::kv::{KvBlocks, Sequences};
 use super::{Call, SHARED_FROM, Scores, TILE, ThreadScratch, exp_one};
 
-/// The probabilities of the sequences, one after the other, `[heads, queries, length]` each.
+/// The probabilities of the sequences in order, `[heads, queries, length]` each.
 pub fn probabilities(
     queries: &[f32],
     sequences: Sequences<'_>,
@@ -22,28 +22,28 @@ fn of_sequence(call: &Call<'_>, index: usize) -> Vec<f32> {
     let mut maxima = Vec::new();
     for kv_head in 0..scores.kv_heads {
         for query in 0..n {
-            let unit = call.unit(index, query, 1, kv_head, 1);
-            call.gather(&unit, &mut t.queries);
+            let item = call.item(index, query, 1, kv_head, 1);
+            call.gather(&item, &mut t.queries);
             maxima.clear();
-            for tile in unit.tiles() {
+            for tile in item.tiles() {
                 let mut found = vec![(0.0, 0.0); g];
-                call.tile_scores(&unit, tile, &mut t, |row, m, sum| found[row] = (m, sum));
+                call.tile_scores(&item, tile, &mut t, |row, m, sum| found[row] = (m, sum));
                 for row in 0..g {
                     let at = ((kv_head * g + row) * n + query) * length + tile * TILE;
-                    let count = call.end(&unit, tile) - tile * TILE;
+                    let count = call.end(&item, tile) - tile * TILE;
                     out[at..at + count].copy_from_slice(&t.scores[row * TILE..][..count]);
                 }
                 maxima.push((tile, found));
             }
             for row in 0..g {
-                let top = maxima
+                let max = maxima
                     .iter()
                     .fold(f32::NEG_INFINITY, |m, (_, f)| if f[row].0 > m { f[row].0 } else { m });
-                let sum: f32 = maxima.iter().map(|(_, f)| f[row].1 * exp_one(f[row].0 - top)).sum();
+                let sum: f32 = maxima.iter().map(|(_, f)| f[row].1 * exp_one(f[row].0 - max)).sum();
                 for (tile, found) in &maxima {
                     let at = ((kv_head * g + row) * n + query) * length + tile * TILE;
                     let count = TILE.min(length - tile * TILE);
-                    let factor = exp_one(found[row].0 - top) / sum;
+                    let factor = exp_one(found[row].0 - max) / sum;
                     out[at..at + count].iter_mut().for_each(|p| *p *= factor);
                 }
             }

@@ -1,17 +1,17 @@
 //! Small dense products of f32: `c = a b`, or `c += a b`, with one fused multiply-add chain per output.
 //!
-//! Attention is made of them (scores from queries and keys, outputs from probabilities and values). The chain
-//! runs over k in order from zero or from `c`, so the result has the same bits on every level and does not
-//! depend on how many rows or columns are computed together.
+//! Attention uses them: scores from queries and keys, outputs from probabilities and values. The chain runs
+//! over k in order from zero or from `c`, so the result has the same bits on every level and does not depend
+//! on how many rows or columns are computed together.
 
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-use crate::simd::{Level, widen_at};
+use crate::simd::{Isa, Level, to_f32_at};
 use crate::tensor::{Buffer, sized};
 
-/// Where the operands lie: `a[i, k] = a[i * a_stride + k]`, `b[k, j] = b[k * b_stride + j]`,
-/// `c[i, j] = c[i * c_stride + j]`.
+/// Strides of the operands: `a[i, k] = a[i * a_stride + k]`, `b[k, j] = b[k * b_stride + j]`, `c[i, j] = c[i
+/// * c_stride + j]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape {
     pub rows: usize,
@@ -41,20 +41,21 @@ pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32]
         return;
     }
     shape.check(a.len(), b.len(), c.len());
-    match level {
+    match level.isa() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level has been detected, and the slices hold what the shape says (checked above).
-        Level::Avx512 => unsafe {
+        // SAFETY: a `Level` exists only for a detected instruction set, and the slices hold the shape
+        // (checked above).
+        Isa::Avx512 => unsafe {
             x86::multiply_avx512::<false>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx2 | Level::AvxVnni => unsafe {
+        Isa::Avx2 | Isa::AvxVnni => unsafe {
             x86::multiply_avx2::<false>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
-        Level::Neon | Level::Dotprod | Level::I8mm => unsafe {
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => unsafe {
             neon::multiply(shape, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), accumulate)
         },
         _ => {
@@ -70,11 +71,12 @@ pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32]
     }
 }
 
-/// Rows up to which f16 operands are widened as they are read; more rows would do it again and again.
+/// Maximum number of rows for which f16 operands are converted while they are read; more rows would repeat
+/// the conversion.
 #[cfg(target_arch = "x86_64")]
 const FEW_ROWS: usize = 16;
 
-/// [`multiply`] with `b` in f16, by its bits; it may be widened into `scratch` first.
+/// [`multiply`] with `b` in f16, by its bits; many rows convert it into `scratch` first.
 pub fn multiply_half(
     level: Level,
     shape: &Shape,
@@ -88,21 +90,21 @@ pub fn multiply_half(
         return;
     }
     shape.check(a.len(), b.len(), c.len());
-    match level {
+    match level.isa() {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the level has been detected, the slices hold what the shape says (checked above), and columns come in
-        // sixteens.
-        Level::Avx512 if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
+        // SAFETY: a `Level` exists only for a detected instruction set, the slices hold the shape (checked
+        // above), and columns come in sixteens.
+        Isa::Avx512 if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
             x86::multiply_avx512::<true>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx2 | Level::AvxVnni if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
+        Isa::Avx2 | Isa::AvxVnni if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
             x86::multiply_avx2::<true>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
         },
         _ => {
             let wide = sized(scratch, b.len());
-            widen_at(level, b, wide);
+            to_f32_at(level, b, wide);
             multiply(level, shape, a, wide, c, accumulate);
         }
     }
@@ -113,15 +115,15 @@ mod x86 {
     use super::Shape;
     use std::arch::x86_64::*;
 
-    /// Bytes of a number of b.
+    /// Bytes of an element of b.
     const fn size<const HALF: bool>() -> usize {
         if HALF { 2 } else { 4 }
     }
 
-    /// R rows by 16 columns, or as many as `left` says: of f16, always 16.
+    /// R rows by 16 columns, or by `left` where it is less: with f16, always 16.
     ///
     /// # Safety
-    /// AVX2, FMA and F16C; the pointers reach as far as the shape says.
+    /// AVX2, FMA and F16C; the pointers are valid for the shape.
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn tile_avx2<const R: usize, const HALF: bool>(
         s: &Shape,
@@ -132,7 +134,7 @@ mod x86 {
         accumulate: bool,
     ) {
         let mut acc = [[_mm256_setzero_ps(); 2]; R];
-        // SAFETY: full tiles read and write 16 columns; partial ones only those the mask selects.
+        // SAFETY: full tiles read and write 16 columns; partial ones only those that the mask selects.
         unsafe {
             if left >= 16 {
                 if accumulate {
@@ -187,10 +189,10 @@ mod x86 {
         }
     }
 
-    /// R rows by 32 columns, or as many as `left` says: of f16, 16 or 32.
+    /// R rows by 32 columns, or by `left` where it is less: with f16, 16 or 32.
     ///
     /// # Safety
-    /// AVX-512 F; the pointers reach as far as the shape says.
+    /// AVX-512 F; the pointers are valid for the shape.
     #[target_feature(enable = "avx512f")]
     unsafe fn tile_avx512<const R: usize, const HALF: bool>(
         s: &Shape,
@@ -250,7 +252,7 @@ mod x86 {
     macro_rules! driver {
         ($name:ident, $feature:literal, $tile:ident, $width:literal, $height:literal, [$($r:literal)*]) => {
             /// # Safety
-            /// The instruction set is there; the pointers reach as far as the shape says.
+            /// The CPU has the instruction set; the pointers are valid for the shape.
             #[target_feature(enable = $feature)]
             pub unsafe fn $name<const HALF: bool>(
                 s: &Shape,
@@ -307,7 +309,7 @@ mod tests {
                     let c: Vec<f32> = (0..rows.max(1) * shape.c_stride).map(|i| value(i + 5)).collect();
                     for accumulate in [false, true] {
                         let mut want = c.clone();
-                        multiply(Level::Scalar, &shape, &a, &b, &mut want, accumulate);
+                        multiply(Level::SCALAR, &shape, &a, &b, &mut want, accumulate);
                         for level in Level::present() {
                             let mut got = c.clone();
                             multiply(level, &shape, &a, &b, &mut got, accumulate);
@@ -315,7 +317,7 @@ mod tests {
                                 want.iter().zip(got).all(|(x, y)| x.to_bits() == y.to_bits())
                             };
                             assert!(same(&want, &got), "{level:?} {shape:?} {accumulate}");
-                            // These numbers fit f16.
+                            // These numbers are exact in f16.
                             let half: Vec<u16> =
                                 b.iter().map(|&v| half::f16::from_f32(v).to_bits()).collect();
                             let mut got = c.clone();

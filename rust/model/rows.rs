@@ -1,21 +1,36 @@
-//! The rows of a batch as the layers see them, in lists that one pass after the other fills again.
+//! The rows of a batch as the layers see them, in lists that are reused from pass to pass.
 
-use super::block::Span;
 use crate::ops::kv::Sequence;
+use std::ops::Range;
 
-/// Some rows of a batch: what they are, and what they attend to.
+/// Consecutive rows of a batch that belong to one sequence.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// Number of the sequence in its cache.
+    pub sequence: usize,
+    pub rows: Range<usize>,
+    /// Position of the first row.
+    pub first: usize,
+    /// Length of the sequence at the end of the call; selects between short and long rotations.
+    pub total: usize,
+    /// In an encoder-decoder: the sequence in the cache of sources, and its length.
+    pub source: usize,
+    pub source_length: usize,
+}
+
+/// Some rows of a batch and what they attend to.
 #[derive(Default)]
 pub struct View {
     pub spans: Vec<Span>,
-    /// The spans with their blocks, for self-attention.
+    /// The spans as self-attention takes them.
     pub own: Vec<Sequence>,
-    /// The same for cross-attention, which knows no positions: successive rows of one source (its beams) are one sequence of
-    /// queries, so that they read its keys and values once.
+    /// The same for cross-attention, which has no positions: consecutive rows of one source (its beams) are one sequence
+    /// of queries, so that they read its keys and values once.
     pub sources: Vec<Sequence>,
 }
 
 impl View {
-    /// Makes it that of `spans`; `cross`: they have sources.
+    /// Makes it the view of `spans`; `cross`: they have sources.
     pub fn fill(&mut self, spans: impl Iterator<Item = Span>, cross: bool) {
         let View { spans: all, own, sources } = self;
         all.clear();
@@ -29,9 +44,9 @@ impl View {
         }));
         sources.clear();
         if cross {
-            let together =
+            let joined =
                 |one: &Span, next: &Span| one.source == next.source && one.rows.end == next.rows.start;
-            sources.extend(all.chunk_by(together).map(|spans| Sequence {
+            sources.extend(all.chunk_by(joined).map(|spans| Sequence {
                 table: spans[0].source,
                 rows: spans[0].rows.start..spans[spans.len() - 1].rows.end,
                 first: 0,

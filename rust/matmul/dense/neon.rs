@@ -1,4 +1,4 @@
-//! Small products with NEON.
+//! Small dense products with NEON.
 
 use super::Shape;
 use std::arch::aarch64::*;
@@ -6,7 +6,7 @@ use std::arch::aarch64::*;
 /// R rows by V vectors of four columns.
 ///
 /// # Safety
-/// The pointers reach as far as the shape says.
+/// The pointers are valid for the shape.
 unsafe fn tile<const R: usize, const V: usize>(
     s: &Shape,
     a: *const f32,
@@ -72,7 +72,7 @@ static TILES: [[Tile; HEIGHT]; 2] = [
 /// See [`super::multiply`].
 ///
 /// # Safety
-/// The pointers reach as far as the shape says.
+/// The pointers are valid for the shape.
 pub unsafe fn multiply(s: &Shape, a: *const f32, b: *const f32, c: *mut f32, accumulate: bool) {
     let mut j = 0;
     while j < s.columns {

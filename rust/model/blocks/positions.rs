@@ -1,28 +1,88 @@
-//! What attention knows of positions: the angles of rotary embeddings, and the biases of ALiBi and T5's buckets.
-//!
-//! Layers mostly share theirs, so what one needs is kept for the next.
+//! Tables of positions: angles of rotary embeddings, and biases of ALiBi and T5's buckets, shared by the layers that are
+//! alike. Su et al. 2021, <https://arxiv.org/abs/2104.09864>
 
-use super::Span;
-use crate::model::spec;
+use super::attention::{Alibi, AttentionSpec, RelativeBias};
+use crate::error::Result;
+use crate::model::rows::Span;
+use crate::model::spec::mirror;
+use crate::model::validate::{finite, positive, refuse, size};
 use crate::ops::position_bias::{DistanceBias, bucket};
 use crate::ops::rotary::Angles;
 use half::bf16;
 
+mirror!(/// Frequencies of long sequences (LongRoPE).
+LongRotary { after: usize, inv_freq: Vec<f64>, scale: f64 });
+
+mirror!(/// A base that grows with the length (dynamic NTK).
+DynamicRotary { base: f64, factor: f64, original_length: usize });
+
+mirror!(/// Rotation of the first dimensions of each head.
+Rotary {
+    inv_freq: Vec<f64>,
+    #[serde(default = "crate::model::spec::one")] scale: f64,
+    #[serde(default)] interleaved: bool,
+    #[serde(default)] long: Option<LongRotary>,
+    #[serde(default)] dynamic: Option<DynamicRotary>,
+});
+
+impl Rotary {
+    pub(super) fn validate(&self, place: &str, head_dim: usize) -> Result<()> {
+        let pairs = self.inv_freq.len();
+        if pairs == 0 || 2 * pairs > head_dim {
+            let expected = format!("1 to {}", head_dim / 2);
+            return refuse(place, "inv_freq", format!("{pairs} frequencies"), &expected);
+        }
+        self.inv_freq.iter().try_for_each(|&f| finite(place, "inv_freq", f))?;
+        finite(place, "scale", self.scale)?;
+        if let Some(long) = &self.long {
+            if long.inv_freq.len() != pairs {
+                let got = format!("{} frequencies", long.inv_freq.len());
+                return refuse(place, "long.inv_freq", got, &format!("{pairs}"));
+            }
+            long.inv_freq.iter().try_for_each(|&f| finite(place, "long.inv_freq", f))?;
+            finite(place, "long.scale", long.scale)?;
+            size(place, "long.after", long.after)?;
+        }
+        if let Some(dynamic) = &self.dynamic {
+            positive(place, "dynamic.base", dynamic.base)?;
+            positive(place, "dynamic.factor", dynamic.factor)?;
+            size(place, "dynamic.original_length", dynamic.original_length)?;
+            if pairs < 2 {
+                return refuse(place, "inv_freq", pairs, "at least 2 frequencies with dynamic scaling");
+            }
+        }
+        Ok(())
+    }
+
+    /// How many tokens may be fed at once behind a sequence that they make `length` tokens long, with the angles that they
+    /// have when they are fed one by one: some rotations change with the length of the whole sequence.
+    pub fn unchanged_for(&self, length: usize) -> usize {
+        let long = self.long.as_ref().and_then(|long| long.after.checked_sub(length));
+        let dynamic = self.dynamic.as_ref().map(|dynamic| dynamic.original_length.saturating_sub(length));
+        long.unwrap_or(usize::MAX).min(dynamic.unwrap_or(usize::MAX))
+    }
+
+    /// Whether a token's angles depend on its position alone.
+    pub fn is_fixed(&self) -> bool {
+        self.long.is_none() && self.dynamic.is_none()
+    }
+}
+
 /// How a bias depends on the distance.
 #[derive(Debug, Clone)]
 struct Rule {
-    alibi: Option<spec::Alibi>,
+    alibi: Option<Alibi>,
     /// What the attention scales by, where the rule needs it.
     scale: f64,
-    relative: Option<spec::RelativeBias>,
+    relative: Option<RelativeBias>,
 }
 
 /// The angles of one rotation.
 struct Rotation {
-    rotary: spec::Rotary,
+    rotary: Rotary,
     angles: Angles,
-    /// Whether they are those of this pass.
-    made: bool,
+    /// Number of the view whose angles they are.
+    stamp: u64,
 }
 
 /// Tables of angles and biases, kept from layer to layer.
@@ -36,21 +96,16 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// Forgets what belongs to one forward pass.
-    pub fn begin(&mut self) {
-        self.rotations.iter_mut().for_each(|rotation| rotation.made = false);
-    }
-
-    /// The table of angles, made unless a layer before rotated alike.
-    pub fn angles(&mut self, rotary: &spec::Rotary, spans: &[Span]) -> &Angles {
+    /// The table of angles of the spans of view `stamp`, made unless an earlier layer has made it.
+    pub fn angles(&mut self, rotary: &Rotary, spans: &[Span], stamp: u64) -> &Angles {
         let known = self.rotations.iter().position(|rotation| rotation.rotary == *rotary);
         let index = known.unwrap_or_else(|| {
             let angles = Angles::default();
-            self.rotations.push(Rotation { rotary: rotary.clone(), angles, made: false });
+            self.rotations.push(Rotation { rotary: rotary.clone(), angles, stamp: 0 });
             self.rotations.len() - 1
         });
-        let Rotation { angles, made, .. } = &mut self.rotations[index];
-        if *made {
+        let Rotation { angles, stamp: made_for, .. } = &mut self.rotations[index];
+        if *made_for == stamp {
             return angles;
         }
         angles.clear(rotary.inv_freq.len(), rotary.interleaved);
@@ -71,15 +126,14 @@ impl Positions {
                 angles.push(span.first + row, frequencies, scale);
             }
         }
-        *made = true;
+        *made_for = stamp;
         angles
     }
 
     /// Makes the table of biases, unless the last one serves: layers mostly share theirs, and the next token of a
     /// sequence needs hardly more.
-    pub fn make_bias(&mut self, a: &spec::Attention, table: Option<&[f32]>, spans: &[Span]) {
+    pub fn make_bias(&mut self, a: &AttentionSpec, table: &[f32], spans: &[Span]) {
         let scale = if a.alibi.as_ref().is_some_and(|alibi| alibi.rounded) { a.scale } else { 0.0 };
-        let table = table.unwrap_or_default();
         if a.alibi.is_none() && a.relative_bias.is_none() {
             return;
         }
@@ -114,7 +168,7 @@ impl Positions {
     }
 
     /// The biases that were made last, for an attention that has any.
-    pub fn bias(&self, a: &spec::Attention) -> Option<&DistanceBias> {
+    pub fn bias(&self, a: &AttentionSpec) -> Option<&DistanceBias> {
         self.bias.as_ref().map(|b| &b.0).filter(|_| a.alibi.is_some() || a.relative_bias.is_some())
     }
 }

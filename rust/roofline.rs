@@ -1,7 +1,7 @@
-//! What the machine can do at most, measured: the rates that products are compared with.
+//! The roofline of the machine, measured: the peak rates that products are compared with.
 
 use crate::error::Result;
-use crate::simd::{Level, level, multiversion};
+use crate::simd::{Isa, Level, level, multiversion};
 use crate::tensor::Buffer;
 use crate::threads::{Spread, Team};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,24 +10,24 @@ use std::time::{Duration, Instant};
 /// Steps of a burst of multiply-adds: about 0.3 ms.
 const STEPS: usize = 200_000;
 
-/// How long a bound is measured: some turns of the system's scheduler, which are of 3 to 10 ms.
-const LASTING: Duration = Duration::from_millis(60);
+/// Duration of a measurement: some time slices of the system's scheduler, which last 3 to 10 ms.
+const DURATION: Duration = Duration::from_millis(60);
 
-/// How long a rate of multiply-adds has to last to count. On a shared Zen 5, single bursts are up to 4 % faster than any second of
-/// them: not what work of some length could reach.
+/// Minimum duration of a rate of multiply-adds to count. On a shared Zen 5, single bursts are up to 4 %
+/// faster than any second of them, which longer work cannot reach.
 const STRETCH: Duration = Duration::from_millis(20);
 
-/// Twelve chains of multiply-adds, as wide as the machine has them; returns how many were made.
+/// Twelve chains of multiply-adds in the widest vectors of the level; returns the number of multiply-adds.
 fn burst(level: Level) -> usize {
-    match level {
-        // SAFETY: the machine has the level.
+    match level.isa() {
+        // SAFETY: a `Level` exists only for a detected instruction set.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { x86::burst512() },
+        Isa::Avx512 => unsafe { x86::burst512() },
         // SAFETY: as above.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::AvxVnni => unsafe { x86::burst256() },
+        Isa::Avx2 | Isa::AvxVnni => unsafe { x86::burst256() },
         #[cfg(target_arch = "aarch64")]
-        Level::Neon | Level::Dotprod | Level::I8mm => burst128(),
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => burst128(),
         _ => {
             let (mut sums, x) = ([0.0f32; 48], std::hint::black_box(0.999f32));
             for _ in 0..STEPS {
@@ -90,7 +90,7 @@ mod x86 {
     }
 }
 
-/// Rate of f32 multiply-adds of the whole team, in billions per second; the best of some stretches.
+/// Peak rate of f32 multiply-adds of the whole team, in billions per second; the best of some stretches.
 pub fn multiply_adds(team: &Team<'_>) -> f64 {
     let (level, threads) = (level(), team.threads());
     best(team, || {
@@ -105,7 +105,8 @@ pub fn multiply_adds(team: &Team<'_>) -> f64 {
     })
 }
 
-/// The best rate of a work over [`LASTING`], in billions of what it returns per second; each thread has a core.
+/// The best rate of a work over [`DURATION`], in billions of its return value per second; each thread has a
+/// core.
 fn best(team: &Team<'_>, mut work: impl FnMut() -> usize) -> f64 {
     let _spread = Spread::new(team);
     let (begin, mut best) = (Instant::now(), 0.0f64);
@@ -113,7 +114,7 @@ fn best(team: &Team<'_>, mut work: impl FnMut() -> usize) -> f64 {
         let start = Instant::now();
         let done = work() as f64;
         best = best.max(done / start.elapsed().as_secs_f64().max(1e-9) / 1e9);
-        if begin.elapsed() >= LASTING {
+        if begin.elapsed() >= DURATION {
             return best;
         }
     }
@@ -132,21 +133,21 @@ multiversion! {
     }
 }
 
-/// Memory that no cache holds, and how fast the team reads it.
-pub struct Memory(Buffer<i32>);
+/// A buffer larger than the caches, to measure the read bandwidth with.
+pub struct ReadBuffer(Buffer<i32>);
 
-impl Memory {
-    /// `bytes` of memory, written once.
+impl ReadBuffer {
+    /// A buffer of `bytes`, written once.
     ///
     /// # Errors
-    /// The memory cannot be had.
-    pub fn new(bytes: usize) -> Result<Memory> {
+    /// The allocation fails.
+    pub fn new(bytes: usize) -> Result<ReadBuffer> {
         let mut buffer = Buffer::zeroed(bytes / 4)?;
         buffer.fill(1);
-        Ok(Memory(buffer))
+        Ok(ReadBuffer(buffer))
     }
 
-    /// Bytes per second that all threads read, in billions; the best of some readings of the whole memory.
+    /// Bytes read per second by all threads, in billions; the best of some passes over the whole buffer.
     pub fn read(&self, team: &Team<'_>) -> f64 {
         let (level, pieces) = (level(), 16 * team.threads());
         let piece = self.0.len() / pieces.max(1);

@@ -1,110 +1,66 @@
-//! Activations prepared for the kernels: tiles of some rows, interleaved so that a kernel reads the values of
-//! all its rows for one input side by side.
+//! Packing of activations for the kernels: tiles of a few rows, interleaved so that a kernel reads the values
+//! of all its rows for one input side by side.
 //!
-//! `[block of 256 inputs][tile][...][row]`; what a block of a tile holds is the [`Kind`]. All kinds but `Float` and `Rows` pad the
-//! last block with zeros.
+//! `[block of 256 inputs][tile][...][row]`; [`Layout`] defines the contents of a block of a tile. All layouts
+//! but `F32` and `F32Rows` pad the last block with zeros.
 
 mod codes;
 
+use super::layout::Layout;
+use super::panel::BLOCK;
 use crate::simd::Level;
 use crate::tensor::{Buffer, Disjoint, sized};
 use crate::threads::Team;
 use codes::quantize;
 #[cfg(test)]
-pub use codes::{MOST_16, nearest_half};
-use std::ops::{Deref, Range};
+pub use codes::{MAX_I16_CODE, nearest_half};
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// Inputs in a block.
-pub const BLOCK: usize = 256;
-/// Inputs that share a scale, in weights and in 8-bit activations of `q8`.
-pub const GROUP: usize = 32;
-/// Groups in a block.
-pub const GROUPS: usize = BLOCK / GROUP;
-/// What a block of a tile holds, `M` rows side by side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// f32 `[input][M]`.
-    Float,
-    /// f32 row after row, where they are, or copies in blocks, `[M][256]`, see [`COLLIDING`].
-    Rows,
-    /// Two bf16 in a word `[input pair 128][M]`, the first input in the low half.
-    Halves,
-    /// The same values as f32, for kernels that multiply those: `[input pair 128][second, first][M]`.
-    Rounded,
-    /// By group of 32: two i16 in a word `[input pair 16][M]` ([`Vector::to_pairs`](crate::simd::Vector::to_pairs) names the pairs), -128 times their sum
-    /// `[M]`; after the groups a scale for all `[M]` f32.
-    Pairs,
-    /// By group of 32: high bytes of four i16 in a word `[input quad 8][M]`, then their low bytes `[input quad 8][M]`, both
-    /// signed: `256 high + low`; -128 times the sum `[M]`; after the groups a scale for all `[M]` f32.
-    Planes,
-    /// By group of 32: two i16 (of 8 bits) in a word `[input pair 16][M]`, -128 times their sum `[M]`, a scale `[M]` f32.
-    GroupPairs,
-    /// By group of 32: four i8 in a word `[input quad 8][M]`, -128 times their sum `[M]`, a scale `[M]` f32.
-    GroupQuads,
-    /// Four i8 in a word `[input quad 64][M]`, the sums of two groups of 32 as two i16 `[pair of groups 4][M]`, -128 times the sum of
-    /// all `[M]`, a scale for all `[M]` f32.
-    Quads,
-}
-
-impl Kind {
-    /// Words of 32 bits that one row takes in a whole block.
-    pub const fn words(self) -> usize {
-        match self {
-            Kind::Float | Kind::Rows | Kind::Rounded => BLOCK,
-            Kind::Halves => BLOCK / 2,
-            Kind::Pairs | Kind::Planes => GROUPS * (GROUP / 2 + 1) + 1,
-            Kind::GroupPairs => GROUPS * (GROUP / 2 + 2),
-            Kind::GroupQuads => GROUPS * (GROUP / 4 + 2),
-            Kind::Quads => BLOCK / 4 + GROUPS / 2 + 2,
-        }
-    }
-}
-
-/// Prepared activations.
+/// Packed activations.
 #[derive(Default)]
-pub struct Strips {
+pub struct PackedActivations {
     /// First row and number of rows of each tile.
     pub tiles: Vec<(usize, usize)>,
     pub rows: usize,
-    /// Whether words of codes lie row after row in a tile's block, instead of side by side for all rows.
+    /// Whether the codes of a tile's block are row-major, instead of interleaved.
     pub by_rows: bool,
     inputs: usize,
     floats: Buffer<f32>,
     codes: Buffer<i32>,
-    threads: Vec<Mutex<Packing>>,
+    threads: Vec<Mutex<ThreadScratch>>,
 }
 
-/// Memory of one thread.
+/// Scratch of one thread.
 #[derive(Default)]
-struct Packing {
-    /// Rows of a tile after what comes before.
+struct ThreadScratch {
+    /// Rows of a tile after the prologue.
     rows: Buffer<f32>,
     /// Words of a tile's rows before they are interleaved.
     words: Buffer<i32>,
 }
 
-/// Activations `[rows, inputs]`, and what each row goes through before it is used, which takes its number, its values
-/// and where its results go: a normalization that needs no memory of its own.
+/// Activations `[rows, inputs]` and a prologue applied to each row before packing, such as a normalization:
+/// it takes the row's number, its values and the output row, and needs no scratch.
 #[derive(Clone, Copy)]
 pub struct Input<'a> {
     pub values: &'a [f32],
-    pub before: Option<&'a Before<'a>>,
+    pub prologue: Option<&'a Prologue<'a>>,
 }
 
 /// See [`Input`].
-pub type Before<'a> = dyn Fn(usize, &[f32], &mut [f32]) + Sync + 'a;
+pub type Prologue<'a> = dyn Fn(usize, &[f32], &mut [f32]) + Sync + 'a;
 
 impl<'a> From<&'a [f32]> for Input<'a> {
     fn from(values: &'a [f32]) -> Self {
-        Input { values, before: None }
+        Input { values, prologue: None }
     }
 }
 
-/// Work below this many values is done by the caller alone.
-const SMALL: usize = 16 * 1024;
+/// Fewer values than this are packed by the calling thread alone.
+const SERIAL_BELOW: usize = 16 * 1024;
 
-impl Strips {
+impl PackedActivations {
     /// Cuts `rows` into tiles of nearly equal height: 17 rows at a height of 4 become 4 + 4 + 3 + 3 + 3.
     fn cut(&mut self, rows: usize, inputs: usize, height: usize) {
         (self.rows, self.inputs) = (rows, inputs);
@@ -116,44 +72,44 @@ impl Strips {
         }));
     }
 
-    /// Rows of some tiles: the first, and how many.
+    /// Rows of a range of tiles: the first, and their number.
     pub fn rows_of(&self, tiles: &Range<usize>) -> (usize, usize) {
         let first = self.tiles[tiles.start].0;
         let last = self.tiles[tiles.end - 1];
         (first, last.0 + last.1 - first)
     }
 
-    /// Strip of codes of a tile from one block on; blocks follow each other at a distance of `rows * kind.words()`.
-    pub fn codes(&self, kind: Kind, block: usize, tile: usize) -> &[i32] {
-        let words = kind.words();
+    /// Codes of a tile from a block on; blocks follow each other at a distance of `rows * layout.words()`.
+    pub fn codes(&self, layout: Layout, block: usize, tile: usize) -> &[i32] {
+        let words = layout.words();
         &self.codes[(block * self.rows + self.tiles[tile].0) * words..]
     }
 
-    /// Prepares rows `first..first + rows` of activations `[_, inputs]` in tiles of at most `height` rows; codes `by_rows` or
-    /// interleaved.
+    /// Packs rows `first..first + rows` of activations `[_, inputs]` in tiles of at most `height` rows; codes
+    /// are row-major where `by_rows`, else interleaved.
     pub fn pack<'a>(
         &'a mut self,
         team: &Team<'_>,
         level: Level,
-        kind: Kind,
+        layout: Layout,
         input: Input<'a>,
         first: usize,
         rows: usize,
         inputs: usize,
         height: usize,
         by_rows: bool,
-    ) -> Prepared<'a> {
+    ) -> ActivationView<'a> {
         self.cut(rows, inputs, height);
         self.by_rows = by_rows;
         let blocks = inputs.div_ceil(BLOCK);
-        let words = kind.words();
-        let whole = kind == Kind::Rows && !inputs.is_multiple_of(COLLIDING);
-        if whole && input.before.is_none() {
-            return Prepared { strips: self, whole: Some(&input.values[first * inputs..]) };
+        let words = layout.words();
+        let whole = layout == Layout::F32Rows && !inputs.is_multiple_of(COLLIDING);
+        if whole && input.prologue.is_none() {
+            return ActivationView { packed: self, rows: Some(&input.values[first * inputs..]) };
         }
-        if kind == Kind::Float || whole {
+        if layout == Layout::F32 || whole {
             sized(&mut self.floats, rows * inputs);
-        } else if kind == Kind::Rows {
+        } else if layout == Layout::F32Rows {
             sized(&mut self.floats, rows * blocks * BLOCK);
         } else {
             sized(&mut self.codes, blocks * rows * words);
@@ -163,15 +119,15 @@ impl Strips {
         let (tiles, threads) = (&self.tiles, &self.threads);
         let pack = |tile: usize, thread: usize| {
             let (start, m) = tiles[tile];
-            let Packing { rows: made, words: side_by_side } =
+            let ThreadScratch { rows: made, words: side_by_side } =
                 &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
             let mut x = &input.values[(first + start) * inputs..][..m * inputs];
-            if let Some(before) = input.before {
+            if let Some(prologue) = input.prologue {
                 // SAFETY: rows of a tile belong to it alone.
                 let in_place = whole.then(|| unsafe { floats.slice(start * inputs, m * inputs) });
                 let made = in_place.unwrap_or_else(|| sized(made, m * inputs));
                 for (i, (from, to)) in x.chunks_exact(inputs).zip(made.chunks_exact_mut(inputs)).enumerate() {
-                    before(first + start + i, from, to);
+                    prologue(first + start + i, from, to);
                 }
                 if whole {
                     return;
@@ -180,13 +136,13 @@ impl Strips {
             }
             for block in 0..blocks {
                 let length = BLOCK.min(inputs - block * BLOCK);
-                if kind == Kind::Float {
-                    // SAFETY: each block of each tile is a part of its own.
+                if layout == Layout::F32 {
+                    // SAFETY: blocks of tiles do not overlap.
                     let to = unsafe { floats.slice(block * BLOCK * rows + start * length, m * length) };
                     interleave(&x[block * BLOCK..], inputs, length, m, to);
                     continue;
                 }
-                if kind == Kind::Rows {
+                if layout == Layout::F32Rows {
                     // SAFETY: as above.
                     let to = unsafe { floats.slice((block * rows + start) * BLOCK, m * BLOCK) };
                     for (to, x) in to.chunks_exact_mut(BLOCK).zip(x.chunks_exact(inputs)) {
@@ -196,17 +152,17 @@ impl Strips {
                 }
                 // SAFETY: as above.
                 let to = unsafe { codes.slice((block * rows + start) * words, m * words) };
-                // Those that are interleaved are made first.
+                // Interleaved codes are made row by row first.
                 let in_place = m == 1 || by_rows;
                 let made = if in_place { &mut *to } else { sized(side_by_side, m * words) };
                 for (x, made) in x.chunks_exact(inputs).zip(made.chunks_exact_mut(words)) {
                     let x = &x[block * BLOCK..][..length];
                     match x.try_into() {
-                        Ok(whole) => quantize(level, kind, whole, made),
+                        Ok(whole) => quantize(level, layout, whole, made),
                         Err(_) => {
                             let mut padded = [0.0; BLOCK];
                             padded[..length].copy_from_slice(x);
-                            quantize(level, kind, &padded, made);
+                            quantize(level, layout, &padded, made);
                         }
                     }
                 }
@@ -215,47 +171,39 @@ impl Strips {
                 }
             }
         };
-        if rows * inputs < SMALL || tiles.len() == 1 {
+        if rows * inputs < SERIAL_BELOW || tiles.len() == 1 {
             (0..tiles.len()).for_each(|tile| pack(tile, 0));
         } else {
             team.run(tiles.len(), &pack);
         }
-        let strips = &*self;
-        Prepared { strips, whole: whole.then_some(&strips.floats) }
+        let packed = &*self;
+        ActivationView { packed, rows: whole.then_some(&packed.floats) }
     }
 }
 
-/// Activations as the kernels read them.
+/// Packed activations as the kernels read them.
 #[derive(Clone, Copy)]
-pub struct Prepared<'a> {
-    strips: &'a Strips,
-    /// Rows one after the other, where they are neither interleaved nor cut into blocks.
-    whole: Option<&'a [f32]>,
+pub struct ActivationView<'a> {
+    pub packed: &'a PackedActivations,
+    /// The rows themselves, where they are neither interleaved nor cut into blocks.
+    rows: Option<&'a [f32]>,
 }
 
-impl Deref for Prepared<'_> {
-    type Target = Strips;
-
-    fn deref(&self) -> &Strips {
-        self.strips
-    }
-}
-
-impl<'a> Prepared<'a> {
-    /// Float strip of a tile for the inputs of one block, and how many values lie between its rows: of interleaved ones, 1.
-    /// Rounded ones come in whole pairs of inputs.
-    pub fn float(&self, kind: Kind, block: usize, tile: usize) -> (&'a [f32], usize) {
-        let Strips { tiles, rows: all, inputs, floats, .. } = self.strips;
+impl<'a> ActivationView<'a> {
+    /// Floats of a tile for the inputs of one block, and the distance between its rows: 1 where they are
+    /// interleaved. `Bf16AsF32` comes in whole pairs of inputs.
+    pub fn float(&self, layout: Layout, block: usize, tile: usize) -> (&'a [f32], usize) {
+        let PackedActivations { tiles, rows: all, inputs, floats, .. } = self.packed;
         let (start, rows) = tiles[tile];
         let length = BLOCK.min(inputs - block * BLOCK);
-        match (kind, self.whole) {
-            (Kind::Rows, Some(whole)) => {
+        match (layout, self.rows) {
+            (Layout::F32Rows, Some(whole)) => {
                 (&whole[start * inputs + block * BLOCK..][..(rows - 1) * inputs + length], *inputs)
             }
-            (Kind::Rows, None) => (&floats[(block * all + start) * BLOCK..][..rows * BLOCK], BLOCK),
-            (Kind::Rounded, _) => {
-                let bits = &self.strips.codes(kind, block, tile)[..rows * length.next_multiple_of(2)];
-                // SAFETY: both types have four bytes, and any of them are an f32.
+            (Layout::F32Rows, None) => (&floats[(block * all + start) * BLOCK..][..rows * BLOCK], BLOCK),
+            (Layout::Bf16AsF32, _) => {
+                let bits = &self.packed.codes(layout, block, tile)[..rows * length.next_multiple_of(2)];
+                // SAFETY: both types have four bytes, and any bits are an f32.
                 (unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }, 1)
             }
             _ => (&floats[block * BLOCK * all + start * length..][..rows * length], 1),
@@ -263,11 +211,12 @@ impl<'a> Prepared<'a> {
     }
 }
 
-/// Rows of a multiple of so many inputs are not read where they are: they get into each other's way in the caches.
+/// Rows of a multiple of this many inputs are copied instead of read in place: their addresses collide in the
+/// sets of the caches.
 const COLLIDING: usize = 2048;
 
-/// Most rows in a tile.
-const MOST_HEIGHT: usize = 12;
+/// Maximum number of rows in a tile.
+const MAX_HEIGHT: usize = 12;
 
 /// `to[k * m + i] = x[i * stride + k]` for k below `length`.
 fn interleave<T: Copy>(x: &[T], stride: usize, length: usize, m: usize, to: &mut [T]) {
@@ -291,6 +240,6 @@ fn interleave<T: Copy>(x: &[T], stride: usize, length: usize, m: usize, to: &mut
         9 => rows::<T, 9>(x, stride, length, to),
         10 => rows::<T, 10>(x, stride, length, to),
         11 => rows::<T, 11>(x, stride, length, to),
-        _ => rows::<T, MOST_HEIGHT>(x, stride, length, to),
+        _ => rows::<T, MAX_HEIGHT>(x, stride, length, to),
     }
 }

@@ -1,9 +1,10 @@
 //! The calls on whole sequences: states, heads, embeddings, logits, and those of an encoder-decoder with the target given.
 
+use super::blocks::{Body, Captured};
 use super::cache::Cache;
 use super::session::{Session, finite, missing};
-use super::stack::Watching;
-use super::weights::{DenseWeights, StackWeights};
+use super::stack::{Capture, Stack};
+use super::weights::DenseWeights;
 use super::{Batch, spec};
 use crate::error::{Error, Result};
 use crate::ops::kv::{Sequence, Sequences};
@@ -14,9 +15,9 @@ impl Session<'_> {
     pub fn encode(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
         let (s, w) = self.reader();
         let mut out = Vec::with_capacity(batch.ids.len() * s.output_width());
-        self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
+        self.run_whole((s, w), batch, None, &mut Capture::default(), &mut |session, group| {
             let rows = batch.starts[group.end] - batch.starts[group.start];
-            out.extend_from_slice(&session.work.x[..rows * s.output_width()]);
+            out.extend_from_slice(&session.scratch.blocks.x[..rows * s.output_width()]);
             Ok(())
         })?;
         finite(&out, "a hidden state", self.model.kv_type())?;
@@ -34,9 +35,9 @@ impl Session<'_> {
                 starts: &[0, to - from],
                 segments: batch.segments.map(|t| &t[from..to]),
             };
-            let mut watching = Watching { states: Some(Vec::new()), ..Watching::default() };
-            self.whole(s, w, &one, None, &mut watching, &mut |_, _| Ok(()))?;
-            for (to, from) in all.iter_mut().zip(watching.states.unwrap_or_default()) {
+            let mut capture = Capture { states: Some(Vec::new()), ..Capture::default() };
+            self.run_whole((s, w), &one, None, &mut capture, &mut |_, _| Ok(()))?;
+            for (to, from) in all.iter_mut().zip(capture.states.unwrap_or_default()) {
                 to.extend(from);
             }
         }
@@ -50,10 +51,10 @@ impl Session<'_> {
     pub fn attentions(&mut self, batch: &Batch<'_>, layer: usize) -> Result<Vec<f32>> {
         let (s, w) = self.reader();
         check_layer(layer, s)?;
-        let mut watching = Watching { attention: Some(layer), ..Watching::default() };
-        self.whole(s, w, batch, None, &mut watching, &mut |_, _| Ok(()))?;
-        finite(&watching.probabilities, "an attention probability", self.model.kv_type())?;
-        Ok(watching.probabilities)
+        let mut capture = Capture { attention: Some((layer, Captured::SelfAttention)), ..Capture::default() };
+        self.run_whole((s, w), batch, None, &mut capture, &mut |_, _| Ok(()))?;
+        finite(&capture.probabilities, "an attention probability", self.model.kv_type())?;
+        Ok(capture.probabilities)
     }
 
     fn head(
@@ -66,10 +67,10 @@ impl Session<'_> {
         let (s, w) = self.last();
         let width = s.output_width();
         let mut out = Vec::new();
-        self.whole(s, w, batch, cross, &mut Watching::default(), &mut |session, group| {
+        self.run_whole((s, w), batch, cross, &mut Capture::default(), &mut |session, group| {
             let base = batch.starts[group.start];
             let rows = batch.starts[group.end] - base;
-            let states = session.work.x[..rows * width].to_vec();
+            let states = session.scratch.blocks.x[..rows * width].to_vec();
             let pooling = match head.pool {
                 spec::HeadPool::None => {
                     out.extend(session.dense(&head.layers, weights, &states, states.len() / width));
@@ -143,12 +144,12 @@ impl Session<'_> {
         let (s, w) = self.reader();
         let width = s.output_width();
         let mut out = vec![0.0; batch.len() * width];
-        self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
+        self.run_whole((s, w), batch, None, &mut Capture::default(), &mut |session, group| {
             let base = batch.starts[group.start];
             for i in group {
                 let rows = (batch.starts[i] - base) * width..(batch.starts[i + 1] - base) * width;
                 let row = &mut out[i * width..][..width];
-                pooling.pool(&session.work.x[rows], width, row);
+                pooling.pool(&session.scratch.blocks.x[rows], width, row);
                 if normalize {
                     crate::ops::pool::normalize_length(row);
                 }
@@ -169,13 +170,13 @@ impl Session<'_> {
     fn logits_of(
         &mut self,
         s: &spec::Stack,
-        w: &StackWeights,
+        w: &Stack,
         batch: &Batch<'_>,
         cross: Option<&mut Cache>,
     ) -> Result<Vec<f32>> {
         let vocab = self.model.vocab_size()?;
         let mut out = Vec::new();
-        self.whole(s, w, batch, cross, &mut Watching::default(), &mut |session, group| {
+        self.run_whole((s, w), batch, cross, &mut Capture::default(), &mut |session, group| {
             let rows = batch.starts[group.end] - batch.starts[group.start];
             let at = out.len();
             out.resize(at + rows * vocab, 0.0);
@@ -187,8 +188,7 @@ impl Session<'_> {
     /// Encodes sources and stores their keys and values for every layer of the decoder; source i is
     /// sequence i of the cache.
     pub fn cross(&mut self, batch: &Batch<'_>) -> Result<Cache> {
-        let decoder = self.model.spec.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
-        let weights = self.model.weights.decoder.as_ref().expect("as the description");
+        let decoder = self.model.weights.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
         let (s, w) = self.encoder()?;
         let width = s.output_width();
         let mut cache = self.model.cache(true)?;
@@ -197,20 +197,26 @@ impl Session<'_> {
             debug_assert_eq!(sequence, i);
             cache.extend(sequence, batch.starts[i + 1].saturating_sub(batch.starts[i]))?;
         }
-        self.whole(s, w, batch, None, &mut Watching::default(), &mut |session, group| {
+        self.run_whole((s, w), batch, None, &mut Capture::default(), &mut |session, group| {
             let base = batch.starts[group.start];
             let rows = batch.starts[group.end] - base;
-            let (mut blocks, tables) = cache.parts();
             let source = |i: usize| {
                 let rows = batch.starts[i] - base..batch.starts[i + 1] - base;
                 Sequence { table: i, first: 0, length: rows.len(), rows }
             };
             let sources: Vec<Sequence> = group.map(source).collect();
-            let sources = Sequences { list: &sources, tables };
-            let states = session.work.x[..rows * width].to_vec();
-            for (layer, (spec, lw)) in decoder.layers.iter().zip(&weights.layers).enumerate() {
-                let (Some(a), Some(cw)) = (&spec.cross_attention, &lw.cross_attention) else { continue };
-                session.work.cross_keys(session.team, a, cw, &states, sources, blocks.kv(layer));
+            let states = session.scratch.blocks.x[..rows * width].to_vec();
+            for block in decoder.blocks() {
+                let Body::CrossAttention(attention) = &block.body else { continue };
+                let (kv, tables) = cache.state(block.place).blocks();
+                let sources = Sequences { list: &sources, tables };
+                attention.store_source(
+                    session.team,
+                    &mut session.scratch.blocks.product,
+                    &states,
+                    sources,
+                    kv,
+                );
                 session.team.check()?;
             }
             Ok(())
@@ -231,12 +237,12 @@ impl Session<'_> {
         pairs(source, target)?;
         let mut cross = self.cross(source)?;
         let (s, w) = self.last();
-        let mut watching = Watching { states: Some(Vec::new()), ..Watching::default() };
+        let mut capture = Capture { states: Some(Vec::new()), ..Capture::default() };
         if target.len() != 1 {
             return Err(Error::Option("decoder_hidden_states takes one pair at a time".to_owned()));
         }
-        self.whole(s, w, target, Some(&mut cross), &mut watching, &mut |_, _| Ok(()))?;
-        let all = watching.states.unwrap_or_default();
+        self.run_whole((s, w), target, Some(&mut cross), &mut capture, &mut |_, _| Ok(()))?;
+        let all = capture.states.unwrap_or_default();
         for states in &all {
             finite(states, "a hidden state", self.model.kv_type())?;
         }
@@ -255,11 +261,11 @@ impl Session<'_> {
         let mut sources = self.cross(source)?;
         let (s, w) = self.last();
         check_layer(layer, s)?;
-        let (own, other) = if cross { (None, Some(layer)) } else { (Some(layer), None) };
-        let mut watching = Watching { attention: own, cross_attention: other, ..Watching::default() };
-        self.whole(s, w, target, Some(&mut sources), &mut watching, &mut |_, _| Ok(()))?;
-        finite(&watching.probabilities, "an attention probability", self.model.kv_type())?;
-        Ok(watching.probabilities)
+        let kind = if cross { Captured::CrossAttention } else { Captured::SelfAttention };
+        let mut capture = Capture { attention: Some((layer, kind)), ..Capture::default() };
+        self.run_whole((s, w), target, Some(&mut sources), &mut capture, &mut |_, _| Ok(()))?;
+        finite(&capture.probabilities, "an attention probability", self.model.kv_type())?;
+        Ok(capture.probabilities)
     }
 }
 

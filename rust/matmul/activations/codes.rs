@@ -1,45 +1,46 @@
-//! Activations rounded to codes, block by block of a row.
+//! Quantization of activations, block by block of a row.
 
-use super::{BLOCK, GROUP, GROUPS, Kind};
+use crate::matmul::layout::Layout;
+use crate::matmul::panel::{BLOCK, GROUP, GROUPS};
 use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
 
-/// Rounds a block of one row to what the kind holds.
-pub fn quantize(level: Level, kind: Kind, x: &[f32; BLOCK], to: &mut [i32]) {
-    let fits = "as many words as the kind has";
-    match kind {
-        Kind::Float | Kind::Rows => {}
-        Kind::Halves => halves_at(level, x, to.try_into().expect(fits)),
-        Kind::Rounded => rounded_at(level, x, to.try_into().expect(fits)),
-        Kind::Pairs => pairs_at(level, x, to.try_into().expect(fits)),
-        Kind::Planes => planes_at(level, x, to.try_into().expect(fits)),
-        Kind::GroupPairs => group_pairs_at(level, x, to.try_into().expect(fits)),
-        Kind::GroupQuads => group_quads_at(level, x, to.try_into().expect(fits)),
-        Kind::Quads => quads_at(level, x, to.try_into().expect(fits)),
+/// Quantizes a block of one row to the codes of a layout.
+pub fn quantize(level: Level, layout: Layout, x: &[f32; BLOCK], to: &mut [i32]) {
+    let fits = "as many words as the layout has";
+    match layout {
+        Layout::F32 | Layout::F32Rows => {}
+        Layout::Bf16Pairs => halves_at(level, x, to.try_into().expect(fits)),
+        Layout::Bf16AsF32 => rounded_at(level, x, to.try_into().expect(fits)),
+        Layout::I16Pairs => pairs_at(level, x, to.try_into().expect(fits)),
+        Layout::I16Planes => planes_at(level, x, to.try_into().expect(fits)),
+        Layout::I8GroupPairs => group_pairs_at(level, x, to.try_into().expect(fits)),
+        Layout::I8GroupQuads => group_quads_at(level, x, to.try_into().expect(fits)),
+        Layout::I8Quads => quads_at(level, x, to.try_into().expect(fits)),
     }
 }
 
-/// Scale of codes up to `most` and its inverse. Not-a-number and infinities make a scale that is not finite, so that
-/// they are found in the results; values too small to divide by count as zero.
+/// Scale of codes up to `max_code` and its inverse. NaN and infinities give a scale that is not finite, so they
+/// show in the results; a maximum too small to divide by counts as zero.
 #[inline(always)]
-fn scale<V: Vector>(x: &[f32], most: f32) -> (f32, f32) {
-    // Loops, as functions of iterators are not compiled for the instruction set.
+fn scale<V: Vector>(x: &[f32], max_code: f32) -> (f32, f32) {
+    // Loops: iterator functions are not compiled for the instruction set.
     let mut top = V::splat(0.0);
     for x in x.chunks_exact(LANES) {
         top = top.max_magnitude(V::load(x));
     }
     let top = top.fold_magnitude();
-    let inverse = if top > 1e-30 { most / top } else { 0.0 };
-    (top * (1.0 / most), inverse)
+    let inverse = if top > 1e-30 { max_code / top } else { 0.0 };
+    (top * (1.0 / max_code), inverse)
 }
 
-/// Sixteen codes, as the low bits of numbers.
+/// Sixteen codes in the low bits of floats.
 #[inline(always)]
 fn codes<V: Vector>(x: &[f32], inverse: f32) -> V {
     V::load(x) * V::splat(inverse) + V::splat(ROUND)
 }
 
-/// The nearest bf16, ties to even, as the bits of an f32. Not-a-number stays so; what has less than the smallest normal
-/// magnitude becomes a zero of its sign, as the machine's products of bf16 count it.
+/// The nearest bf16, ties to even, as the bits of an f32. NaN stays NaN; subnormal values become a zero of
+/// their sign, as the CPU's bf16 products treat them.
 #[inline(always)]
 pub fn nearest_half(v: f32) -> u32 {
     const EXPONENT: u32 = 0x7f80_0000;
@@ -59,33 +60,33 @@ fn quads_of_group<V: Vector>(x: &[f32], inverse: f32, out: &mut [i32]) -> i32 {
     sum(a, b)
 }
 
-/// Sum of a group's codes: exact, as whole numbers of at most 32 * 32767.
+/// Sum of a group's codes: exact, integers of at most 32 * 32767.
 #[inline(always)]
 fn sum<V: Vector>(a: V, b: V) -> i32 {
     ((a - V::splat(ROUND)) + (b - V::splat(ROUND))).fold_sum() as i32
 }
 
 /// The largest 16-bit code: its high byte, when the low one is signed, is 127.
-pub const MOST_16: f32 = 32639.0;
+pub const MAX_I16_CODE: f32 = 32639.0;
 
 multiversion! {
     /// 16-bit codes of a block in pairs, each group followed by -128 times its sum, and a scale.
-    fn pairs / pairs_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Pairs.words()]) {
-        let (scale, inverse) = scale::<Lanes>(x, MOST_16);
+    fn pairs / pairs_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I16Pairs.words()]) {
+        let (scale, inverse) = scale::<Lanes>(x, MAX_I16_CODE);
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
             let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
             out[..LANES / 2].copy_from_slice(&a.to_pairs());
             out[LANES / 2..LANES].copy_from_slice(&b.to_pairs());
             out[LANES] = -128 * sum(a, b);
         }
-        out[Kind::Pairs.words() - 1] = scale.to_bits() as i32;
+        out[Layout::I16Pairs.words() - 1] = scale.to_bits() as i32;
     }
 }
 
 multiversion! {
-    /// The same in planes of high and low bytes.
-    fn planes / planes_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Planes.words()]) {
-        let (scale, inverse) = scale::<Lanes>(x, MOST_16);
+    /// The same codes in planes of high and low bytes.
+    fn planes / planes_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I16Planes.words()]) {
+        let (scale, inverse) = scale::<Lanes>(x, MAX_I16_CODE);
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
             let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
             out[..LANES / 4].copy_from_slice(&a.to_high_quads());
@@ -94,13 +95,14 @@ multiversion! {
             out[3 * LANES / 4..LANES].copy_from_slice(&b.to_quads());
             out[LANES] = -128 * sum(a, b);
         }
-        out[Kind::Planes.words() - 1] = scale.to_bits() as i32;
+        out[Layout::I16Planes.words() - 1] = scale.to_bits() as i32;
     }
 }
 
 multiversion! {
-    /// 8-bit codes of a block, in fours, the sums of its groups (of at most 32 * 127), in pairs, -128 times their sum and a scale.
-    fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Quads.words()]) {
+    /// 8-bit codes of a block in quads, the sums of its groups (at most 32 * 127) in pairs, -128 times their
+    /// total, and a scale.
+    fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I8Quads.words()]) {
         let (scale, inverse) = scale::<Lanes>(x, 127.0);
         let mut sums = [0; GROUPS];
         for g in 0..GROUPS {
@@ -111,17 +113,17 @@ multiversion! {
         for sum in sums {
             all += sum;
         }
-        out[Kind::Quads.words() - 2] = -128 * all;
+        out[Layout::I8Quads.words() - 2] = -128 * all;
         for (out, s) in out[BLOCK / 4..].iter_mut().zip(sums.chunks_exact(2)) {
             *out = (s[0] & 0xffff) | s[1] << 16;
         }
-        out[Kind::Quads.words() - 1] = scale.to_bits() as i32;
+        out[Layout::I8Quads.words() - 1] = scale.to_bits() as i32;
     }
 }
 
 multiversion! {
-    /// 8-bit codes of a block, as i16 in pairs, -128 times their sum and a scale, group by group.
-    fn group_pairs / group_pairs_at (x: &[f32; BLOCK], out: &mut [i32; Kind::GroupPairs.words()]) {
+    /// 8-bit codes of a block as i16 in pairs, -128 times their sum and a scale, group by group.
+    fn group_pairs / group_pairs_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I8GroupPairs.words()]) {
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 2)) {
             let (scale, inverse) = scale::<Lanes>(x, 127.0);
             let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
@@ -134,8 +136,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// 8-bit codes of a block, in fours, -128 times their sum and a scale, group by group.
-    fn group_quads / group_quads_at (x: &[f32; BLOCK], out: &mut [i32; Kind::GroupQuads.words()]) {
+    /// 8-bit codes of a block in quads, -128 times their sum and a scale, group by group.
+    fn group_quads / group_quads_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I8GroupQuads.words()]) {
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 4 + 2)) {
             let (scale, inverse) = scale::<Lanes>(x, 127.0);
             let sum = quads_of_group::<Lanes>(x, inverse, &mut out[..GROUP / 4]);
@@ -146,8 +148,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// bf16 values of a block, in pairs.
-    fn halves / halves_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Halves.words()]) {
+    /// bf16 values of a block in pairs.
+    fn halves / halves_at (x: &[f32; BLOCK], out: &mut [i32; Layout::Bf16Pairs.words()]) {
         for (x, out) in x.chunks_exact(2).zip(out) {
             *out = (nearest_half(x[0]) >> 16 | nearest_half(x[1])) as i32;
         }
@@ -155,8 +157,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// The same as f32, the second of each pair first.
-    fn rounded / rounded_at (x: &[f32; BLOCK], out: &mut [i32; Kind::Rounded.words()]) {
+    /// The bf16 values of a block as f32, the second of each pair first.
+    fn rounded / rounded_at (x: &[f32; BLOCK], out: &mut [i32; Layout::Bf16AsF32.words()]) {
         for (x, out) in x.chunks_exact(2).zip(out.chunks_exact_mut(2)) {
             out[0] = nearest_half(x[1]) as i32;
             out[1] = nearest_half(x[0]) as i32;

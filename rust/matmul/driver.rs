@@ -1,0 +1,311 @@
+//! The driver of products: activations are packed once, panels and tiles are distributed over the threads,
+//! results pass through the epilogue.
+
+use super::activations::{ActivationView, Input, PackedActivations};
+use super::epilogue::{Destination, PanelResults, epilogue_at};
+use super::layout::Layout;
+use super::matrix::Matrix;
+use super::panel::PANEL;
+use super::quantized::{Blocks, Kernels};
+use super::{float, q4, q6, q8, quantized};
+use crate::simd::{Activation, Level, level};
+use crate::tensor::{Buffer, Disjoint, WeightType, sized};
+use crate::threads::Team;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// Maximum number of rows that are computed together: with more, activations and results would not stay in
+/// the cache.
+pub const MAX_ROWS: usize = 512;
+/// The same for a single thread, which reads all weights for all its rows: their activations stay in the L2
+/// cache.
+const MAX_ROWS_ONE_THREAD: usize = 128;
+
+/// Scratch that calls reuse.
+#[derive(Default)]
+pub struct Scratch {
+    packed: PackedActivations,
+    threads: Vec<Mutex<ThreadScratch>>,
+}
+
+impl Scratch {
+    /// Packs rows `from..from + rows` of activations for products with a matrix, and returns them with the
+    /// scratch of each thread.
+    pub(super) fn prepare<'a>(
+        &'a mut self,
+        team: &Team<'_>,
+        level: Level,
+        weight: &Matrix,
+        x: Input<'a>,
+        from: usize,
+        rows: usize,
+    ) -> (ActivationView<'a>, &'a [Mutex<ThreadScratch>]) {
+        let Scratch { packed, threads } = self;
+        let (products, inputs) = (Products::of(weight, level, rows), weight.inputs());
+        let (layout, height) = (products.layout(), products.height(level, rows));
+        let by_rows = products.prefers_rows(rows, inputs);
+        threads.resize_with(team.threads().max(threads.len()), Mutex::default);
+        (packed.pack(team, level, layout, x, from, rows, inputs, height, by_rows), threads)
+    }
+}
+
+/// Scratch of one thread.
+#[derive(Default)]
+pub struct ThreadScratch {
+    /// Results of a chunk, `[panel][row][16]`.
+    pub result: Buffer<f32>,
+    gate: Buffer<f32>,
+    /// A part of the weights, unpacked for the kernels.
+    pub unpacked: Buffer<f32>,
+}
+
+/// One product of a region and its output: with `y = weight x + bias` and `g = gate x + gate bias`, `z =
+/// activation(g) * y` where there is a gate, else `activation(y)`; then `out = z`, or `out += add * z`.
+pub struct Target<'a> {
+    pub weight: &'a Matrix,
+    pub bias: Option<&'a [f32]>,
+    pub gate: Option<(&'a Matrix, Option<&'a [f32]>)>,
+    pub activation: Activation,
+    pub add: Option<f32>,
+    /// `[rows, stride]`; the first `weight.outputs()` columns are written.
+    pub out: Disjoint<'a, f32>,
+    pub stride: usize,
+}
+
+impl<'a> Target<'a> {
+    /// `out[rows, outputs] = x weight.T + bias`.
+    pub fn new(weight: &'a Matrix, bias: Option<&'a [f32]>, out: &'a mut [f32]) -> Target<'a> {
+        let (out, stride) = (Disjoint::new(out), weight.outputs());
+        Target { weight, bias, gate: None, activation: Activation::Identity, add: None, out, stride }
+    }
+}
+
+/// Computes all `targets` from the same activations `x: [rows, inputs]`, in one parallel region after the one
+/// that packs them.
+///
+/// # Panics
+/// Sizes do not match: weights with other inputs than `x`, an output that is too short.
+pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize, targets: &[Target<'_>]) {
+    let Some(first) = targets.first() else { return };
+    let inputs = first.weight.inputs();
+    let values = x.values.len();
+    assert!(values == rows * inputs, "activations have {values} values: expected {rows} x {inputs}");
+    for t in targets.iter() {
+        let n = t.weight.outputs();
+        let gate = t.gate.as_ref().is_none_or(|(g, bias)| {
+            g.outputs() == n && g.inputs() == inputs && bias.is_none_or(|b| b.len() == n)
+        });
+        assert!(
+            t.weight.inputs() == inputs && gate && t.bias.is_none_or(|b| b.len() == n),
+            "all weights of a region have the same inputs, gates and biases the same outputs"
+        );
+        assert!(
+            rows == 0 || (t.stride >= n && t.out.len() >= (rows - 1) * t.stride + n),
+            "room for the results"
+        );
+    }
+    let layout = |w: &Matrix| Products::of(w, level(), rows).layout();
+    let first = layout(first.weight);
+    if targets
+        .iter()
+        .any(|t| layout(t.weight) != first || t.gate.as_ref().is_some_and(|(g, _)| layout(g) != first))
+    {
+        assert!(targets.len() > 1, "a matrix and its gate have types that take the same activations");
+        for t in targets {
+            linear(team, scratch, x, rows, std::slice::from_ref(t));
+        }
+        return;
+    }
+    let max = if team.threads() == 1 { MAX_ROWS_ONE_THREAD } else { MAX_ROWS };
+    let mut from = 0;
+    while from < rows {
+        let n = (rows - from).min(max);
+        rows_chunk(team, scratch, x, from..from + n, targets);
+        from += n;
+    }
+}
+
+/// The kernels of a matrix.
+#[derive(Clone, Copy)]
+pub enum Products {
+    Float(Layout),
+    Quantized(&'static Kernels, &'static Blocks),
+    /// Few rows of 6-bit weights.
+    Q6(&'static Kernels),
+}
+
+impl Products {
+    /// The kernels for a number of rows.
+    pub fn of(w: &Matrix, level: Level, rows: usize) -> Products {
+        let (kernels, blocks) = match w.weight_type() {
+            WeightType::Q8 => q8::products(level, w.activations(), rows),
+            WeightType::Q6 => (q8::kernels(level, w.activations()), &q6::BLOCKS),
+            WeightType::Q4 => q4::products(level, rows),
+            _ => return Products::Float(float::layout(level, w)),
+        };
+        // Few rows are one tile; this product prefetches while it unpacks.
+        if w.weight_type() == WeightType::Q6 && rows <= kernels.few.len() {
+            Products::Q6(kernels)
+        } else {
+            Products::Quantized(kernels, blocks)
+        }
+    }
+
+    /// The layout of activations that the kernels read.
+    pub fn layout(self) -> Layout {
+        match self {
+            Products::Float(layout) => layout,
+            Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.layout,
+        }
+    }
+
+    /// Whether codes of activations `[rows, inputs]` are row-major, see [`PackedActivations::by_rows`].
+    pub fn prefers_rows(self, rows: usize, inputs: usize) -> bool {
+        match self {
+            Products::Float(_) => false,
+            Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.prefers_rows(rows, inputs),
+        }
+    }
+
+    /// Bytes of results in a slab.
+    pub fn slab(self) -> usize {
+        match self {
+            Products::Quantized(_, Blocks { unpacking: Some(_), .. }) => UNPACKED_SLAB,
+            _ => SLAB,
+        }
+    }
+
+    /// Rows in a tile.
+    pub fn height(self, level: Level, rows: usize) -> usize {
+        match self {
+            Products::Float(layout) => float::height(level, layout, rows),
+            Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.height(rows),
+        }
+    }
+}
+
+fn rows_chunk(
+    team: &Team<'_>,
+    scratch: &mut Scratch,
+    x: Input<'_>,
+    rows: Range<usize>,
+    targets: &[Target<'_>],
+) {
+    let (from, rows) = (rows.start, rows.len());
+    let level = level();
+    let (view, threads) = scratch.prepare(team, level, targets[0].weight, x, from, rows);
+
+    // Chunks: some panels of one target and, where panels are few, a part of the row tiles.
+    let panels: usize = targets.iter().map(|t| t.weight.panels()).sum();
+    let wanted = if team.threads() == 1 { 1 } else { 16 * team.threads() };
+    let per_chunk = match rows {
+        1..=4 => (panels / wanted).clamp(1, 16).next_multiple_of(float::SIDE_BY_SIDE),
+        _ => 4,
+    };
+    let groups: usize = targets.iter().map(|t| t.weight.panels().div_ceil(per_chunk)).sum();
+    let tiles = view.packed.tiles.len();
+    let cuts = cuts(team, rows, groups, tiles);
+    team.run(groups * cuts, &|chunk, thread| {
+        let (mut group, cut) = (chunk / cuts, chunk % cuts);
+        for t in targets {
+            let count = t.weight.panels().div_ceil(per_chunk);
+            if group < count {
+                let first = group * per_chunk;
+                let panels = first..(first + per_chunk).min(t.weight.panels());
+                let tiles = tiles * cut / cuts..tiles * (cut + 1) / cuts;
+                let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
+                compute(level, t, panels, tiles, view, work, from);
+                return;
+            }
+            group -= count;
+        }
+    });
+}
+
+/// Number of parts that the row tiles are cut into, where there are too few groups of panels for all threads.
+pub fn cuts(team: &Team<'_>, rows: usize, groups: usize, tiles: usize) -> usize {
+    if rows > 16 && groups < 4 * team.threads() {
+        (4 * team.threads()).div_ceil(groups.max(1)).min(tiles)
+    } else {
+        1
+    }
+}
+
+/// Computes some panels for some row tiles and writes them through the epilogue.
+fn compute(
+    level: Level,
+    t: &Target<'_>,
+    panels: Range<usize>,
+    tiles: Range<usize>,
+    view: ActivationView<'_>,
+    work: &mut ThreadScratch,
+    from: usize,
+) {
+    let ThreadScratch { result, gate, unpacked } = work;
+    let mut next = tiles.start;
+    while next < tiles.end {
+        let slab_bytes = Products::of(t.weight, level, view.packed.rows).slab();
+        let slab = slab(
+            view.packed,
+            next..tiles.end,
+            panels.len() * if t.gate.is_some() { 2 } else { 1 },
+            slab_bytes,
+        );
+        next = slab.end;
+        let (first_row, rows) = view.packed.rows_of(&slab);
+        let size = panels.len() * rows * PANEL;
+        let result = sized(result, size);
+        let gate = sized(gate, if t.gate.is_some() { size } else { 0 });
+        product(level, t.weight, panels.clone(), view, slab.clone(), unpacked, result);
+        if let Some((matrix, _)) = t.gate {
+            product(level, matrix, panels.clone(), view, slab, unpacked, gate);
+        }
+        for (i, panel) in panels.clone().enumerate() {
+            let (part, first) = (i * rows * PANEL..(i + 1) * rows * PANEL, panel * PANEL);
+            let y = PanelResults::new(&result[part.clone()], t.bias, first);
+            let gate = t.gate.map(|(_, bias)| PanelResults::new(&gate[part], bias, first));
+            let at = (from + first_row) * t.stride + first;
+            let n = PANEL.min(t.weight.outputs() - first);
+            epilogue_at(
+                level,
+                y,
+                gate,
+                t.activation,
+                Destination { out: &t.out, at, stride: t.stride, n, add: t.add },
+            );
+        }
+    }
+}
+
+/// Bytes of results that a thread computes before their epilogue: they stay in the L1 cache meanwhile.
+const SLAB: usize = 32 * 1024;
+/// The same where weights are unpacked for each slab: results stay in the L2 cache.
+const UNPACKED_SLAB: usize = 256 * 1024;
+
+/// The first of some tiles: as many as have their results of `panels` panels in a slab, in slabs of nearly
+/// equal size, as a single leftover tile would read all weights for itself.
+pub fn slab(packed: &PackedActivations, tiles: Range<usize>, panels: usize, bytes: usize) -> Range<usize> {
+    let height = packed.tiles[tiles.start].1;
+    let max = (bytes / (4 * PANEL * panels * height)).max(1);
+    let slabs = tiles.len().div_ceil(max);
+    tiles.start..tiles.start + tiles.len().div_ceil(slabs)
+}
+
+/// Results of some panels for some tiles, `[panel][row][16]`.
+pub fn product(
+    level: Level,
+    w: &Matrix,
+    panels: Range<usize>,
+    view: ActivationView<'_>,
+    tiles: Range<usize>,
+    unpacked: &mut Buffer<f32>,
+    out: &mut [f32],
+) {
+    match Products::of(w, level, view.packed.rows) {
+        Products::Float(layout) => float::product(level, layout, w, panels, view, tiles, unpacked, out),
+        Products::Quantized(kernels, blocks) => {
+            quantized::product(level, kernels, blocks, w, panels, view.packed, tiles, unpacked, out);
+        }
+        Products::Q6(kernels) => q6::product(level, kernels, w, panels, view.packed, unpacked, out),
+    }
+}

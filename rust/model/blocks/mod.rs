@@ -1,0 +1,266 @@
+//! Residual blocks, `x = residual_norm(x + residual_scale * output_norm(body(input_norm(x))))`.
+//!
+//! A block owns its body: an operator with its own file here, which holds the operator's description, checks, tensors,
+//! state and forward pass, and one line in [`bodies!`] below. What all blocks share is the [`Stream`] of hidden states
+//! that they read and add to, and the [`Pass`] over some rows of a batch.
+
+pub mod attention;
+mod convolution;
+mod cross_attention;
+mod disentangled_attention;
+mod experts;
+mod feed_forward;
+pub mod positions;
+mod short_convolution;
+mod stream;
+
+use super::rows::View;
+use super::spec;
+use super::state::{State, StateKind, StatePlace};
+use super::validate::Site;
+use super::weights::Walk;
+use crate::error::Result;
+use crate::matmul;
+use crate::tensor::Buffer;
+use crate::threads::Team;
+use stream::Edges;
+pub use stream::Stream;
+
+/// Everything a body reads besides its weights, its input and its state.
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
+    pub team: &'a Team<'a>,
+    pub view: &'a View,
+    pub rows: usize,
+    pub hidden: usize,
+    pub part: Part,
+    /// Number of the view, by which tables of positions are known to be its own.
+    pub stamp: u64,
+    /// Normalized table of relative positions that the layers share; empty without one.
+    pub relative: &'a [f32],
+}
+
+/// What a body that splits computes of the rows of a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    All,
+    /// Stores the rows' state and gives no output.
+    Store,
+    /// Gives the output of rows whose state is stored.
+    Output,
+}
+
+/// Widths of the states that a body reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Widths {
+    pub hidden: usize,
+    /// The encoder's final states, which cross-attention reads; 0 without an encoder.
+    pub source: usize,
+}
+
+/// Which probabilities a body can hand out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Captured {
+    SelfAttention,
+    CrossAttention,
+}
+
+/// Where a body puts the probabilities that a caller wants to see, `[heads, queries, keys]` of each sequence.
+pub type Capture<'a> = Option<&'a mut Vec<f32>>;
+
+/// The body of a block.
+pub trait Operator: Sized {
+    /// Its description.
+    type Spec;
+    /// Memory that passes reuse.
+    type Scratch: Default + Send;
+    /// Name of its tensors within a layer.
+    const NAME: &'static str;
+    /// An output row depends on its own input row, and on the source, alone.
+    const ROW_WISE: bool = false;
+    /// It can store the state of rows first and give the output of some of them later ([`Part`]).
+    const SPLITS: bool = false;
+    const CAPTURED: Option<Captured> = None;
+
+    /// Refuses sizes and numbers out of bounds.
+    fn validate(spec: &Self::Spec, place: &str, site: &Site<'_>) -> Result<()>;
+
+    /// Takes its tensors, named `{name}.{part}`.
+    fn load(spec: &Self::Spec, walk: &mut Walk<'_>, name: &str, widths: Widths) -> Self;
+
+    /// What it keeps of a sequence between steps.
+    fn state(_spec: &Self::Spec, _hidden: usize) -> StateKind {
+        StateKind::None
+    }
+
+    /// Rotation of its queries and keys.
+    fn rotary(_spec: &Self::Spec) -> Option<&spec::Rotary> {
+        None
+    }
+
+    /// Runs over the rows of a pass: reads the stream's input, adds its output to the stream.
+    fn forward(
+        &self,
+        pass: &Pass<'_>,
+        stream: &mut Stream<'_>,
+        state: State<'_>,
+        scratch: &mut Self::Scratch,
+        capture: Capture<'_>,
+    );
+}
+
+/// Makes the enums over all operators: descriptions, loaded bodies, and their scratch memory.
+macro_rules! bodies {
+    ($($name:ident in $module:ident;)*) => {
+        /// The description of a body.
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[serde(tag = "kind", rename_all = "snake_case")]
+        pub enum BodySpec {
+            $($name(<$module::$name as Operator>::Spec),)*
+        }
+
+        /// A loaded body.
+        pub enum Body {
+            $($name(Box<$module::$name>),)*
+        }
+
+        /// Scratch memory of every kind of body.
+        #[derive(Default)]
+        pub struct BodyScratch {
+            $($module: <$module::$name as Operator>::Scratch,)*
+        }
+
+        impl BodySpec {
+            /// Name of its tensors within a layer, unless the block gives another.
+            pub fn default_name(&self) -> &'static str {
+                match self { $(BodySpec::$name(_) => $module::$name::NAME,)* }
+            }
+
+            pub(super) fn validate(&self, place: &str, site: &Site<'_>) -> Result<()> {
+                match self { $(BodySpec::$name(spec) => $module::$name::validate(spec, place, site),)* }
+            }
+
+            fn load(&self, walk: &mut Walk<'_>, name: &str, widths: Widths) -> Body {
+                match self {
+                    $(BodySpec::$name(spec) => {
+                        Body::$name(Box::new($module::$name::load(spec, walk, name, widths)))
+                    })*
+                }
+            }
+
+            /// What the body keeps of a sequence between steps.
+            pub fn state(&self, hidden: usize) -> StateKind {
+                match self { $(BodySpec::$name(spec) => $module::$name::state(spec, hidden),)* }
+            }
+
+            /// Rotation of its queries and keys.
+            pub fn rotary(&self) -> Option<&spec::Rotary> {
+                match self { $(BodySpec::$name(spec) => $module::$name::rotary(spec),)* }
+            }
+        }
+
+        impl Body {
+            /// An output row depends on its own input row, and on the source, alone.
+            pub fn is_row_wise(&self) -> bool {
+                match self { $(Body::$name(_) => $module::$name::ROW_WISE,)* }
+            }
+
+            /// It can store the state of rows first and give the output of some of them later.
+            pub fn splits(&self) -> bool {
+                match self { $(Body::$name(_) => $module::$name::SPLITS,)* }
+            }
+
+            /// Which probabilities it can hand out.
+            pub fn captured(&self) -> Option<Captured> {
+                match self { $(Body::$name(_) => $module::$name::CAPTURED,)* }
+            }
+
+            fn forward(
+                &self,
+                pass: &Pass<'_>,
+                stream: &mut Stream<'_>,
+                state: State<'_>,
+                scratch: &mut BodyScratch,
+                capture: Capture<'_>,
+            ) {
+                match self {
+                    $(Body::$name(body) => body.forward(pass, stream, state, &mut scratch.$module, capture),)*
+                }
+            }
+        }
+    };
+}
+
+bodies! {
+    Attention in attention;
+    CrossAttention in cross_attention;
+    DisentangledAttention in disentangled_attention;
+    FeedForward in feed_forward;
+    Convolution in convolution;
+    ShortConvolution in short_convolution;
+    Experts in experts;
+}
+
+impl BodySpec {
+    /// Whether it attends to an encoder's states.
+    pub fn reads_source(&self) -> bool {
+        matches!(self.state(1), StateKind::Sources(_))
+    }
+}
+
+/// A loaded block.
+pub struct Block {
+    pub body: Body,
+    /// Where its state lies in a cache.
+    pub place: StatePlace,
+    edges: Edges,
+}
+
+/// Hidden states and the memory of the blocks, which passes reuse: a step allocates nothing of size.
+#[derive(Default)]
+pub struct Scratch {
+    /// Hidden states, `[rows, hidden]`.
+    pub x: Buffer<f32>,
+    /// The input of the current layer, where one of its blocks reads that.
+    pub layer_input: Buffer<f32>,
+    normed: Buffer<f32>,
+    y: Buffer<f32>,
+    pub product: matmul::Scratch,
+    bodies: BodyScratch,
+}
+
+impl Block {
+    pub(super) fn load(
+        spec: &spec::Block,
+        walk: &mut Walk<'_>,
+        layer: &str,
+        widths: Widths,
+        place: StatePlace,
+    ) -> Block {
+        let name = format!("{layer}.{}", spec.name());
+        let mut norm = |part: &str, norm: &Option<spec::Norm>| {
+            walk.norm(&format!("{name}.{part}"), norm.as_ref(), &[widths.hidden])
+        };
+        let edges = Edges {
+            input_norm: norm("input_norm", &spec.input_norm),
+            output_norm: norm("output_norm", &spec.output_norm),
+            residual_norm: norm("residual_norm", &spec.residual_norm),
+            scale: spec.residual_scale as f32,
+            after_norm: spec.residual_after_norm,
+            from_layer_input: spec.from_layer_input,
+        };
+        Block { body: spec.body.load(walk, &name, widths), place, edges }
+    }
+
+    /// Whether it reads the layer's input instead of the running states.
+    pub fn reads_layer_input(&self) -> bool {
+        self.edges.from_layer_input
+    }
+
+    /// Runs over the rows of a pass, on `scratch.x`.
+    pub fn forward(&self, pass: &Pass<'_>, state: State<'_>, scratch: &mut Scratch, capture: Capture<'_>) {
+        let Scratch { x, layer_input, normed, y, product, bodies } = scratch;
+        let mut stream = Stream { x, layer_input, normed, y, product, edges: &self.edges };
+        self.body.forward(pass, &mut stream, state, bodies, capture);
+    }
+}

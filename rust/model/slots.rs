@@ -1,0 +1,152 @@
+//! Slots: rows of f32 numbers that hold a sequence's recurrent states, shared by reference counts.
+//!
+//! A slot is never changed once a step has ended: the step reads one slot and writes another. So a fork and a snapshot are
+//! references, and a step that fails leaves the sequence as it was.
+
+use crate::error::{Error, Result};
+use crate::tensor::Buffer;
+
+/// Number of a slot.
+pub type SlotId = u32;
+
+/// Bytes that are allocated together, at least one slot.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// The slots of a cache.
+#[derive(Default)]
+pub struct Slots {
+    width: usize,
+    per_chunk: usize,
+    chunks: Vec<Buffer<f32>>,
+    references: Vec<u32>,
+    free: Vec<SlotId>,
+}
+
+impl Slots {
+    /// Slots of `width` numbers; none where it is 0.
+    pub fn new(width: usize) -> Slots {
+        let per_chunk = (CHUNK_BYTES / (4 * width.max(1))).max(1);
+        Slots { width, per_chunk, ..Slots::default() }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.width == 0
+    }
+
+    /// Bytes of a slot.
+    pub fn slot_bytes(&self) -> usize {
+        4 * self.width
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        self.chunks.iter().map(|chunk| 4 * chunk.len()).sum()
+    }
+
+    pub fn in_use(&self) -> usize {
+        self.references.len() - self.free.len()
+    }
+
+    /// A slot with one reference; its numbers are those of its last use.
+    pub fn allocate(&mut self) -> Result<SlotId> {
+        if self.free.is_empty() {
+            let first = self.references.len();
+            let end = u32::try_from(first + self.per_chunk)
+                .map_err(|_| Error::Memory("the cache has no slot numbers left".to_owned()))?;
+            self.chunks.push(Buffer::zeroed(self.per_chunk * self.width)?);
+            self.references.resize(end as usize, 0);
+            self.free.extend((first as u32..end).rev());
+        }
+        let slot = self.free.pop().expect("one was added");
+        self.references[slot as usize] = 1;
+        Ok(slot)
+    }
+
+    pub fn reference(&mut self, slot: SlotId) {
+        self.references[slot as usize] += 1;
+    }
+
+    pub fn release(&mut self, slot: SlotId) {
+        let count = &mut self.references[slot as usize];
+        *count -= 1;
+        if *count == 0 {
+            self.free.push(slot);
+        }
+    }
+
+    /// Forgets all slots; `keep`: their memory stays.
+    pub fn clear(&mut self, keep: bool) {
+        if !keep {
+            self.chunks.clear();
+            self.references.clear();
+        }
+        self.references.fill(0);
+        self.free.clear();
+        self.free.extend((0..self.references.len() as u32).rev());
+    }
+
+    /// The numbers `offset..offset + width` of every slot, for the sequences whose states are `states`.
+    pub fn rows<'a>(&'a mut self, offset: usize, width: usize, states: &'a [SlotState]) -> SlotRows<'a> {
+        let (stride, per_chunk) = (self.width, self.per_chunk);
+        SlotRows { chunks: &mut self.chunks, stride, per_chunk, offset, width, states }
+    }
+}
+
+/// The slots of a sequence.
+#[derive(Debug, Clone, Default)]
+pub struct SlotState {
+    /// State after `length` tokens; `None` is all zeros, at the beginning.
+    pub current: Option<SlotId>,
+    pub length: usize,
+    /// State that the step under way writes.
+    pub next: Option<SlotId>,
+    /// Positions inside the step at which the state is kept too, in ascending order: each is the number of tokens before it.
+    pub pending: Vec<(usize, SlotId)>,
+    /// State before the last step, which a rejected guess returns to.
+    pub previous: Option<(usize, Option<SlotId>)>,
+    /// Kept states, in ascending order.
+    pub snapshots: Vec<(usize, SlotId)>,
+}
+
+/// The part of the slots that belongs to one block.
+pub struct SlotRows<'a> {
+    chunks: &'a mut [Buffer<f32>],
+    stride: usize,
+    per_chunk: usize,
+    offset: usize,
+    width: usize,
+    states: &'a [SlotState],
+}
+
+impl SlotRows<'_> {
+    /// The slots of a sequence.
+    pub fn of(&self, sequence: usize) -> &SlotState {
+        &self.states[sequence]
+    }
+
+    /// The state that a sequence starts a step with; `None` is all zeros.
+    pub fn current(&self, sequence: usize) -> Option<&[f32]> {
+        let slot = self.states[sequence].current? as usize;
+        let at = slot % self.per_chunk * self.stride + self.offset;
+        Some(&self.chunks[slot / self.per_chunk][at..at + self.width])
+    }
+
+    /// Calls `write(position, numbers)` for each state that a step of a sequence from `first` to `end` leaves: those at
+    /// inner positions, and the last.
+    pub fn write(
+        &mut self,
+        sequence: usize,
+        first: usize,
+        end: usize,
+        mut write: impl FnMut(usize, &mut [f32]),
+    ) {
+        let state = &self.states[sequence];
+        let inner = state.pending.iter().filter(|(at, _)| (first + 1..=end).contains(at));
+        let last = state.next.map(|slot| (end, slot));
+        for (position, slot) in inner.copied().chain(last) {
+            let slot = slot as usize;
+            let at = slot % self.per_chunk * self.stride + self.offset;
+            write(position, &mut self.chunks[slot / self.per_chunk][at..at + self.width]);
+        }
+    }
+}
