@@ -177,6 +177,6 @@ def step_bytes(stack: Stack, info: ModelInfo, rows: int = 1) -> float:
     return info.bytes - (layers.held - layers.read) * weight - (0 if tied else table * of_table)
 
 
-def state_bytes(cost: Cost, info: ModelInfo, length: int) -> float:
+def state_bytes(cost: Cost, kv: str, length: int) -> float:
     """Bytes of keys, values and other state of a sequence of so many tokens."""
-    return length * cost.cached * KV_BYTES[info.kv] + cost.state * STATE_BYTES
+    return length * cost.cached * KV_BYTES[kv] + cost.state * STATE_BYTES

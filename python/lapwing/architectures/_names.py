@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from ..checkpoint import Tensor
 
 Names = Mapping[str, str]
-"""Spec name to checkpoint name, both without ``.weight`` and ``.bias``; ``{i}`` stands for a layer's number."""
+"""Spec name to checkpoint name, both without ``.weight`` and ``.bias``; ``{i}`` stands for a layer's number, ``{e}``
+for an expert's."""
 
 LEGACY = {"gamma": "weight", "beta": "bias"}
 """TensorFlow's names for the tensors of a norm, in old BERT checkpoints."""
@@ -37,15 +38,16 @@ def rename(
     patterns = []
     for ours, theirs in names.items():
         suffix = "" if ours.endswith((".weight", ".bias")) else r"\.(weight|bias|gamma|beta)"
-        body = re.escape(theirs).replace(r"\{i\}", r"(?P<layer>\d{1,4})")
+        body = re.escape(theirs).replace(r"\{i\}", r"(?P<i>\d{1,4})").replace(r"\{e\}", r"(?P<e>\d{1,4})")
         patterns.append((re.compile(f"(?:{prefix})?{body}{suffix}"), ours, bool(suffix)))
     unwanted = [re.compile(f"(?:{prefix})?(?:{pattern})") for pattern in ignore]
     out = Renamed()
     for name, tensor in tensors.items():
         for pattern, ours, suffixed in patterns:
             if match := pattern.fullmatch(name):
-                layer = match.groupdict().get("layer", "")
-                target = ours.replace("{i}", str(int(layer)) if layer else "")
+                target = ours
+                for key, number in match.groupdict().items():
+                    target = target.replace(f"{{{key}}}", str(int(number)))
                 if suffixed:
                     last = name.rsplit(".", 1)[1]
                     target = f"{target}.{LEGACY.get(last, last)}"

@@ -193,7 +193,7 @@ def decode(model: TextGenerator, steps: int, batch: int, context: int) -> Work:
 
     stack, info = _decoder(model), model.info()
     read = cost.step_bytes(stack, info, batch)
-    read += batch * cost.state_bytes(cost.of_layers(stack), info, context)
+    read += batch * cost.state_bytes(cost.of_layers(stack), info.kv, context)
     name = f"decode {batch} x {steps} after {context}"
     return Work(name, "tokens", run, steps * batch, bytes=float(read) * steps, prepare=prepare)
 
@@ -233,8 +233,8 @@ def translate(model: Seq2Seq, steps: int, count: int, beams: int) -> Work:
     weight, table = cost.weight_bytes(info)
     read = (cost.of_layers(encoder, sum(lengths)).read + crossed.keys) * weight
     read += steps * ((own.read + crossed.products) * weight + head * table)
-    read += steps * cost.state_bytes(crossed, info, sum(lengths))
-    read += count * beams * sum(cost.state_bytes(own, info, length + 1) for length in range(steps))
+    read += steps * cost.state_bytes(crossed, info.kv, sum(lengths))
+    read += count * beams * sum(cost.state_bytes(own, info.kv, length + 1) for length in range(steps))
     name = f"{beams} beams, {count} sources"
     return Work(name, "target tokens", run, steps * count, multiply_adds=float(work), bytes=float(read))
 
