@@ -124,6 +124,8 @@ def with_unknown(value: Any, name: str) -> Any:
         for field in fields(value):
             new = with_unknown(getattr(value, field.name), name)
             if new is not None:
+                if field.name in spec.VARIANTS:
+                    new = {"kind": getattr(value, field.name).kind, **new}
                 return {**found, field.name: new}
     if isinstance(value, tuple):
         for index, item in enumerate(value):

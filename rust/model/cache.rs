@@ -388,9 +388,6 @@ impl Cache {
                 state.pending.push((border, slots.allocate()?));
             }
         }
-        if end % BLOCK == 0 {
-            state.pending.push((end, slots.allocate()?));
-        }
         Ok(())
     }
 
@@ -409,6 +406,10 @@ impl Cache {
             state.previous = Some((state.length, state.current.replace(next)));
             state.length = lengths[id].expect("the sequence is alive");
             state.snapshots.append(&mut state.pending);
+            if *history > 0 && state.length % BLOCK == 0 {
+                slots.reference(next);
+                state.snapshots.push((state.length, next));
+            }
             let recent = state.snapshots.len().saturating_sub(RECENT_SNAPSHOTS);
             let mut at = 0;
             let surplus = state.snapshots.len() > most;

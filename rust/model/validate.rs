@@ -123,6 +123,9 @@ impl Stack {
         if let Some(relative) = &self.relative {
             size(place, "relative.rows", relative.rows)?;
             norms(place, &[("relative.norm", &relative.norm)])?;
+            if !self.bodies().any(|body| body.reads_relative()) {
+                return refuse(place, "relative", "given", "none where no attention reads it");
+            }
         }
         if self.layers.is_empty() || self.layers.len() > MAX_LAYERS {
             return refuse(place, "layers", format!("{} layers", self.layers.len()), "1 to 4096");

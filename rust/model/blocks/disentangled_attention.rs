@@ -49,6 +49,7 @@ impl Operator for DisentangledAttention {
     type Scratch = ();
     const NAME: &'static str = "attention";
     const CAPTURED: Option<Captured> = Some(Captured::SelfAttention);
+    const READS_RELATIVE: bool = true;
 
     fn validate(d: &DisentangledAttentionSpec, place: &str, site: &Site<'_>) -> Result<()> {
         check_heads(place, d.heads, d.heads, d.head_dim)?;

@@ -81,6 +81,8 @@ pub trait Operator: Sized {
     /// It can store the state of rows first and give the output of some of them later ([`Part`]).
     const SPLITS: bool = false;
     const CAPTURED: Option<Captured> = None;
+    /// It reads the stack's table of relative positions.
+    const READS_RELATIVE: bool = false;
 
     /// Refuses sizes and numbers out of bounds.
     fn validate(spec: &Self::Spec, place: &str, site: &Site<'_>) -> Result<()>;
@@ -146,6 +148,11 @@ macro_rules! bodies {
                         Body::$name(Box::new($module::$name::load(spec, walk, name, widths)))
                     })*
                 }
+            }
+
+            /// Whether it reads the stack's table of relative positions.
+            pub fn reads_relative(&self) -> bool {
+                match self { $(BodySpec::$name(_) => $module::$name::READS_RELATIVE,)* }
             }
 
             /// What the body keeps of a sequence between steps.
