@@ -57,39 +57,22 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const NORM: &str = r#"{"kind": "rms", "eps": 1e-5, "weight": true, "bias": false}"#;
+const NORM: &str = r#"{"kind": "rms", "eps": 1e-5, "weight": true}"#;
 
 /// A decoder of two layers that rotate differently and have everything of a usual one.
 fn decoder() -> Arc<Model> {
-    let block = format!(
-        r#""input_norm": {NORM}, "output_norm": null, "residual_norm": null, "residual_scale": 1.0, "residual_after_norm": false"#
-    );
-    let attention = |inv_freq: &str| {
-        format!(
-            r#"{{{block}, "heads": 4, "kv_heads": 2, "head_dim": 8, "scale": 0.35, "causal": true, "window": null,
-        "softcap": null, "query_bias": false, "key_bias": false, "value_bias": false, "output_bias": false,
-        "query_norm": null, "key_norm": null, "norm_over": "head", "norm_after_rotary": false, "clip": null,
-        "rotary": {{"inv_freq": {inv_freq}, "scale": 1.0, "interleaved": false, "long": null, "dynamic": null}},
-        "query_scale": null, "relative_bias": null, "alibi": null, "disentangled": null}}"#
-        )
-    };
-    let feed_forward = format!(
-        r#"{{{block}, "width": 64, "activation": "silu", "gated": true, "gate_bias": false, "up_bias": false, "down_bias": false}}"#
-    );
     let layer = |inv_freq: &str| {
         format!(
-            r#"{{"attention": {}, "feed_forward": {feed_forward}, "cross_attention": null, "parallel": false, "convolution": null}}"#,
-            attention(inv_freq)
+            r#"{{"blocks": [
+        {{"input_norm": {NORM}, "body": {{"kind": "attention", "heads": 4, "kv_heads": 2, "head_dim": 8, "scale": 0.35,
+          "causal": true, "rotary": {{"inv_freq": {inv_freq}}}}}}},
+        {{"input_norm": {NORM}, "body": {{"kind": "feed_forward", "width": 64, "activation": "silu", "gated": true}}}}]}}"#
         )
     };
     let layers = [layer("[1.0, 0.1, 0.01, 0.001]"), layer("[1.0, 0.3, 0.1, 0.03]")].join(", ");
     let spec = format!(
-        r#"{{"encoder": null, "decoder": {{"vocab_size": {VOCABULARY}, "hidden_size": 32, "layers": [{layers}], "max_length": 2048,
-        "embedding_size": null, "embedding_scale": 1.0, "embedding_projection_bias": false, "project_before_positions": false,
-        "positions": 0, "segments": 0, "embedding_norm": null, "norm_before_positions": false, "unplaced": null,
-        "relative_rows": 0, "relative_norm": null, "final_norm": {NORM}, "output_size": null, "token_dropout": null}},
-        "language_head": {{"vocab_size": {VOCABULARY}, "bias": false, "scale": 1.0, "softcap": null, "transform": []}},
-        "pooler": null, "head": null}}"#
+        r#"{{"decoder": {{"stem": {{"kind": "tokens", "vocab_size": {VOCABULARY}}}, "hidden_size": 32, "layers": [{layers}],
+        "max_length": 2048, "final_norm": {NORM}}}, "language_head": {{"vocab_size": {VOCABULARY}}}}}"#
     );
     let spec = model::spec::Model::from_json(&spec).expect("a description");
     let options = model::Options { weights: Some(WeightType::Q8), ..model::Options::default() };
