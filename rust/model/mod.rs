@@ -35,10 +35,9 @@ use crate::matmul::Activations;
 use crate::ops::kv::KvType;
 use crate::threads::{Hook, Pool, Team};
 use block::Workspace;
-use prefix::Prefixes;
-use session::{KEPT, missing};
+use session::missing;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use weights::Weights;
 
 /// Rows that a decoder computes at a time while it reads a prompt.
@@ -58,9 +57,6 @@ pub struct Model {
     kv_type: KvType,
     activations: Activations,
     workspace: Mutex<Workspace>,
-    prefixes: Mutex<Prefixes>,
-    /// Caches of generations that have ended, for the decoder's own sequences and for their sources.
-    spare: Mutex<[Option<Cache>; 2]>,
 }
 
 /// A ragged batch.
@@ -96,17 +92,7 @@ impl Model {
     pub fn new(loader: Loader, pool: Pool) -> Result<Self> {
         let (activations, kv_type) = (loader.options().activations, loader.kv_type());
         let (spec, weights, summary) = loader.finish()?;
-        Ok(Model {
-            spec,
-            weights,
-            summary,
-            pool,
-            kv_type,
-            activations,
-            workspace: Mutex::default(),
-            prefixes: Mutex::default(),
-            spare: Mutex::default(),
-        })
+        Ok(Model { spec, weights, summary, pool, kv_type, activations, workspace: Mutex::default() })
     }
 
     pub fn spec(&self) -> &spec::Model {
@@ -136,6 +122,11 @@ impl Model {
         self.pool.enter(hook, |team| self.with(team, body))
     }
 
+    /// Whether the calling thread is inside of a session.
+    pub fn held_by_this_thread(&self) -> bool {
+        self.pool.held_by_this_thread()
+    }
+
     /// [`Model::session`], or nothing where another caller has the model: callers that hold models and wait for others'
     /// could wait for each other.
     pub fn session_if_free<R>(
@@ -158,32 +149,15 @@ impl Model {
         body(&mut Session { model: self, team, work })
     }
 
-    /// An empty cache for the decoder's sequences, or for the sources that they attend to; in memory that a generation
-    /// before has left, which need not be cleared again.
+    /// An empty cache for the decoder's sequences, or for the sources that they attend to.
     pub fn cache(&self, cross: bool) -> Result<Cache> {
         let decoder = self.spec.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
-        let spare = self.spare.try_lock().ok().and_then(|mut spare| spare[usize::from(cross)].take());
-        Ok(spare.unwrap_or_else(|| Cache::new(decoder, self.kv_type(), cross)))
+        Ok(Cache::new(decoder, self.kv_type(), cross))
     }
 
-    /// Takes back a cache that is no longer needed.
-    pub fn recycle(&self, mut cache: Cache, cross: bool) {
-        if cache.bytes() <= KEPT
-            && let Ok(mut spare) = self.spare.try_lock()
-        {
-            cache.clear();
-            spare[usize::from(cross)] = Some(cache);
-        }
-    }
-
-    /// What is kept of past sequences; none where another call holds it just now (or did when the process forked), or
-    /// where nothing can be reused.
-    pub fn prefixes(&self) -> Option<MutexGuard<'_, Prefixes>> {
-        if !prefix::reusable(&self.spec) {
-            return None;
-        }
-        // A panic may have left it half changed: then nothing is reused any more.
-        self.prefixes.try_lock().ok()
+    /// Longest source of an encoder-decoder, and the size of its vocabulary; `None` without an encoder.
+    pub fn source_limits(&self) -> Option<(usize, usize)> {
+        self.spec.encoder.as_ref().map(|encoder| (encoder.longest(), encoder.vocab_size))
     }
 
     /// Longest sequence of the last stack.

@@ -1,16 +1,15 @@
-//! Keys and values of past sequences: a prompt that begins as one of them did is read from there on.
+//! Prefix cache: past sequences stay in the cache, and a prompt that begins as one of them did is read from there on.
 //!
 //! A token's keys and values depend on the tokens before it alone, and to the bit, so what is reused is what
-//! would be computed. The sequences share the blocks of a common beginning; those that were not used for
-//! the longest time go first when there is no room.
+//! would be computed. A kept sequence is handed over, a hit is a fork of it: blocks are shared by reference counts, never
+//! copied. The least recently used sequences go first when there is no room.
 
 use super::{Cache, SequenceId, spec};
-use crate::ops::kv::BLOCK;
 
 /// Bytes that a model keeps unless told otherwise.
 pub const DEFAULT_BYTES: usize = 512 << 20;
 /// Sequences kept at most, so that looking through them stays cheap.
-const MOST_SEQUENCES: usize = 256;
+const MAX_SEQUENCES: usize = 256;
 
 struct Entry {
     ids: Vec<u32>,
@@ -18,19 +17,23 @@ struct Entry {
     used: u64,
 }
 
-/// What is kept, within a bound of bytes.
-pub struct Prefixes {
-    cache: Option<Cache>,
-    entries: Vec<Entry>,
-    most_bytes: usize,
-    clock: u64,
-    reused: u64,
+/// What is kept, and how much of it was reused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub sequences: usize,
+    pub bytes: usize,
+    /// Tokens that were reused so far.
+    pub reused: u64,
 }
 
-impl Default for Prefixes {
-    fn default() -> Self {
-        Prefixes { cache: None, entries: Vec::new(), most_bytes: DEFAULT_BYTES, clock: 0, reused: 0 }
-    }
+/// The kept sequences of a cache, within a bound of bytes. Every call gets the cache that holds them.
+pub struct Prefixes {
+    entries: Vec<Entry>,
+    max_bytes: usize,
+    clock: u64,
+    summary: Summary,
+    /// Blocks of all entries, each once.
+    blocks: Vec<u32>,
 }
 
 /// How many tokens two sequences begin with in common.
@@ -49,14 +52,19 @@ pub fn reusable(model: &spec::Model) -> bool {
 }
 
 impl Prefixes {
-    /// Sets the bound; 0 keeps nothing. What is kept so far is forgotten.
-    pub fn limit(&mut self, bytes: usize) {
-        *self = Prefixes { most_bytes: bytes, ..Prefixes::default() };
+    /// Keeps at most `max_bytes` bytes; 0 keeps nothing.
+    pub fn new(max_bytes: usize) -> Prefixes {
+        Prefixes { entries: Vec::new(), max_bytes, clock: 0, summary: Summary::default(), blocks: Vec::new() }
     }
 
-    /// (sequences, bytes, tokens that were reused so far).
-    pub fn summary(&self) -> (usize, usize, u64) {
-        (self.entries.len(), self.cache.as_ref().map_or(0, Cache::bytes), self.reused)
+    /// Sets the bound and forgets what is kept so far.
+    pub fn limit(&mut self, max_bytes: usize, cache: &mut Cache) {
+        self.entries.drain(..).for_each(|entry| cache.release(entry.sequence));
+        *self = Prefixes::new(max_bytes);
+    }
+
+    pub fn summary(&self) -> Summary {
+        self.summary
     }
 
     fn nearest(&self, ids: &[u32]) -> Option<(usize, usize)> {
@@ -64,75 +72,58 @@ impl Prefixes {
         lengths.max().filter(|&(length, _)| length > 0).map(|(length, i)| (i, length))
     }
 
-    /// Fills an empty sequence of `into` with the longest kept beginning of `prompt` and returns its length; the last
-    /// token is always left to be computed, as its logits are wanted.
-    pub fn fill(&mut self, prompt: &[u32], into: &mut Cache, sequence: SequenceId) -> usize {
-        let Some((index, length)) = self.nearest(&prompt[..prompt.len().saturating_sub(1)]) else { return 0 };
-        let Some(cache) = &self.cache else { return 0 };
-        if into.extend(sequence, length).is_err() {
-            return 0;
-        }
+    /// A sequence that holds the longest kept prefix of `prompt`, or an empty one. The prompt's last token is always left to
+    /// be computed, as its logits are needed.
+    pub fn start(&mut self, prompt: &[u32], cache: &mut Cache) -> SequenceId {
+        let Some((index, length)) = self.nearest(&prompt[..prompt.len().saturating_sub(1)]) else {
+            return cache.start();
+        };
         self.clock += 1;
         let entry = &mut self.entries[index];
         entry.used = self.clock;
-        into.copy_blocks(sequence, cache, entry.sequence, 0..length.div_ceil(BLOCK));
-        self.reused += length as u64;
-        length
+        let sequence = cache.fork(entry.sequence);
+        cache.truncate(sequence, length);
+        self.summary.reused += cache.length(sequence) as u64;
+        sequence
     }
 
-    /// Keeps a sequence whose first `ids.len()` tokens are in `from`, as far as there is room. `empty` makes a cache.
-    pub fn keep(
-        &mut self,
-        ids: &[u32],
-        from: &Cache,
-        sequence: SequenceId,
-        empty: impl FnOnce() -> Option<Cache>,
-    ) {
-        if ids.is_empty() || self.most_bytes == 0 {
-            return;
+    /// Takes over a sequence of the tokens `ids`; it is kept as far as there is room.
+    pub fn keep(&mut self, ids: &[u32], cache: &mut Cache, sequence: SequenceId) {
+        debug_assert_eq!(ids.len(), cache.length(sequence));
+        if ids.is_empty() || self.max_bytes == 0 {
+            return cache.release(sequence);
         }
         self.clock += 1;
-        let near = self.nearest(ids);
-        if let Some((index, length)) = near
-            && length == ids.len()
-        {
-            self.entries[index].used = self.clock;
-            return;
-        }
-        if self.cache.is_none() {
-            self.cache = empty();
-        }
-        let Some(cache) = &mut self.cache else { return };
-        let most_blocks = self.most_bytes / cache.block_bytes().max(1) / cache.grain() * cache.grain();
-        // Whole blocks of the nearest sequence are shared; the rest is copied.
-        let shared = near.map_or(0, |(_, length)| length / BLOCK);
-        let own = match near {
-            Some((index, _)) => {
-                let own = cache.fork(self.entries[index].sequence);
-                cache.truncate(own, shared * BLOCK);
-                own
+        if let Some((index, length)) = self.nearest(ids) {
+            let entry = &mut self.entries[index];
+            if length == ids.len() {
+                entry.used = self.clock;
+                return cache.release(sequence);
             }
-            None => cache.start(),
-        };
-        // A sequence that this one goes on from is no longer needed.
-        if let Some((index, length)) = near
-            && length == self.entries[index].ids.len()
-        {
-            cache.release(self.entries.swap_remove(index).sequence);
+            // A kept sequence that this one continues is no longer needed.
+            if length == entry.ids.len() {
+                cache.release(self.entries.swap_remove(index).sequence);
+            }
         }
-        let blocks = ids.len().div_ceil(BLOCK);
-        while cache.blocks_in_use() + blocks - shared > most_blocks || self.entries.len() >= MOST_SEQUENCES {
+        self.entries.push(Entry { ids: ids.to_vec(), sequence, used: self.clock });
+        while self.count(cache) > self.max_bytes || self.entries.len() > MAX_SEQUENCES {
             let oldest = (0..self.entries.len()).min_by_key(|&i| self.entries[i].used);
             let Some(oldest) = oldest else { break };
             cache.release(self.entries.swap_remove(oldest).sequence);
         }
-        let fits = cache.blocks_in_use() + blocks - shared <= most_blocks;
-        if !fits || cache.extend(own, ids.len() - shared * BLOCK).is_err() {
-            cache.release(own);
-            return;
-        }
-        cache.copy_blocks(own, from, sequence, shared..blocks);
-        self.entries.push(Entry { ids: ids.to_vec(), sequence: own, used: self.clock });
+    }
+
+    /// Counts what is kept; returns its bytes.
+    fn count(&mut self, cache: &mut Cache) -> usize {
+        let block_bytes = cache.block_bytes();
+        let (_, tables) = cache.parts();
+        self.blocks.clear();
+        self.blocks.extend(self.entries.iter().flat_map(|entry| &tables[entry.sequence]));
+        self.blocks.sort_unstable();
+        self.blocks.dedup();
+        self.summary.sequences = self.entries.len();
+        self.summary.bytes = self.blocks.len() * block_bytes;
+        self.summary.bytes
     }
 }
 
