@@ -33,5 +33,17 @@ pub enum Error {
     Internal(String),
 }
 
+impl Error {
+    /// The error of a panic, which is always a bug of this library.
+    pub fn of_panic(panic: &(dyn std::any::Any + Send)) -> Error {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Error::Internal(format!(
+            "a bug in lapwing, please report it: {}",
+            text.unwrap_or_else(|| "unknown".to_owned())
+        ))
+    }
+}
+
 /// Result with [`enum@Error`].
 pub type Result<T> = std::result::Result<T, Error>;

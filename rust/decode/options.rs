@@ -5,6 +5,9 @@ use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
+/// Most tokens that are guessed at once.
+const MAX_GUESSES: usize = 64;
+
 /// When a beam search may stop before its hypotheses can no longer improve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EarlyStopping {
@@ -46,14 +49,14 @@ pub struct Options {
     pub min_tokens: usize,
     /// End tokens are forbidden before this length, the prompt counted.
     pub min_length: usize,
-    /// 0 takes the likeliest token.
+    /// 0 takes the most probable token.
     pub temperature: f64,
     /// 0: all.
     pub top_k: usize,
     pub top_p: f64,
     pub min_p: f64,
     pub typical_p: f64,
-    /// Share of the entropy of the hundred likeliest tokens that may be drawn from; 0: all.
+    /// Share of the entropy of the hundred most probable tokens that may be drawn from; 0: all.
     pub top_h: f64,
     /// Tokens of a smaller probability are not drawn; 0: none.
     pub epsilon_cutoff: f64,
@@ -81,7 +84,7 @@ pub struct Options {
     pub begin_suppress_tokens: Vec<u32>,
     pub forced_bos_token_id: Option<u32>,
     pub forced_eos_token_ids: Vec<u32>,
-    /// After this many new tokens the end becomes ever likelier: (start, factor).
+    /// After this many new tokens the probability of the end grows: (start, factor).
     pub exponential_decay_length_penalty: Option<(usize, f64)>,
     /// Not-a-number and infinite logits become finite instead of an error.
     pub remove_invalid_values: bool,
@@ -155,6 +158,16 @@ impl Default for Options {
     }
 }
 
+/// Refuses ids outside of the vocabulary.
+pub(crate) fn in_vocabulary(name: &str, mut ids: impl Iterator<Item = u32>, vocab_size: usize) -> Result<()> {
+    match ids.find(|&id| id as usize >= vocab_size) {
+        Some(id) => {
+            Err(Error::Option(format!("{name} holds {id}: expected ids from 0 to {}", vocab_size - 1)))
+        }
+        None => Ok(()),
+    }
+}
+
 fn within(name: &str, value: f64, least: f64, most: f64, expected: &str) -> Result<()> {
     if !(least..=most).contains(&value) {
         return Err(Error::Option(format!("{name}={value} is out of range: expected {expected}")));
@@ -187,7 +200,7 @@ impl Options {
         within("length_penalty", self.length_penalty, -100.0, 100.0, "-100 to 100")?;
         within("beams", self.beams as f64, 1.0, 256.0, "1 to 256")?;
         within("n", self.samples as f64, 1.0, 1024.0, "1 to 1024")?;
-        let most = super::speculate::MOST as f64;
+        let most = MAX_GUESSES as f64;
         within("prompt_lookup", self.prompt_lookup as f64, 0.0, most, "0 to 64")?;
         within("lookup_ngram", self.lookup_ngram as f64, 1.0, most, "1 to 64")?;
         within("draft_tokens", self.draft_tokens as f64, 1.0, most, "1 to 64")?;
@@ -227,10 +240,10 @@ impl Options {
             ("forced_eos_token_ids", &self.forced_eos_token_ids),
         ];
         for (name, ids) in single {
-            super::in_vocabulary(name, ids.iter().copied(), vocab_size)?;
+            in_vocabulary(name, ids.iter().copied(), vocab_size)?;
         }
-        super::in_vocabulary("forced_bos_token_id", self.forced_bos_token_id.into_iter(), vocab_size)?;
-        super::in_vocabulary("logit_bias", self.logit_bias.keys().copied(), vocab_size)?;
+        in_vocabulary("forced_bos_token_id", self.forced_bos_token_id.into_iter(), vocab_size)?;
+        in_vocabulary("logit_bias", self.logit_bias.keys().copied(), vocab_size)?;
         for (name, words) in [
             ("bad_words_ids", self.bad_words_ids.iter().collect::<Vec<_>>()),
             ("sequence_bias", self.sequence_bias.iter().map(|(ids, _)| ids).collect()),
@@ -239,7 +252,7 @@ impl Options {
                 if ids.is_empty() {
                     return Err(Error::Option(format!("{name} holds an empty sequence")));
                 }
-                super::in_vocabulary(name, ids.iter().copied(), vocab_size)?;
+                in_vocabulary(name, ids.iter().copied(), vocab_size)?;
             }
         }
         for &bias in self.logit_bias.values().chain(self.sequence_bias.iter().map(|(_, b)| b)) {

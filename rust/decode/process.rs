@@ -18,7 +18,7 @@ pub struct Context<'a> {
 }
 
 /// A function of the caller that changes logits: (ids so far, logits).
-pub type Custom<'a> = &'a (dyn Fn(&[u32], &mut [f32]) -> Result<()> + Sync);
+pub type Custom<'a> = &'a (dyn Fn(&[u32], &mut [f32]) -> Result<()> + Send + Sync);
 
 /// Whether `process` would change anything; if not, it need not be called.
 pub fn needed(o: &Options, custom: bool) -> bool {

@@ -1,167 +1,80 @@
 //! The choice among the scores of the next token: all logits of a row where they are to be changed or drawn from, else only
 //! the largest. Both give the same tokens and the same log-probabilities.
 
-use super::beam::{Candidate, Search};
+use super::beam_search::{Candidate, Search};
 use super::options::Options;
-use super::process::{self, Context, Custom};
+use super::process::{self, Context};
 use super::sample;
-use super::streams::Stream;
+use super::sequence::{Choice, Settings};
 use crate::error::{Error, Result};
 use crate::ops::top_logits::{Sums, TopK, TopLogits, argmax};
 use crate::simd::sum_of_squares;
-use crate::threads::Team;
 use std::cell::Cell;
-use std::sync::{Arc, Mutex, PoisonError};
-
-/// What every choice of a step depends on.
-pub(super) struct Rules<'a> {
-    pub options: &'a Options,
-    /// Per prompt the encoder's input; the prompts themselves where there is no encoder.
-    pub sources: &'a [Vec<u32>],
-    pub custom: Option<Custom<'a>>,
-    pub vocab: usize,
-}
-
-impl<'a> Rules<'a> {
-    /// `sources` are empty where there is no encoder.
-    pub(super) fn new(
-        options: &'a Options,
-        prompts: &'a [Vec<u32>],
-        sources: &'a [Vec<u32>],
-        custom: Option<Custom<'a>>,
-        vocab: usize,
-    ) -> Rules<'a> {
-        Rules { options, sources: if sources.is_empty() { prompts } else { sources }, custom, vocab }
-    }
-}
-
-/// Scores of some rows.
-pub(super) enum Scores<'a> {
-    /// `[rows, vocab]`
-    Logits(&'a mut [f32]),
-    Leaders(&'a TopLogits),
-}
+use std::sync::Arc;
 
 /// Scores of one row.
 pub(super) enum RowScores<'a> {
     Logits(&'a mut [f32]),
-    Leaders {
+    TopLogits {
         /// Tokens and logits, largest first.
         best: &'a [(u32, f32)],
         normalizer: f32,
     },
 }
 
-/// How many of the largest logits a choice needs, and whether what normalizes them.
-#[derive(Debug, Clone, Copy)]
+impl<'a> RowScores<'a> {
+    pub(super) fn of_top_logits(top_logits: &'a TopLogits, row: usize) -> RowScores<'a> {
+        RowScores::TopLogits { best: top_logits.row(row), normalizer: top_logits.normalizer(row) }
+    }
+}
+
+/// How many of the largest logits a choice needs, and whether it needs their log-sum-exp.
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Leading {
     pub n: usize,
     pub normalize: bool,
 }
 
-/// Most logits of a row that are looked for one by one; beyond, storing all is faster.
-const MOST: usize = 256;
-
-/// Of each row of a step the ids that may not be chosen, sorted, where no more than the largest logits is looked at.
-#[derive(Default)]
-pub(super) struct Forbidden {
-    rows: Vec<Vec<u32>>,
+impl Leading {
+    /// What serves both.
+    pub(super) fn with(self, other: Leading) -> Leading {
+        Leading { n: self.n.max(other.n), normalize: self.normalize || other.normalize }
+    }
 }
 
-impl Forbidden {
-    pub(super) fn of(&self, row: usize) -> &[u32] {
-        self.rows.get(row).map_or(&[], Vec::as_slice)
-    }
+/// Most logits of a row that are looked for one by one; beyond, storing all is faster.
+const MAX_LEADING: usize = 256;
 
-    /// What the choice for rows of these contexts needs if it is not all logits; then the ids are those of these rows.
-    pub(super) fn leading<'a>(
-        &mut self,
-        rules: &Rules<'_>,
-        contexts: impl Iterator<Item = Context<'a>>,
-    ) -> Option<Leading> {
-        let (o, custom) = (rules.options, rules.custom.is_some());
-        let searches = o.beams > 1;
-        let drawn = !searches && o.temperature > 0.0;
-        if drawn || searches && o.renormalize_logits && process::needed(o, custom) {
-            return None;
-        }
-        let mut most = 0;
-        for (row, context) in contexts.enumerate() {
-            if row == self.rows.len() {
-                self.rows.push(Vec::new());
-            }
-            if !process::only_forbids(o, &context, custom, &mut self.rows[row]) {
-                return None;
-            }
-            most = most.max(self.rows[row].len());
-        }
-        // As many places as go to forbidden ids leave enough for the others.
-        let with = most + if searches { Search::width(o) } else { 1 };
-        let n = with.max(o.top_logprobs);
-        (with <= rules.vocab && n <= MOST).then_some(Leading { n, normalize: searches || scored(o) })
+/// What the choice for a row needs if it is not all logits; then `forbidden` becomes the ids that it may not choose, sorted.
+/// Without a context, which a guess does not have until it has come true, nothing may be forbidden.
+pub(super) fn leading(
+    settings: &Settings,
+    context: Option<&Context<'_>>,
+    vocab: usize,
+    forbidden: &mut Vec<u32>,
+) -> Option<Leading> {
+    forbidden.clear();
+    let (o, custom) = (&settings.options, settings.processor.is_some());
+    let searches = o.beams > 1;
+    let drawn = !searches && o.temperature > 0.0;
+    if drawn || searches && o.renormalize_logits && process::needed(o, custom) {
+        return None;
     }
+    let known = match context {
+        Some(context) => process::only_forbids(o, context, custom, forbidden),
+        None => !process::needed(o, custom),
+    };
+    if !known {
+        return None;
+    }
+    // As many places as go to forbidden ids leave enough for the others.
+    let with = forbidden.len() + if searches { Search::width(o) } else { 1 };
+    let n = with.max(o.top_logprobs);
+    (with <= vocab && n <= MAX_LEADING).then_some(Leading { n, normalize: searches || scored(o) })
 }
 
 fn scored(o: &Options) -> bool {
     o.logprobs || o.top_logprobs > 0
-}
-
-impl Scores<'_> {
-    /// Scores of one row of `rows`.
-    pub(super) fn row(&mut self, row: usize, rows: usize) -> RowScores<'_> {
-        match self {
-            Scores::Logits(logits) => {
-                let vocab = logits.len() / rows;
-                RowScores::Logits(&mut logits[row * vocab..(row + 1) * vocab])
-            }
-            Scores::Leaders(leaders) => leaders_of(leaders, row),
-        }
-    }
-
-    /// `f(row, its scores, its place in found)` of each of `rows` rows; on all threads where all logits are looked at and no
-    /// function of the caller's is asked. What lies in a place from a step before is `f`'s to use again.
-    pub(super) fn each_row<T: Default + Send>(
-        self,
-        team: &Team<'_>,
-        custom: bool,
-        rows: usize,
-        found: &mut Vec<Mutex<T>>,
-        f: &(dyn Fn(usize, RowScores<'_>, &mut T) -> Result<()> + Sync),
-    ) -> Result<()> {
-        found.resize_with(found.len().max(rows), Mutex::default);
-        let mut one = |row: usize, scores: RowScores<'_>| {
-            f(row, scores, found[row].get_mut().unwrap_or_else(PoisonError::into_inner))
-        };
-        let logits = match self {
-            Scores::Leaders(leaders) => {
-                return (0..rows).try_for_each(|row| one(row, leaders_of(leaders, row)));
-            }
-            Scores::Logits(logits) => logits,
-        };
-        let vocab = (logits.len() / rows.max(1)).max(1);
-        if custom || rows < 2 {
-            let mut each = logits.chunks_mut(vocab).enumerate();
-            return each.try_for_each(|(row, logits)| one(row, RowScores::Logits(logits)));
-        }
-        // The first row's error, whichever thread is the first to see one.
-        let failed: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-        let found = &*found;
-        team.run_mut(logits, vocab, &|row, logits, _| {
-            let place = &mut *found[row].lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = f(row, RowScores::Logits(logits), place) {
-                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
-                if failed.as_ref().is_none_or(|&(first, _)| row < first) {
-                    *failed = Some((row, error));
-                }
-            }
-        });
-        team.check()?;
-        failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, error)| Err(error))
-    }
-}
-
-fn leaders_of(leaders: &TopLogits, row: usize) -> RowScores<'_> {
-    RowScores::Leaders { best: leaders.row(row), normalizer: leaders.normalizer(row) }
 }
 
 /// Those that may be chosen; `forbidden` is sorted.
@@ -172,14 +85,6 @@ fn allowed<'a>(best: &'a [(u32, f32)], forbidden: &'a [u32]) -> impl Iterator<It
 /// The first `n` with log-probabilities in place of logits.
 fn normalized<L: FromIterator<(u32, f32)>>(best: &[(u32, f32)], n: usize, normalizer: f32) -> L {
     best[..n.min(best.len())].iter().map(|&(id, v)| (id, v - normalizer)).collect()
-}
-
-/// A token, its log-probability and the likeliest ones with theirs, where asked for.
-#[derive(Default)]
-pub(super) struct Choice {
-    pub token: u32,
-    pub logprob: f32,
-    pub top: Vec<(u32, f32)>,
 }
 
 /// Memory that choices use again.
@@ -215,19 +120,19 @@ fn copy<'a>(from: &[f32], to: &'a mut Vec<f32>) -> &'a [f32] {
     to
 }
 
-/// Chooses the next token of a stream, the `number`th.
+/// Chooses the next token of a stream, which is the call's sequence `number`.
 pub(super) fn choose(
-    rules: &Rules<'_>,
-    stream: &Stream,
+    settings: &Settings,
+    context: &Context<'_>,
     number: usize,
     forbidden: &[u32],
     scores: RowScores<'_>,
 ) -> Result<Choice> {
-    let o = rules.options;
+    let o = &settings.options;
     let scored = scored(o);
     let logits = match scores {
         RowScores::Logits(logits) => logits,
-        RowScores::Leaders { best, normalizer } => {
+        RowScores::TopLogits { best, normalizer } => {
             let &(token, logit) = allowed(best, forbidden).next().ok_or_else(nothing_left)?;
             if !scored {
                 return Ok(Choice { token, ..Choice::default() });
@@ -236,7 +141,7 @@ pub(super) fn choose(
             return Ok(Choice { token, logprob: logit - normalizer, top });
         }
     };
-    let changed = process::needed(o, rules.custom.is_some());
+    let changed = process::needed(o, settings.processor.is_some());
     with_memory(|Memory { plain, best, sums, sorted, drawing, .. }| {
         let mut choice = Choice::default();
         let mut normalizer = 0.0;
@@ -246,13 +151,13 @@ pub(super) fn choose(
         }
         let plain = (scored && changed).then(|| copy(logits, plain));
         if changed {
-            process::process(o, &stream.context(rules.sources), logits, rules.custom, sorted)?;
+            process::process(o, context, logits, settings.custom(), sorted)?;
             check(logits)?;
         }
         choice.token = if o.temperature == 0.0 {
             argmax(logits)
         } else {
-            let u = sample::uniform(o.seed, number, stream.ids.len() - stream.prompt);
+            let u = sample::uniform(o.seed, number, context.ids.len() - context.prompt);
             sample::sample(o, logits, u, drawing)
         };
         if scored {
@@ -282,43 +187,43 @@ fn nothing_left() -> Error {
 
 /// Makes `found` the best continuations of one beam.
 pub(super) fn continuations(
-    rules: &Rules<'_>,
-    search: &Search,
-    beam: usize,
-    source: &[u32],
+    settings: &Settings,
+    context: &Context<'_>,
+    (beam, before): (usize, f32),
     forbidden: &[u32],
     scores: RowScores<'_>,
     found: &mut Vec<Candidate>,
 ) -> Result<()> {
-    let (o, before) = (rules.options, search.running[beam].score);
+    let o = &settings.options;
     found.clear();
     let logits = match scores {
         RowScores::Logits(logits) => logits,
-        RowScores::Leaders { best, normalizer } => {
-            let likeliest: Option<Arc<[_]>> = scored(o).then(|| normalized(best, o.top_logprobs, normalizer));
+        RowScores::TopLogits { best, normalizer } => {
+            let top_tokens: Option<Arc<[_]>> =
+                scored(o).then(|| normalized(best, o.top_logprobs, normalizer));
             let candidate = |(rank, &(token, logit)): (usize, &(u32, f32))| Candidate {
                 beam,
                 rank,
                 token,
                 score: (logit - normalizer) + before,
-                scored: likeliest.as_ref().map(|top| (logit - normalizer, Arc::clone(top))),
+                scored: top_tokens.as_ref().map(|top| (logit - normalizer, Arc::clone(top))),
             };
             found.extend(allowed(best, forbidden).take(Search::width(o)).enumerate().map(candidate));
             return Ok(());
         }
     };
-    let changed = process::needed(o, rules.custom.is_some());
+    let changed = process::needed(o, settings.processor.is_some());
     with_memory(|Memory { plain, best, chosen, sums, sorted, .. }| {
         let normalizer = sums.log_sum_exp(logits);
         let mut shift = normalizer;
-        let likeliest: Option<Arc<[_]>> =
+        let top_tokens: Option<Arc<[_]>> =
             scored(o).then(|| normalized(best.of(logits, o.top_logprobs), o.top_logprobs, normalizer));
         let plain = changed.then(|| copy(logits, plain));
         if changed {
             // The reference processes log-probabilities here, not logits.
             logits.iter_mut().for_each(|v| *v -= normalizer);
             shift = 0.0;
-            process::process(o, &search.context(beam, source), logits, rules.custom, sorted)?;
+            process::process(o, context, logits, settings.custom(), sorted)?;
             check(logits)?;
             if o.renormalize_logits {
                 shift = sums.log_sum_exp(logits);
@@ -331,7 +236,7 @@ pub(super) fn continuations(
             rank,
             token,
             score: (v - shift) + before,
-            scored: likeliest.as_ref().map(|top| (plain[token as usize] - normalizer, Arc::clone(top))),
+            scored: top_tokens.as_ref().map(|top| (plain[token as usize] - normalizer, Arc::clone(top))),
         }));
         Ok(())
     })

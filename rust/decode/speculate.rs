@@ -7,21 +7,16 @@
 //! have the same bits however many rows lie beside them, and with the draw of its own step. So the result is the same as
 //! without, token for token, when drawing too.
 
-use super::scores::{Leading, RowScores, Rules};
-use super::step::Feed;
-use super::streams::{Active, Stream};
+use super::feed::Feed;
 use crate::error::{Error, Result};
 use crate::model::{Cache, Model, SequenceId, Session};
 use crate::threads::Hook;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Most tokens that are guessed at once.
-pub const MOST: usize = 64;
-
-/// What followed the last `ngram` tokens or fewer, at most `most` tokens: at their latest place in `ids`, else in
+/// What followed the last `ngram` tokens or fewer, at most `max` tokens: at their latest place in `ids`, else in
 /// `source`.
-pub fn lookup<'a>(ids: &'a [u32], source: &'a [u32], ngram: usize, most: usize) -> &'a [u32] {
+pub fn lookup<'a>(ids: &'a [u32], source: &'a [u32], ngram: usize, max: usize) -> &'a [u32] {
     for n in (1..=ngram.min(ids.len())).rev() {
         let (before, last) = ids.split_at(ids.len() - n);
         // A match must be followed by something, and may reach into the last tokens themselves.
@@ -31,24 +26,25 @@ pub fn lookup<'a>(ids: &'a [u32], source: &'a [u32], ngram: usize, most: usize) 
             Some(&source[at + n..])
         });
         if let Some(next) = found.filter(|next| !next.is_empty()) {
-            return &next[..next.len().min(most)];
+            return &next[..next.len().min(max)];
         }
     }
     &[]
 }
 
-/// A sequence whose tokens are to be guessed.
-pub struct Wanted<'a> {
-    pub stream: usize,
+/// A sequence whose next tokens are to be guessed.
+pub(super) struct Wanted<'a> {
+    /// Its number in the call.
+    pub sequence: usize,
     pub ids: &'a [u32],
-    pub most: usize,
+    pub max: usize,
 }
 
-/// A smaller model that guesses.
-pub struct Draft {
+/// A smaller model that guesses for the sequences of a call.
+pub(super) struct Draft {
     model: Arc<Model>,
     cache: Cache,
-    /// By stream.
+    /// By number of the call's sequence.
     sequences: Vec<Option<SequenceId>>,
     feed: Feed,
 }
@@ -72,13 +68,13 @@ impl Draft {
         Ok(Draft { model: draft, cache, sequences: Vec::new(), feed: Feed::default() })
     }
 
-    /// The likeliest next tokens of each sequence, as the draft sees it; none while another call has it: to wait for it with
-    /// the model in hand could be without end, where that call waits for this model.
+    /// The most probable next tokens of each sequence according to the draft model; none while another call uses that model:
+    /// a call that waits for a model while it uses one could deadlock with a call that does the reverse.
     pub fn propose(&mut self, hook: Hook<'_>, wanted: &[Wanted<'_>]) -> Result<Vec<Vec<u32>>> {
         let longest = self.model.longest();
         let mut found: Vec<Vec<u32>> = vec![Vec::new(); wanted.len()];
-        let streams = wanted.iter().map(|w| w.stream + 1).max().unwrap_or(0);
-        self.sequences.resize(streams.max(self.sequences.len()), None);
+        let sequences = wanted.iter().map(|w| w.sequence + 1).max().unwrap_or(0);
+        self.sequences.resize(sequences.max(self.sequences.len()), None);
         let Draft { model, cache, sequences, feed } = self;
         let asked = model.session_if_free(hook, |s| {
             loop {
@@ -87,49 +83,61 @@ impl Draft {
                 feed.clear();
                 for (i, w) in wanted.iter().enumerate() {
                     let length = w.ids.len() + found[i].len();
-                    if found[i].len() >= w.most || length >= longest {
+                    if found[i].len() >= w.max || length >= longest {
                         continue;
                     }
-                    let sequence = *sequences[w.stream].get_or_insert_with(|| cache.start());
+                    let sequence = *sequences[w.sequence].get_or_insert_with(|| cache.start());
                     if found[i].is_empty() {
-                        // What was guessed wrongly the last time goes; the last token is always fed.
+                        // Wrong guesses of the step before go; the last token is always fed.
                         cache.truncate(sequence, cache.length(sequence).min(w.ids.len() - 1));
                     }
                     let first = cache.length(sequence);
                     let guessed = &found[i][first.saturating_sub(w.ids.len())..];
-                    feed.push(sequence, 0, w.ids[first.min(w.ids.len())..].iter().chain(guessed).copied());
+                    let known = w.ids[first.min(w.ids.len())..].iter().chain(guessed);
+                    feed.push((sequence, None), known, &[], length, true);
                     owners.push(i);
                 }
                 if feed.is_empty() {
                     return Ok(());
                 }
-                let likeliest = Some(Leading { n: 1, normalize: false });
-                feed.run(s, cache, None, true, likeliest, &mut |_, asked, mut scores| {
-                    for (n, token) in asked.iter().enumerate() {
-                        if let RowScores::Leaders { best, .. } = scores.row(n, asked.len()) {
-                            found[owners[token.row]].extend(best.first().map(|b| b.0));
-                        }
+                while feed.pass(s, cache, None)?.is_some() {
+                    let asked = &feed.asked;
+                    if asked.is_empty() {
+                        continue;
                     }
-                    Ok(())
-                })?;
+                    let finite = s.with_top_logits(0..asked.len(), 1, false, &mut |top_logits| {
+                        for (n, asked) in asked.iter().enumerate() {
+                            found[owners[asked.row]].extend(top_logits.row(n).first().map(|best| best.0));
+                        }
+                        Ok(())
+                    })?;
+                    if !finite {
+                        return Err(Error::Numerical(
+                            "a logit of the draft model is not finite: expected a model that works on its own"
+                                .to_owned(),
+                        ));
+                    }
+                }
             }
         });
+        if asked.is_err() {
+            // The cache may count tokens whose keys and values were not computed.
+            self.sequences.iter_mut().filter_map(Option::take).for_each(|id| self.cache.release(id));
+        }
         asked.map(|_| found)
     }
 
-    /// Remembers what has become of the guesses: of `ids` the draft has seen a wrong end, or all.
-    pub fn settle(&mut self, stream: usize, ids: &[u32], guessed_from: usize, guesses: &[u32]) {
-        if let Some(sequence) = self.sequences.get(stream).copied().flatten() {
-            let right = ids[guessed_from..].iter().zip(guesses).take_while(|(a, b)| a == b).count();
-            let known = (guessed_from + right).min(self.cache.length(sequence));
-            self.cache.truncate(sequence, known);
+    /// Forgets what follows the first token of the guesses that has not come true; `known` tokens are left.
+    pub fn settle(&mut self, sequence: usize, known: usize) {
+        if let Some(id) = self.sequences.get(sequence).copied().flatten() {
+            self.cache.truncate(id, known.min(self.cache.length(id)));
         }
     }
 
-    /// Forgets a stream that has ended.
-    pub fn end(&mut self, stream: usize) {
-        if let Some(sequence) = self.sequences.get_mut(stream).and_then(Option::take) {
-            self.cache.release(sequence);
+    /// Forgets a sequence that has ended.
+    pub fn end(&mut self, sequence: usize) {
+        if let Some(id) = self.sequences.get_mut(sequence).and_then(Option::take) {
+            self.cache.release(id);
         }
     }
 }
@@ -138,7 +146,7 @@ impl Draft {
 #[derive(Default)]
 pub(super) struct Guesses {
     tokens: Vec<u32>,
-    /// Where those of each row are; empty where nobody guesses.
+    /// Where those of each row are; empty where nothing is guessed.
     rows: Vec<Range<usize>>,
 }
 
@@ -147,67 +155,33 @@ impl Guesses {
         self.rows.get(row).map_or(&[], |range| &self.tokens[range.clone()])
     }
 
-    /// Whether any row has some.
-    pub(super) fn any(&self) -> bool {
-        !self.tokens.is_empty()
-    }
-
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.tokens.clear();
         self.rows.clear();
     }
 
-    /// Adds tokens; returns where they are.
-    fn add(&mut self, tokens: &[u32]) -> Range<usize> {
+    /// Adds the guesses of the next row.
+    pub(super) fn push(&mut self, guesses: &[u32]) {
+        let range = self.add(guesses);
+        self.rows.push(range);
+    }
+
+    /// Replaces the guesses of a row.
+    pub(super) fn set(&mut self, row: usize, guesses: &[u32]) {
+        self.rows[row] = self.add(guesses);
+    }
+
+    fn add(&mut self, guesses: &[u32]) -> Range<usize> {
         let start = self.tokens.len();
-        self.tokens.extend_from_slice(tokens);
+        self.tokens.extend_from_slice(guesses);
         start..self.tokens.len()
     }
 }
 
-/// Guesses for each active stream, no more than it has room for.
-pub(super) fn guess(
-    rules: &Rules<'_>,
-    streams: &[Stream],
-    active: &[Active],
-    draft: Option<&mut Draft>,
-    s: &Session<'_>,
-    guesses: &mut Guesses,
-) -> Result<()> {
-    let o = rules.options;
-    guesses.clear();
-    if o.prompt_lookup == 0 && draft.is_none() {
-        return Ok(());
-    }
-    let room = |stream: &Stream, most: usize| {
-        let length = stream.ids.len();
-        // Keys that are cached keep the rotation of their length: a guess must not be of another.
-        most.min(stream.max_length - length - 1).min(s.rotated_alike(length))
-    };
-    for fed in active {
-        let stream = &streams[fed.stream];
-        let source = &rules.sources[stream.source];
-        // A prompt is searched with what follows it.
-        let source = if stream.ids.starts_with(source) { &[] } else { &source[..] };
-        let range = guesses.add(lookup(&stream.ids, source, o.lookup_ngram, room(stream, o.prompt_lookup)));
-        guesses.rows.push(range);
-    }
-    if let Some(draft) = draft {
-        // The draft guesses where the text itself has nothing to offer.
-        let rows: Vec<usize> = (0..active.len()).filter(|&row| guesses.of(row).is_empty()).collect();
-        let wanted: Vec<Wanted<'_>> = rows
-            .iter()
-            .map(|&row| {
-                let (number, stream) = (active[row].stream, &streams[active[row].stream]);
-                Wanted { stream: number, ids: &stream.ids, most: room(stream, o.draft_tokens) }
-            })
-            .collect();
-        let found = draft.propose(&|| s.team.check().is_err(), &wanted)?;
-        for (row, found) in rows.into_iter().zip(found) {
-            guesses.rows[row] = guesses.add(&found);
-        }
-    }
-    Ok(())
+/// How many tokens may be guessed behind the last one of a sequence.
+pub(super) fn room(s: &Session<'_>, length: usize, max_length: usize, max: usize) -> usize {
+    // Keys that are cached keep the rotation of their length: a guess must not be of another.
+    max.min(max_length - length - 1).min(s.rotated_alike(length))
 }
 
 #[cfg(test)]

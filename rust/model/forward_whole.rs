@@ -1,7 +1,7 @@
 //! The calls on whole sequences: states, heads, embeddings, logits, and those of an encoder-decoder with the target given.
 
 use super::blocks::{Body, Captured};
-use super::cache::Cache;
+use super::cache::{Cache, SequenceId};
 use super::session::{Session, finite, missing};
 use super::stack::{Capture, Stack};
 use super::weights::DenseWeights;
@@ -188,13 +188,23 @@ impl Session<'_> {
     /// Encodes sources and stores their keys and values for every layer of the decoder; source i is
     /// sequence i of the cache.
     pub fn cross(&mut self, batch: &Batch<'_>) -> Result<Cache> {
+        let mut cache = self.model.cache(true)?;
+        let sequences: Vec<SequenceId> = (0..batch.len()).map(|_| cache.start()).collect();
+        self.cross_into(batch, &mut cache, &sequences)?;
+        Ok(cache)
+    }
+
+    /// [`Session::cross`] into empty sequences of a cache of sources.
+    pub fn cross_into(
+        &mut self,
+        batch: &Batch<'_>,
+        cache: &mut Cache,
+        sequences: &[SequenceId],
+    ) -> Result<()> {
         let decoder = self.model.weights.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
         let (s, w) = self.encoder()?;
         let width = s.output_width();
-        let mut cache = self.model.cache(true)?;
-        for i in 0..batch.len() {
-            let sequence = cache.start();
-            debug_assert_eq!(sequence, i);
+        for (i, &sequence) in sequences.iter().enumerate() {
             cache.extend(sequence, batch.starts[i + 1].saturating_sub(batch.starts[i]))?;
         }
         self.run_whole((s, w), batch, None, &mut Capture::default(), &mut |session, group| {
@@ -202,7 +212,7 @@ impl Session<'_> {
             let rows = batch.starts[group.end] - base;
             let source = |i: usize| {
                 let rows = batch.starts[i] - base..batch.starts[i + 1] - base;
-                Sequence { table: i, first: 0, length: rows.len(), rows }
+                Sequence { table: sequences[i], first: 0, length: rows.len(), rows }
             };
             let sources: Vec<Sequence> = group.map(source).collect();
             let states = session.scratch.blocks.x[..rows * width].to_vec();
@@ -220,8 +230,7 @@ impl Session<'_> {
                 session.team.check()?;
             }
             Ok(())
-        })?;
-        Ok(cache)
+        })
     }
 
     /// Teacher-forced logits of an encoder-decoder, `[target tokens, vocab]`.

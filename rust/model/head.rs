@@ -1,8 +1,9 @@
 //! The language head: logits of states, or only the largest of each row.
 
+use super::Model;
 use super::session::{MAX_RETAINED_BYTES, Session, finite, missing};
 use super::weights::Linear;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::matmul::linear;
 use crate::ops::kv::KvType;
 use crate::ops::top_logits::{LogitEpilogue, TopLogits};
@@ -10,6 +11,8 @@ use crate::tensor::sized;
 use crate::threads::Team;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+const A_LOGIT: &str = "a logit";
 
 /// Rows for which logits are computed at a time.
 const ROWS: usize = 512;
@@ -39,11 +42,19 @@ impl<'a> Session<'a> {
         result
     }
 
-    /// Logits of the first rows of the last states, `[rows, vocab]`, in memory that the next call uses again.
-    pub fn with_logits(&mut self, rows: usize, take: &mut dyn FnMut(&mut [f32]) -> Result<()>) -> Result<()> {
+    /// Calls `take` with the logits of some rows of the last states, `[rows, vocab]`, in memory that the next call reuses,
+    /// and with whether all of them are finite.
+    pub fn with_logits(
+        &mut self,
+        rows: Range<usize>,
+        take: &mut dyn FnMut(&mut [f32], bool) -> Result<()>,
+    ) -> Result<()> {
         let mut buffer = std::mem::take(&mut self.scratch.logits);
-        let logits = sized(&mut buffer, rows * self.model.vocab_size()?);
-        let taken = self.logits(rows, logits).and_then(|()| take(logits));
+        let logits = sized(&mut buffer, rows.len() * self.model.vocab_size()?);
+        let taken = self.logits_of_rows(rows, logits).and_then(|()| {
+            let finite = all_finite(self.team, logits, self.model.kv_type()).is_ok();
+            take(logits, finite)
+        });
         if size_of_val(&*buffer) <= MAX_RETAINED_BYTES {
             self.scratch.logits = buffer;
         }
@@ -52,7 +63,8 @@ impl<'a> Session<'a> {
 
     /// Logits of the first rows of the last states, `[rows, vocab]`, into `out`.
     pub fn logits(&mut self, rows: usize, out: &mut [f32]) -> Result<()> {
-        self.logits_of_rows(0..rows, out)
+        self.logits_of_rows(0..rows, out)?;
+        all_finite(self.team, out, self.model.kv_type())
     }
 
     fn logits_of_rows(&mut self, rows: Range<usize>, out: &mut [f32]) -> Result<()> {
@@ -66,51 +78,49 @@ impl<'a> Session<'a> {
             });
             self.team.check()?;
             head.finish(self.team, out);
-            all_finite(self.team, out, self.model.kv_type())?;
         }
         Ok(())
     }
 
-    /// The `n` largest logits of the first rows of the last states, and with `normalize` the logarithm of the sum of e^logit.
-    /// Of the logits themselves no more is kept.
-    pub fn with_leaders(
+    /// Calls `take` with the `n` largest logits of some rows of the last states, and with `normalize` the log-sum-exp of each
+    /// row. Returns false, and does not call `take`, where a logit is not finite.
+    pub fn with_top_logits(
         &mut self,
-        rows: usize,
+        rows: Range<usize>,
         n: usize,
         normalize: bool,
         take: &mut dyn FnMut(&TopLogits) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (head, _) = self.language_head()?;
-        let mut leaders = std::mem::take(&mut self.scratch.top_logits);
-        let finite = self.with_head_input(0..rows, |s, x| {
-            leaders.find(s.team, &mut s.scratch.blocks.product, &head, x, rows, n, normalize)
+        let mut top_logits = std::mem::take(&mut self.scratch.top_logits);
+        let finite = self.with_head_input(rows.clone(), |s, x| {
+            top_logits.find(s.team, &mut s.scratch.blocks.product, &head, x, rows.len(), n, normalize)
         });
-        self.team.check()?;
-        let taken = if finite { take(&leaders) } else { self.logits_are_not_finite(rows) };
-        self.scratch.top_logits = leaders;
-        taken
+        let checked = self.team.check();
+        let taken = checked.and_then(|()| if finite { take(&top_logits) } else { Ok(()) });
+        self.scratch.top_logits = top_logits;
+        taken.map(|()| finite)
     }
+}
 
-    /// The error that tells which logit is not finite.
-    fn logits_are_not_finite(&mut self, rows: usize) -> Result<()> {
-        let mut logits = vec![0.0; self.model.vocab_size()?];
-        (0..rows).try_for_each(|row| self.logits_of_rows(row..row + 1, &mut logits))?;
-        Err(Error::Numerical("a logit is not finite".to_owned()))
+impl Model {
+    /// Refuses logits that are not all finite.
+    pub fn check_logits(&self, logits: &[f32]) -> Result<()> {
+        finite(logits, A_LOGIT, self.kv_type())
     }
 }
 
 /// [`finite`] of logits, on all threads.
 fn all_finite(team: &Team<'_>, x: &mut [f32], kv: KvType) -> Result<()> {
     const PIECE: usize = 1 << 16;
-    const WHAT: &str = "a logit";
     if x.len() <= 2 * PIECE {
-        return finite(x, WHAT, kv);
+        return finite(x, A_LOGIT, kv);
     }
     let bad = AtomicBool::new(false);
     team.run_mut(x, PIECE, &|_, piece, _| {
-        if finite(piece, WHAT, kv).is_err() {
+        if finite(piece, A_LOGIT, kv).is_err() {
             bad.store(true, Ordering::Relaxed);
         }
     });
-    if bad.into_inner() { finite(x, WHAT, kv) } else { Ok(()) }
+    if bad.into_inner() { finite(x, A_LOGIT, kv) } else { Ok(()) }
 }

@@ -5,7 +5,7 @@
 //!
 //! * encoders: [`Session::encode`] gives final states, [`Session::task_head`] and [`Session::pooler`] what follows;
 //! * decoders: [`Session::forward`] feeds new tokens of cached sequences; [`Session::logits`] turns the final states that it
-//!   leaves into logits, [`Session::with_leaders`] finds the largest;
+//!   leaves into logits, [`Session::with_top_logits`] finds the largest;
 //! * encoder-decoders: [`Session::cross`] prepares sources once, then as decoders.
 
 mod blocks;
@@ -35,11 +35,10 @@ use crate::error::Result;
 use crate::matmul::Activations;
 use crate::ops::kv::KvType;
 use crate::threads::{Hook, Pool, Team};
-use prefix::Prefixes;
-use session::{MAX_RETAINED_BYTES, missing};
+use session::missing;
 use stack::Scratch;
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 use weights::Weights;
 
 /// Rows that a decoder computes at a time while it reads a prompt.
@@ -59,9 +58,6 @@ pub struct Model {
     kv_type: KvType,
     activations: Activations,
     scratch: Mutex<Scratch>,
-    prefixes: Mutex<Prefixes>,
-    /// Caches of generations that have ended, for the decoder's own sequences and for their sources.
-    spare: Mutex<[Option<Cache>; 2]>,
 }
 
 /// A ragged batch.
@@ -97,17 +93,7 @@ impl Model {
     pub fn new(loader: Loader, pool: Pool) -> Result<Self> {
         let (activations, kv_type) = (loader.options().activations, loader.kv_type());
         let (spec, weights, summary) = loader.finish()?;
-        Ok(Model {
-            spec,
-            weights,
-            summary,
-            pool,
-            kv_type,
-            activations,
-            scratch: Mutex::default(),
-            prefixes: Mutex::default(),
-            spare: Mutex::default(),
-        })
+        Ok(Model { spec, weights, summary, pool, kv_type, activations, scratch: Mutex::default() })
     }
 
     pub fn spec(&self) -> &spec::Model {
@@ -137,6 +123,11 @@ impl Model {
         self.pool.enter(hook, |team| self.with(team, body))
     }
 
+    /// Whether the calling thread is inside of a session.
+    pub fn held_by_this_thread(&self) -> bool {
+        self.pool.held_by_this_thread()
+    }
+
     /// [`Model::session`], or nothing where another caller has the model: callers that hold models and wait for others'
     /// could wait for each other.
     pub fn session_if_free<R>(
@@ -159,33 +150,16 @@ impl Model {
         body(&mut Session { model: self, team, scratch })
     }
 
-    /// An empty cache for the decoder's sequences, or for the sources that they attend to; in memory that a generation
-    /// before has left, which need not be cleared again.
+    /// An empty cache for the decoder's sequences, or for the sources that they attend to.
     pub fn cache(&self, cross: bool) -> Result<Cache> {
         let decoder = self.weights.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
-        let spare = self.spare.try_lock().ok().and_then(|mut spare| spare[usize::from(cross)].take());
         let make = if cross { Cache::of_sources } else { Cache::new };
-        Ok(spare.unwrap_or_else(|| make(decoder.layout(), self.kv_type())))
+        Ok(make(decoder.layout(), self.kv_type()))
     }
 
-    /// Takes back a cache that is no longer needed.
-    pub fn recycle(&self, mut cache: Cache, cross: bool) {
-        if cache.bytes() <= MAX_RETAINED_BYTES
-            && let Ok(mut spare) = self.spare.try_lock()
-        {
-            cache.clear();
-            spare[usize::from(cross)] = Some(cache);
-        }
-    }
-
-    /// What is kept of past sequences; none where another call holds it just now (or did when the process forked), or
-    /// where nothing can be reused.
-    pub fn prefixes(&self) -> Option<MutexGuard<'_, Prefixes>> {
-        if !prefix::reusable(&self.spec) {
-            return None;
-        }
-        // A panic may have left it half changed: then nothing is reused any more.
-        self.prefixes.try_lock().ok()
+    /// Longest source of an encoder-decoder, and the size of its vocabulary; `None` without an encoder.
+    pub fn source_limits(&self) -> Option<(usize, usize)> {
+        self.spec.encoder.as_ref().map(|encoder| (encoder.longest(), encoder.vocab_size()))
     }
 
     /// Longest sequence of the last stack.

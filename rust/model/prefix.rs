@@ -1,15 +1,15 @@
-//! Keys and values of past sequences: a prompt that begins as one of them did is read from there on.
+//! Prefix cache: past sequences stay in the cache, and a prompt that begins as one of them did is read from there on.
 //!
 //! A token's keys and values depend on the tokens before it alone, and to the bit, so what is reused is what
-//! would be computed. The sequences share the blocks of a common beginning; those that were not used for
-//! the longest time go first when there is no room.
+//! would be computed. A kept sequence is handed over, a hit is a fork of it: blocks are shared by reference counts, never
+//! copied. The least recently used sequences go first when there is no room.
 
 use super::{Cache, SequenceId, spec};
 
 /// Bytes that a model keeps unless told otherwise.
 pub const DEFAULT_BYTES: usize = 512 << 20;
 /// Sequences kept at most, so that looking through them stays cheap.
-const MOST_SEQUENCES: usize = 256;
+const MAX_SEQUENCES: usize = 256;
 
 struct Entry {
     ids: Vec<u32>,
@@ -17,19 +17,21 @@ struct Entry {
     used: u64,
 }
 
-/// What is kept, within a bound of bytes.
-pub struct Prefixes {
-    cache: Option<Cache>,
-    entries: Vec<Entry>,
-    most_bytes: usize,
-    clock: u64,
-    reused: u64,
+/// What is kept, and how much of it was reused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Summary {
+    pub sequences: usize,
+    pub bytes: usize,
+    /// Tokens that were reused so far.
+    pub reused: u64,
 }
 
-impl Default for Prefixes {
-    fn default() -> Self {
-        Prefixes { cache: None, entries: Vec::new(), most_bytes: DEFAULT_BYTES, clock: 0, reused: 0 }
-    }
+/// The kept sequences of a cache, within a bound of bytes. Every call gets the cache that holds them.
+pub struct Prefixes {
+    entries: Vec<Entry>,
+    max_bytes: usize,
+    clock: u64,
+    summary: Summary,
 }
 
 /// How many tokens two sequences begin with in common.
@@ -41,21 +43,25 @@ fn common(a: &[u32], b: &[u32]) -> usize {
 /// that the sequence will have.
 pub fn reusable(model: &spec::Model) -> bool {
     model.encoder.is_none()
-        && model
-            .decoder
-            .as_ref()
-            .is_some_and(|stack| stack.bodies().filter_map(spec::Body::rotary).all(spec::Rotary::is_fixed))
+        && model.decoder.as_ref().is_some_and(|stack| {
+            stack.bodies().filter_map(spec::Body::rotary).all(spec::Rotary::is_fixed)
+        })
 }
 
 impl Prefixes {
-    /// Sets the bound; 0 keeps nothing. What is kept so far is forgotten.
-    pub fn limit(&mut self, bytes: usize) {
-        *self = Prefixes { most_bytes: bytes, ..Prefixes::default() };
+    /// Keeps at most `max_bytes` bytes; 0 keeps nothing.
+    pub fn new(max_bytes: usize) -> Prefixes {
+        Prefixes { entries: Vec::new(), max_bytes, clock: 0, summary: Summary::default() }
     }
 
-    /// (sequences, bytes, tokens that were reused so far).
-    pub fn summary(&self) -> (usize, usize, u64) {
-        (self.entries.len(), self.cache.as_ref().map_or(0, Cache::bytes), self.reused)
+    /// Sets the bound and forgets what is kept so far.
+    pub fn limit(&mut self, max_bytes: usize, cache: &mut Cache) {
+        self.entries.drain(..).for_each(|entry| cache.release(entry.sequence));
+        *self = Prefixes::new(max_bytes);
+    }
+
+    pub fn summary(&self) -> Summary {
+        self.summary
     }
 
     fn nearest(&self, ids: &[u32]) -> Option<(usize, usize)> {
@@ -63,22 +69,52 @@ impl Prefixes {
         lengths.max().filter(|&(length, _)| length > 0).map(|(length, i)| (i, length))
     }
 
-    /// Fills an empty sequence of `into` with the longest kept beginning of `prompt` and returns its length; the last
-    /// token is always left to be computed, as its logits are wanted.
-    pub fn fill(&mut self, prompt: &[u32], into: &mut Cache, sequence: SequenceId) -> usize {
-        let _ = (prompt, into, sequence);
-        0
+    /// A sequence that holds the longest kept prefix of `prompt`, or an empty one. The prompt's last token is always left to
+    /// be computed, as its logits are needed.
+    pub fn start(&mut self, prompt: &[u32], cache: &mut Cache) -> SequenceId {
+        let Some((index, length)) = self.nearest(&prompt[..prompt.len().saturating_sub(1)]) else {
+            return cache.start();
+        };
+        self.clock += 1;
+        let entry = &mut self.entries[index];
+        entry.used = self.clock;
+        let sequence = cache.fork(entry.sequence);
+        cache.truncate(sequence, length);
+        self.summary.reused += cache.length(sequence) as u64;
+        sequence
     }
 
-    /// Keeps a sequence whose first `ids.len()` tokens are in `from`, as far as there is room. `empty` makes a cache.
-    pub fn keep(
-        &mut self,
-        ids: &[u32],
-        from: &Cache,
-        sequence: SequenceId,
-        empty: impl FnOnce() -> Option<Cache>,
-    ) {
-        let _ = (ids, from, sequence, empty);
+    /// Takes over a sequence of the tokens `ids`; it is kept as far as there is room.
+    pub fn keep(&mut self, ids: &[u32], cache: &mut Cache, sequence: SequenceId) {
+        debug_assert_eq!(ids.len(), cache.length(sequence));
+        if ids.is_empty() || self.max_bytes == 0 {
+            return cache.release(sequence);
+        }
+        self.clock += 1;
+        if let Some((index, length)) = self.nearest(ids) {
+            let entry = &mut self.entries[index];
+            if length == ids.len() {
+                entry.used = self.clock;
+                return cache.release(sequence);
+            }
+            // A kept sequence that this one continues is no longer needed.
+            if length == entry.ids.len() {
+                cache.release(self.entries.swap_remove(index).sequence);
+            }
+        }
+        self.entries.push(Entry { ids: ids.to_vec(), sequence, used: self.clock });
+        while self.count(cache) > self.max_bytes || self.entries.len() > MAX_SEQUENCES {
+            let oldest = (0..self.entries.len()).min_by_key(|&i| self.entries[i].used);
+            let Some(oldest) = oldest else { break };
+            cache.release(self.entries.swap_remove(oldest).sequence);
+        }
+    }
+
+    /// Counts what is kept; returns its bytes.
+    fn count(&mut self, cache: &Cache) -> usize {
+        self.summary.sequences = self.entries.len();
+        self.summary.bytes = cache.bytes_of(self.entries.iter().map(|entry| entry.sequence));
+        self.summary.bytes
     }
 }
 

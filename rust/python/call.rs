@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::{Model, Session};
-use crate::threads::{Pool, Team};
+use crate::threads::{Hook, Pool, Team};
 use numpy::{PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1};
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError};
 use pyo3::prelude::*;
@@ -31,14 +31,7 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
 
 /// Runs `body`; a panic becomes an error.
 pub fn guarded<R>(body: impl FnOnce() -> Result<R>) -> Result<R> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        let text = panic
-            .downcast_ref::<&str>()
-            .map(|s| (*s).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "unknown".to_owned());
-        Err(Error::Internal(format!("a bug in lapwing, please report it: {text}")))
-    })
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(Error::of_panic(&*panic)))
 }
 
 /// Whether this is the thread on which Python handles signals.
@@ -97,6 +90,17 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// Runs `body`, which asks the hook now and then, without the interpreter.
+pub fn interruptible<R: Send>(
+    py: Python<'_>,
+    end: End<'_>,
+    body: impl FnOnce(Hook<'_>) -> Result<R> + Send,
+) -> PyResult<R> {
+    let watch = Watch::new(Some(end));
+    let result = py.detach(|| guarded(|| body(&|| watch.ask())));
+    watch.finish(py, result)
+}
+
 /// Runs `body` on the model's threads, without the interpreter.
 pub fn compute<R: Send>(
     py: Python<'_>,
@@ -104,9 +108,7 @@ pub fn compute<R: Send>(
     end: End<'_>,
     body: impl FnOnce(&mut Session<'_>) -> Result<R> + Send,
 ) -> PyResult<R> {
-    let watch = Watch::new(Some(end));
-    let result = py.detach(|| guarded(|| model.session(&|| watch.ask(), body)));
-    watch.finish(py, result)
+    interruptible(py, end, |hook| model.session(hook, body))
 }
 
 /// Runs `body` on the threads of a pool, without the interpreter.

@@ -1,40 +1,47 @@
 //! `_core.Generation`.
 
-use super::call::{compute, raise};
-use super::life::{Life, Running};
-use crate::decode;
+use super::call::{interruptible, raise};
+use super::closing::{Ending, SharedGeneration};
+use crate::decode::{Call, Event, FinishReason, Hypothesis, Processor};
 use crate::error::{Error, Result};
 use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// A batch being decoded.
+/// What a logits processor raised.
+pub type Raised = Arc<Mutex<Option<PyErr>>>;
+
+/// Prompts being continued.
 #[pyclass(frozen, module = "lapwing._core")]
 pub struct Generation {
-    running: Arc<Running>,
-    processor: Option<Py<PyAny>>,
+    shared: Arc<SharedGeneration>,
+    raised: Raised,
 }
 
-type Event = (usize, u32, f32, Vec<(u32, f32)>);
+type PyEvent = (usize, u32, f32, Vec<(u32, f32)>);
+type PyHypothesis = (Vec<u32>, f32, &'static str, Vec<(f32, Vec<(u32, f32)>)>);
 
 impl Generation {
-    /// ``lives`` are those of the models that compute.
-    pub fn wrap(generation: decode::Generation, processor: Option<Py<PyAny>>, lives: Vec<Arc<Life>>) -> Self {
-        Generation { running: Running::new(generation, lives), processor }
+    pub fn wrap(call: Call, ending: Arc<Ending>, raised: Raised) -> Self {
+        Generation { shared: SharedGeneration::new(call, ending), raised }
     }
 
-    /// Looks at the batch or changes it; an error while another thread runs it or after it was closed.
-    fn with<R>(
-        &self,
-        py: Python<'_>,
-        body: impl FnOnce(&mut decode::Generation) -> Result<R>,
-    ) -> PyResult<R> {
-        self.running.with(body).and_then(|found| found).map_err(|e| raise(py, &e))
+    /// Looks at the call or changes it; an error while another thread runs it or after it was closed.
+    fn with<R>(&self, py: Python<'_>, body: impl FnOnce(&mut Call) -> Result<R>) -> PyResult<R> {
+        self.shared.with(body).and_then(|found| found).map_err(|e| raise(py, &e))
     }
+}
+
+/// The processor of a call: a Python function (ids so far, logits) -> logits.
+pub fn processor(function: Py<PyAny>, ending: Arc<Ending>, raised: Raised) -> Processor {
+    Arc::new(move |ids, logits| {
+        // The function may have closed the model: the hook would see it only some steps later.
+        call_processor(&function, &raised, ids, logits).and_then(|()| ending.error().map_or(Ok(()), Err))
+    })
 }
 
 /// Calls the Python function: (ids so far, logits) -> logits.
-fn call_processor(function: &Py<PyAny>, ids: &[u32], logits: &mut [f32]) -> Result<()> {
+fn call_processor(function: &Py<PyAny>, raised: &Raised, ids: &[u32], logits: &mut [f32]) -> Result<()> {
     Python::attach(|py| {
         let mut call = || -> PyResult<()> {
             let array = PyArray1::from_slice(py, logits);
@@ -61,59 +68,52 @@ fn call_processor(function: &Py<PyAny>, ids: &[u32], logits: &mut [f32]) -> Resu
         };
         call().map_err(|error| {
             let text = error.to_string();
-            // Kept for the caller: the interpreter raises it when the call returns.
-            RAISED.with(|r| *r.borrow_mut() = Some(error));
+            // Kept for the thread whose call it is, which may not be this one.
+            *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             Error::Option(format!("the logits processor failed: {text}"))
         })
     })
 }
 
-thread_local! {
-    /// What the logits processor raised, on the thread that called it.
-    static RAISED: std::cell::RefCell<Option<PyErr>> = const { std::cell::RefCell::new(None) };
-}
-
 #[pymethods]
 impl Generation {
-    fn advance(&self, py: Python<'_>, steps: usize) -> PyResult<Vec<Event>> {
-        let processor = self.processor.as_ref();
-        let run = |generation: &mut decode::Generation| {
-            let model = Arc::clone(generation.model());
-            compute(py, &model, &|| self.running.end(), |s| {
-                let custom = |ids: &[u32], logits: &mut [f32]| match processor {
-                    // The function may have closed the model: the hook would tell only some steps later.
-                    Some(function) => call_processor(function, ids, logits)
-                        .and_then(|()| self.running.end().map_or(Ok(()), Err)),
-                    None => Ok(()),
-                };
-                let custom: Option<decode::process::Custom<'_>> =
-                    if processor.is_some() { Some(&custom) } else { None };
+    fn advance(&self, py: Python<'_>, steps: usize) -> PyResult<Vec<PyEvent>> {
+        let run = |call: &mut Call| {
+            interruptible(py, &|| self.shared.ending().error(), |hook| {
                 let mut events = Vec::new();
-                generation.advance(s, steps, custom, &mut events).map(|()| events)
+                call.advance(hook, steps, &mut events).map(|()| events)
             })
         };
-        let result = self.running.with(run).map_err(|e| raise(py, &e))?;
-        let events = result.map_err(|e| RAISED.with(|r| r.borrow_mut().take()).unwrap_or(e))?;
-        Ok(events.into_iter().map(|e| (e.sequence, e.token, e.logprob, e.top)).collect())
+        let result = self.shared.with(run).map_err(|e| raise(py, &e))?;
+        let raised = || self.raised.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let events = result.map_err(|e| raised().unwrap_or(e))?;
+        Ok(events
+            .into_iter()
+            .map(|Event { sequence, token, logprob, top }| (sequence, token, logprob, top))
+            .collect())
     }
 
     fn finished(&self, py: Python<'_>) -> PyResult<bool> {
-        self.with(py, |generation| Ok(generation.finished()))
+        self.with(py, |call| call.finished())
     }
 
     fn unfinished(&self, py: Python<'_>) -> PyResult<usize> {
-        self.with(py, |generation| Ok(generation.unfinished()))
+        self.with(py, |call| call.unfinished())
     }
 
     fn stop(&self, py: Python<'_>, sequence: usize, reason: &str) -> PyResult<()> {
-        self.with(py, |generation| generation.stop(sequence, reason))
+        self.with(py, |call| call.stop(sequence, FinishReason::parse(reason)?))
     }
 
-    fn results(&self, py: Python<'_>) -> PyResult<Vec<Vec<decode::Hypothesis>>> {
-        self.with(py, |generation| Ok(generation.results()))
+    fn results(&self, py: Python<'_>) -> PyResult<Vec<Vec<PyHypothesis>>> {
+        let found = self.with(py, |call| call.results())?;
+        let one = |Hypothesis { ids, score, reason, scored }| {
+            (ids, score, reason.map_or("", FinishReason::name), scored)
+        };
+        Ok(found.into_iter().map(|hypotheses| hypotheses.into_iter().map(one).collect()).collect())
     }
 
     fn close(&self) {
-        self.running.close();
+        self.shared.close();
     }
 }

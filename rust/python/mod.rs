@@ -5,14 +5,13 @@
 //! panic becomes `lapwing.InternalError`.
 
 mod call;
+mod closing;
 mod generation;
-mod life;
 mod loader;
 mod machine;
 mod model;
 
-use crate::decode::in_vocabulary;
-use crate::decode::options::Options;
+use crate::decode::options::{Options, in_vocabulary};
 use crate::decode::process::{self, Context};
 use crate::error::Error;
 use numpy::{PyArray1, PyReadonlyArray1};

@@ -1,9 +1,10 @@
 //! `_core.Model`.
 
 use super::call::{self, Ragged, compute, matrix, ragged, raise, segments};
-use super::generation::Generation;
-use super::life::Life;
+use super::closing::{CloseFlag, Ending};
+use super::generation::{self, Generation};
 use crate::decode::options::Options;
+use crate::decode::{Engine, Request};
 use crate::error::Result;
 use crate::model::{self, Batch, Session};
 use crate::ops::pool::Pooling;
@@ -17,18 +18,22 @@ type Ids<'py> = PyReadonlyArray1<'py, i32>;
 /// A loaded model.
 #[pyclass(frozen, module = "lapwing._core")]
 pub struct Model {
-    model: Mutex<Option<Arc<model::Model>>>,
-    life: Arc<Life>,
+    engine: Mutex<Option<Arc<Engine>>>,
+    flag: Arc<CloseFlag>,
 }
 
 impl Model {
     pub fn wrap(model: Arc<model::Model>) -> Self {
-        Model { model: Mutex::new(Some(model)), life: Arc::new(Life::default()) }
+        Model { engine: Mutex::new(Some(Engine::new(model))), flag: Arc::default() }
+    }
+
+    fn engine(&self, py: Python<'_>) -> PyResult<Arc<Engine>> {
+        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        engine.ok_or_else(|| raise(py, &CloseFlag::closed_error()))
     }
 
     fn get(&self, py: Python<'_>) -> PyResult<Arc<model::Model>> {
-        let model = self.model.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        model.ok_or_else(|| raise(py, &Life::over()))
+        Ok(Arc::clone(self.engine(py)?.model()))
     }
 
     /// Reads a batch and computes with it.
@@ -47,7 +52,7 @@ impl Model {
             Ok((batch, kinds))
         };
         let (Ragged { ids, starts }, kinds) = read().map_err(|e| raise(py, &e))?;
-        compute(py, &model, &|| self.life.end(), |s| {
+        compute(py, &model, &|| self.flag.ending(), |s| {
             body(s, &Batch { ids: &ids, starts: &starts, segments: kinds.as_deref() })
         })
     }
@@ -103,20 +108,19 @@ impl Model {
 
     /// Bounds what is kept of past sequences, in bytes; what is kept so far is forgotten.
     fn limit_prefixes(&self, py: Python<'_>, bytes: usize) -> PyResult<()> {
-        if let Some(mut prefixes) = self.get(py)?.prefixes() {
-            prefixes.limit(bytes);
-        }
+        self.engine(py)?.limit_prefixes(bytes);
         Ok(())
     }
 
     fn prefixes(&self, py: Python<'_>) -> PyResult<(usize, usize, u64)> {
-        Ok(self.get(py)?.prefixes().map_or((0, 0, 0), |prefixes| prefixes.summary()))
+        let found = self.engine(py)?.prefixes();
+        Ok((found.sequences, found.bytes, found.reused))
     }
 
     fn close(&self) {
-        let model = self.model.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.life.close();
-        drop(model);
+        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.flag.close();
+        drop(engine);
     }
 
     #[pyo3(signature = (ids, starts, segments = None))]
@@ -280,7 +284,7 @@ impl Model {
         cube(py, out, n, if cross { m } else { n })
     }
 
-    #[pyo3(signature = (ids, starts, options, source_ids = None, source_starts = None, processor = None, draft = None))]
+    #[pyo3(signature = (ids, starts, options, source_ids = None, source_starts = None, processor = None, draft = None, limits = None))]
     fn generate(
         &self,
         py: Python<'_>,
@@ -291,25 +295,26 @@ impl Model {
         source_starts: Option<Ids<'_>>,
         processor: Option<Py<PyAny>>,
         draft: Option<PyRef<'_, Model>>,
+        limits: Option<Vec<usize>>,
     ) -> PyResult<Generation> {
-        let model = self.get(py)?;
-        let mut lives = vec![Arc::clone(&self.life)];
+        let engine = self.engine(py)?;
+        let mut flags = vec![Arc::clone(&self.flag)];
         let guesser = draft.as_ref().map(|draft| draft.get(py)).transpose()?;
-        lives.extend(draft.map(|draft| Arc::clone(&draft.life)));
+        flags.extend(draft.map(|draft| Arc::clone(&draft.flag)));
+        let (ending, raised) = (Ending::new(flags), generation::Raised::default());
+        let custom = processor
+            .map(|function| generation::processor(function, Arc::clone(&ending), Arc::clone(&raised)));
         let make = || {
-            let options = Options::from_json(options, model.vocab_size()?)?;
+            let options = Options::from_json(options, engine.model().vocab_size()?)?;
             let prompts = ragged(&ids, &starts)?.parts();
             let sources = match (&source_ids, &source_starts) {
                 (Some(ids), Some(starts)) => ragged(ids, starts)?.parts(),
                 _ => Vec::new(),
             };
-            let generation = crate::decode::Generation::new(model, prompts, sources, options)?;
-            match guesser {
-                Some(guesser) => generation.with_draft(guesser),
-                None => Ok(generation),
-            }
+            let limits = limits.unwrap_or_default();
+            engine.add(Request { prompts, sources, options, limits, processor: custom, draft: guesser })
         };
-        let generation = make().map_err(|e| raise(py, &e))?;
-        Ok(Generation::wrap(generation, processor, lives))
+        let call = make().map_err(|e| raise(py, &e))?;
+        Ok(Generation::wrap(call, ending, raised))
     }
 }

@@ -10,6 +10,7 @@ use super::{futex, spread};
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::cell::UnsafeCell;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize};
@@ -188,6 +189,30 @@ fn spin_until(limit: Duration, done: impl Fn() -> bool) -> bool {
     }
 }
 
+/// The error of a call that would wait for itself.
+pub fn nested_call() -> Error {
+    Error::Option(
+        "this call was made from inside of another one on the same model, which it would wait for: \
+         a logits processor or a signal handler that needs a model needs one of its own"
+            .to_owned(),
+    )
+}
+
+/// Takes a waiting caller out of the queue where its hook panics.
+struct Leaving<'a> {
+    inner: &'a Inner,
+    own: ThreadId,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.queue.retain(|&other| other != self.own);
+        drop(turns);
+        self.inner.free.notify_all();
+    }
+}
+
 /// A caller's turn; it ends with this value.
 pub struct Turn<'a>(&'a Inner);
 
@@ -195,15 +220,21 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
         (turns.owner, turns.ended) = (None, Some(Instant::now()));
+        // Only the first of the queue may go on, and which of them is woken is not known.
+        let waiting = !turns.queue.is_empty();
         drop(turns);
-        self.0.free.notify_one();
+        if waiting {
+            self.0.free.notify_all();
+        }
     }
 }
 
-/// The thread that has its turn, and when the last one ended.
+/// The thread that has its turn, those that wait for theirs, and when the last one ended.
 #[derive(Default)]
 struct Turns {
     owner: Option<ThreadId>,
+    /// Callers that wait, in order of arrival: one that leaves and comes back at once must not overtake them.
+    queue: VecDeque<ThreadId>,
     began: Option<Instant>,
     ended: Option<Instant>,
 }
@@ -254,33 +285,49 @@ impl Inner {
     /// `ask` says stop meanwhile; or it is this thread's turn already, which would wait for itself.
     pub fn turn(&self, ask: &dyn Fn() -> bool) -> Result<Turn<'_>> {
         let own = thread::current().id();
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        if turns.owner == Some(own) {
+            return Err(nested_call());
+        }
+        if turns.owner.is_none() && turns.queue.is_empty() {
+            return Ok(self.begin(&mut turns));
+        }
+        turns.queue.push_back(own);
         loop {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            if turns.owner == Some(own) {
-                return Err(Error::Option(
-                    "this call was made from inside of another one on the same model, which it would wait for: \
-                     a logits processor or a signal handler that needs a model needs one of its own"
-                        .to_owned(),
-                ));
-            }
-            if turns.owner.is_some() {
-                let waited = self.free.wait_timeout(turns, super::HOOK_INTERVAL);
-                turns = waited.unwrap_or_else(PoisonError::into_inner).0;
-            }
-            if turns.owner.is_none() {
+            let waited = self.free.wait_timeout(turns, super::HOOK_INTERVAL);
+            turns = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if turns.owner.is_none() && turns.queue.front() == Some(&own) {
+                turns.queue.pop_front();
                 return Ok(self.begin(&mut turns));
             }
-            drop(turns); // asking may take a while
-            if ask() {
+            drop(turns); // asking may take a while, and may panic
+            let leaving = Leaving { inner: self, own };
+            let stop = ask();
+            std::mem::forget(leaving);
+            turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            if stop {
+                turns.queue.retain(|&other| other != own);
+                drop(turns);
+                self.free.notify_all();
                 return Err(Error::Interrupted);
             }
         }
     }
 
-    /// This caller's turn, if it is nobody's just now.
+    /// This caller's turn, if no other caller has it or waits for it.
     pub fn turn_if_free(&self) -> Option<Turn<'_>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.owner.is_none().then(|| self.begin(&mut turns))
+        (turns.owner.is_none() && turns.queue.is_empty()).then(|| self.begin(&mut turns))
+    }
+
+    /// Whether it is a thread's turn.
+    pub fn held_by(&self, thread: ThreadId) -> bool {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner).owner == Some(thread)
+    }
+
+    /// Whether callers wait for their turn.
+    pub fn contended(&self) -> bool {
+        !self.turns.lock().unwrap_or_else(PoisonError::into_inner).queue.is_empty()
     }
 
     fn begin(&self, turns: &mut Turns) -> Turn<'_> {

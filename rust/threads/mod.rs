@@ -14,15 +14,18 @@
 mod count;
 mod futex;
 mod inner;
+mod per_process;
 mod spread;
 
 pub use count::default_threads;
+pub use inner::nested_call;
+pub use per_process::PerProcess;
 pub use spread::Spread;
 
 use crate::error::{Error, Result};
 use inner::{Inner, Turn};
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Asked now and then by the calling thread; `true` stops the work.
@@ -34,21 +37,14 @@ const HOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Threads that wait for work.
 pub struct Pool {
     threads: usize,
-    /// Leaked on replacement after a fork: the old one's workers do not exist in the child.
-    inner: AtomicPtr<Inner>,
-    /// Process that `inner` belongs to; 0 while it is being replaced.
-    process: AtomicU32,
+    inner: PerProcess<Inner>,
 }
 
 impl Pool {
     /// A pool of `threads` threads, the caller counted. They start with the first region that needs them.
     pub fn new(threads: usize) -> Self {
         let threads = threads.clamp(1, 256);
-        Pool {
-            threads,
-            inner: AtomicPtr::new(Box::into_raw(Box::new(Inner::new(threads)))),
-            process: AtomicU32::new(std::process::id()),
-        }
+        Pool { threads, inner: PerProcess::new(Inner::new(threads)) }
     }
 
     pub fn threads(&self) -> usize {
@@ -56,23 +52,12 @@ impl Pool {
     }
 
     fn inner(&self) -> &Inner {
-        let process = std::process::id();
-        loop {
-            let owner = self.process.load(Ordering::Acquire);
-            if owner == process {
-                break;
-            }
-            if owner != 0
-                && self.process.compare_exchange(owner, 0, Ordering::AcqRel, Ordering::Acquire).is_ok()
-            {
-                self.inner.store(Box::into_raw(Box::new(Inner::new(self.threads))), Ordering::Release);
-                self.process.store(process, Ordering::Release);
-                break;
-            }
-            std::thread::yield_now();
-        }
-        // SAFETY: the pointer came from `Box::into_raw` and is freed only when the pool is dropped.
-        unsafe { &*self.inner.load(Ordering::Acquire) }
+        self.inner.get(|| Inner::new(self.threads))
+    }
+
+    /// Whether the calling thread holds the pool: then it must not wait for others, which may wait for it.
+    pub fn held_by_this_thread(&self) -> bool {
+        self.inner().held_by(std::thread::current().id())
     }
 
     /// Waits until no other caller holds the pool, then runs `body` with it. `hook` is asked at most every
@@ -98,16 +83,6 @@ impl Pool {
         let (inner, hook): (_, Hook<'_>) = (self.inner(), &|| false);
         let turn = inner.turn(hook).expect("nobody says stop, and no call is inside of another");
         body(&Team::new(inner, hook, turn))
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        let inner = *self.inner.get_mut();
-        if *self.process.get_mut() == std::process::id() {
-            // SAFETY: from `Box::into_raw`, and nobody else can hold a reference: `self` is borrowed mutably.
-            drop(unsafe { Box::from_raw(inner) });
-        }
     }
 }
 
@@ -137,6 +112,14 @@ impl<'a> Team<'a> {
         match &self.workers {
             Workers::Pool { inner, .. } => inner.threads(),
             Workers::Alone { .. } => 1,
+        }
+    }
+
+    /// Whether other callers wait for the pool.
+    pub fn contended(&self) -> bool {
+        match &self.workers {
+            Workers::Pool { inner, .. } => inner.contended(),
+            Workers::Alone { .. } => false,
         }
     }
 

@@ -6,12 +6,12 @@
 //! go on.
 
 use super::options::{EarlyStopping, Options};
-use super::process::Context;
+use super::sequence::{FinishReason, Hypothesis};
 use std::sync::Arc;
 
 const NEVER: f32 = -1.0e9;
 
-/// What the model itself gave a token: its log-probability, and the likeliest tokens with theirs.
+/// What the model itself gave a token: its log-probability, and the most probable tokens with theirs.
 pub type Scored = (f32, Arc<[(u32, f32)]>);
 
 /// A running beam, or a hypothesis.
@@ -89,11 +89,6 @@ impl Search {
         }
     }
 
-    /// What processors look at for a running beam.
-    pub fn context<'a>(&'a self, beam: usize, source: &'a [u32]) -> Context<'a> {
-        Context { ids: &self.running[beam].ids, prompt: self.prompt, max_length: self.max_length, source }
-    }
-
     /// Ends every hypothesis with the next token.
     pub fn end(&mut self) {
         self.max_length = self.running[0].ids.len() + 1;
@@ -107,6 +102,11 @@ impl Search {
     /// Adds continuations, best first, of a beam behind those that were offered before.
     pub fn offer(&mut self, found: &mut Vec<Candidate>) {
         self.candidates.append(found);
+    }
+
+    /// Forgets what was offered.
+    pub fn withdraw(&mut self) {
+        self.candidates.clear();
     }
 
     /// Takes the best of what was offered, and returns for each new running beam the one it continues.
@@ -168,14 +168,16 @@ impl Search {
         parents
     }
 
-    /// The hypotheses, best first: generated ids, score and what each token was given.
-    pub fn hypotheses(&self, count: usize) -> Vec<(Vec<u32>, f32, Vec<Scored>)> {
-        self.finished
-            .iter()
-            .filter(|f| f.done)
-            .take(count)
-            .map(|f| &f.beam)
-            .map(|beam| (beam.ids[self.prompt..].to_vec(), beam.score, beam.scored.clone()))
-            .collect()
+    /// The hypotheses, best first.
+    pub fn hypotheses(&self, o: &Options) -> Vec<Hypothesis> {
+        let hypothesis = |beam: &Beam| {
+            let ids = beam.ids[self.prompt..].to_vec();
+            let stopped = ids.last().is_some_and(|&id| o.ends(id));
+            let reason = Some(if stopped { FinishReason::Stop } else { FinishReason::Length });
+            let scored = beam.scored.iter().map(|(own, top)| (*own, top.to_vec())).collect();
+            Hypothesis { ids, score: beam.score, reason, scored }
+        };
+        let done = self.finished.iter().filter(|f| f.done);
+        done.take(o.num_hypotheses).map(|f| hypothesis(&f.beam)).collect()
     }
 }

@@ -1,0 +1,249 @@
+//! The engine of a model: the calls of all threads share its steps.
+//!
+//! One thread at a time drives: it computes steps for all calls until its own has what it asked for, and leaves what the
+//! others are owed in their mailboxes. The others sleep and ask their hooks now and then; when the driver leaves, one of
+//! them goes on. The desk's lock is only held for moments, never while a hook or a processor runs.
+
+use super::mailbox::Mailbox;
+use super::scheduler::{Group, Scheduler};
+use super::sequence::{FinishReason, Prompt};
+use crate::error::{Error, Result};
+use crate::model::prefix::{self, Summary};
+use crate::model::{Model, Session};
+use crate::threads::{Hook, PerProcess, nested_call};
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, ThreadId};
+use std::time::{Duration, Instant};
+
+/// How long a driver keeps the model's threads while other calls wait for them.
+const MAX_TURN: Duration = Duration::from_millis(5);
+/// How long a thread sleeps at most before it asks its hook.
+const HOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Generates with a model, for calls of any thread.
+pub struct Engine {
+    pub(super) model: Arc<Model>,
+    prefix_bytes: AtomicUsize,
+    /// A forked child has a fresh one: the parent's may be locked or driven by threads that the child does not have.
+    desk: PerProcess<Mutex<Desk>>,
+}
+
+/// What calls want of the scheduler.
+pub(super) enum Command {
+    Add(u64, Box<Group>, Vec<Prompt>),
+    Stop(u64, usize, FinishReason),
+    Remove(u64),
+    LimitPrefixes(usize),
+}
+
+/// Where calls and the driver meet.
+#[derive(Default)]
+pub(super) struct Desk {
+    driver: Option<ThreadId>,
+    /// With the driver while there is one; none before the first call.
+    scheduler: Option<Box<Scheduler>>,
+    inbox: Vec<Command>,
+    pub calls: HashMap<u64, Mailbox>,
+    next: u64,
+    prefixes: Summary,
+}
+
+impl Desk {
+    /// A number for a new call.
+    pub fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+}
+
+impl Engine {
+    pub fn new(model: Arc<Model>) -> Arc<Engine> {
+        let prefix_bytes = AtomicUsize::new(prefix::DEFAULT_BYTES);
+        Arc::new(Engine { model, prefix_bytes, desk: PerProcess::new(Mutex::default()) })
+    }
+
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
+        // Nothing panics while it is locked but for a lack of memory.
+        self.desk.get(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bounds what is kept of past sequences, in bytes; what is kept so far is forgotten.
+    pub fn limit_prefixes(&self, bytes: usize) {
+        self.prefix_bytes.store(bytes, Ordering::Relaxed);
+        self.post(&mut self.desk(), Command::LimitPrefixes(bytes));
+    }
+
+    /// What is kept of past sequences.
+    pub fn prefixes(&self) -> Summary {
+        self.desk().prefixes
+    }
+
+    /// Hands a command to the scheduler, at once if it is at the desk.
+    pub(super) fn post(&self, desk: &mut Desk, command: Command) {
+        desk.inbox.push(command);
+        if desk.driver.is_none()
+            && let Some(mut scheduler) = desk.scheduler.take()
+        {
+            drain(desk, &mut scheduler);
+            desk.scheduler = Some(scheduler);
+        }
+    }
+
+    /// Computes steps, or waits while another thread does, until the call has the steps that it wants.
+    ///
+    /// # Errors
+    /// The hook says stop, the call has failed, or it was made from inside of a step.
+    pub(super) fn run(&self, call: u64, hook: Hook<'_>) -> Result<()> {
+        let own = thread::current().id();
+        let mut desk = self.desk();
+        loop {
+            let Some(mailbox) = desk.calls.get(&call) else { return Ok(()) };
+            if mailbox.satisfied() {
+                return mailbox.error.clone().map_or(Ok(()), Err);
+            }
+            let woken = Arc::clone(&mailbox.woken);
+            if desk.driver.is_none() {
+                let scheduler = match desk.scheduler.take() {
+                    Some(scheduler) => scheduler,
+                    None => {
+                        let bytes = self.prefix_bytes.load(Ordering::Relaxed);
+                        Box::new(Scheduler::new(Arc::clone(&self.model), bytes)?)
+                    }
+                };
+                desk.driver = Some(own);
+                drop(desk);
+                Seat { engine: self, own, call, scheduler: Some(scheduler) }.drive(hook)?;
+                desk = self.desk();
+                continue;
+            }
+            if desk.driver == Some(own) || self.model.held_by_this_thread() {
+                return Err(nested_call());
+            }
+            desk = woken.wait_timeout(desk, HOOK_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
+            if desk.calls.get(&call).is_some_and(|mailbox| !mailbox.satisfied()) {
+                drop(desk); // asking may take a while
+                if hook() {
+                    return Err(Error::Interrupted);
+                }
+                desk = self.desk();
+            }
+        }
+    }
+}
+
+/// Applies the commands of the inbox.
+fn drain(desk: &mut Desk, scheduler: &mut Scheduler) {
+    let Desk { inbox, calls, prefixes, .. } = desk;
+    for command in inbox.drain(..) {
+        match command {
+            Command::Add(call, group, prompts) => {
+                if let Some(mailbox) = calls.get_mut(&call) {
+                    mailbox.scheduled = true;
+                    scheduler.add(call, *group, prompts);
+                }
+            }
+            Command::Stop(call, sequence, reason) => scheduler.stop(call, sequence, reason),
+            Command::Remove(call) => scheduler.remove(call),
+            Command::LimitPrefixes(bytes) => scheduler.limit_prefixes(bytes),
+        }
+    }
+    scheduler.report.deliver(calls);
+    *prefixes = scheduler.prefixes();
+}
+
+/// The driver's place; the scheduler goes back to the desk when it is left.
+struct Seat<'a> {
+    engine: &'a Engine,
+    own: ThreadId,
+    call: u64,
+    /// None after a panic.
+    scheduler: Option<Box<Scheduler>>,
+}
+
+impl Seat<'_> {
+    fn drive(&mut self, hook: Hook<'_>) -> Result<()> {
+        loop {
+            let model = &self.engine.model;
+            if model.session(hook, |s| self.turn(s))? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Computes steps; false where others wait for the model's threads.
+    fn turn(&mut self, s: &mut Session<'_>) -> Result<bool> {
+        let begun = Instant::now();
+        while self.exchange() {
+            let Some(scheduler) = &mut self.scheduler else { return Ok(true) };
+            match catch_unwind(AssertUnwindSafe(|| scheduler.step(s))) {
+                Ok(result) => result?,
+                Err(panic) => {
+                    self.abandon(&Error::of_panic(&*panic));
+                    return Ok(true);
+                }
+            }
+            if begun.elapsed() >= MAX_TURN && s.team.contended() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Hands over what the last step brought and takes new commands; whether this call needs another step.
+    fn exchange(&mut self) -> bool {
+        let Some(scheduler) = &mut self.scheduler else { return false };
+        let mut desk = self.engine.desk();
+        let desk = &mut *desk;
+        // Before commands: what a call has computed until it leaves counts.
+        scheduler.report.deliver(&mut desk.calls);
+        drain(desk, scheduler);
+        for (call, group) in &mut scheduler.groups {
+            group.active = desk.calls.get(call).is_some_and(|mailbox| mailbox.takes_part(self.own));
+        }
+        for (call, mailbox) in &desk.calls {
+            if *call != self.call && mailbox.wanted.is_some() && mailbox.satisfied() {
+                mailbox.woken.notify_one();
+            }
+        }
+        desk.calls.get(&self.call).is_some_and(|mailbox| !mailbox.satisfied())
+    }
+
+    /// A step has panicked: its calls end, and the engine starts afresh.
+    fn abandon(&mut self, error: &Error) {
+        let lost = self.scheduler.take();
+        let mut desk = self.engine.desk();
+        for mailbox in desk.calls.values_mut().filter(|mailbox| mailbox.scheduled) {
+            mailbox.error.get_or_insert_with(|| error.clone());
+        }
+        desk.prefixes = Summary::default();
+        drop(desk);
+        drop(lost);
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        let mut desk = self.engine.desk();
+        let desk = &mut *desk;
+        if let Some(mut scheduler) = self.scheduler.take() {
+            drain(desk, &mut scheduler);
+            desk.scheduler = Some(scheduler);
+        }
+        desk.driver = None;
+        // One that waits goes on as the driver.
+        let next = |(call, mailbox): &(&u64, &Mailbox)| **call != self.call && mailbox.wanted.is_some();
+        for (_, mailbox) in desk.calls.iter().filter(next) {
+            mailbox.woken.notify_one();
+            if !mailbox.satisfied() {
+                break;
+            }
+        }
+    }
+}

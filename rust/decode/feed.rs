@@ -1,0 +1,119 @@
+//! Rows that a step feeds to the model: of each sequence the tokens that it has and the cache lacks.
+
+use crate::error::Result;
+use crate::model::{Cache, PREFILL_ROWS, SequenceId, Session, Span};
+use std::ops::Range;
+
+/// Tokens of one sequence.
+struct Row {
+    sequence: SequenceId,
+    source: Option<SequenceId>,
+    /// Their place among all tokens.
+    tokens: Range<usize>,
+    /// First token whose scores are needed, counted from the row's first one; those behind it are needed too.
+    scored: usize,
+    /// Length that the sequence has once all its known tokens are fed.
+    total: usize,
+}
+
+/// A token whose scores are needed: what the model expects behind it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub row: usize,
+    /// Its place among those of the row that are scored.
+    pub place: usize,
+    pub token: u32,
+}
+
+/// The tokens of some sequences, and the pass that was run last. Kept from step to step, for the memory of the lists.
+#[derive(Default)]
+pub(super) struct Feed {
+    /// Of all rows, one after the other.
+    tokens: Vec<u32>,
+    rows: Vec<Row>,
+    spans: Vec<Span>,
+    pub asked: Vec<Asked>,
+    /// Rows of the pass whose scores are needed.
+    wanted: Vec<usize>,
+    /// Where the next pass begins: token and row.
+    next: (usize, usize),
+}
+
+impl Feed {
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.rows.clear();
+        self.next = (0, 0);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Tokens of all rows.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Adds the row of a sequence: `known` tokens, at least one, of a sequence of `total`, and guesses of what follows them.
+    /// Scores are needed behind the last token of the sequence and behind each guess.
+    pub fn push<'a>(
+        &mut self,
+        (sequence, source): (SequenceId, Option<SequenceId>),
+        known: impl IntoIterator<Item = &'a u32>,
+        guesses: &[u32],
+        total: usize,
+        complete: bool,
+    ) {
+        let start = self.tokens.len();
+        self.tokens.extend(known);
+        let known = self.tokens.len() - start;
+        self.tokens.extend(guesses);
+        let scored = if complete { known - 1 } else { known };
+        self.rows.push(Row { sequence, source, tokens: start..self.tokens.len(), scored, total });
+    }
+
+    /// Feeds the next tokens, at most [`PREFILL_ROWS`]; returns the rows that were begun before or in this pass and reach
+    /// their end in it, or `None` once all are fed. The states of `asked` are left for the language head.
+    pub fn pass(
+        &mut self,
+        s: &mut Session<'_>,
+        cache: &mut Cache,
+        cross: Option<&mut Cache>,
+    ) -> Result<Option<Range<usize>>> {
+        let Feed { tokens, rows, spans, asked, wanted, next: (from, row) } = self;
+        spans.clear();
+        asked.clear();
+        wanted.clear();
+        if *from == tokens.len() {
+            return Ok(None);
+        }
+        let (to, begun) = (tokens.len().min(*from + PREFILL_ROWS), *row);
+        let (mut at, mut now) = (*from, *row);
+        while at < to {
+            let Row { sequence, source, tokens: ref own, scored, total } = rows[now];
+            let (end, first) = (own.end.min(to), cache.length(sequence));
+            spans.push(Span {
+                sequence,
+                rows: at - *from..end - *from,
+                first,
+                total: total.max(first + end - at),
+                source: source.unwrap_or(0),
+                source_length: match (source, &cross) {
+                    (Some(source), Some(cross)) => cross.length(source),
+                    _ => 0,
+                },
+            });
+            for i in at.max(own.start + scored)..end {
+                asked.push(Asked { row: now, place: i - own.start - scored, token: tokens[i] });
+                wanted.push(i - *from);
+            }
+            now += usize::from(end == own.end);
+            at = end;
+        }
+        cache.extend_all(s.team, spans.iter().map(|span| (span.sequence, span.rows.len())))?;
+        s.forward(&tokens[*from..to], spans, cache, cross, wanted)?;
+        (*from, *row) = (to, now);
+        Ok(Some(begun..now))
+    }
+}

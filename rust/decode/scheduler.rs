@@ -1,0 +1,355 @@
+//! What runs: prompts that wait, those that take part in steps, and the one cache of all their sequences.
+//!
+//! A step feeds each sequence the tokens that it has and the cache lacks: the newest token and guesses of a sequence that
+//! runs, a piece of a prompt that is being read. So the first step is like any other, and sequences join and leave between
+//! steps. The results of a sequence do not depend on the others: logits are equal to the bit, and a random draw depends on
+//! the seed, the sequence's number in its call and the step alone.
+
+use super::running::{Running, Work};
+use super::sequence::{Event, FinishReason, Hypothesis, Prompt, Settings};
+use super::speculate::Draft;
+use super::step::Step;
+use crate::error::{Error, Result};
+use crate::model::prefix::{self, Prefixes};
+use crate::model::{Batch, Cache, ENCODER_ROWS, Model, SequenceId, Session};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Sequences that are fed side by side; beyond, prompts wait.
+const MAX_RUNNING: usize = 256;
+/// Bytes of an empty cache that are kept for the next sequences.
+const MAX_IDLE_BYTES: usize = 64 << 20;
+
+/// A call as the scheduler sees it.
+pub(super) struct Group {
+    pub draft: Option<Draft>,
+    /// Whether its sequences take part in the next step.
+    pub active: bool,
+    /// Whether any of its sequences had a part in the current round.
+    pub stepped: bool,
+    deadline: Option<Instant>,
+    begun: bool,
+}
+
+impl Group {
+    pub fn new(draft: Option<Draft>) -> Group {
+        Group { draft, active: false, stepped: false, deadline: None, begun: false }
+    }
+
+    /// Starts the clock with the first step.
+    fn begin(&mut self, settings: &Settings) {
+        if !self.begun {
+            self.begun = true;
+            // A time that the clock cannot hold never comes.
+            let seconds = settings.options.max_time.map(Duration::try_from_secs_f64);
+            self.deadline = seconds.and_then(|s| Instant::now().checked_add(s.ok()?));
+        }
+    }
+
+    fn late(&self) -> bool {
+        self.deadline.is_some_and(|end| Instant::now() >= end)
+    }
+}
+
+/// What steps have brought, by call.
+#[derive(Default)]
+pub(super) struct Report {
+    pub events: Vec<(u64, Event)>,
+    /// Streams that ended, by their number.
+    pub ended: Vec<(u64, usize, FinishReason)>,
+    /// Beam searches that ended, by their prompt's number.
+    pub hypotheses: Vec<(u64, usize, Vec<Hypothesis>)>,
+    pub failed: Vec<(u64, Error)>,
+    /// Calls all of whose running sequences have had their part: one step of the call.
+    pub rounds: Vec<u64>,
+}
+
+pub(super) struct Scheduler {
+    pub(super) model: Arc<Model>,
+    pub(super) cache: Cache,
+    /// Keys and values of sources, in an encoder-decoder.
+    pub(super) cross: Option<Cache>,
+    pub(super) prefixes: Option<Prefixes>,
+    pub(super) groups: HashMap<u64, Group>,
+    waiting: VecDeque<Prompt>,
+    pub(super) running: Vec<Running>,
+    pub(super) step: Step,
+    pub report: Report,
+}
+
+impl Scheduler {
+    /// # Errors
+    /// The model has no decoder.
+    pub fn new(model: Arc<Model>, prefix_bytes: usize) -> Result<Scheduler> {
+        let cross = model.spec().encoder.as_ref().map(|_| model.cache(true)).transpose()?;
+        let prefixes = prefix::reusable(model.spec()).then(|| Prefixes::new(prefix_bytes));
+        Ok(Scheduler {
+            cache: model.cache(false)?,
+            model,
+            cross,
+            prefixes,
+            groups: HashMap::new(),
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            step: Step::default(),
+            report: Report::default(),
+        })
+    }
+
+    pub fn add(&mut self, call: u64, group: Group, prompts: Vec<Prompt>) {
+        self.groups.insert(call, group);
+        self.waiting.extend(prompts);
+    }
+
+    /// Ends one stream of a call.
+    pub fn stop(&mut self, call: u64, sequence: usize, reason: FinishReason) {
+        let samples = |prompt: &Prompt| prompt.settings.options.samples;
+        let found =
+            |prompt: &Prompt| prompt.settings.call == call && prompt.number == sequence / samples(prompt);
+        if let Some(running) = self.running.iter_mut().find(|running| found(&running.prompt))
+            && let Work::Streams(list) = &mut running.work
+        {
+            let sample = sequence % list.len();
+            list[sample].reason.get_or_insert(reason);
+            self.retire();
+        } else if let Some(i) = self.waiting.iter().position(|prompt| found(prompt) && samples(prompt) == 1) {
+            self.waiting.remove(i);
+        }
+    }
+
+    /// Takes a call's sequences out of the batch; what they computed is left to later prompts.
+    pub fn remove(&mut self, call: u64) {
+        self.take_out(call, true);
+        self.groups.remove(&call);
+        self.trim();
+    }
+
+    fn take_out(&mut self, call: u64, keep: bool) {
+        let Scheduler { cache, cross, prefixes, running, waiting, .. } = self;
+        waiting.retain(|prompt| prompt.settings.call != call);
+        running.retain_mut(|running| {
+            if running.call() == call {
+                running.retire(true, cache, prefixes.as_mut().filter(|_| keep), None, &mut |_, _| {});
+                if let (Some(source), Some(cross)) = (running.source, cross.as_mut()) {
+                    cross.release(source);
+                }
+            }
+            running.call() != call
+        });
+    }
+
+    pub fn limit_prefixes(&mut self, bytes: usize) {
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.limit(bytes, &mut self.cache);
+        }
+        self.trim();
+    }
+
+    pub fn prefixes(&self) -> prefix::Summary {
+        self.prefixes.as_ref().map(Prefixes::summary).unwrap_or_default()
+    }
+
+    /// One step of all active calls; what it brings is in the report, even of a step that failed half-way. Sequences that have
+    /// not got their token by then are as they were before.
+    ///
+    /// # Errors
+    /// The step was interrupted.
+    pub fn step(&mut self, s: &mut Session<'_>) -> Result<()> {
+        self.close_rounds();
+        self.step.clear();
+        let result = self.admit(s).and_then(|()| self.feed(s));
+        self.settle(result.is_ok());
+        match result {
+            Err(error) if error != Error::Interrupted => {
+                // Not the error of one sequence: all that took part in the step have it.
+                let mut calls: Vec<u64> = self.step.calls().collect();
+                if calls.is_empty() {
+                    calls =
+                        self.groups.iter().filter(|(_, group)| group.active).map(|(&call, _)| call).collect();
+                }
+                calls.into_iter().for_each(|call| self.report.failed.push((call, error.clone())));
+                self.drop_failed();
+                Ok(())
+            }
+            result => {
+                self.drop_failed();
+                self.close_rounds();
+                self.trim();
+                result
+            }
+        }
+    }
+
+    /// Lets prompts take part while there is room, in order of arrival; their sources are encoded together.
+    fn admit(&mut self, s: &mut Session<'_>) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let active = |groups: &HashMap<u64, Group>, call: u64| groups.get(&call).is_some_and(|g| g.active);
+        let running = self.running.iter().filter(|running| active(&self.groups, running.call()));
+        let mut width: usize = running.map(|running| running.prompt.width()).sum();
+        let (mut admitted, mut rows, mut i) = (Vec::new(), 0, 0);
+        while let Some(prompt) = self.waiting.get(i) {
+            if !active(&self.groups, prompt.settings.call) {
+                i += 1;
+                continue;
+            }
+            let (next, length) = (width + prompt.width(), rows + prompt.source.len());
+            if width > 0 && next > MAX_RUNNING || !admitted.is_empty() && length > ENCODER_ROWS {
+                break;
+            }
+            (width, rows) = (next, length);
+            admitted.extend(self.waiting.remove(i));
+        }
+        let sources = match self.encode(s, &admitted) {
+            Ok(sources) => sources,
+            Err(Error::Interrupted) => {
+                admitted.into_iter().rev().for_each(|prompt| self.waiting.push_front(prompt));
+                return Err(Error::Interrupted);
+            }
+            Err(error) if admitted.len() == 1 => {
+                self.report.failed.push((admitted[0].settings.call, error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        for (i, prompt) in admitted.into_iter().enumerate() {
+            if let Some(group) = self.groups.get_mut(&prompt.settings.call) {
+                group.begin(&prompt.settings);
+            }
+            let root = match &mut self.prefixes {
+                Some(prefixes) => prefixes.start(&prompt.ids, &mut self.cache),
+                None => self.cache.start(),
+            };
+            self.running.push(Running::new(prompt, root, sources.get(i).copied()));
+        }
+        Ok(())
+    }
+
+    /// Encodes the sources of prompts; none without an encoder.
+    fn encode(&mut self, s: &mut Session<'_>, prompts: &[Prompt]) -> Result<Vec<SequenceId>> {
+        let Some(cross) = self.cross.as_mut().filter(|_| !prompts.is_empty()) else { return Ok(Vec::new()) };
+        let (mut ids, mut starts) = (Vec::new(), vec![0]);
+        for prompt in prompts {
+            ids.extend_from_slice(&prompt.source);
+            starts.push(ids.len());
+        }
+        let sequences: Vec<SequenceId> = prompts.iter().map(|_| cross.start()).collect();
+        let batch = Batch { ids: &ids, starts: &starts, segments: None };
+        let encoded = s.cross_into(&batch, cross, &sequences);
+        if encoded.is_err() {
+            sequences.iter().for_each(|&id| cross.release(id));
+        }
+        encoded.map(|()| sequences)
+    }
+
+    /// What follows a step: sequences go back to where they were if they have no new token, searches go on, those that have
+    /// ended leave.
+    fn settle(&mut self, whole: bool) {
+        self.step.roll_back(&mut self.cache, &self.running, &mut self.groups);
+        for row in self.step.rows().filter(|row| whole && row.done) {
+            let running = &mut self.running[row.running];
+            running.fed |= running.read;
+            if let Some(group) = self.groups.get_mut(&running.call()) {
+                group.stepped |= running.fed;
+            }
+        }
+        for running in &mut self.running {
+            let Some(group) = self.groups.get(&running.call()) else { continue };
+            let late = running.read && group.active && group.late();
+            match &mut running.work {
+                Work::Streams(list) if late => {
+                    list.iter_mut().for_each(|stream| {
+                        stream.reason.get_or_insert(FinishReason::Time);
+                    });
+                }
+                Work::Streams(_) => {}
+                Work::Search(searching) if searching.offered == 0 => {}
+                Work::Search(searching) if searching.complete() => {
+                    searching.advance(&running.prompt.settings.options, &mut self.cache, late);
+                }
+                Work::Search(searching) => searching.withdraw(),
+            }
+        }
+        self.retire();
+        self.expire();
+    }
+
+    /// Sequences that have ended leave the batch.
+    fn retire(&mut self) {
+        let Scheduler { cache, cross, prefixes, groups, running, report, .. } = self;
+        running.retain_mut(|running| {
+            let (call, over) = (running.call(), running.over());
+            let draft = groups.get_mut(&call).and_then(|group| group.draft.as_mut());
+            running.retire(false, cache, prefixes.as_mut(), draft, &mut |number, stream| {
+                report.ended.extend(stream.reason.map(|reason| (call, number, reason)));
+            });
+            if over {
+                if let Work::Search(searching) = &running.work {
+                    let found = searching.search.hypotheses(&running.prompt.settings.options);
+                    report.hypotheses.push((call, running.prompt.number, found));
+                }
+                if let (Some(source), Some(cross)) = (running.source, cross.as_mut()) {
+                    cross.release(source);
+                }
+            }
+            !over
+        });
+    }
+
+    /// Prompts that wait past their time end without a token; beam searches have one step to find hypotheses.
+    fn expire(&mut self) {
+        let Scheduler { groups, waiting, report, .. } = self;
+        if groups.values().all(|group| group.deadline.is_none()) {
+            return;
+        }
+        waiting.retain(|prompt| {
+            let o = &prompt.settings.options;
+            let late = o.beams == 1 && groups.get(&prompt.settings.call).is_some_and(Group::late);
+            if late {
+                let samples = (0..o.samples).map(|sample| prompt.sequence(sample));
+                report.ended.extend(samples.map(|n| (prompt.settings.call, n, FinishReason::Time)));
+            }
+            !late
+        });
+    }
+
+    fn drop_failed(&mut self) {
+        for i in 0..self.report.failed.len() {
+            let call = self.report.failed[i].0;
+            self.take_out(call, false);
+        }
+    }
+
+    /// A round of a call is over when all its running sequences have had their part in it, and no prompt is still being read.
+    fn close_rounds(&mut self) {
+        for (&call, group) in self.groups.iter_mut().filter(|(_, group)| group.stepped) {
+            let mut own = self.running.iter_mut().filter(|running| running.call() == call);
+            if own.all(|running| running.read) {
+                group.stepped = false;
+                self.running
+                    .iter_mut()
+                    .filter(|running| running.call() == call)
+                    .for_each(|running| running.fed = false);
+                self.report.rounds.push(call);
+            }
+        }
+    }
+
+    /// Gives back the memory of caches in which nothing is left.
+    fn trim(&mut self) {
+        if !self.running.is_empty() {
+            return;
+        }
+        for (cache, cross) in [(Some(&mut self.cache), false), (self.cross.as_mut(), true)] {
+            if let Some(cache) = cache
+                && cache.bytes() > MAX_IDLE_BYTES
+                && cache.in_use() == 0
+                && let Ok(empty) = self.model.cache(cross)
+            {
+                *cache = empty;
+            }
+        }
+    }
+}
