@@ -83,9 +83,10 @@ impl Scheduler {
     /// The model has no decoder.
     pub fn new(model: Arc<Model>, prefix_bytes: usize) -> Result<Scheduler> {
         let cross = model.spec().encoder.as_ref().map(|_| model.cache(true)).transpose()?;
-        let prefixes = prefix::reusable(model.spec()).then(|| Prefixes::new(prefix_bytes));
+        let mut cache = model.cache(false)?;
+        let prefixes = prefix::reusable(model.spec()).then(|| Prefixes::new(prefix_bytes, &mut cache));
         Ok(Scheduler {
-            cache: model.cache(false)?,
+            cache,
             model,
             cross,
             prefixes,
@@ -337,18 +338,12 @@ impl Scheduler {
         }
     }
 
-    /// Gives back the memory of caches in which nothing is left.
+    /// Gives back memory that nothing uses once no sequence is running.
     fn trim(&mut self) {
-        if !self.running.is_empty() {
-            return;
-        }
-        for (cache, cross) in [(Some(&mut self.cache), false), (self.cross.as_mut(), true)] {
-            if let Some(cache) = cache
-                && cache.bytes() > MAX_IDLE_BYTES
-                && cache.in_use() == 0
-                && let Ok(empty) = self.model.cache(cross)
-            {
-                *cache = empty;
+        if self.running.is_empty() {
+            self.cache.shrink(MAX_IDLE_BYTES);
+            if let Some(cross) = &mut self.cross {
+                cross.shrink(MAX_IDLE_BYTES);
             }
         }
     }

@@ -11,7 +11,7 @@ use super::slots::{SlotState, Slots};
 use super::state::{State, StateLayout, StatePlace};
 use crate::error::{Error, Result};
 use crate::ops::attention::TILE;
-use crate::ops::kv::{BLOCK, KvBlocks, KvType};
+use crate::ops::kv::{BLOCK, KvBlocks, KvType, SEGMENT};
 use crate::threads::Team;
 
 /// A sequence of a cache.
@@ -33,6 +33,8 @@ struct Group {
     layers: Vec<KvBlocks>,
     references: Vec<u32>,
     free: Vec<u32>,
+    /// Segments of blocks that have no memory.
+    vacant: Vec<usize>,
     /// Blocks of each sequence, by its id.
     tables: Vec<Vec<u32>>,
     /// The first entry of each table that is not a hole.
@@ -56,8 +58,17 @@ pub struct Cache {
 
 impl Group {
     fn new(window: Option<usize>, layers: Vec<KvBlocks>) -> Group {
-        let (references, free) = (Vec::new(), Vec::new());
-        Group { window, layers, references, free, tables: Vec::new(), first: Vec::new(), copies: Vec::new() }
+        let (references, free, vacant) = (Vec::new(), Vec::new(), Vec::new());
+        Group {
+            window,
+            layers,
+            references,
+            free,
+            vacant,
+            tables: Vec::new(),
+            first: Vec::new(),
+            copies: Vec::new(),
+        }
     }
 
     fn block_bytes(&self) -> usize {
@@ -65,19 +76,43 @@ impl Group {
     }
 
     fn allocate(&mut self) -> Result<u32> {
-        if let Some(block) = self.free.pop() {
-            self.references[block as usize] = 1;
-            return Ok(block);
+        if self.free.is_empty() {
+            let segment = self.vacant.last().copied().unwrap_or(self.references.len() / SEGMENT);
+            let end = u32::try_from((segment + 1) * SEGMENT)
+                .map_err(|_| Error::Memory("the cache has no block numbers left".to_owned()))?;
+            self.layers.iter_mut().try_for_each(|layer| layer.allocate_segment(segment))?;
+            self.vacant.pop();
+            self.references.resize(self.references.len().max(end as usize), 0);
+            self.free.extend((end - SEGMENT as u32..end).rev());
         }
-        let block = u32::try_from(self.references.len())
-            .ok()
-            .filter(|&block| block != HOLE)
-            .ok_or_else(|| Error::Memory("the cache has no block numbers left".to_owned()))?;
-        for layer in &mut self.layers {
-            layer.grow(block as usize + 1)?;
-        }
-        self.references.push(1);
+        let block = self.free.pop().expect("a segment was added");
+        self.references[block as usize] = 1;
         Ok(block)
+    }
+
+    fn in_use(&self) -> usize {
+        self.references.len() - self.free.len() - self.vacant.len() * SEGMENT
+    }
+
+    /// Frees segments in which no block is in use until the memory is at most `bytes`.
+    fn shrink(&mut self, bytes: usize) {
+        let segment_bytes = SEGMENT * self.block_bytes();
+        let mut memory = self.references.len() / SEGMENT - self.vacant.len();
+        if segment_bytes == 0 || memory * segment_bytes <= bytes {
+            return;
+        }
+        let mut free = vec![0; self.references.len() / SEGMENT];
+        self.free.iter().for_each(|&block| free[block as usize / SEGMENT] += 1);
+        for segment in (0..free.len()).rev().filter(|&segment| free[segment] == SEGMENT) {
+            if memory * segment_bytes <= bytes {
+                break;
+            }
+            self.layers.iter_mut().for_each(|layer| layer.release_segment(segment));
+            self.vacant.push(segment);
+            memory -= 1;
+        }
+        let vacant = &self.vacant;
+        self.free.retain(|&block| !vacant.contains(&(block as usize / SEGMENT)));
     }
 
     fn release(&mut self, block: u32) {
@@ -145,7 +180,9 @@ impl Group {
         self.first.fill(0);
         self.references.fill(0);
         self.free.clear();
-        self.free.extend((0..self.references.len() as u32).rev());
+        let Group { free, references, vacant, .. } = self;
+        let blocks = (0..references.len() as u32).rev();
+        free.extend(blocks.filter(|&block| !vacant.contains(&(block as usize / SEGMENT))));
     }
 }
 
@@ -472,9 +509,16 @@ impl Cache {
         blocks.sum::<usize>() + self.slots.bytes()
     }
 
+    /// Gives back memory of blocks and slots that are not in use, down to about `bytes` of each.
+    pub fn shrink(&mut self, bytes: usize) {
+        self.groups.iter_mut().for_each(|group| group.shrink(bytes));
+        if self.slots.in_use() == 0 && self.slots.bytes() > bytes {
+            self.slots.clear(false);
+        }
+    }
+
     /// Blocks and slots in use, counted once however often they are shared.
     pub fn in_use(&self) -> usize {
-        let blocks = self.groups.iter().map(|group| group.references.len() - group.free.len());
-        blocks.sum::<usize>() + self.slots.in_use()
+        self.groups.iter().map(Group::in_use).sum::<usize>() + self.slots.in_use()
     }
 }

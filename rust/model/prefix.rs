@@ -49,15 +49,16 @@ pub fn reusable(model: &spec::Model) -> bool {
 }
 
 impl Prefixes {
-    /// Keeps at most `max_bytes` bytes; 0 keeps nothing.
-    pub fn new(max_bytes: usize) -> Prefixes {
+    /// Keeps at most `max_bytes` bytes of sequences of `cache`; 0 keeps nothing.
+    pub fn new(max_bytes: usize, cache: &mut Cache) -> Prefixes {
+        cache.keep_history(max_bytes);
         Prefixes { entries: Vec::new(), max_bytes, clock: 0, summary: Summary::default() }
     }
 
     /// Sets the bound and forgets what is kept so far.
     pub fn limit(&mut self, max_bytes: usize, cache: &mut Cache) {
         self.entries.drain(..).for_each(|entry| cache.release(entry.sequence));
-        *self = Prefixes::new(max_bytes);
+        *self = Prefixes::new(max_bytes, cache);
     }
 
     pub fn summary(&self) -> Summary {

@@ -156,14 +156,19 @@ impl KvBlocks {
         self.shape
     }
 
-    /// Allocates the segments of blocks `0..blocks` that have no memory.
-    pub fn grow(&mut self, blocks: usize) -> Result<()> {
-        let segments = blocks.div_ceil(SEGMENT);
-        self.segments.resize_with(segments.max(self.segments.len()), || None);
-        for segment in self.segments[..segments].iter_mut().filter(|segment| segment.is_none()) {
-            *segment = Some(Segment::zeroed(self.shape, self.kv_type)?);
+    /// Allocates the memory of blocks `segment * SEGMENT..(segment + 1) * SEGMENT`, if they have none.
+    pub fn allocate_segment(&mut self, segment: usize) -> Result<()> {
+        self.segments.resize_with(self.segments.len().max(segment + 1), || None);
+        if self.segments[segment].is_none() {
+            self.segments[segment] = Some(Segment::zeroed(self.shape, self.kv_type)?);
         }
         Ok(())
+    }
+
+    /// Allocates the memory of blocks `0..blocks`.
+    #[cfg(test)]
+    pub fn grow(&mut self, blocks: usize) -> Result<()> {
+        (0..blocks.div_ceil(SEGMENT)).try_for_each(|segment| self.allocate_segment(segment))
     }
 
     /// Frees the memory of blocks `segment * SEGMENT..(segment + 1) * SEGMENT`, which no table names any more.
