@@ -135,7 +135,7 @@ impl<'a> Session<'a> {
             rest = behind;
         }
         let failed = Mutex::new(None);
-        self.team.apart(shares.len(), &|i, thread, team| {
+        self.team.per_thread(shares.len(), &|i, thread, team| {
             let work = &mut *self.work.apart[thread].lock().unwrap_or_else(PoisonError::into_inner);
             let share = shares[i].clone();
             match run(team, s, w, work, batch, share, kv_type, None, &mut Watching::default()) {
