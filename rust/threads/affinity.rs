@@ -1,8 +1,9 @@
-//! Affinity of threads: the system chooses their cores, except in two situations in which it may choose badly.
+//! Affinity of threads: the system chooses their cores, except in two situations in which it may choose
+//! badly.
 //!
-//! After a rest the system may wake a worker on the core of its caller and leave it there for tens of milliseconds
-//! (Linux does on virtual machines, whose idle cores look busy), which halves the speed of two threads. Measurements
-//! need a core for each thread.
+//! After a rest the system may wake a worker on the core of its caller and leave it there for tens of
+//! milliseconds (Linux does on virtual machines, whose idle cores look busy), which halves the speed of two
+//! threads. Measurements need a core for each thread.
 
 #[cfg(target_os = "linux")]
 mod linux {

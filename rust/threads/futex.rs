@@ -1,11 +1,11 @@
 //! A number that threads wait on until it changes.
 //!
-//! On Linux one system call wakes all waiting threads; elsewhere they park and are unparked one by one. Measured on Linux
-//! with two threads, both take as long; with eight threads on two cores, the first region after a rest takes 39 us with
-//! the system call and 55 us with `park`.
+//! On Linux one system call wakes all waiting threads; elsewhere they park and are unparked one by one.
+//! Measured on Linux with two threads, both take as long; with eight threads on two cores, the first region
+//! after a rest takes 39 us with the system call and 55 us with `park`.
 //!
-//! A waker changes `value` before it calls `wake_all`, so a thread that calls `wait` with the old value is woken, or does not
-//! sleep.
+//! A waker changes `value` before it calls `wake_all`, so a thread that calls `wait` with the old value is
+//! woken, or does not sleep.
 
 #[cfg(target_os = "linux")]
 mod linux {

@@ -1,13 +1,14 @@
 //! The workers and the protocol of a region.
 //!
-//! `epoch` counts regions. `gate` holds the epoch (upper half), whether the region is closed, and the number of
-//! workers inside. The caller writes the job, opens the gate, raises the epoch and works; when no chunk is left it
-//! closes the gate and waits until no worker is inside. A worker may read the job only between entering, which
-//! succeeds only while the gate of its epoch is open, and leaving; so the job, which borrows from the caller's
-//! stack, is never used after the region.
+//! `epoch` counts regions. `gate` holds the epoch (upper half), whether the region is closed, and the number
+//! of workers inside. The caller writes the job, opens the gate, raises the epoch and works; when no chunk is
+//! left it closes the gate and waits until no worker is inside. A worker may read the job only between
+//! entering, which succeeds only while the gate of its epoch is open, and leaving; so the job, which borrows
+//! from the caller's stack, is never used after the region.
 //!
-//! No wake-up is lost: the caller raises the epoch and then reads `sleepers`, a worker raises `sleepers` and then
-//! reads the epoch (both sequentially consistent), so the caller wakes the worker, or the worker sees the epoch.
+//! No wake-up is lost: the caller raises the epoch and then reads `sleepers`, a worker raises `sleepers` and
+//! then reads the epoch (both sequentially consistent), so the caller wakes the worker, or the worker sees
+//! the epoch.
 
 use super::affinity;
 use super::futex::Futex;
@@ -41,8 +42,9 @@ const INSIDE: u64 = CLOSED - 1;
 /// spinning mostly takes the processor from other threads.
 const SPIN: Duration = Duration::from_micros(8);
 
-/// After a rest of `REST` the workers are kept from waking on their caller's core, for the first `REST_ENDS` of a
-/// turn. Measured: keeping them away at all times costs each step of a stream of a tiny model a tenth of its time.
+/// After a rest of `REST` the workers are kept from waking on their caller's core, for the first `REST_ENDS`
+/// of a turn. Measured: keeping them away at all times costs each step of a stream of a tiny model a tenth of
+/// its time.
 const REST: Duration = Duration::from_millis(1);
 const REST_ENDS: Duration = Duration::from_millis(5);
 
@@ -144,7 +146,8 @@ impl Shared {
                 }
                 self.sleepers.0.fetch_sub(1, SeqCst);
             }
-            // In this order: `quit` is set before the epoch is raised, so a worker that sees the last epoch sees `quit`.
+            // In this order: `quit` is set before the epoch is raised, so a worker that sees the last epoch
+            // sees `quit`.
             seen = self.epoch.0.value.load(Acquire);
             own.awake();
             if self.quit.load(Acquire) {
@@ -260,8 +263,8 @@ impl Inner {
 
     /// Waits for this caller's turn.
     ///
-    /// # Errors
-    /// Where `ask` returns true meanwhile, and where this thread has the turn already and would wait for itself.
+    /// # Errors Where `ask` returns true meanwhile, and where this thread has the turn already and would wait
+    /// for itself.
     pub fn turn(&self, ask: &dyn Fn() -> bool) -> Result<Turn<'_>> {
         let own = thread::current().id();
         loop {
@@ -330,8 +333,8 @@ impl Inner {
         }
     }
 
-    /// Runs all chunks; `ask` is called between the caller's own. Returns whether it returned true, which stops the
-    /// region.
+    /// Runs all chunks; `ask` is called between the caller's own. Returns whether it returned true, which
+    /// stops the region.
     ///
     /// The caller has the turn, so regions never overlap.
     pub fn region(&self, chunks: usize, task: Task<'_>, ask: &dyn Fn() -> bool) -> bool {

@@ -1,14 +1,15 @@
 //! The thread pool: `threads - 1` workers and the caller run *regions*, each a number of chunks.
 //!
-//! A region costs well under a microsecond when the workers are awake. They spin for a few microseconds after their
-//! last chunk and then sleep without a timer, so an idle pool uses no processor. Other busy processes slow a pool
-//! down in proportion: a worker enters a region by compare-and-swap while it is open, so the caller never waits for a
-//! worker that has not woken up, and runs its chunks instead. Each thread works through a contiguous share of the
-//! chunks, so that it reads memory in long streams, and then takes chunks from the other shares. The system chooses
-//! the cores of threads, except those of workers that wake after a rest (`affinity`).
+//! A region costs well under a microsecond when the workers are awake. They spin for a few microseconds after
+//! their last chunk and then sleep without a timer, so an idle pool uses no processor. Other busy processes
+//! slow a pool down in proportion: a worker enters a region by compare-and-swap while it is open, so the
+//! caller never waits for a worker that has not woken up, and runs its chunks instead. Each thread works
+//! through a contiguous share of the chunks, so that it reads memory in long streams, and then takes chunks
+//! from the other shares. The system chooses the cores of threads, except those of workers that wake after a
+//! rest (`affinity`).
 //!
-//! A [`Team`] runs the work of one caller at a time: [`Pool::enter`]. It calls a hook now and then that may stop the
-//! work (Ctrl-C). A pool survives `fork`: the child starts workers of its own.
+//! A [`Team`] runs the work of one caller at a time: [`Pool::enter`]. It calls a hook now and then that may
+//! stop the work (Ctrl-C). A pool survives `fork`: the child starts workers of its own.
 
 mod affinity;
 mod count;
@@ -71,8 +72,8 @@ impl Pool {
         unsafe { &*self.inner.load(Ordering::Acquire) }
     }
 
-    /// Waits until no other caller has the pool, then runs `body` with it. `hook` is called at most every 20 ms, from
-    /// this thread, while it waits and while regions run.
+    /// Waits until no other caller has the pool, then runs `body` with it. `hook` is called at most every 20
+    /// ms, from this thread, while it waits and while regions run.
     pub fn enter<R>(&self, hook: Hook<'_>, body: impl FnOnce(&Team<'_>) -> Result<R>) -> Result<R> {
         let inner = self.inner();
         let turn = inner.turn(hook)?;
@@ -136,8 +137,8 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Runs `f(chunk, thread)` for every chunk in `0..chunks` and waits for all of them; after an interrupt the
-    /// remaining chunks are skipped. A panic in a chunk is raised again here.
+    /// Runs `f(chunk, thread)` for every chunk in `0..chunks` and waits for all of them; after an interrupt
+    /// the remaining chunks are skipped. A panic in a chunk is raised again here.
     pub fn run(&self, chunks: usize, f: &(dyn Fn(usize, usize) + Sync)) {
         if chunks == 0 || self.interrupted.get() {
             return;
@@ -154,14 +155,14 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Pins each thread to a core of its own, if there are enough, until the value is dropped. For measurements only:
-    /// pinned threads cannot give way to other processes.
+    /// Pins each thread to a core of its own, if there are enough, until the value is dropped. For
+    /// measurements only: pinned threads cannot give way to other processes.
     pub fn pin(&self) -> Pinned {
         Pinned::new(self.threads(), &|threads, f| self.run(threads, f))
     }
 
-    /// Runs `f(chunk, thread, team)` for every chunk, with a team of the one thread that runs it: for work without
-    /// common regions, such as that of independent sequences. An interrupt reaches all of them.
+    /// Runs `f(chunk, thread, team)` for every chunk, with a team of the one thread that runs it: for work
+    /// without common regions, such as that of independent sequences. An interrupt reaches all of them.
     pub fn per_thread(&self, chunks: usize, f: &(dyn Fn(usize, usize, &Team<'_>) + Sync)) {
         struct Caller<'a>(Hook<'a>);
         // SAFETY: only thread 0, which is the calling thread, calls the hook.
