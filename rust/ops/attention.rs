@@ -104,9 +104,9 @@ const LANE: [f32; LANES] = {
 };
 
 multiversion! {
-    /// Scales, caps and biases a row of scores, masks all but `from..to`, and replaces it by exp(score -
-    /// maximum). Returns the maximum and the sum: (minus infinity, 0) if nothing is visible, NaN if no
-    /// visible score is finite.
+    /// Scales, caps and biases a row of scores, masks all but `from..to`, and replaces it by
+    /// `exp(score - maximum)`. Returns the maximum and the sum: (minus infinity, 0) if nothing is visible,
+    /// NaN if no visible score is finite.
     fn exp_scores / exp_scores_at(row: &mut [f32], from: usize, to: usize, scale: f32, softcap: f32, bias: &[f32]) -> (f32, f32) {
         let (lane, masked) = (Lanes::from_array(LANE), Lanes::splat(f32::NEG_INFINITY));
         let mut max = masked;
@@ -255,8 +255,8 @@ impl Call<'_> {
         }
     }
 
-    /// Computes exp(score - maximum) of one tile into `t.scores`, `[kv_heads, rows, TILE]`; calls `each(row,
-    /// maximum, sum)`.
+    /// Computes exp(score - maximum) of one tile into `t.scores`, `[kv_heads, rows, TILE]`; calls
+    /// `each(row, maximum, sum)`.
     fn tile_scores(
         &self,
         item: &WorkItem,

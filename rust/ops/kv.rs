@@ -187,8 +187,8 @@ impl KvBlocks {
         (self.segments[block / SEGMENT].as_ref().expect(IN_USE), block % SEGMENT)
     }
 
-    /// Stores the rows of all sequences: `keys` are `[rows, heads * key_dim]`, `values` `[rows, heads *
-    /// value_dim]` (not read where the keys hold them). No block belongs to two sequences.
+    /// Stores the rows of all sequences: `keys` are `[rows, heads * key_dim]`, `values`
+    /// `[rows, heads * value_dim]` (not read where the keys hold them). No block belongs to two sequences.
     pub fn store(&mut self, sequences: Sequences<'_>, keys: &[f32], values: &[f32]) {
         let rows = Rows::of(self.shape, keys, values);
         sequences.each_block(|block, slot, range| {

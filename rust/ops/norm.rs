@@ -1,8 +1,10 @@
 //! Root-mean-square and layer normalization.
 //!
-//! rms:   y = x / sqrt(mean(x^2) + eps) * weight.          Zhang and Sennrich 2019,
-//! <https://arxiv.org/abs/1910.07467> layer: y = (x - mean) / sqrt(var + eps) * weight + bias. Ba et al.
-//! 2016, <https://arxiv.org/abs/1607.06450>
+//! rms:   y = x / sqrt(mean(x^2) + eps) * weight
+//! layer: y = (x - mean) / sqrt(var + eps) * weight + bias
+//!
+//! Zhang and Sennrich 2019, <https://arxiv.org/abs/1910.07467>; Ba et al. 2016,
+//! <https://arxiv.org/abs/1607.06450>
 
 use crate::simd::{LANES, Vector, multiversion};
 use crate::threads::Team;

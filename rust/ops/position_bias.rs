@@ -4,8 +4,8 @@
 //! Each is one table per head over the distance `key - query`, or over the key's position. Attention adds a
 //! contiguous piece of the table to a row of scores.
 
-/// Values for distances `-reach..=reach`, `[heads, 2 * reach + 1]`, or for keys `0..=reach`, `[heads, reach +
-/// 1]`.
+/// Values for distances `-reach..=reach`, `[heads, 2 * reach + 1]`, or for keys `0..=reach`,
+/// `[heads, reach + 1]`.
 #[derive(Debug, Clone)]
 pub struct DistanceBias {
     reach: usize,

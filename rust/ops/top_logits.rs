@@ -161,8 +161,8 @@ impl TopK {
         entries[at] = (index, value);
     }
 
-    /// Scans `n` values from index `first` on, with maximum `max`: those of row `at` of `values:
-    /// [panel][rows][16]`.
+    /// Scans `n` values from index `first` on, with maximum `max`: those of row `at` of
+    /// `values: [panel][rows][16]`.
     fn scan(&mut self, row: usize, first: usize, values: &[f32], rows: usize, at: usize, n: usize, max: f32) {
         // Most pieces hold no value of the top k.
         if !self.admits(row, first as u32, max) {
