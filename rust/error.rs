@@ -16,10 +16,10 @@ pub enum Error {
     /// A sequence is longer than the model allows.
     #[error("{0}")]
     ContextLength(String),
-    /// Not-a-number or infinite values where a result is needed.
+    /// A result is NaN or infinite.
     #[error("{0}")]
     Numerical(String),
-    /// Memory could not be had.
+    /// Memory could not be allocated.
     #[error("{0}")]
     Memory(String),
     /// The model was closed, before the call or while it ran.
@@ -28,7 +28,7 @@ pub enum Error {
     /// The caller asked to stop (Ctrl-C, a closed iterator).
     #[error("interrupted")]
     Interrupted,
-    /// A bug of this library.
+    /// A bug in this library.
     #[error("{0}")]
     Internal(String),
 }

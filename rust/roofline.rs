@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::simd::{Isa, Level, level, multiversion};
 use crate::tensor::Buffer;
-use crate::threads::{Spread, Team};
+use crate::threads::Team;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ pub fn multiply_adds(team: &Team<'_>) -> f64 {
 /// The best rate of a work over [`DURATION`], in billions of its return value per second; each thread has a
 /// core.
 fn best(team: &Team<'_>, mut work: impl FnMut() -> usize) -> f64 {
-    let _spread = Spread::new(team);
+    let _pinned = team.pin();
     let (begin, mut best) = (Instant::now(), 0.0f64);
     loop {
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! Chat templates: Jinja as transformers runs it, rendered without Python and within bounds.
+//! Chat templates: Jinja with the results of transformers, rendered without Python and with limits.
 
 use crate::error::{Error, Result};
 use chrono::Local;
@@ -7,14 +7,14 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
-/// Longest source of a template in bytes.
-const MOST_SOURCE: usize = 1 << 20;
-/// Steps of the interpreter.
+/// Maximum length of a template in bytes.
+const MAX_SOURCE: usize = 1 << 20;
+/// Maximum number of steps of the interpreter.
 const FUEL: u64 = 5_000_000;
-/// Longest text that a template may write, in bytes.
-const MOST_OUTPUT: usize = 16 << 20;
-/// Widest indent of JSON in blanks.
-const MOST_INDENT: usize = 100;
+/// Maximum length of a template's output in bytes.
+const MAX_OUTPUT: usize = 16 << 20;
+/// Maximum indent of JSON in spaces.
+const MAX_INDENT: usize = 100;
 
 /// Renders `source` with `variables`, a JSON object.
 pub fn render(source: &str, variables: &str) -> Result<String> {
@@ -25,9 +25,9 @@ pub fn render(source: &str, variables: &str) -> Result<String> {
         }
         Error::Option(text)
     };
-    if source.len() > MOST_SOURCE {
+    if source.len() > MAX_SOURCE {
         return Err(Error::Option(format!(
-            "the chat template has {} bytes: expected at most {MOST_SOURCE}",
+            "the chat template has {} bytes: expected at most {MAX_SOURCE}",
             source.len()
         )));
     }
@@ -59,13 +59,13 @@ pub fn render(source: &str, variables: &str) -> Result<String> {
     let mut out = Bounded { text: Vec::new(), over: false };
     let result = template.render_captured_to(variables, &mut out).map(|_| ());
     if out.over {
-        return Err(Error::Option(format!("the chat template wrote more than {MOST_OUTPUT} bytes")));
+        return Err(Error::Option(format!("the chat template wrote more than {MAX_OUTPUT} bytes")));
     }
     result.map_err(|e| refuse(&e))?;
     String::from_utf8(out.text).map_err(|_| Error::Internal("a template wrote invalid text".to_owned()))
 }
 
-/// Text that may not grow without end.
+/// Output with a maximum length.
 struct Bounded {
     text: Vec<u8>,
     over: bool,
@@ -73,7 +73,7 @@ struct Bounded {
 
 impl std::io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.text.len() + bytes.len() > MOST_OUTPUT {
+        if self.text.len() + bytes.len() > MAX_OUTPUT {
             self.over = true;
             return Err(std::io::Error::other("too long"));
         }
@@ -86,7 +86,7 @@ impl std::io::Write for Bounded {
     }
 }
 
-/// `{% generation %}` marks the answer for training; its content is rendered as it stands.
+/// Removes `{% generation %}` tags, which mark the answer for training; their content is rendered unchanged.
 fn without_generation_blocks(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
@@ -113,7 +113,7 @@ fn without_generation_blocks(source: &str) -> String {
     out
 }
 
-/// Methods of Python's values that templates call.
+/// Methods of Python objects that templates call.
 fn method(
     state: &mut minijinja::State<'_, '_>,
     value: &Value,
@@ -127,7 +127,7 @@ fn method(
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments)
 }
 
-/// Methods of Python's `str` that the library does not bring.
+/// Methods of Python's `str` that minijinja-contrib lacks.
 fn text_method(
     text: &str,
     name: &str,
@@ -136,7 +136,7 @@ fn text_method(
     use minijinja::value::from_args;
     let wrong = |text: String| minijinja::Error::new(ErrorKind::InvalidOperation, text);
     let found = match name {
-        "partition" | "rpartition" => parted(text, name, arguments)?,
+        "partition" | "rpartition" => partition(text, name, arguments)?,
         "removeprefix" => Value::from(text.strip_prefix(from_args::<(&str,)>(arguments)?.0).unwrap_or(text)),
         "removesuffix" => Value::from(text.strip_suffix(from_args::<(&str,)>(arguments)?.0).unwrap_or(text)),
         "swapcase" => {
@@ -150,35 +150,35 @@ fn text_method(
             let (width, fill): (usize, Option<&str>) = from_args(arguments)?;
             let mut fill = fill.unwrap_or(" ").chars();
             let (Some(fill), None) = (fill.next(), fill.next()) else {
-                return Err(wrong(format!("{name} fills with one character")));
+                return Err(wrong(format!("{name} pads with one character")));
             };
-            if width > MOST_OUTPUT {
-                return Err(wrong(format!("{name} was asked for {width} characters")));
+            if width > MAX_OUTPUT {
+                return Err(wrong(format!("{name} to {width} characters: expected at most {MAX_OUTPUT}")));
             }
-            Value::from(padded(text, name, width, fill))
+            Value::from(pad(text, name, width, fill))
         }
         "index" | "rindex" => {
             let (part,): (&str,) = from_args(arguments)?;
             let at = if name == "index" { text.find(part) } else { text.rfind(part) };
-            let at = at.ok_or_else(|| wrong(format!("{name}: the text holds no {part:?}")))?;
+            let at = at.ok_or_else(|| wrong(format!("{name}: the text does not contain {part:?}")))?;
             Value::from(text[..at].chars().count())
         }
         "rsplit" => {
-            let (by, most): (Option<&str>, Option<i64>) = from_args(arguments)?;
+            let (by, max): (Option<&str>, Option<i64>) = from_args(arguments)?;
             if by == Some("") {
                 return Err(wrong("empty separator".to_owned()));
             }
-            // A negative number is no bound.
-            let most = most.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-            Value::from_iter(split_from_the_right(text, by, most).into_iter().map(str::to_owned))
+            // A negative number means no limit.
+            let max = max.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+            Value::from_iter(split_from_the_right(text, by, max).into_iter().map(str::to_owned))
         }
         _ => return Ok(None),
     };
     Ok(Some(found))
 }
 
-/// `text` filled up to so many characters, as Python does it.
-fn padded(text: &str, how: &str, width: usize, fill: char) -> String {
+/// Pads `text` to `width` characters with Python's rules.
+fn pad(text: &str, how: &str, width: usize, fill: char) -> String {
     let length = text.chars().count();
     let room = width.saturating_sub(length);
     let of = |fill: char, n: usize| fill.to_string().repeat(n);
@@ -189,7 +189,7 @@ fn padded(text: &str, how: &str, width: usize, fill: char) -> String {
             let sign = usize::from(text.starts_with(['+', '-']));
             format!("{}{}{}", &text[..sign], of('0', room), &text[sign..])
         }
-        // An odd blank goes to the left where the width is odd.
+        // The extra space goes to the left where the width is odd.
         _ => {
             let left = room / 2 + (room & width & 1);
             of(fill, left) + text + &of(fill, room - left)
@@ -197,10 +197,10 @@ fn padded(text: &str, how: &str, width: usize, fill: char) -> String {
     }
 }
 
-fn split_from_the_right<'a>(text: &'a str, by: Option<&str>, most: usize) -> Vec<&'a str> {
+fn split_from_the_right<'a>(text: &'a str, by: Option<&str>, max: usize) -> Vec<&'a str> {
     let mut parts = Vec::new();
     let mut rest = if by.is_none() { text.trim_end() } else { text };
-    while parts.len() < most {
+    while parts.len() < max {
         let cut = match by {
             Some(by) => rest.rsplit_once(by),
             None => rest.rsplit_once(char::is_whitespace).map(|(before, part)| (before.trim_end(), part)),
@@ -216,7 +216,7 @@ fn split_from_the_right<'a>(text: &'a str, by: Option<&str>, most: usize) -> Vec
     parts
 }
 
-fn parted(text: &str, name: &str, arguments: &[Value]) -> std::result::Result<Value, minijinja::Error> {
+fn partition(text: &str, name: &str, arguments: &[Value]) -> std::result::Result<Value, minijinja::Error> {
     let (by,): (&str,) = minijinja::value::from_args(arguments)?;
     if by.is_empty() {
         return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "empty separator"));
@@ -230,12 +230,13 @@ fn parted(text: &str, name: &str, arguments: &[Value]) -> std::result::Result<Va
     Ok(Value::from_iter(parts.map(str::to_owned)))
 }
 
-/// JSON as Python's `json.dumps` writes it; like transformers' filter it keeps other letters than ASCII unless asked.
+/// JSON in the format of Python's `json.dumps`. As in transformers, letters outside of ASCII are kept by
+/// default.
 fn tojson(value: &Value, kwargs: Kwargs) -> std::result::Result<Value, minijinja::Error> {
     let wrong = |text: String| minijinja::Error::new(ErrorKind::InvalidOperation, text);
     let indent: Option<usize> = kwargs.get("indent")?;
-    if let Some(indent) = indent.filter(|n| *n > MOST_INDENT) {
-        return Err(wrong(format!("tojson's indent is {indent}: expected at most {MOST_INDENT}")));
+    if let Some(indent) = indent.filter(|n| *n > MAX_INDENT) {
+        return Err(wrong(format!("tojson's indent is {indent}: expected at most {MAX_INDENT}")));
     }
     let separators: Option<Vec<String>> = kwargs.get("separators")?;
     let (item, key) = match separators.as_deref() {
@@ -257,24 +258,24 @@ fn tojson(value: &Value, kwargs: Kwargs) -> std::result::Result<Value, minijinja
     let value = serde_json::to_value(value)
         .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     if !json.write(&value, 0) {
-        return Err(wrong(format!("tojson wrote more than {MOST_OUTPUT} bytes")));
+        return Err(wrong(format!("tojson wrote more than {MAX_OUTPUT} bytes")));
     }
     Ok(Value::from_safe_string(json.out))
 }
 
-/// Writes JSON in Python's forms.
+/// Writes JSON in Python's format.
 struct Json {
     indent: Option<usize>,
     ascii: bool,
     sorted: bool,
-    /// Between items, and between a key and its value.
+    /// Separators of items, and of a key and its value.
     item: String,
     key: String,
     out: String,
 }
 
 impl Json {
-    /// False once the text is too long.
+    /// Returns false once the text is too long.
     fn write(&mut self, value: &serde_json::Value, depth: usize) -> bool {
         match value {
             serde_json::Value::Array(items) if !items.is_empty() => {
@@ -308,7 +309,7 @@ impl Json {
             serde_json::Value::String(text) => self.text(text),
             other => self.out.push_str(&other.to_string()),
         }
-        self.out.len() <= MOST_OUTPUT
+        self.out.len() <= MAX_OUTPUT
     }
 
     fn begin(&mut self, index: usize, depth: usize) {
@@ -343,10 +344,10 @@ impl Json {
     }
 }
 
-/// The present local day and time by a format of `strftime`.
+/// The current local time in a format of `strftime`.
 fn strftime_now(format: &str) -> std::result::Result<String, minijinja::Error> {
     let items = StrftimeItems::new(format).parse().map_err(|_| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, format!("{format:?} is no format of strftime"))
+        minijinja::Error::new(ErrorKind::InvalidOperation, format!("{format:?} is not a format of strftime"))
     })?;
     Ok(Local::now().format_with_items(items.iter()).to_string())
 }
@@ -356,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_the_forms_of_strftime_and_others_are_refused() {
+    fn strftime_formats_are_honoured_and_others_are_refused() {
         let year = Local::now().format("%Y").to_string();
         let two = &year[2..];
         assert_eq!(render("{{ strftime_now('%y %%') }}", "{}"), Ok(format!("{two} %")));
@@ -367,14 +368,14 @@ mod tests {
     }
 
     #[test]
-    fn renders_as_python_does() {
+    fn renders_like_python() {
         let source = "{%- for m in messages %}{{ m.role | upper }}: {{ m['content'].strip() }}\n{% endfor %}{{ {'a': [1, 'ü']} | tojson }}";
         let text = render(source, r#"{"messages": [{"role": "user", "content": " hi "}]}"#);
         assert_eq!(text.as_deref(), Ok("USER: hi\n{\"a\": [1, \"ü\"]}"));
     }
 
     #[test]
-    fn json_has_the_forms_of_python() {
+    fn json_has_the_format_of_python() {
         let value = "{'b': ['ü', 1.5, none], 'a': {}}";
         for (options, wanted) in [
             ("", r#"{"b": ["ü", 1.5, null], "a": {}}"#),
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_parted_as_python_does() {
+    fn partition_equals_pythons() {
         let source =
             "{{ 'a=b=c'.partition('=') }}{{ 'a=b=c'.rpartition('=')[0] }}{{ 'abc'.partition('=') | length }}";
         assert!(render(source, "{}").is_ok_and(|text| text.ends_with("a=b3")));
@@ -397,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn bombs_and_errors_are_errors() {
+    fn bombs_and_invalid_templates_are_refused() {
         let bombs = [
             "{% for i in range(100000) %}{% for j in range(100000) %}x{% endfor %}{% endfor %}",
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",

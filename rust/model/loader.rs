@@ -1,4 +1,4 @@
-//! Loading: takes the tensors that a description needs, checks their shapes and values, and packs each as it arrives.
+//! Loading: checks the shapes and values of the tensors of a description and packs each when it is added.
 
 use super::spec;
 use super::weights::{Loaded, Needed, Use, Weights, needed};
@@ -10,18 +10,19 @@ use crate::threads::Team;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// How a model is kept and computed.
+/// Types in which a model is stored and computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options {
-    /// The type of all matrices; `None` keeps each as it is stored.
+    /// The type of all matrices; `None` keeps the stored types.
     pub weights: Option<WeightType>,
-    /// Of products with 8-bit weights.
+    /// Rounding of the activations in products with 8-bit weights.
     pub activations: Activations,
-    /// The type of a decoder's cached keys and values; `None` takes f32 where all weights are f32, else f16.
+    /// The type of a decoder's cached keys and values; `None` selects f32 where all weights are f32, else
+    /// f16.
     pub kv_type: Option<KvType>,
 }
 
-/// Takes tensors one after the other and packs each at once.
+/// Packs tensors one by one.
 pub struct Loader {
     spec: spec::Model,
     options: Options,
@@ -57,13 +58,13 @@ impl Loader {
         self.options
     }
 
-    /// The type that keys and values are cached in; an encoder caches none, and has them in f32.
+    /// The type of keys and values: in f32 for an encoder, which caches none.
     pub fn kv_type(&self) -> KvType {
         let f32 = self.all_f32 || self.spec.decoder.is_none();
         self.options.kv_type.unwrap_or(if f32 { KvType::F32 } else { KvType::F16 })
     }
 
-    /// Names and shapes, in the order of the model.
+    /// Names and shapes of the needed tensors, in the order of the model.
     pub fn tensors(&self) -> Vec<(&str, &[usize])> {
         self.order.iter().map(|name| (name.as_str(), self.needed[name].shape.as_slice())).collect()
     }
@@ -81,7 +82,7 @@ impl Loader {
         }
     }
 
-    /// Packs `source` under all of `names`, which share the result where their use is the same.
+    /// Packs `source` under all of `names`, which share the packed tensor where their use is the same.
     pub fn add(&mut self, team: &Team<'_>, names: &[String], source: &Source<'_>) -> Result<()> {
         let mut done: Vec<(Use, Loaded)> = Vec::new();
         for name in names {
@@ -141,7 +142,7 @@ impl Loader {
         team.check()
     }
 
-    /// What has been taken so far, in the order of the model.
+    /// The packed tensors so far, in the order of the model.
     pub(super) fn loaded(&self) -> impl Iterator<Item = (&str, &Loaded)> {
         self.order.iter().filter_map(|name| Some((name.as_str(), self.loaded.get(name)?)))
     }
@@ -154,7 +155,7 @@ impl Loader {
         self.parameters = parameters;
     }
 
-    /// Takes packed tensors, each under all of its names: all of them, or with an error none.
+    /// Adds packed tensors, each under all of its names; none of them where one does not fit.
     pub(super) fn put(&mut self, tensors: Vec<(&[String], Loaded)>) -> Result<()> {
         for (names, loaded) in &tensors {
             for name in *names {
@@ -194,7 +195,7 @@ impl Loader {
         Ok(())
     }
 
-    /// The weights; an error that lists everything still missing.
+    /// The weights; an error lists all missing tensors.
     pub fn finish(self) -> Result<(spec::Model, Weights, Summary)> {
         let missing: Vec<&str> =
             self.order.iter().map(String::as_str).filter(|name| !self.loaded.contains_key(*name)).collect();
@@ -212,7 +213,7 @@ impl Loader {
     }
 }
 
-/// What was loaded.
+/// Sizes of a loaded model.
 #[derive(Debug, Clone)]
 pub struct Summary {
     pub parameters: usize,

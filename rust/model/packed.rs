@@ -1,22 +1,23 @@
-//! Packed weights in a file, which the next load maps instead of packing again.
+//! A file of packed weights, which the next load maps instead of packing again.
 //!
 //! ```text
-//! "lapwing2"  magic, 8 bytes, the last of them the version of this form
+//! "lapwing2"  magic, 8 bytes, the last one is the version of the format
 //! u64         length of the header, little endian
-//! u64         its sum
-//! header      JSON: the key, the whole length of the file, every tensor with its place and its sum
-//! ...         each tensor's bytes, from a multiple of 4096
+//! u64         checksum of the header
+//! header      JSON: the key, the length of the file, the offset and the checksum of each tensor
+//! ...         the bytes of each tensor, from a multiple of 4096 on
 //! ```
 //!
-//! The key says what was packed and how; a file with another key is not used. A file is written beside its place and
-//! renamed when it is whole, so nobody ever sees half of one, and files are never changed: mapped memory stays valid.
+//! The key identifies the weights and their packing; a file with another key is not used. A file is written
+//! under a temporary name and renamed when it is complete, so no reader sees an incomplete one, and files
+//! never change: mapped memory stays valid.
 //!
-//! Each load sums all that it maps, which takes as long as one token of decoding: reading all weights once, with all threads.
-//! So it finds whatever a crash, a full disk or a hand has made of a file, and the load that writes one need not wait until
-//! it is on the disk.
+//! Each load verifies the checksums of all mapped bytes, which takes as long as one token of decoding: it
+//! reads all weights once, on all threads. So damage by a crash, a full disk or an edit is found, and the
+//! load that writes a file need not wait for the disk.
 
-mod part;
-mod sum;
+mod atomic_file;
+mod checksum;
 
 use super::loader::Loader;
 use super::weights::Loaded;
@@ -24,7 +25,8 @@ use crate::error::{Error, Result};
 use crate::matmul::{LAYOUT_VERSION, Matrix, Storage};
 use crate::tensor::WeightType;
 use crate::threads::Team;
-use part::Part;
+use atomic_file::AtomicFile;
+use checksum::{checksum, checksums};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -32,15 +34,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
-use sum::{sum, sums};
 
 const MAGIC: &[u8; 8] = b"lapwing2";
-/// Tensors begin at multiples of this: a page, and more than any alignment that kernels ask for.
+/// Alignment of tensors: a page, which is more than any kernel requires.
 const ALIGN: u64 = 4096;
 /// Bytes before the header.
 const PREAMBLE: u64 = 24;
-/// Longest header that is read.
-const MOST_HEADER: u64 = 64 << 20;
+/// Maximum length of a header.
+const MAX_HEADER: u64 = 64 << 20;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,7 +68,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// Its first byte and the one behind its last, in a file of `whole` bytes; `None` where it does not lie in it.
+    /// The range of its bytes in a file of `whole` bytes; `None` where it lies outside.
     fn range(&self, base: u64, whole: u64) -> Option<std::ops::Range<usize>> {
         let start = base.checked_add(self.offset).filter(|start| start.is_multiple_of(ALIGN))?;
         let end = start.checked_add(self.length).filter(|&end| end <= whole)?;
@@ -83,9 +84,9 @@ fn aligned(n: u64) -> u64 {
     n.next_multiple_of(ALIGN)
 }
 
-/// What all parts of a file need: one entry for each packed tensor, with all its names.
+/// One entry for each packed tensor, with all of its names, and the tensors.
 fn entries(loader: &Loader) -> (Vec<Entry>, Vec<Loaded>) {
-    let mut places: HashMap<usize, usize> = HashMap::new();
+    let mut known: HashMap<usize, usize> = HashMap::new();
     let (mut entries, mut loaded) = (Vec::<Entry>::new(), Vec::new());
     let mut offset = 0;
     for (name, value) in loader.loaded() {
@@ -96,11 +97,11 @@ fn entries(loader: &Loader) -> (Vec<Entry>, Vec<Loaded>) {
             }
             Loaded::Values(v) => (Arc::as_ptr(v) as usize, "values", v.len(), 1, 4 * v.len() as u64),
         };
-        if let Some(&place) = places.get(&at) {
-            entries[place].names.push(name.to_owned());
+        if let Some(&index) = known.get(&at) {
+            entries[index].names.push(name.to_owned());
             continue;
         }
-        places.insert(at, entries.len());
+        known.insert(at, entries.len());
         let names = vec![name.to_owned()];
         entries.push(Entry { names, kind: kind.to_owned(), outputs, inputs, offset, length, sum: 0 });
         loaded.push(value.clone());
@@ -117,11 +118,11 @@ fn bytes(value: &Loaded) -> Cow<'_, [u8]> {
     }
 }
 
-/// Writes all that `loader` has taken to `path`, which appears when it is whole.
+/// Writes all tensors of `loader` to `path`, which appears when it is complete.
 pub fn save(loader: &Loader, team: &Team<'_>, key: &str, path: &Path) -> Result<()> {
     let (mut entries, loaded) = entries(loader);
     let parts: Vec<Cow<'_, [u8]>> = loaded.iter().map(bytes).collect();
-    let found = sums(team, &parts.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>())?;
+    let found = checksums(team, &parts.iter().map(AsRef::as_ref).collect::<Vec<&[u8]>>())?;
     for (entry, sum) in entries.iter_mut().zip(found) {
         entry.sum = sum;
     }
@@ -133,7 +134,8 @@ pub fn save(loader: &Loader, team: &Team<'_>, key: &str, path: &Path) -> Result<
         length: u64::MAX,
         tensors: entries,
     };
-    // The length counts the header, whose own length depends on its digits: room for the longest, filled with blanks.
+    // The length includes the header, whose length depends on the digits of that number: the header has room
+    // for the largest number and is padded with spaces.
     let room = serde_json::to_vec(&header).map_err(|e| Error::Internal(e.to_string()))?.len();
     let base = aligned(PREAMBLE + room as u64);
     header.length = base + end;
@@ -142,10 +144,10 @@ pub fn save(loader: &Loader, team: &Team<'_>, key: &str, path: &Path) -> Result<
 
     let io = |e: std::io::Error| broken(path, e);
     if let Some(folder) = path.parent() {
-        part::remove_stale(folder);
+        atomic_file::remove_stale(folder);
     }
-    let mut file = Part::create(path).map_err(io)?;
-    for piece in [MAGIC, &(room as u64).to_le_bytes()[..], &sum(&text).to_le_bytes(), &text] {
+    let mut file = AtomicFile::create(path).map_err(io)?;
+    for piece in [MAGIC, &(room as u64).to_le_bytes()[..], &checksum(&text).to_le_bytes(), &text] {
         file.write(piece).map_err(io)?;
     }
     for (entry, bytes) in header.tensors.iter().zip(&parts) {
@@ -158,10 +160,10 @@ pub fn save(loader: &Loader, team: &Team<'_>, key: &str, path: &Path) -> Result<
     file.publish().map_err(io)
 }
 
-/// Fills `loader` from `path`; false where there is no file, or one of another key or layout.
+/// Fills `loader` from `path`. Returns false where there is no file, or one with another key or layout.
 ///
 /// # Errors
-/// The file is damaged: `loader` is as it was. Interrupted.
+/// Where the file is damaged, and at an interrupt; `loader` is unchanged then.
 pub fn restore(loader: &mut Loader, team: &Team<'_>, key: &str, path: &Path) -> Result<bool> {
     let Ok(mut file) = File::open(path) else { return Ok(false) };
     let io = |e: std::io::Error| broken(path, e);
@@ -171,11 +173,11 @@ pub fn restore(loader: &mut Loader, team: &Team<'_>, key: &str, path: &Path) -> 
     }
     let word = |at: usize| u64::from_le_bytes(start[at..at + 8].try_into().expect("eight bytes"));
     let room = word(8);
-    if room > MOST_HEADER {
+    if room > MAX_HEADER {
         return Ok(false);
     }
     let mut text = vec![0; room as usize];
-    if file.read_exact(&mut text).is_err() || sum(&text) != word(16) {
+    if file.read_exact(&mut text).is_err() || checksum(&text) != word(16) {
         return Ok(false);
     }
     let Ok(header) = serde_json::from_slice::<Header>(&text) else { return Ok(false) };
@@ -183,9 +185,9 @@ pub fn restore(loader: &mut Loader, team: &Team<'_>, key: &str, path: &Path) -> 
     if header.layout != LAYOUT_VERSION || header.key != key || header.length != whole {
         return Ok(false);
     }
-    // SAFETY: files of the cache are never changed once they have their name, only replaced or removed.
+    // SAFETY: files of the cache never change under their final name, they are only replaced or removed.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-    // Where the system has none for files, small pages do.
+    // Without huge pages for files the map has small pages.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     let map = Arc::new(map);
@@ -195,7 +197,7 @@ pub fn restore(loader: &mut Loader, team: &Team<'_>, key: &str, path: &Path) -> 
         return Err(broken(path, "a tensor lies outside of the file"));
     }
     let parts: Vec<&[u8]> = ranges.iter().map(|range| &map[range.clone()]).collect();
-    for (entry, sum) in header.tensors.iter().zip(sums(team, &parts)?) {
+    for (entry, sum) in header.tensors.iter().zip(checksums(team, &parts)?) {
         if entry.sum != sum {
             return Err(broken(
                 path,

@@ -43,9 +43,10 @@ fn common(a: &[u32], b: &[u32]) -> usize {
 /// that the sequence will have.
 pub fn reusable(model: &spec::Model) -> bool {
     model.encoder.is_none()
-        && model.decoder.as_ref().is_some_and(|stack| {
-            stack.bodies().filter_map(spec::Body::rotary).all(spec::Rotary::is_fixed)
-        })
+        && model
+            .decoder
+            .as_ref()
+            .is_some_and(|stack| stack.bodies().filter_map(spec::Body::rotary).all(spec::Rotary::is_fixed))
 }
 
 impl Prefixes {

@@ -124,7 +124,7 @@ impl<'a> Session<'a> {
             rest = behind;
         }
         let failed = Mutex::new(None);
-        self.team.apart(shares.len(), &|i, thread, team| {
+        self.team.per_thread(shares.len(), &|i, thread, team| {
             let scratch = &mut *per_thread[thread].lock().unwrap_or_else(PoisonError::into_inner);
             match whole.run(team, scratch, shares[i].clone(), None, &mut Capture::default()) {
                 Ok(()) => {

@@ -105,8 +105,8 @@ const LANE: [f32; LANES] = {
 
 multiversion! {
     /// Scales, caps and biases a row of scores, masks all but `from..to`, and replaces it by
-    /// exp(score - maximum). Returns the maximum and the sum: (minus infinity, 0) if nothing is visible, NaN if
-    /// no visible score is finite.
+    /// `exp(score - maximum)`. Returns the maximum and the sum: (minus infinity, 0) if nothing is visible,
+    /// NaN if no visible score is finite.
     fn exp_scores / exp_scores_at(row: &mut [f32], from: usize, to: usize, scale: f32, softcap: f32, bias: &[f32]) -> (f32, f32) {
         let (lane, masked) = (Lanes::from_array(LANE), Lanes::splat(f32::NEG_INFINITY));
         let mut max = masked;
@@ -189,8 +189,9 @@ fn merge_rows(total: &mut [f32], part: &[f32], width: usize) {
     }
 }
 
-/// Value of [`Call::shared_from`]. Measured on a Zen 5 with 32 MB of shared cache: a smaller prefix stays in the cache from
-/// one sequence to the next, and attending to it jointly takes 4 % longer; with 16 MB it takes 0.7 of the time.
+/// Value of [`Call::shared_from`]. Measured on a Zen 5 with 32 MB of shared cache: a smaller prefix stays in
+/// the cache from one sequence to the next, and attending to it jointly takes 4 % longer; with 16 MB it takes
+/// 0.7 of the time.
 const SHARED_FROM: usize = 6 << 20;
 
 /// Arguments of a call.
@@ -239,8 +240,8 @@ impl Call<'_> {
         }
     }
 
-    /// The block and the key head that are read after a head of a block, to be prefetched where reads are bound by memory.
-    /// None behind the item's last tile: the table may hold no valid block there.
+    /// The block and the key head that are read after a head of a block, to be prefetched where reads are
+    /// bound by memory. None behind the item's last tile: the table may hold no valid block there.
     fn next_read(&self, item: &WorkItem, block: usize, head: usize) -> Option<(u32, usize)> {
         let table = self.table(item);
         if self.rows(item) > MAX_MEMORY_BOUND_ROWS {
@@ -254,7 +255,8 @@ impl Call<'_> {
         }
     }
 
-    /// Computes exp(score - maximum) of one tile into `t.scores`, `[kv_heads, rows, TILE]`; calls `each(row, maximum, sum)`.
+    /// Computes exp(score - maximum) of one tile into `t.scores`, `[kv_heads, rows, TILE]`; calls
+    /// `each(row, maximum, sum)`.
     fn tile_scores(
         &self,
         item: &WorkItem,
@@ -342,10 +344,11 @@ impl Call<'_> {
     }
 }
 
-/// Attends: `queries` are `[rows, heads * key_dim]`, `out` is `[rows, heads * value_dim]`. A query that sees no key gets zeros.
+/// Attends: `queries` are `[rows, heads * key_dim]`, `out` is `[rows, heads * value_dim]`. A query that sees
+/// no key gets zeros.
 ///
-/// Reads only blocks of tiles in which some query sees a position. Other entries of a table may be invalid, such as `u32::MAX`
-/// for blocks that left a sliding window.
+/// Reads only blocks of tiles in which some query sees a position. Other entries of a table may be invalid,
+/// such as `u32::MAX` for blocks that left a sliding window.
 pub fn attention(
     team: &Team<'_>,
     scratch: &mut Scratch,
@@ -390,7 +393,8 @@ fn attend(team: &Team<'_>, scratch: &mut Scratch, call: &Call<'_>, out: &mut [f3
         });
         return;
     }
-    // Few items with many tiles (decoding at long context), or some with a shared prefix: tiles are computed in parallel.
+    // Few items with many tiles (decoding at long context), or some with a shared prefix: tiles are computed
+    // in parallel.
     jobs.clear();
     let mut room = 0;
     for (i, item) in items.iter_mut().enumerate() {

@@ -1,10 +1,10 @@
 //! Keys and values of a layer in blocks of 32 tokens.
 //!
 //! A sequence owns a table of block numbers, so sharing a prefix, forking a beam and freeing a window are
-//! edits of tables. Blocks are allocated and freed in segments of 16. A segment has a plane of keys, transposed inside a
-//! block, `[head][key_dim][32]`, so that scores of successive tokens lie side by side, and a plane of values,
-//! `[head][32][value_dim]`, unless the keys hold the values too. In 8 bits each token of each head has a scale of its own,
-//! `[head][32]`, for keys and for values.
+//! edits of tables. Blocks are allocated and freed in segments of 16. A segment has a plane of keys,
+//! transposed inside a block, `[head][key_dim][32]`, so that scores of successive tokens lie side by side,
+//! and a plane of values, `[head][32][value_dim]`, unless the keys hold the values too. In 8 bits each token
+//! of each head has a scale of its own, `[head][32]`, for keys and for values.
 
 mod plane;
 
@@ -40,7 +40,7 @@ impl KvType {
         }
     }
 
-    /// Reads `f32`, `f16` or `q8`.
+    /// Parses `f32`, `f16` or `q8`.
     pub fn parse(name: &str) -> Result<KvType> {
         match name {
             "f32" => Ok(KvType::F32),
@@ -53,7 +53,7 @@ impl KvType {
     }
 }
 
-/// Numbers as they lie in a block: f32, or f16 by their bits.
+/// Elements of a block: f32, or the bits of f16.
 #[derive(Debug, Clone, Copy)]
 pub enum Numbers<'a> {
     F32(&'a [f32]),
@@ -191,8 +191,8 @@ impl KvBlocks {
         (self.segments[block / SEGMENT].as_ref().expect(IN_USE), block % SEGMENT)
     }
 
-    /// Stores the rows of all sequences: `keys` are `[rows, heads * key_dim]`, `values` `[rows, heads * value_dim]` (not read
-    /// where the keys hold them). No block belongs to two sequences.
+    /// Stores the rows of all sequences: `keys` are `[rows, heads * key_dim]`, `values`
+    /// `[rows, heads * value_dim]` (not read where the keys hold them). No block belongs to two sequences.
     pub fn store(&mut self, sequences: Sequences<'_>, keys: &[f32], values: &[f32]) {
         let rows = Rows::of(self.shape, keys, values);
         sequences.each_block(|block, slot, range| {
@@ -256,7 +256,8 @@ impl KvBlocks {
         segment.keys.read(block, head, BLOCK, scratch)
     }
 
-    /// Values of the first `tokens` of a block, `[tokens][value_dim]`: the stored ones, or as f32 in `scratch`.
+    /// Values of the first `tokens` of a block, `[tokens][value_dim]`: the stored ones, or as f32 in
+    /// `scratch`.
     pub fn values<'a>(
         &'a self,
         block: u32,
@@ -303,22 +304,21 @@ impl<'a> Rows<'a> {
 /// Rows of a batch that belong to one sequence.
 #[derive(Debug, Clone)]
 pub struct Sequence {
-    /// Number of the table of its blocks.
+    /// Index of the table of its blocks.
     pub table: usize,
     /// Its rows among all of the batch.
     pub rows: Range<usize>,
     /// Position of the first of these rows.
     pub first: usize,
-    /// Keys there are, from position 0.
+    /// Number of its keys, from position 0 on.
     pub length: usize,
 }
 
-/// The sequences of a batch, with the tables that they name. The list holds no borrowed table, so that it can be kept and
-/// filled again.
+/// The sequences of a batch, with their tables. The list borrows no table, so its memory can be reused.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sequences<'a> {
     pub list: &'a [Sequence],
-    /// Numbers of blocks of keys and values.
+    /// Block numbers of keys and values.
     pub tables: &'a [Vec<u32>],
 }
 
@@ -327,7 +327,7 @@ impl<'a> Sequences<'a> {
         &self.tables[sequence.table]
     }
 
-    /// Calls `f(block, first slot, rows)` for each block that takes some of the rows of a sequence.
+    /// Calls `f(block, first slot, rows)` for each block that holds rows of a sequence.
     fn each_block(&self, mut f: impl FnMut(usize, usize, Range<usize>)) {
         for sequence in self.list {
             let mut row = sequence.rows.start;

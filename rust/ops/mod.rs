@@ -1,7 +1,7 @@
 //! The operations between matrix products: norms, rotations, attention, pooling.
 //!
-//! Each gives the same bits for a row whatever rows are computed beside it, on any number of threads and
-//! any instruction set: a row is computed by one thread, in one order.
+//! The bits of a row do not depend on the other rows of a call, the number of threads or the instruction set:
+//! a row is computed by one thread, in one order.
 
 pub mod attention;
 pub mod kv;

@@ -1,12 +1,15 @@
 //! Root-mean-square and layer normalization.
 //!
-//! rms:   y = x / sqrt(mean(x^2) + eps) * weight.          Zhang and Sennrich 2019, <https://arxiv.org/abs/1910.07467>
-//! layer: y = (x - mean) / sqrt(var + eps) * weight + bias. Ba et al. 2016, <https://arxiv.org/abs/1607.06450>
+//! rms:   y = x / sqrt(mean(x^2) + eps) * weight
+//! layer: y = (x - mean) / sqrt(var + eps) * weight + bias
+//!
+//! Zhang and Sennrich 2019, <https://arxiv.org/abs/1910.07467>; Ba et al. 2016,
+//! <https://arxiv.org/abs/1607.06450>
 
 use crate::simd::{LANES, Vector, multiversion};
 use crate::threads::Team;
 
-/// Which of the two.
+/// The formula of a normalization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormKind {
@@ -14,8 +17,8 @@ pub enum NormKind {
     Rms,
 }
 
-/// A normalization with its tensors. They are as long as a row, or hold several rows that are used in turn
-/// (weights of each head); empty where there are none.
+/// A normalization with its tensors, which are as long as a row, or hold several rows that are used in turn
+/// (weights of each head), or are empty.
 #[derive(Debug, Clone)]
 pub struct Norm {
     pub kind: NormKind,
@@ -24,10 +27,10 @@ pub struct Norm {
     pub bias: Vec<f32>,
 }
 
-/// Values that one thread normalizes at a time.
+/// Values per chunk of work; fewer are normalized by the caller alone.
 const CHUNK: usize = 16 * 1024;
 
-/// Sum of `f` over `x` in sixteen lanes; the last step is filled with `fill`.
+/// Reduces `x` in sixteen lanes; the last step is padded with `fill`.
 #[inline(always)]
 fn reduce<V: Vector>(x: &[f32], fill: f32, f: impl Fn(V, V) -> V) -> f32 {
     let mut acc = V::splat(0.0);
@@ -47,7 +50,7 @@ multiversion! {
         let n = x.len() as f32;
         let mean = if layer { reduce::<Lanes>(x, 0.0, |a, v| a + v) / n } else { 0.0 };
         let center = Lanes::splat(mean);
-        // The filled lanes hold the mean, so that they add nothing.
+        // The padding is the mean, which adds nothing.
         let square = reduce::<Lanes>(x, mean, |a, v| {
             let d = v - center;
             d.mul_add(d, a)
@@ -70,7 +73,7 @@ multiversion! {
 }
 
 impl Norm {
-    /// Normalizes row number `index` (which picks the weights where there are several rows of them).
+    /// Normalizes the row `index`, which selects the weights where they have several rows.
     pub fn row(&self, index: usize, x: &[f32], out: &mut [f32]) {
         let part = |t: &Vec<f32>| {
             let rows = (t.len() / x.len()).max(1);
@@ -83,7 +86,7 @@ impl Norm {
 
     /// Normalizes each row of `width` values of `x` into `out`.
     pub fn normalize(&self, team: &Team<'_>, x: &[f32], width: usize, out: &mut [f32]) {
-        assert!(x.len() == out.len(), "as many results as values");
+        assert!(x.len() == out.len(), "out is as long as x");
         let rows = (CHUNK / width).max(1);
         let piece = |i: usize, out: &mut [f32], _: usize| {
             for (r, o) in out.chunks_mut(width).enumerate() {
@@ -94,7 +97,7 @@ impl Norm {
         if x.len() <= CHUNK { piece(0, out, 0) } else { team.run_mut(out, rows * width, &piece) }
     }
 
-    /// The same in place.
+    /// [`Norm::normalize`] in place.
     pub fn normalize_in_place(&self, team: &Team<'_>, x: &mut [f32], width: usize) {
         let rows = (CHUNK / width).max(1);
         let piece = |i: usize, x: &mut [f32], _: usize| {

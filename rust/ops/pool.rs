@@ -1,9 +1,9 @@
-//! From token states to one vector per sequence.
+//! Pooling: one vector per sequence from the states of its tokens.
 
 use crate::error::{Error, Result};
 use crate::simd::sum_of_squares;
 
-/// How the states of a sequence become one vector.
+/// The reduction over the tokens of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     First,
@@ -28,7 +28,7 @@ impl Pooling {
         }
     }
 
-    /// Pools `states: [tokens, width]` of one sequence, at least one token, into `out: [width]`.
+    /// Pools the `states: [tokens, width]` of one sequence, of at least one token, into `out: [width]`.
     pub fn pool(self, states: &[f32], width: usize, out: &mut [f32]) {
         let tokens = states.len() / width;
         match self {

@@ -1,9 +1,11 @@
-//! Biases that depend on the distance between key and query alone, ALiBi and T5's buckets, or on the key alone.
+//! Biases of scores that depend only on the distance between key and query (ALiBi, T5's buckets), or only on
+//! the key.
 //!
-//! All become one table per head over the distance `key - query`, or over the key's position, of which attention adds
-//! a contiguous piece to a row of scores.
+//! Each is one table per head over the distance `key - query`, or over the key's position. Attention adds a
+//! contiguous piece of the table to a row of scores.
 
-/// Values for distances `-reach..=reach`, `[heads, 2 * reach + 1]`, or for keys `0..=reach`, `[heads, reach + 1]`.
+/// Values for distances `-reach..=reach`, `[heads, 2 * reach + 1]`, or for keys `0..=reach`,
+/// `[heads, reach + 1]`.
 #[derive(Debug, Clone)]
 pub struct DistanceBias {
     reach: usize,
@@ -12,7 +14,7 @@ pub struct DistanceBias {
 }
 
 impl DistanceBias {
-    /// Builds the table by asking `value(head, key - query)`.
+    /// Builds the table of `value(head, key - query)`.
     pub fn new(heads: usize, reach: usize, value: impl Fn(usize, isize) -> f32) -> Self {
         let reach_signed = reach as isize;
         let table = (0..heads)
@@ -21,7 +23,7 @@ impl DistanceBias {
         DistanceBias { reach, of_keys: false, table: table.collect() }
     }
 
-    /// Builds a table that knows no query by asking `value(head, key)`.
+    /// Builds the table of `value(head, key)`, which does not depend on the query.
     pub fn of_keys(heads: usize, reach: usize, value: impl Fn(usize, usize) -> f32) -> Self {
         let table = (0..heads).flat_map(|h| (0..=reach).map(move |k| (h, k))).map(|(h, k)| value(h, k));
         DistanceBias { reach, of_keys: true, table: table.collect() }
@@ -45,8 +47,8 @@ impl DistanceBias {
 
 /// T5's bucket of a distance. Raffel et al. 2020, <https://arxiv.org/abs/1910.10683>
 ///
-/// Half of the buckets are exact, the rest grow logarithmically up to `max_distance`; with `bidirectional`
-/// the upper half of all is for keys after the query.
+/// Half of the buckets hold one distance each, the others grow logarithmically up to `max_distance`; with
+/// `bidirectional` the upper half of all buckets is for keys after the query.
 pub fn bucket(distance: isize, buckets: usize, max_distance: usize, bidirectional: bool) -> usize {
     let (mut buckets, mut offset) = (buckets, 0);
     let d = if bidirectional {
@@ -60,7 +62,7 @@ pub fn bucket(distance: isize, buckets: usize, max_distance: usize, bidirectiona
     if d < exact {
         return offset + d;
     }
-    // In single precision, as the reference has it.
+    // In single precision, like the reference.
     let ratio = (d as f32 / exact as f32).ln() / ((max_distance as f64 / exact as f64).ln() as f32);
     let far = exact + (ratio * (buckets - exact) as f32) as usize;
     offset + far.min(buckets - 1)

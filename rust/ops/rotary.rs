@@ -22,7 +22,7 @@ impl Angles {
         self.sin.clear();
     }
 
-    /// Adds the row of a token at `position`; cosine and sine are multiplied by `scale`.
+    /// Appends the row of a token at `position`; cosine and sine are multiplied by `scale`.
     pub fn push(&mut self, position: usize, inv_freq: &[f64], scale: f64) {
         debug_assert_eq!(inv_freq.len(), self.pairs);
         for &frequency in inv_freq {

@@ -1,8 +1,8 @@
-//! Top-k and log-sum-exp of rows: of stored rows, or of the products of a language head as they are computed, none of which
-//! is stored.
+//! Top-k and log-sum-exp of rows: of stored rows, or of the products of a language head as they are computed,
+//! none of which is stored.
 //!
-//! Rows are scanned in pieces of [`PIECE`] values. The statistics of a piece do not depend on the others, and pieces are
-//! combined in one order, so both ways give the same bits.
+//! Rows are scanned in pieces of [`PIECE`] values. The statistics of a piece do not depend on the others, and
+//! pieces are combined in one order, so both ways give the same bits.
 
 use crate::matmul::{self, Matrix, PIECE, Piece, linear_in_pieces};
 use crate::simd::{LANES, exp, log, maximum, multiversion, tanh};
@@ -161,7 +161,8 @@ impl TopK {
         entries[at] = (index, value);
     }
 
-    /// Scans `n` values from index `first` on, with maximum `max`: those of row `at` of `values: [panel][rows][16]`.
+    /// Scans `n` values from index `first` on, with maximum `max`: those of row `at` of
+    /// `values: [panel][rows][16]`.
     fn scan(&mut self, row: usize, first: usize, values: &[f32], rows: usize, at: usize, n: usize, max: f32) {
         // Most pieces hold no value of the top k.
         if !self.admits(row, first as u32, max) {
@@ -191,7 +192,8 @@ pub struct LogitEpilogue<'a> {
     pub weight: &'a Matrix,
     pub bias: Option<&'a [f32]>,
     pub scale: f32,
-    /// Largest magnitude of a logit, `cap * tanh(logit / cap)`. Bello et al. 2016, <https://arxiv.org/abs/1611.09940>
+    /// Largest magnitude of a logit, `cap * tanh(logit / cap)`. Bello et al. 2016,
+    /// <https://arxiv.org/abs/1611.09940>
     pub softcap: Option<f32>,
 }
 
@@ -235,7 +237,8 @@ impl LogitEpilogue<'_> {
     }
 }
 
-/// The largest logits of rows, largest first, equal logits by index, and their log-sum-exp. Its memory is reused.
+/// The largest logits of rows, largest first, equal logits by index, and their log-sum-exp. Its memory is
+/// reused.
 #[derive(Default)]
 pub struct TopLogits {
     best: TopK,
@@ -272,8 +275,8 @@ impl TopLogits {
         self.finite[row].load(Ordering::Relaxed)
     }
 
-    /// Finds the `n` largest logits of each row of `head(x)`, `x: [rows, inputs]`, and with `normalize` its log-sum-exp.
-    /// Returns whether the logits of all rows are finite.
+    /// Finds the `n` largest logits of each row of `head(x)`, `x: [rows, inputs]`, and with `normalize` its
+    /// log-sum-exp. Returns whether the logits of all rows are finite.
     pub fn find(
         &mut self,
         team: &Team<'_>,

@@ -4,14 +4,14 @@ use crate::error::{Error, Result};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 
-/// The first `n` values of memory that is used again and again, grown if need be; old contents are left.
+/// The first `n` values of a reused buffer, which grows if it is too short and keeps its contents.
 ///
 /// # Panics
-/// If the memory cannot be had.
+/// Where the memory cannot be allocated.
 pub fn sized<T: Plain>(buffer: &mut Buffer<T>, n: usize) -> &mut [T] {
     let old = buffer.len();
     if old < n {
-        // By half at least, so that what grows little by little is not copied each time.
+        // By half at least, so that a buffer that grows in small steps is not copied at each of them.
         let larger = Buffer::zeroed(n.max(old + old / 2)).unwrap_or_else(|error| panic!("{error}"));
         let old = std::mem::replace(buffer, larger);
         buffer[..old.len()].copy_from_slice(&old);
@@ -19,7 +19,7 @@ pub fn sized<T: Plain>(buffer: &mut Buffer<T>, n: usize) -> &mut [T] {
     &mut buffer[..n]
 }
 
-/// Marks element types for which every bit pattern, all zeros too, is a value.
+/// Element types for which every bit pattern is a value, all zeros included.
 ///
 /// # Safety
 /// The type has no padding and no invalid bit patterns.
@@ -37,12 +37,12 @@ unsafe impl Plain for i32 {}
 // SAFETY: as above.
 unsafe impl Plain for f32 {}
 
-/// An array aligned to 64 bytes, so that no load of a whole cache line touches two (2 MiB where it is large, and then in huge pages where the
-/// system grants them).
+/// An array aligned to 64 bytes, so that no load of a whole cache line touches two. A large one is aligned to
+/// 2 MiB and lies in huge pages where the system grants them.
 pub struct Buffer<T: Plain> {
     pointer: *mut T,
     length: usize,
-    /// What was allocated; a large buffer begins at a border of huge pages inside of it.
+    /// The allocation; a large buffer begins at a huge page boundary inside.
     whole: *mut u8,
     layout: Layout,
 }
@@ -55,13 +55,14 @@ unsafe impl<T: Plain> Sync for Buffer<T> {}
 const HUGE: usize = 2 << 20;
 
 impl<T: Plain> Buffer<T> {
-    /// `length` zeros; an error, not an abort, where the memory cannot be had.
+    /// `length` zeros. Fails where the memory cannot be allocated, instead of aborting.
     pub fn zeroed(length: usize) -> Result<Self> {
         let refuse =
             || Error::Memory(format!("cannot allocate {length} elements of {} bytes", size_of::<T>()));
         let bytes = length.checked_mul(size_of::<T>()).ok_or_else(refuse)?.max(1);
-        // Of small alignment, the system hands out zeros page by page as they are touched; for a larger one the allocator
-        // would write them all first, on one thread and without an ear for Ctrl-C. The border is sought by hand.
+        // With a small alignment the system zeroes each page at its first access. With a larger one the
+        // allocator would write all zeros first, on one thread and without a check for Ctrl-C, so the
+        // boundary is found here.
         let large = bytes >= 2 * HUGE;
         let (size, align) =
             if large { (bytes.checked_add(HUGE).ok_or_else(refuse)?, 16) } else { (bytes, 64) };
@@ -72,7 +73,7 @@ impl<T: Plain> Buffer<T> {
             return Err(refuse());
         }
         let skip = if large { whole.addr().next_multiple_of(HUGE) - whole.addr() } else { 0 };
-        // SAFETY: fewer than `HUGE` bytes are skipped, and so many more were allocated.
+        // SAFETY: fewer than `HUGE` bytes are skipped, and `HUGE` bytes more were allocated.
         let pointer = unsafe { whole.add(skip) };
         #[cfg(target_os = "linux")]
         if large {
@@ -83,7 +84,7 @@ impl<T: Plain> Buffer<T> {
     }
 }
 
-/// An empty one, which takes no memory.
+/// An empty buffer, which takes no memory.
 impl<T: Plain> Default for Buffer<T> {
     fn default() -> Self {
         let pointer = std::ptr::without_provenance_mut(64);
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_keeps_its_contents_and_its_alignment() {
+    fn a_growing_buffer_keeps_its_contents_and_its_alignment() {
         let mut buffer = Buffer::<f32>::default();
         assert!(buffer.is_empty() && buffer.as_ptr().addr() % 64 == 0);
         for n in [1, 7, 3, 100, 2000] {
@@ -148,7 +149,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn zeros_take_no_memory_until_they_are_touched() {
+    fn zeros_take_no_memory_until_their_first_access() {
         let resident = || -> usize {
             let text = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
             4096 * text.split(' ').nth(1).and_then(|n| n.parse::<usize>().ok()).expect("the second number")

@@ -1,4 +1,4 @@
-//! One slice written by several threads, each in its own parts.
+//! A slice that several threads write in disjoint parts.
 
 use std::marker::PhantomData;
 
@@ -9,7 +9,7 @@ pub struct Disjoint<'a, T> {
     borrowed: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: parts are handed out under the promise of `slice` that they do not overlap.
+// SAFETY: callers of `slice` promise that its parts do not overlap.
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for Disjoint<'_, T> {}
@@ -27,15 +27,15 @@ impl<'a, T> Disjoint<'a, T> {
         self.length == 0
     }
 
-    /// Where an element would lie, also behind the last.
+    /// The address of an element, or of a place behind the last one.
     pub fn address(&self, at: usize) -> *const T {
         self.pointer.wrapping_add(at)
     }
 
-    /// `length` elements from `start`; panics where they do not lie inside.
+    /// `length` elements from `start` on; panics where they lie outside.
     ///
     /// # Safety
-    /// No two parts that are alive at the same time overlap.
+    /// Parts that are alive at the same time do not overlap.
     #[allow(clippy::mut_from_ref, reason = "the parts are disjoint, which the caller promises")]
     pub unsafe fn slice(&self, start: usize, length: usize) -> &mut [T] {
         assert!(start <= self.length && length <= self.length - start, "part inside the slice");

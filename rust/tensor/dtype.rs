@@ -19,7 +19,7 @@ impl DType {
         }
     }
 
-    /// Reads `float32`, `float16` or `bfloat16`.
+    /// Parses `float32`, `float16` or `bfloat16`.
     pub fn parse(name: &str) -> Result<DType> {
         match name {
             "float32" => Ok(DType::F32),
@@ -60,12 +60,12 @@ impl WeightType {
         }
     }
 
-    /// The type of a name.
+    /// The type with a name.
     pub fn named(name: &str) -> Option<WeightType> {
         Self::ALL.into_iter().find(|t| t.name() == name)
     }
 
-    /// Reads what a model may be turned into: `f32`, `bf16`, `f16`, `q8` or `q4`.
+    /// Parses a type that a model can be converted to: `f32`, `bf16`, `f16`, `q8` or `q4`.
     pub fn parse(name: &str) -> Result<WeightType> {
         Self::named(name).filter(|&t| t != WeightType::Q6).ok_or_else(|| {
             Error::Option(format!(

@@ -1,9 +1,9 @@
-//! A tensor as the checkpoint stores it: two-dimensional, strided, read-only.
+//! A view of a tensor of the checkpoint: two-dimensional, strided, read-only.
 
 use super::dtype::DType;
 use crate::error::{Error, Result};
 
-/// A matrix `[rows, columns]` somewhere in `data`; strides are in elements. Vectors have one row.
+/// A matrix `[rows, columns]` in `data`; strides are in elements. Vectors have one row.
 #[derive(Debug, Clone, Copy)]
 pub struct Source<'a> {
     data: &'a [u8],
@@ -86,7 +86,7 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Converts one element after the other.
+/// Converts elements in order.
 fn read<'b>(out: &mut [f32], bytes: impl Iterator<Item = &'b [u8]>, value: impl Fn(&[u8]) -> f32) {
     for (o, b) in out.iter_mut().zip(bytes) {
         *o = value(b);

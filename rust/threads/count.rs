@@ -1,5 +1,6 @@
-//! How many threads a machine is good for.
+//! The default number of threads.
 
+#[cfg(target_os = "linux")]
 use std::collections::BTreeSet;
 
 /// `LAPWING_NUM_THREADS`, else `OMP_NUM_THREADS` (its first number), else the processors that this process
@@ -42,6 +43,5 @@ fn physical_cores() -> Option<usize> {
 
 #[cfg(not(target_os = "linux"))]
 fn physical_cores() -> Option<usize> {
-    let _: BTreeSet<String> = BTreeSet::new();
     None
 }

@@ -1,12 +1,17 @@
 //! The workers and the protocol of a region.
 //!
-//! `epoch` counts regions. `gate` holds the epoch (upper half), whether the region is closed and how many
-//! workers are inside. The caller writes the job, opens the gate, raises the epoch and works; when no chunk
-//! is left it closes the gate and waits until nobody is inside. A worker may read the job only between
-//! entering, which succeeds only while the gate of its epoch is open, and leaving; so the job, which
-//! borrows from the caller's stack, is never used after the region.
+//! `epoch` counts regions. `gate` holds the epoch (upper half), whether the region is closed, and the number
+//! of workers inside. The caller writes the job, opens the gate, raises the epoch and works; when no chunk is
+//! left it closes the gate and waits until no worker is inside. A worker may read the job only between
+//! entering, which succeeds only while the gate of its epoch is open, and leaving; so the job, which borrows
+//! from the caller's stack, is never used after the region.
+//!
+//! No wake-up is lost: the caller raises the epoch and then reads `sleepers`, a worker raises `sleepers` and
+//! then reads the epoch (both sequentially consistent), so the caller wakes the worker, or the worker sees
+//! the epoch.
 
-use super::{futex, spread};
+use super::affinity;
+use super::futex::Futex;
 use crate::error::{Error, Result};
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -18,13 +23,13 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
-/// A value alone on its cache lines (two: processors fetch them in pairs).
+/// A value with cache lines of its own (two: processors fetch them in pairs).
 #[repr(align(128))]
 struct Line<T>(T);
 
 type Task<'a> = &'a (dyn Fn(usize, usize) + Sync);
 
-/// What a region does: the task and the number of chunks.
+/// The task of a region and its number of chunks.
 #[derive(Clone, Copy)]
 struct Job {
     task: Task<'static>,
@@ -34,58 +39,65 @@ struct Job {
 const CLOSED: u64 = 1 << 31;
 const INSIDE: u64 = CLOSED - 1;
 
-/// How long a thread without work stays awake. Measured: regions of a token follow within 1-3 us; beyond
-/// 10 us spinning mostly takes the processor from a neighbour.
+/// How long a thread without work spins. Measured: the regions of a token follow within 1-3 us; beyond 10 us
+/// spinning mostly takes the processor from other threads.
 const SPIN: Duration = Duration::from_micros(8);
 
-/// How long a pool rests until its workers are kept from waking on their caller's core, and how long they then are. Measured: keeping
-/// them away at all times costs each step of a stream of a tiny model a tenth of its time.
+/// After a rest of `REST` the workers are kept from waking on their caller's core, for the first `REST_ENDS`
+/// of a turn. Measured: keeping them away at all times costs each step of a stream of a tiny model a tenth of
+/// its time.
 const REST: Duration = Duration::from_millis(1);
 const REST_ENDS: Duration = Duration::from_millis(5);
+
+/// Limit of waits that end with a wake-up only.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// How often a caller calls its hook: often enough for a reaction within 200 ms.
+pub const HOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A worker as its caller sees it.
 #[derive(Default)]
 struct Worker {
-    /// Its number in the system; 0 until it has started.
+    /// Its id in the system; 0 until it has started.
     number: AtomicI32,
-    /// The core where it ran at last.
+    /// The core where it ran last.
     core: AtomicI32,
-    /// Whether there are `cores`.
+    /// Whether `cores` is set.
     moved: AtomicBool,
-    /// Where it might run before it was kept from its caller's core.
-    cores: Mutex<Option<spread::Cores>>,
+    /// Its affinity before it was kept from its caller's core.
+    cores: Mutex<Option<affinity::Cores>>,
 }
 
 impl Worker {
-    /// Keeps a worker that sleeps from waking on the caller's core.
+    /// Keeps a sleeping worker from waking on the caller's core.
     fn move_away(&self) {
         let number = self.number.load(Relaxed);
         let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
         if number != 0 && cores.is_none() {
-            *cores = spread::away(number);
+            *cores = affinity::away(number);
             self.moved.store(cores.is_some(), Release);
         }
     }
 
-    /// Lets the worker, who calls it, run everywhere again, and tells where it is.
+    /// Restores the affinity of the worker, which calls it, and records its core.
     fn awake(&self) {
         if self.moved.load(Acquire) {
             let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
             self.moved.store(false, Relaxed);
             if let Some(cores) = cores.take() {
-                cores.take();
+                cores.apply();
             }
         }
-        self.core.store(spread::core(), Relaxed);
+        self.core.store(affinity::core(), Relaxed);
     }
 }
 
 struct Shared {
     workers: Vec<Line<Worker>>,
-    epoch: Line<AtomicU32>,
+    epoch: Line<Futex>,
     gate: Line<AtomicU64>,
     sleepers: Line<AtomicU32>,
-    caller_sleeps: Line<AtomicU32>,
+    caller_sleeps: Line<Futex>,
     next: Vec<Line<AtomicUsize>>,
     job: UnsafeCell<Option<Job>>,
     stop: AtomicBool,
@@ -100,7 +112,7 @@ unsafe impl Sync for Shared {}
 unsafe impl Send for Shared {}
 
 impl Shared {
-    /// The next chunk for `thread`: of its own share, then of the others'.
+    /// The next chunk for `thread`: from its own share, then from those of the other threads.
     fn take(&self, thread: usize, chunks: usize) -> Option<usize> {
         let n = self.next.len();
         for i in 0..n {
@@ -116,7 +128,7 @@ impl Shared {
         None
     }
 
-    /// Runs one chunk; a panic stops the region and is kept for the caller.
+    /// Runs one chunk. A panic stops the region and is kept for the caller.
     fn run(&self, task: Task<'_>, chunk: usize, thread: usize) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| task(chunk, thread))) {
             self.stop.store(true, Relaxed);
@@ -126,17 +138,18 @@ impl Shared {
 
     fn worker(&self, thread: usize, mut seen: u32) {
         let own = &self.workers[thread - 1].0;
-        own.number.store(spread::own(), Relaxed);
+        own.number.store(affinity::own(), Relaxed);
         loop {
-            if !spin_until(SPIN, || self.epoch.0.load(Acquire) != seen) {
+            if !spin_until(SPIN, || self.epoch.0.value.load(Acquire) != seen) {
                 self.sleepers.0.fetch_add(1, SeqCst);
-                while self.epoch.0.load(SeqCst) == seen {
-                    futex::wait(&self.epoch.0, seen, Duration::from_secs(3600));
+                while self.epoch.0.value.load(SeqCst) == seen {
+                    self.epoch.0.wait(seen, LONG);
                 }
                 self.sleepers.0.fetch_sub(1, SeqCst);
             }
-            // In this order: the end is told before the epoch that goes with it, so whoever has seen that one sees the end.
-            seen = self.epoch.0.load(Acquire);
+            // In this order: `quit` is set before the epoch is raised, so a worker that sees the last epoch
+            // sees `quit`.
+            seen = self.epoch.0.value.load(Acquire);
             own.awake();
             if self.quit.load(Acquire) {
                 return;
@@ -153,9 +166,9 @@ impl Shared {
                 }
             }
             self.gate.0.fetch_sub(1, AcqRel);
-            if self.caller_sleeps.0.load(SeqCst) != 0 {
-                self.caller_sleeps.0.store(0, SeqCst);
-                futex::wake_all(&self.caller_sleeps.0);
+            if self.caller_sleeps.0.value.load(SeqCst) != 0 {
+                self.caller_sleeps.0.value.store(0, SeqCst);
+                self.caller_sleeps.0.wake_all();
             }
         }
     }
@@ -213,7 +226,7 @@ impl Drop for Leaving<'_> {
     }
 }
 
-/// A caller's turn; it ends with this value.
+/// A caller's turn; it ends when this value is dropped.
 pub struct Turn<'a>(&'a Inner);
 
 impl Drop for Turn<'_> {
@@ -229,7 +242,7 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// The thread that has its turn, those that wait for theirs, and when the last one ended.
+/// The thread that has the turn, the queue of those that wait, and when the last turn began and ended.
 #[derive(Default)]
 struct Turns {
     owner: Option<ThreadId>,
@@ -242,10 +255,10 @@ struct Turns {
 /// Workers of one process.
 pub struct Inner {
     shared: Arc<Shared>,
-    /// `free` tells those who wait that a turn has ended.
     turns: Mutex<Turns>,
+    /// Notified when a turn has ended.
     free: Condvar,
-    /// Whether nobody had a turn for a while before this one, and it has just begun.
+    /// Whether the pool had rested before this turn, which has just begun.
     rested: AtomicBool,
     workers: Mutex<Option<Vec<JoinHandle<()>>>>,
     started: AtomicBool,
@@ -255,10 +268,10 @@ impl Inner {
     pub fn new(threads: usize) -> Inner {
         let shared = Shared {
             workers: (1..threads).map(|_| Line(Worker::default())).collect(),
-            epoch: Line(AtomicU32::new(0)),
+            epoch: Line(Futex::default()),
             gate: Line(AtomicU64::new(CLOSED)),
             sleepers: Line(AtomicU32::new(0)),
-            caller_sleeps: Line(AtomicU32::new(0)),
+            caller_sleeps: Line(Futex::default()),
             next: (0..threads).map(|_| Line(AtomicUsize::new(0))).collect(),
             job: UnsafeCell::new(None),
             stop: AtomicBool::new(false),
@@ -281,8 +294,8 @@ impl Inner {
 
     /// Waits for this caller's turn.
     ///
-    /// # Errors
-    /// `ask` says stop meanwhile; or it is this thread's turn already, which would wait for itself.
+    /// # Errors Where `ask` returns true meanwhile, and where this thread has the turn already and would wait
+    /// for itself.
     pub fn turn(&self, ask: &dyn Fn() -> bool) -> Result<Turn<'_>> {
         let own = thread::current().id();
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
@@ -294,7 +307,7 @@ impl Inner {
         }
         turns.queue.push_back(own);
         loop {
-            let waited = self.free.wait_timeout(turns, super::HOOK_INTERVAL);
+            let waited = self.free.wait_timeout(turns, HOOK_INTERVAL);
             turns = waited.unwrap_or_else(PoisonError::into_inner).0;
             if turns.owner.is_none() && turns.queue.front() == Some(&own) {
                 turns.queue.pop_front();
@@ -337,13 +350,13 @@ impl Inner {
         Turn(self)
     }
 
-    /// Starts the workers; where the system grants fewer, the others' shares are taken by those there are.
+    /// Starts the workers. Where the system grants fewer, the threads that exist take the other shares.
     fn start(&self) {
         if self.started.load(Relaxed) {
             return;
         }
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        let epoch = self.shared.epoch.0.load(Relaxed);
+        let epoch = self.shared.epoch.0.value.load(Relaxed);
         let started = (1..self.threads()).map_while(|thread| {
             let shared = Arc::clone(&self.shared);
             let name = format!("lapwing-{thread}");
@@ -353,13 +366,13 @@ impl Inner {
         self.started.store(true, Relaxed);
     }
 
-    /// Before workers that sleep are woken: keeps those from the caller's core that might wake there.
+    /// Keeps sleeping workers that might wake on the caller's core from it, before they are woken.
     fn place(&self) {
         if self.rested.load(Relaxed) {
             let began = self.turns.lock().unwrap_or_else(PoisonError::into_inner).began;
             self.rested.store(began.is_some_and(|began| began.elapsed() < REST_ENDS), Relaxed);
         }
-        let (rested, here) = (self.rested.load(Relaxed), spread::core());
+        let (rested, here) = (self.rested.load(Relaxed), affinity::core());
         for Line(worker) in &self.shared.workers {
             if rested || worker.core.load(Relaxed) == here {
                 worker.move_away();
@@ -367,9 +380,10 @@ impl Inner {
         }
     }
 
-    /// Runs all chunks; `ask` is asked between the caller's own. Returns whether it said stop.
+    /// Runs all chunks; `ask` is called between the caller's own. Returns whether it returned true, which
+    /// stops the region.
     ///
-    /// The caller holds the turn, so regions never overlap.
+    /// The caller has the turn, so regions never overlap.
     pub fn region(&self, chunks: usize, task: Task<'_>, ask: &dyn Fn() -> bool) -> bool {
         let shared = &*self.shared;
         let threads = self.threads();
@@ -388,17 +402,17 @@ impl Inner {
             next.0.store(chunks * i / threads, Relaxed);
         }
         // SAFETY: the task outlives the region: this function returns only after the gate is closed and
-        // empty, and workers use the job only inside. Nobody is inside now.
+        // empty, and workers use the job only inside. No worker is inside now.
         unsafe {
             let task = std::mem::transmute::<Task<'_>, Task<'static>>(task);
             *shared.job.get() = Some(Job { task, chunks });
         }
-        let epoch = shared.epoch.0.load(Relaxed).wrapping_add(1);
+        let epoch = shared.epoch.0.value.load(Relaxed).wrapping_add(1);
         shared.gate.0.store(u64::from(epoch) << 32, Release);
-        shared.epoch.0.store(epoch, SeqCst);
+        shared.epoch.0.value.store(epoch, SeqCst);
         if shared.sleepers.0.load(SeqCst) != 0 {
             self.place();
-            futex::wake_all(&shared.epoch.0);
+            shared.epoch.0.wake_all();
         }
 
         let mut stopped = false;
@@ -414,11 +428,11 @@ impl Inner {
         let empty = || shared.gate.0.load(Acquire) & INSIDE == 0;
         if inside != 0 && !spin_until(SPIN, empty) {
             while !empty() {
-                shared.caller_sleeps.0.store(1, SeqCst);
+                shared.caller_sleeps.0.value.store(1, SeqCst);
                 if !empty() {
-                    futex::wait(&shared.caller_sleeps.0, 1, super::HOOK_INTERVAL);
+                    shared.caller_sleeps.0.wait(1, HOOK_INTERVAL);
                 }
-                shared.caller_sleeps.0.store(0, SeqCst);
+                shared.caller_sleeps.0.value.store(0, SeqCst);
                 if ask() {
                     stopped = true;
                     shared.stop.store(true, Relaxed);
@@ -438,12 +452,22 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         self.shared.quit.store(true, Release);
-        self.shared.epoch.0.fetch_add(1, SeqCst);
-        futex::wake_all(&self.shared.epoch.0);
+        self.shared.epoch.0.value.fetch_add(1, SeqCst);
+        self.shared.epoch.0.wake_all();
         let workers = self.workers.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         for worker in workers.into_iter().flatten() {
             let _ = worker.join();
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+pub mod testing {
+    /// How often a thread of this process has gone to sleep.
+    pub fn sleeps(thread: i32) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.and_then(|count| count.trim().parse().ok()).expect("Linux counts them")
     }
 }
 
@@ -453,8 +477,24 @@ mod tests {
     use std::sync::Barrier;
 
     #[test]
-    fn workers_that_have_slept_wake_elsewhere_and_then_run_everywhere() {
-        let cores = |thread: i32| spread::Cores::of(thread).expect("the system tells").list().len();
+    fn an_idle_pool_does_not_wake() {
+        let inner = Inner::new(4);
+        inner.region(100, &|_, _| thread::sleep(Duration::from_millis(1)), &|| false);
+        while inner.shared.sleepers.0.load(SeqCst) < 3 {
+            thread::yield_now();
+        }
+        thread::sleep(Duration::from_millis(50));
+        let workers: Vec<i32> =
+            inner.shared.workers.iter().map(|worker| worker.0.number.load(Relaxed)).collect();
+        let count = || -> Vec<u64> { workers.iter().map(|&worker| testing::sleeps(worker)).collect() };
+        let before = count();
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!(before, count());
+    }
+
+    #[test]
+    fn sleeping_workers_wake_on_other_cores_and_then_run_on_all() {
+        let cores = |thread: i32| affinity::Cores::of(thread).expect("Linux has affinity").list().len();
         let (inner, all) = (Inner::new(2), cores(0));
         let worker = &inner.shared.workers[0].0;
         let found = Mutex::new(0);
@@ -471,7 +511,7 @@ mod tests {
             while inner.shared.sleepers.0.load(SeqCst) == 0 {
                 std::thread::yield_now();
             }
-            // As the next region does; twice, as regions may follow each other before it wakes.
+            // As the next region does; twice, because a second one may begin before the worker wakes.
             worker.move_away();
             worker.move_away();
             assert_eq!(cores(worker.number.load(Relaxed)), if all > 1 { all - 1 } else { 1 });

@@ -1,38 +1,35 @@
 //! The thread pool: `threads - 1` workers and the caller run *regions*, each a number of chunks.
 //!
-//! A region costs well under a microsecond when the workers are awake. They spin for a few microseconds
-//! after their last chunk and then sleep, so an idle pool uses no processor, and a busy neighbour costs
-//! a share of speed and not a collapse: a worker enters a region by compare-and-swap while it is open, so
-//! the caller never waits for one that has not woken up, and does its chunks instead. Each thread
-//! works through a contiguous share of the chunks, so that it reads memory in long streams, and then
-//! takes what is left of the others' shares. Where threads run is the system's choice, but for workers that have slept
-//! (`spread`).
+//! A region costs well under a microsecond when the workers are awake. They spin for a few microseconds after
+//! their last chunk and then sleep without a timer, so an idle pool uses no processor. Other busy processes
+//! slow a pool down in proportion: a worker enters a region by compare-and-swap while it is open, so the
+//! caller never waits for a worker that has not woken up, and runs its chunks instead. Each thread works
+//! through a contiguous share of the chunks, so that it reads memory in long streams, and then takes chunks
+//! from the other shares. The system chooses the cores of threads, except those of workers that wake after a
+//! rest (`affinity`).
 //!
-//! Work is handed to a [`Team`], which one caller at a time holds: [`Pool::enter`]. It asks a hook now and
-//! then whether to go on (Ctrl-C). A pool survives `fork`: the child starts workers of its own.
+//! A [`Team`] runs the work of one caller at a time: [`Pool::enter`]. It calls a hook now and then that may
+//! stop the work (Ctrl-C). A pool survives `fork`: the child starts workers of its own.
 
+mod affinity;
 mod count;
 mod futex;
 mod inner;
 mod per_process;
-mod spread;
 
+pub use affinity::Pinned;
 pub use count::default_threads;
 pub use inner::nested_call;
 pub use per_process::PerProcess;
-pub use spread::Spread;
 
 use crate::error::{Error, Result};
-use inner::{Inner, Turn};
+use inner::{HOOK_INTERVAL, Inner, Turn};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Asked now and then by the calling thread; `true` stops the work.
+/// Called now and then by the calling thread; `true` stops the work.
 pub type Hook<'a> = &'a dyn Fn() -> bool;
-
-/// How often the hook is asked: often enough for a reaction within 200 ms.
-const HOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Threads that wait for work.
 pub struct Pool {
@@ -41,7 +38,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the caller counted. They start with the first region that needs them.
+    /// A pool of `threads` threads, the caller included. They start with the first region that needs them.
     pub fn new(threads: usize) -> Self {
         let threads = threads.clamp(1, 256);
         Pool { threads, inner: PerProcess::new(Inner::new(threads)) }
@@ -60,15 +57,15 @@ impl Pool {
         self.inner().held_by(std::thread::current().id())
     }
 
-    /// Waits until no other caller holds the pool, then runs `body` with it. `hook` is asked at most every
-    /// 20 ms, from this thread, while it waits and while regions run.
+    /// Waits until no other caller has the pool, then runs `body` with it. `hook` is called at most every 20
+    /// ms, from this thread, while it waits and while regions run.
     pub fn enter<R>(&self, hook: Hook<'_>, body: impl FnOnce(&Team<'_>) -> Result<R>) -> Result<R> {
         let inner = self.inner();
         let turn = inner.turn(hook)?;
         body(&Team::new(inner, hook, turn))
     }
 
-    /// [`Pool::enter`], or nothing where another caller holds the pool.
+    /// [`Pool::enter`]; `None` where another caller has the pool.
     pub fn enter_if_free<R>(
         &self,
         hook: Hook<'_>,
@@ -81,12 +78,12 @@ impl Pool {
     /// [`Pool::enter`] without a hook.
     pub fn run_alone<R>(&self, body: impl FnOnce(&Team<'_>) -> R) -> R {
         let (inner, hook): (_, Hook<'_>) = (self.inner(), &|| false);
-        let turn = inner.turn(hook).expect("nobody says stop, and no call is inside of another");
+        let turn = inner.turn(hook).expect("the hook never stops, and no call is inside of another");
         body(&Team::new(inner, hook, turn))
     }
 }
 
-/// The pool in the hands of one caller, or one of its threads on its own ([`Team::apart`]).
+/// The threads of a pool while one caller has it, or a single one of them ([`Team::per_thread`]).
 pub struct Team<'a> {
     workers: Workers<'a>,
     hook: Hook<'a>,
@@ -123,8 +120,8 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Runs `f(chunk, thread)` for every chunk in `0..chunks` and waits for all of them; after an
-    /// interrupt the chunks that are left are skipped. A panic in a chunk is raised again here.
+    /// Runs `f(chunk, thread)` for every chunk in `0..chunks` and waits for all of them; after an interrupt
+    /// the remaining chunks are skipped. A panic in a chunk is raised again here.
     pub fn run(&self, chunks: usize, f: &(dyn Fn(usize, usize) + Sync)) {
         if chunks == 0 || self.interrupted.get() {
             return;
@@ -141,11 +138,17 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Runs `f(chunk, thread, team)` for every chunk, with a team of the one thread that runs it: for work that needs no
-    /// common regions, as those of independent sequences. An interrupt reaches all of them.
-    pub fn apart(&self, chunks: usize, f: &(dyn Fn(usize, usize, &Team<'_>) + Sync)) {
+    /// Pins each thread to a core of its own, if there are enough, until the value is dropped. For
+    /// measurements only: pinned threads cannot give way to other processes.
+    pub fn pin(&self) -> Pinned {
+        Pinned::new(self.threads(), &|threads, f| self.run(threads, f))
+    }
+
+    /// Runs `f(chunk, thread, team)` for every chunk, with a team of the one thread that runs it: for work
+    /// without common regions, such as that of independent sequences. An interrupt reaches all of them.
+    pub fn per_thread(&self, chunks: usize, f: &(dyn Fn(usize, usize, &Team<'_>) + Sync)) {
         struct Caller<'a>(Hook<'a>);
-        // SAFETY: only thread 0, which is the one that calls here, asks the hook.
+        // SAFETY: only thread 0, which is the calling thread, calls the hook.
         unsafe impl Sync for Caller<'_> {}
         impl Caller<'_> {
             fn hook(&self) -> Hook<'_> {
@@ -162,7 +165,7 @@ impl<'a> Team<'a> {
         }
     }
 
-    /// Cuts `data` into pieces of `length` (the last may be shorter) and runs `f(index, piece, thread)`.
+    /// Splits `data` into pieces of `length` (the last may be shorter) and runs `f(index, piece, thread)`.
     pub fn run_mut<T: Send>(
         &self,
         data: &mut [T],
@@ -189,7 +192,7 @@ impl<'a> Team<'a> {
         });
     }
 
-    /// An error once the work has been interrupted; results since then are incomplete. Also asks the hook.
+    /// An error once the work has been interrupted; results since then are incomplete. Also calls the hook.
     pub fn check(&self) -> Result<()> {
         if self.interrupted.get() || self.ask() {
             self.interrupted.set(true);
@@ -223,6 +226,7 @@ impl<'a> Team<'a> {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
 
     #[test]
     fn every_chunk_runs_once() {
@@ -257,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_ends_while_its_workers_still_start() {
+    fn dropping_a_pool_ends_workers_that_are_still_starting() {
         let (sender, receiver) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             for round in 0..20_000 {
@@ -266,12 +270,12 @@ mod tests {
             }
             sender.send(()).expect("the test waits");
         });
-        // A worker that misses the end is waited for without end.
+        // The drop would wait forever for a worker that misses the end.
         assert!(receiver.recv_timeout(Duration::from_secs(120)).is_ok());
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives() {
+    fn a_panic_reaches_the_caller_and_the_pool_stays_usable() {
         let pool = Pool::new(2);
         for at in [0, 50, 99] {
             let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_skips_what_is_left() {
+    fn an_interrupt_skips_the_remaining_chunks() {
         let pool = Pool::new(2);
         let ran = AtomicUsize::new(0);
         let result = pool.enter(&|| true, |team| {
@@ -305,11 +309,11 @@ mod tests {
     }
 
     #[test]
-    fn threads_apart_do_every_chunk_and_stop_together() {
+    fn per_thread_runs_every_chunk_and_stops_all_threads() {
         let pool = Pool::new(3);
         let counts: Vec<AtomicUsize> = (0..50).map(|_| AtomicUsize::new(0)).collect();
         pool.run_alone(|team| {
-            team.apart(counts.len(), &|i, thread, own| {
+            team.per_thread(counts.len(), &|i, thread, own| {
                 assert!(thread < 3 && own.threads() == 1);
                 own.run(4, &|_, thread| {
                     assert_eq!(thread, 0);
@@ -321,7 +325,7 @@ mod tests {
         assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 4));
         let ran = AtomicUsize::new(0);
         let result = pool.enter(&|| true, |team| {
-            team.apart(3, &|_, _, own| {
+            team.per_thread(3, &|_, _, own| {
                 own.run(1_000_000, &|_, _| {
                     ran.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(Duration::from_millis(1));
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_waits_can_be_interrupted() {
+    fn a_waiting_caller_can_be_interrupted() {
         let pool = Pool::new(2);
         pool.run_alone(|_| {
             std::thread::scope(|scope| {

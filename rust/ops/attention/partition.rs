@@ -18,7 +18,8 @@ pub struct WorkItem {
     /// Number of successive sequences with one query each that share the blocks of these tiles.
     pub members: usize,
     pub kv_head: usize,
-    /// Number of key heads from `kv_head` on: blocks hold their heads in order, so few queries read memory in order.
+    /// Number of key heads from `kv_head` on: blocks hold their heads in order, so few queries read memory in
+    /// order.
     pub kv_heads: usize,
     /// First query, counted from the sequence's first, and their number.
     pub query: usize,
@@ -120,8 +121,8 @@ impl Call<'_> {
         }
     }
 
-    /// The number of sequences from one on, up to `max`, whose first tiles hold the same blocks (beams and samples of one
-    /// prompt), and the number of these tiles.
+    /// The number of sequences from one on, up to `max`, whose first tiles hold the same blocks (beams and
+    /// samples of one prompt), and the number of these tiles.
     fn shared_prefix(&self, sequence: usize, max: usize) -> (usize, usize) {
         let s = self.sequence(sequence);
         let alone = |s: &super::Sequence| s.rows.len() == 1;

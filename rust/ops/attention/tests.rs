@@ -41,7 +41,8 @@ fn run(
     out
 }
 
-/// Whether each query of a batch has the bits that it has alone on one thread, for several numbers of threads.
+/// Whether each query of a batch has the bits that it has alone on one thread, for several numbers of
+/// threads.
 fn equal_to_one_by_one(kv: &KvBlocks, heads: usize, window: Option<usize>, sequences: Sequences<'_>) -> bool {
     let scores = scores(kv.shape(), heads, window);
     let width = heads * scores.key_dim;
@@ -91,7 +92,8 @@ fn a_shared_prefix_does_not_change_results() {
         for (shared, window) in [(9, None), (8, None), (4, None), (21, Some(90))] {
             let mut kv = KvBlocks::new(KvShape::equal(kv_heads, head_dim), KvType::F16);
             kv.grow(64).expect("small");
-            // Sequences 1 to 5 share their first blocks, 0 and 6 share none; all have blocks of their own behind them.
+            // Sequences 1 to 5 share their first blocks, 0 and 6 share none; all have blocks of their own
+            // behind them.
             let own = |i: usize| 22 + 6 * i as u32..28 + 6 * i as u32;
             let tables: Vec<Vec<u32>> = (0..7)
                 .map(|i| if i % 6 == 0 { own(i).collect() } else { (0..shared).chain(own(i)).collect() })
@@ -124,7 +126,8 @@ fn blocks_of_tiles_without_a_visible_position_are_not_read() {
             let whole: Vec<u32> = (0..length.div_ceil(BLOCK)).map(|block| (block * 7 % 47) as u32).collect();
             fill(&mut kv, &whole, 0..length, 3);
             let scores = scores(kv.shape(), heads, Some(window));
-            // One query, a few, and more than a work item; also in the middle, where tiles follow behind the visible ones.
+            // One query, a few, and more than a work item; also in the middle, where tiles follow behind the
+            // visible ones.
             for (rows, end) in [(1, length), (3, length), (90, length), (1, 900), (40, 900)] {
                 let first = end - rows;
                 let seen = (first + 1 - window) / TILE..end.div_ceil(TILE);
@@ -176,8 +179,8 @@ fn values_in_keys_equal_a_naive_reference() {
                 .collect();
             for (d, &v) in out.iter().enumerate() {
                 let weighted: f64 = visible.clone().zip(&weights).map(|(k, w)| w * f64::from(k[d])).sum();
-                // Chains of 24 products of at most 1.1, whose sums are scaled by 0.3, err by 1e-5; exponentials and their
-                // sums over 300 tokens double it, twice.
+                // Chains of 24 products of at most 1.1, whose sums are scaled by 0.3, err by 1e-5;
+                // exponentials and their sums over 300 tokens double it, twice.
                 assert!((f64::from(v) - weighted / weights.iter().sum::<f64>()).abs() < 4e-5);
             }
         }

@@ -137,7 +137,8 @@ impl Plane {
         }
     }
 
-    /// The first `tokens` tokens of one head of a block (all of a transposed one): as stored, or dequantized in `scratch`.
+    /// The first `tokens` tokens of one head of a block (all of a transposed one): as stored, or dequantized
+    /// in `scratch`.
     pub fn read<'a>(
         &'a self,
         block: usize,
@@ -163,8 +164,8 @@ impl Plane {
         }
     }
 
-    /// The first `dims` elements of the first `tokens` tokens of one head of a transposed block, `[tokens][dims]` as f32
-    /// in `scratch`.
+    /// The first `dims` elements of the first `tokens` tokens of one head of a transposed block,
+    /// `[tokens][dims]` as f32 in `scratch`.
     pub fn read_rows<'a>(
         &self,
         block: usize,
@@ -175,7 +176,8 @@ impl Plane {
     ) -> &'a [f32] {
         debug_assert!(self.order == Order::Transposed && dims <= self.dim);
         let (level, first, out) = (level(), self.first(block, head), &mut scratch[..tokens * dims]);
-        // Sixteen dimensions at a time, so that each line of `out` is written at once and their source stays near.
+        // Sixteen dimensions at a time, so that each line of `out` is written at once and their source stays
+        // near.
         for start in (0..dims).step_by(LANES) {
             let width = LANES.min(dims - start);
             let (at, n) = (first * self.dim + start * BLOCK, width * BLOCK);

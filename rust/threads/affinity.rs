@@ -1,18 +1,19 @@
-//! Which cores threads run on: the system's choice, but for two moments when it may choose badly.
+//! Affinity of threads: the system chooses their cores, except in two situations in which it may choose
+//! badly.
 //!
-//! Where a machine has rested, a system may wake a worker on the core of its caller and leave it there for tens of
-//! milliseconds: Linux does on virtual machines, whose idle cores look taken. Work of the two is then half as fast.
+//! After a rest the system may wake a worker on the core of its caller and leave it there for tens of
+//! milliseconds (Linux does on virtual machines, whose idle cores look busy), which halves the speed of two
+//! threads. Measurements need a core for each thread.
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use crate::threads::Team;
     use std::sync::{Mutex, PoisonError};
     use std::time::{Duration, Instant};
 
-    /// How long the threads of a team wait for each other.
-    const PATIENCE: Duration = Duration::from_millis(100);
+    /// How long threads that are to be pinned wait for each other.
+    const MEETING_TIME: Duration = Duration::from_millis(100);
 
-    /// A thread of this process, as the system numbers them.
+    /// Id of a thread in the system.
     pub type Thread = libc::pid_t;
 
     /// The cores that a thread may run on.
@@ -20,7 +21,7 @@ mod linux {
     pub struct Cores(libc::cpu_set_t);
 
     impl Cores {
-        /// Those of a thread, if the system tells.
+        /// The affinity of a thread, if it can be read.
         pub fn of(thread: Thread) -> Option<Cores> {
             // SAFETY: an empty set is all zeros, and the kernel writes no more than its size.
             unsafe {
@@ -40,15 +41,15 @@ mod linux {
         }
 
         pub fn list(&self) -> Vec<usize> {
-            // SAFETY: only looks at the set.
+            // SAFETY: only reads the set.
             (0..libc::CPU_SETSIZE as usize)
                 .filter(|&core| unsafe { libc::CPU_ISSET(core, &self.0) })
                 .collect()
         }
 
-        /// The same without a core of them; none if it is not one of them or the only one.
+        /// These cores without one; none if it is not one of them or the only one.
         fn without(mut self, core: usize) -> Option<Cores> {
-            // SAFETY: looks at the set and changes it; a core beyond it is not asked for.
+            // SAFETY: reads the set and changes it; the core lies inside.
             unsafe {
                 if core >= libc::CPU_SETSIZE as usize || !libc::CPU_ISSET(core, &self.0) {
                     return None;
@@ -58,15 +59,15 @@ mod linux {
             }
         }
 
-        /// Lets a thread run on these. Where the system refuses, it stays where it is.
-        fn give(&self, thread: Thread) {
+        /// Sets the affinity of a thread, which keeps its own where the system refuses.
+        fn set(&self, thread: Thread) {
             // SAFETY: the kernel only reads the set.
             unsafe { libc::sched_setaffinity(thread, size_of_val(&self.0), &raw const self.0) };
         }
 
-        /// Lets the calling thread run on these.
-        pub fn take(&self) {
-            self.give(0);
+        /// Sets the affinity of the calling thread.
+        pub fn apply(&self) {
+            self.set(0);
         }
     }
 
@@ -76,35 +77,35 @@ mod linux {
         unsafe { libc::syscall(libc::SYS_gettid) as Thread }
     }
 
-    /// The core of the calling thread; negative where the system does not tell.
+    /// The core of the calling thread; negative where it is unknown.
     pub fn core() -> i32 {
         // SAFETY: has no arguments.
         unsafe { libc::sched_getcpu() }
     }
 
-    /// Keeps a thread that sleeps from waking on the caller's core; returns where it might run before.
+    /// Keeps a sleeping thread from waking on the caller's core; returns its affinity before.
     pub fn away(thread: Thread) -> Option<Cores> {
         let here = usize::try_from(core()).ok()?;
         let before = Cores::of(thread)?;
-        before.without(here)?.give(thread);
+        before.without(here)?.set(thread);
         Some(before)
     }
 
-    /// While it lives, each thread of the team has a core of its own, if there are as many; then all may run where they
-    /// might before. For measurements alone: it takes them what they need to give way to others.
-    pub struct Spread(Vec<(Thread, Cores)>);
+    /// Threads that are pinned to a core each while this lives. See `Team::pin`.
+    pub struct Pinned(Vec<(Thread, Cores)>);
 
-    impl Spread {
-        pub fn new(team: &Team<'_>) -> Spread {
-            let (threads, start) = (team.threads(), Instant::now());
+    impl Pinned {
+        /// Pins `threads` threads, each of which must run one of the chunks that `run(chunks, f)` runs.
+        pub fn new(threads: usize, run: &dyn Fn(usize, &(dyn Fn(usize, usize) + Sync))) -> Self {
+            let start = Instant::now();
             let met: Mutex<Vec<Thread>> = Mutex::new(Vec::new());
             let met_by = || met.lock().unwrap_or_else(PoisonError::into_inner);
-            team.run(threads, &|_, _| {
+            run(threads, &|_, _| {
                 if !met_by().contains(&own()) {
                     met_by().push(own());
                 }
-                // Each is here until all are, so that none does the chunks of another.
-                while met_by().len() < threads && start.elapsed() < PATIENCE {
+                // Each stays until all have come, so that none runs the chunk of another.
+                while met_by().len() < threads && start.elapsed() < MEETING_TIME {
                     std::thread::yield_now();
                 }
             });
@@ -113,26 +114,26 @@ mod linux {
             let all = old.first().map_or(Vec::new(), |(_, allowed)| allowed.list());
             if threads > 1 && threads <= all.len() {
                 for ((thread, _), &core) in old.iter().zip(&all) {
-                    Cores::one(core).give(*thread);
+                    Cores::one(core).set(*thread);
                 }
             }
-            Spread(old)
+            Pinned(old)
         }
     }
 
-    impl Drop for Spread {
+    impl Drop for Pinned {
         fn drop(&mut self) {
             for (thread, cores) in &self.0 {
-                cores.give(*thread);
+                cores.set(*thread);
             }
         }
     }
 }
 
 #[cfg(target_os = "linux")]
-pub use linux::{Cores, Spread, away, core, own};
+pub use linux::{Cores, Pinned, away, core, own};
 
-/// Elsewhere the system places threads well, or cannot be told.
+/// Elsewhere the system places threads well, or offers no affinity.
 #[cfg(not(target_os = "linux"))]
 mod elsewhere {
     pub type Thread = i32;
@@ -140,7 +141,7 @@ mod elsewhere {
     pub struct Cores;
 
     impl Cores {
-        pub fn take(&self) {}
+        pub fn apply(&self) {}
     }
 
     pub fn own() -> Thread {
@@ -155,17 +156,17 @@ mod elsewhere {
         None
     }
 
-    pub struct Spread;
+    pub struct Pinned;
 
-    impl Spread {
-        pub fn new(_: &crate::threads::Team<'_>) -> Spread {
-            Spread
+    impl Pinned {
+        pub fn new(_: usize, _: &dyn Fn(usize, &(dyn Fn(usize, usize) + Sync))) -> Self {
+            Pinned
         }
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub use elsewhere::{Cores, Spread, away, core, own};
+pub use elsewhere::{Cores, Pinned, away, core, own};
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
@@ -174,11 +175,11 @@ mod tests {
     use crate::threads::Pool;
     use std::sync::Mutex;
 
-    /// The core on which each thread ran at last; -1 where it did not.
+    /// The core on which each thread ran last; -1 for a thread that did not run.
     fn places(pool: &Pool) -> Vec<i32> {
         let found = Mutex::new(vec![-1; pool.threads()]);
         pool.run_alone(|team| {
-            let _spread = Spread::new(team);
+            let _pinned = team.pin();
             for _ in 0..100 {
                 team.run(pool.threads(), &|_, thread| {
                     std::thread::sleep(std::time::Duration::from_millis(1));
@@ -189,13 +190,13 @@ mod tests {
         found.into_inner().expect("no panic")
     }
 
-    /// How many cores a thread may run on.
+    /// The number of cores that a thread may run on.
     fn count(thread: Thread) -> usize {
-        Cores::of(thread).expect("the system tells").list().len()
+        Cores::of(thread).expect("Linux has affinity").list().len()
     }
 
     #[test]
-    fn each_thread_has_a_core_while_it_lasts() {
+    fn pinned_threads_have_a_core_each_until_the_pin_is_dropped() {
         let before = count(own());
         let pool = Pool::new(2);
         for _ in 0..5 {
@@ -215,13 +216,13 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_kept_away_may_run_on_all_cores_but_one_until_it_takes_them_back() {
+    fn away_removes_the_callers_core_and_apply_restores_it() {
         let (sender, receiver) = std::sync::mpsc::channel::<Option<Cores>>();
         let (number, numbers) = std::sync::mpsc::channel();
         let sleeper = std::thread::spawn(move || {
             number.send(own()).expect("the test waits");
             if let Some(cores) = receiver.recv().expect("the test sends") {
-                cores.take();
+                cores.apply();
             }
             count(own())
         });
