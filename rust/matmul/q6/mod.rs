@@ -123,8 +123,8 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     }
 }
 
-/// Products of some panels with few rows, one interleaved tile: `out: [panel][row][16]`. `scratch` is
-/// of the thread.
+/// Products of some panels with few rows, one interleaved tile: `out: [panel][row][16]`. `scratch`
+/// belongs to the thread.
 pub fn product(
     level: Level,
     kernels: &Kernels,
