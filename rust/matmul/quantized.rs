@@ -2,8 +2,8 @@
 
 use super::activations::PackedActivations;
 use super::layout::Layout;
-use super::matrix::Matrix;
 use super::panel::{GROUP, GROUPS, PANEL};
+use super::subproduct::Subproduct;
 use crate::simd::{Level, prefetch_at};
 use crate::tensor::{Buffer, sized};
 use std::ops::Range;
@@ -92,18 +92,17 @@ pub struct Unpacking {
     pub unpack: fn(Level, usize, &[u8], &mut [u8]),
 }
 
-/// Products of some panels with some tiles; `out: [panel][row][16]`. `scratch` belongs to the thread.
+/// Computes a subproduct. `scratch` belongs to the thread.
 pub fn product(
     level: Level,
     kernels: &Kernels,
     Blocks { bytes: block_bytes, unpacking }: &Blocks,
-    w: &Matrix,
-    panels: Range<usize>,
-    packed: &PackedActivations,
-    tiles: Range<usize>,
+    part: Subproduct<'_>,
     scratch: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
+    let Subproduct { weight: w, panels, x, tiles } = part;
+    let packed = x.packed;
     let (first_row, rows) = packed.rows_of(&tiles);
     assert!(out.len() >= panels.len() * rows * PANEL, "room for the results");
     let (whole, rest) = shape(w.inputs());

@@ -1,10 +1,11 @@
 //! Every kernel equals portable code to the bit, for any number of rows, and portable code equals the
 //! definition.
 
-use super::activations::{ActivationView, Input, MAX_I16_CODE, PackedActivations, nearest_half};
+use super::activations::{ActivationView, Input, MAX_I16_CODE, PackedActivations, Packing, nearest_half};
 use super::driver::{Products, product};
 use super::epilogue::{Destination, PanelResults, epilogue_at};
 use super::layout::Layout;
+use super::subproduct::Subproduct;
 use super::{Activations, Matrix, PANEL, float, q8};
 use crate::simd::testing::{every_level_equals_portable, numbers, with_extremes};
 use crate::simd::{Activation, Level};
@@ -39,8 +40,8 @@ fn prepared<'a>(
     by_rows: bool,
 ) -> ActivationView<'a> {
     Pool::new(2).run_alone(|team| {
-        let height = products.height(level, rows);
-        packed_x.pack(team, level, products.layout(), x, 0, rows, inputs, height, by_rows)
+        let packing = Packing { by_rows, ..products.packing(level, rows, inputs) };
+        packed_x.pack(team, level, packing, x, 0..rows, inputs)
     })
 }
 
@@ -53,11 +54,10 @@ fn tiles(
     tiles: Range<usize>,
 ) -> Vec<f32> {
     let mut out = vec![f32::NAN; w.panels() * x.packed.rows_of(&tiles).1 * PANEL];
+    let part = Subproduct { weight: w, panels: 0..w.panels(), x, tiles };
     match products {
-        Products::Float(layout) => {
-            float::product(level, layout, w, 0..w.panels(), x, tiles, &mut Buffer::default(), &mut out);
-        }
-        _ => product(level, w, 0..w.panels(), x, tiles, &mut Buffer::default(), &mut out),
+        Products::Float(layout) => float::product(level, layout, part, &mut Buffer::default(), &mut out),
+        _ => product(level, part, &mut Buffer::default(), &mut out),
     }
     out
 }
