@@ -1,8 +1,8 @@
-//! Products against the machine's bounds: `cargo bench --bench matmul [-- THREADS [TYPE ...]]`.
+//! Products against the roofline of the machine: `cargo bench --bench matmul [-- THREADS [TYPE ...]]`.
 //!
-//! For each weight type and number of rows, in turn over several rounds, the rate of multiply-adds as a part of the
-//! f32 peak and the bytes of weights read as a part of the read bandwidth, both measured in the same rounds;
-//! medians. Weights of few rows go through a set of matrices that no cache holds, as in decoding.
+//! For each weight type and number of rows, in alternating rounds: the rate of multiply-adds as a fraction of the f32
+//! peak, and the bytes of weights read as a fraction of the read bandwidth, both measured in the same rounds; medians.
+//! Weights of few rows cycle through a set of matrices larger than the caches, as in decoding.
 
 use _core::matmul::{Activations, Matrix, Scratch, Target, linear};
 use _core::roofline::{ReadBuffer, multiply_adds};

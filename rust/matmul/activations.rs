@@ -17,6 +17,16 @@ pub use codes::{MAX_I16_CODE, nearest_half};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+/// How activations are packed.
+#[derive(Clone, Copy)]
+pub struct Packing {
+    pub layout: Layout,
+    /// Maximum number of rows in a tile.
+    pub height: usize,
+    /// See [`PackedActivations::by_rows`].
+    pub by_rows: bool,
+}
+
 /// Packed activations.
 #[derive(Default)]
 pub struct PackedActivations {
@@ -85,20 +95,17 @@ impl PackedActivations {
         &self.codes[(block * self.rows + self.tiles[tile].0) * words..]
     }
 
-    /// Packs rows `first..first + rows` of activations `[_, inputs]` in tiles of at most `height` rows; codes
-    /// are row-major where `by_rows`, else interleaved.
+    /// Packs some rows of activations `[_, inputs]`.
     pub fn pack<'a>(
         &'a mut self,
         team: &Team<'_>,
         level: Level,
-        layout: Layout,
+        Packing { layout, height, by_rows }: Packing,
         input: Input<'a>,
-        first: usize,
-        rows: usize,
+        rows: Range<usize>,
         inputs: usize,
-        height: usize,
-        by_rows: bool,
     ) -> ActivationView<'a> {
+        let (first, rows) = (rows.start, rows.len());
         self.cut(rows, inputs, height);
         self.by_rows = by_rows;
         let blocks = inputs.div_ceil(BLOCK);

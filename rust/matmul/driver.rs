@@ -1,12 +1,13 @@
 //! The driver of products: activations are packed once, panels and tiles are distributed over the threads,
 //! results pass through the epilogue.
 
-use super::activations::{ActivationView, Input, PackedActivations};
+use super::activations::{ActivationView, Input, PackedActivations, Packing};
 use super::epilogue::{Destination, PanelResults, epilogue_at};
 use super::layout::Layout;
 use super::matrix::Matrix;
 use super::panel::PANEL;
 use super::quantized::{Blocks, Kernels};
+use super::subproduct::Subproduct;
 use super::{float, q4, q6, q8, quantized};
 use crate::simd::{Activation, Level, level};
 use crate::tensor::{Buffer, Disjoint, WeightType, sized};
@@ -42,10 +43,9 @@ impl Scratch {
     ) -> (ActivationView<'a>, &'a [Mutex<ThreadScratch>]) {
         let Scratch { packed, threads } = self;
         let (products, inputs) = (Products::of(weight, level, rows), weight.inputs());
-        let (layout, height) = (products.layout(), products.height(level, rows));
-        let by_rows = products.prefers_rows(rows, inputs);
+        let packing = products.packing(level, rows, inputs);
         threads.resize_with(team.threads().max(threads.len()), Mutex::default);
-        (packed.pack(team, level, layout, x, from, rows, inputs, height, by_rows), threads)
+        (packed.pack(team, level, packing, x, from..from + rows, inputs), threads)
     }
 }
 
@@ -175,8 +175,17 @@ impl Products {
         }
     }
 
+    /// How activations `[rows, inputs]` are packed.
+    pub fn packing(self, level: Level, rows: usize, inputs: usize) -> Packing {
+        Packing {
+            layout: self.layout(),
+            height: self.height(level, rows),
+            by_rows: self.prefers_rows(rows, inputs),
+        }
+    }
+
     /// Rows in a tile.
-    pub fn height(self, level: Level, rows: usize) -> usize {
+    fn height(self, level: Level, rows: usize) -> usize {
         match self {
             Products::Float(layout) => float::height(level, layout, rows),
             Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.height(rows),
@@ -256,9 +265,10 @@ fn compute(
         let size = panels.len() * rows * PANEL;
         let result = sized(result, size);
         let gate = sized(gate, if t.gate.is_some() { size } else { 0 });
-        product(level, t.weight, panels.clone(), view, slab.clone(), unpacked, result);
-        if let Some((matrix, _)) = t.gate {
-            product(level, matrix, panels.clone(), view, slab, unpacked, gate);
+        let part = Subproduct { weight: t.weight, panels: panels.clone(), x: view, tiles: slab };
+        product(level, part.clone(), unpacked, result);
+        if let Some((weight, _)) = t.gate {
+            product(level, Subproduct { weight, ..part }, unpacked, gate);
         }
         for (i, panel) in panels.clone().enumerate() {
             let (part, first) = (i * rows * PANEL..(i + 1) * rows * PANEL, panel * PANEL);
@@ -291,21 +301,13 @@ pub fn slab(packed: &PackedActivations, tiles: Range<usize>, panels: usize, byte
     tiles.start..tiles.start + tiles.len().div_ceil(slabs)
 }
 
-/// Results of some panels for some tiles, `[panel][row][16]`.
-pub fn product(
-    level: Level,
-    w: &Matrix,
-    panels: Range<usize>,
-    view: ActivationView<'_>,
-    tiles: Range<usize>,
-    unpacked: &mut Buffer<f32>,
-    out: &mut [f32],
-) {
-    match Products::of(w, level, view.packed.rows) {
-        Products::Float(layout) => float::product(level, layout, w, panels, view, tiles, unpacked, out),
+/// Computes a subproduct with the kernels of its matrix.
+pub fn product(level: Level, part: Subproduct<'_>, unpacked: &mut Buffer<f32>, out: &mut [f32]) {
+    match Products::of(part.weight, level, part.x.packed.rows) {
+        Products::Float(layout) => float::product(level, layout, part, unpacked, out),
         Products::Quantized(kernels, blocks) => {
-            quantized::product(level, kernels, blocks, w, panels, view.packed, tiles, unpacked, out);
+            quantized::product(level, kernels, blocks, part, unpacked, out);
         }
-        Products::Q6(kernels) => q6::product(level, kernels, w, panels, view.packed, unpacked, out),
+        Products::Q6(kernels) => q6::product(level, kernels, part, unpacked, out),
     }
 }

@@ -22,14 +22,13 @@ mod neon;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-use super::activations::ActivationView;
 use super::layout::Layout;
 use super::matrix::{Activations, Matrix};
 use super::panel::{BLOCK, PANEL};
+use super::subproduct::Subproduct;
 use crate::simd::{Isa, Level, multiplies_bf16};
 use crate::tensor::{Buffer, WeightType};
 use half::{bf16, f16};
-use std::ops::Range;
 
 /// Panels that a product with one row reads side by side: a single chain would be bound by its latency.
 pub const SIDE_BY_SIDE: usize = 4;
@@ -108,36 +107,25 @@ pub fn unpack(weight_type: WeightType, panel: &[u8], row: usize, out: &mut [f32]
 pub fn product(
     level: Level,
     layout: Layout,
-    w: &Matrix,
-    panels: Range<usize>,
-    view: ActivationView<'_>,
-    tiles: Range<usize>,
+    part: Subproduct<'_>,
     unpacked: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
     match level.isa() {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => {
-            x86::product(level, layout, w, panels, view, tiles, unpacked, out)
-        }
+        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => x86::product(level, layout, part, unpacked, out),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon | Isa::Dotprod | Isa::I8mm => neon::product(layout, w, panels, view, tiles, unpacked, out),
+        Isa::Neon | Isa::Dotprod | Isa::I8mm => neon::product(layout, part, unpacked, out),
         _ => {
             let _ = unpacked;
-            scalar(layout, w, panels, view, tiles, out);
+            scalar(layout, part, out);
         }
     }
 }
 
 /// Portable code; the other levels equal it to the bit.
-fn scalar(
-    layout: Layout,
-    w: &Matrix,
-    panels: Range<usize>,
-    view: ActivationView<'_>,
-    tiles: Range<usize>,
-    out: &mut [f32],
-) {
+fn scalar(layout: Layout, part: Subproduct<'_>, out: &mut [f32]) {
+    let Subproduct { weight: w, panels, x: view, tiles } = part;
     let (first_row, rows) = view.packed.rows_of(&tiles);
     let (inputs, weight_type) = (w.inputs(), w.weight_type());
     // In `Bf16AsF32` the second of each pair comes first.

@@ -4,6 +4,7 @@ use super::activations::Input;
 use super::driver::{MAX_ROWS, Products, Scratch, cuts, product, slab};
 use super::matrix::Matrix;
 use super::panel::PANEL;
+use super::subproduct::Subproduct;
 use crate::simd::level;
 use crate::tensor::sized;
 use crate::threads::Team;
@@ -54,7 +55,8 @@ pub fn linear_in_pieces(
                 next = tiles.end;
                 let (first, rows) = view.packed.rows_of(&tiles);
                 let values = sized(&mut work.result, panels.len() * rows * PANEL);
-                product(level, weight, panels.clone(), view, tiles, &mut work.unpacked, values);
+                let part = Subproduct { weight, panels: panels.clone(), x: view, tiles };
+                product(level, part, &mut work.unpacked, values);
                 let rows = from + first..from + first + rows;
                 take(Piece { number, outputs: outputs.clone(), rows, values }, thread);
             }

@@ -1,9 +1,14 @@
 //! Shared by the quantized types: panels of blocks of 256 inputs, and the loops around their kernels.
 
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512;
+
 use super::activations::PackedActivations;
 use super::layout::Layout;
-use super::matrix::Matrix;
 use super::panel::{GROUP, GROUPS, PANEL};
+use super::subproduct::Subproduct;
 use crate::simd::{Level, prefetch_at};
 use crate::tensor::{Buffer, sized};
 use std::ops::Range;
@@ -92,18 +97,17 @@ pub struct Unpacking {
     pub unpack: fn(Level, usize, &[u8], &mut [u8]),
 }
 
-/// Products of some panels with some tiles; `out: [panel][row][16]`. `scratch` belongs to the thread.
+/// Computes a subproduct. `scratch` belongs to the thread.
 pub fn product(
     level: Level,
     kernels: &Kernels,
     Blocks { bytes: block_bytes, unpacking }: &Blocks,
-    w: &Matrix,
-    panels: Range<usize>,
-    packed: &PackedActivations,
-    tiles: Range<usize>,
+    part: Subproduct<'_>,
     scratch: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
+    let Subproduct { weight: w, panels, x, tiles } = part;
+    let packed = x.packed;
     let (first_row, rows) = packed.rows_of(&tiles);
     assert!(out.len() >= panels.len() * rows * PANEL, "room for the results");
     let (whole, rest) = shape(w.inputs());
@@ -218,214 +222,4 @@ pub fn tile_activations(
         "whole blocks of activations"
     );
     x.as_ptr()
-}
-
-/// Shared by the kernels with AVX2, including those with AVX-VNNI.
-#[cfg(target_arch = "x86_64")]
-pub mod avx2 {
-    use super::SCALE_BIAS;
-    use std::arch::x86_64::*;
-
-    /// Maximum number of rows whose sums for 16 outputs fit into the registers.
-    pub const MAX_ROWS: usize = 6;
-
-    /// Defines a function `products` that adds products of M rows and 16 outputs to their sums. Each step
-    /// multiplies two vectors of weights, in ymm12 and ymm13, by a word of each row, in ymm14, with
-    /// `$step!(sum sum)`; ymm15 is free.
-    ///
-    /// In assembly: the compiler spills the sums of six rows, which limits the speed.
-    macro_rules! products {
-        ($features:literal, $step:ident) => {
-            /// # Safety
-            /// A word of M rows and 64 aligned bytes of weights for each of `steps` steps, at least one, lie
-            /// behind `x` and `w`; the CPU has the instruction set.
-            #[inline]
-            #[target_feature(enable = $features)]
-            unsafe fn products<const M: usize>(
-                steps: usize,
-                w: *const u8,
-                x: *const i32,
-                sums: &mut [[__m256i; 2]; $crate::matmul::quantized::avx2::MAX_ROWS],
-            ) {
-                macro_rules! row {
-                    ($row:literal $a:literal $b:literal) => {
-                        concat!(
-                            ".if {m} > ",
-                            $row,
-                            "\nvpbroadcastd ymm14, [{x} + 4 * ",
-                            $row,
-                            "]\n",
-                            $step!($a $b),
-                            ".endif"
-                        )
-                    };
-                }
-                let [s0, s1, s2, s3, s4, s5] = sums;
-                // SAFETY: reads the promised memory and touches the sums only.
-                unsafe {
-                    std::arch::asm!(
-                        "2:",
-                        "vmovdqa ymm12, [{w}]",
-                        "vmovdqa ymm13, [{w} + 32]",
-                        row!(0 "ymm0" "ymm1"),
-                        row!(1 "ymm2" "ymm3"),
-                        row!(2 "ymm4" "ymm5"),
-                        row!(3 "ymm6" "ymm7"),
-                        row!(4 "ymm8" "ymm9"),
-                        row!(5 "ymm10" "ymm11"),
-                        "add {w}, 64",
-                        "add {x}, 4 * {m}",
-                        "dec {n}",
-                        "jnz 2b",
-                        m = const M,
-                        w = inout(reg) w => _,
-                        x = inout(reg) x => _,
-                        n = inout(reg) steps => _,
-                        inout("ymm0") s0[0], inout("ymm1") s0[1], inout("ymm2") s1[0], inout("ymm3") s1[1],
-                        inout("ymm4") s2[0], inout("ymm5") s2[1], inout("ymm6") s3[0], inout("ymm7") s3[1],
-                        inout("ymm8") s4[0], inout("ymm9") s4[1], inout("ymm10") s5[0], inout("ymm11") s5[1],
-                        out("ymm12") _, out("ymm13") _, out("ymm14") _, out("ymm15") _,
-                        options(nostack, readonly)
-                    );
-                }
-            }
-        };
-    }
-    pub(crate) use products;
-
-    /// Scales of 8 outputs without the factor.
-    ///
-    /// # Safety
-    /// Eight f16 lie behind `at`.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub unsafe fn scales(at: *const u8) -> __m256 {
-        // SAFETY: as promised.
-        let stored = unsafe { _mm_loadu_si128(at.cast()) };
-        _mm256_mul_ps(_mm256_cvtph_ps(stored), _mm256_set1_ps(1.0 / SCALE_BIAS))
-    }
-}
-
-/// Shared by the kernels with AVX-512.
-#[cfg(target_arch = "x86_64")]
-pub mod avx512 {
-    use super::SCALE_BIAS;
-    use std::arch::x86_64::*;
-
-    /// Scales of 16 outputs without the factor.
-    ///
-    /// # Safety
-    /// Sixteen f16 lie behind `at`.
-    #[inline]
-    #[target_feature(enable = "avx512f,f16c")]
-    pub unsafe fn scales(at: *const u8) -> __m512 {
-        // SAFETY: as promised.
-        let stored = unsafe { _mm256_loadu_si256(at.cast()) };
-        _mm512_mul_ps(_mm512_cvtph_ps(stored), _mm512_set1_ps(1.0 / SCALE_BIAS))
-    }
-
-    /// Prefetches the next weights of P panels.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub fn prefetch<const P: usize>(ahead: *const u8, lines: usize, w_stride: usize) {
-        for i in 0..lines {
-            for p in 0..P {
-                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(p * w_stride + 64 * i).cast());
-            }
-        }
-    }
-
-    /// Offset of a word of a row: of M interleaved rows, or of row-major rows of `words` words.
-    #[inline(always)]
-    pub const fn offset<const M: usize, const ROWS: bool>(word: usize, row: usize, words: usize) -> usize {
-        if ROWS { row * words + word } else { word * M + row }
-    }
-
-    /// The kernels of a type, from one function generic over rows, panels and whether it prefetches while it
-    /// reads.
-    macro_rules! kernels {
-        ($features:literal, $tile:ident, $name:ident, $layout:expr) => {
-            pub static $name: $crate::matmul::quantized::Kernels = {
-                use $crate::matmul::quantized::{Kernel, Kernels, PairKernel};
-
-                /// # Safety
-                /// See [`Kernel`].
-                #[target_feature(enable = $features)]
-                unsafe fn one<const M: usize, const PREFETCH: bool, const ROWS: bool>(
-                    blocks: usize,
-                    groups: usize,
-                    w: *const u8,
-                    x: *const i32,
-                    x_stride: usize,
-                    c: *mut f32,
-                    ahead: *const u8,
-                    lines: usize,
-                    first: bool,
-                ) {
-                    // SAFETY: as promised by the caller.
-                    unsafe {
-                        $tile::<M, 1, PREFETCH, ROWS>(
-                            blocks, groups, w, x, x_stride, c, ahead, lines, first, 0, 0,
-                        );
-                    }
-                }
-
-                /// # Safety
-                /// See [`PairKernel`].
-                #[target_feature(enable = $features)]
-                unsafe fn two<const M: usize, const ROWS: bool>(
-                    blocks: usize,
-                    groups: usize,
-                    w: *const u8,
-                    x: *const i32,
-                    x_stride: usize,
-                    c: *mut f32,
-                    ahead: *const u8,
-                    lines: usize,
-                    first: bool,
-                    w_stride: usize,
-                    c_stride: usize,
-                ) {
-                    // SAFETY: as promised by the caller.
-                    unsafe {
-                        $tile::<M, 2, false, ROWS>(
-                            blocks, groups, w, x, x_stride, c, ahead, lines, first, w_stride, c_stride,
-                        );
-                    }
-                }
-
-                const fn ones<const PREFETCH: bool, const ROWS: bool>() -> [Kernel; 8] {
-                    [
-                        one::<1, PREFETCH, ROWS>,
-                        one::<2, PREFETCH, ROWS>,
-                        one::<3, PREFETCH, ROWS>,
-                        one::<4, PREFETCH, ROWS>,
-                        one::<5, PREFETCH, ROWS>,
-                        one::<6, PREFETCH, ROWS>,
-                        one::<7, PREFETCH, ROWS>,
-                        one::<8, PREFETCH, ROWS>,
-                    ]
-                }
-                // Twelve sums, twelve totals and their operands fit into 32 registers.
-                const fn twos<const ROWS: bool>() -> [PairKernel; 6] {
-                    [
-                        two::<1, ROWS>,
-                        two::<2, ROWS>,
-                        two::<3, ROWS>,
-                        two::<4, ROWS>,
-                        two::<5, ROWS>,
-                        two::<6, ROWS>,
-                    ]
-                }
-                Kernels {
-                    layout: $layout,
-                    few: &ones::<true, false>(),
-                    many: &ones::<false, false>(),
-                    pairs: &twos::<false>(),
-                    by_rows: Some((&ones::<false, true>(), &twos::<true>())),
-                }
-            };
-        };
-    }
-    pub(crate) use kernels;
 }

@@ -1,10 +1,11 @@
 //! Every kernel equals portable code to the bit, for any number of rows, and portable code equals the
 //! definition.
 
-use super::activations::{ActivationView, Input, MAX_I16_CODE, PackedActivations, nearest_half};
+use super::activations::{ActivationView, Input, MAX_I16_CODE, PackedActivations, Packing, nearest_half};
 use super::driver::{Products, product};
 use super::epilogue::{Destination, PanelResults, epilogue_at};
 use super::layout::Layout;
+use super::subproduct::Subproduct;
 use super::{Activations, Matrix, PANEL, float, q8};
 use crate::simd::testing::{every_level_equals_portable, numbers, with_extremes};
 use crate::simd::{Activation, Level};
@@ -39,8 +40,8 @@ fn prepared<'a>(
     by_rows: bool,
 ) -> ActivationView<'a> {
     Pool::new(2).run_alone(|team| {
-        let height = products.height(level, rows);
-        packed_x.pack(team, level, products.layout(), x, 0, rows, inputs, height, by_rows)
+        let packing = Packing { by_rows, ..products.packing(level, rows, inputs) };
+        packed_x.pack(team, level, packing, x, 0..rows, inputs)
     })
 }
 
@@ -53,11 +54,10 @@ fn tiles(
     tiles: Range<usize>,
 ) -> Vec<f32> {
     let mut out = vec![f32::NAN; w.panels() * x.packed.rows_of(&tiles).1 * PANEL];
+    let part = Subproduct { weight: w, panels: 0..w.panels(), x, tiles };
     match products {
-        Products::Float(layout) => {
-            float::product(level, layout, w, 0..w.panels(), x, tiles, &mut Buffer::default(), &mut out);
-        }
-        _ => product(level, w, 0..w.panels(), x, tiles, &mut Buffer::default(), &mut out),
+        Products::Float(layout) => float::product(level, layout, part, &mut Buffer::default(), &mut out),
+        _ => product(level, part, &mut Buffer::default(), &mut out),
     }
     out
 }
@@ -126,7 +126,7 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
 
 /// Rows that are read in place and rows that are copied in blocks.
 #[test]
-fn what_rows_go_through_before_changes_them_alone() {
+fn a_prologue_changes_its_rows_alone() {
     let prologue = |row: usize, x: &[f32], to: &mut [f32]| {
         to.iter_mut().zip(x).for_each(|(to, x)| *to = x * (row as f32 - 3.5));
     };
@@ -203,7 +203,7 @@ fn products_with_rounded_activations_are_chains_over_pairs() {
 /// Each activation is off by at most 2^-9 of itself, half a unit in the last of 8 bits; sums of both kinds by
 /// their roundings.
 #[test]
-fn rounded_activations_give_results_as_near_as_their_bits() {
+fn bf16_activations_are_within_their_rounding() {
     let (outputs, inputs, rows) = (32, 544, 5);
     let x = numbers(rows * inputs, 5);
     let make = |activations| {
@@ -230,7 +230,7 @@ fn rounded_activations_give_results_as_near_as_their_bits() {
 
 /// |result - exact| is bounded by the rounding of weights and activations that the formats state.
 #[test]
-fn quantized_products_are_as_near_as_their_steps() {
+fn quantized_products_are_within_their_rounding() {
     let (outputs, inputs, rows) = (32, 544, 5);
     let values = numbers(outputs * inputs, 11);
     let x = numbers(rows * inputs, 5);
@@ -354,7 +354,7 @@ fn every_level_packs_the_same() {
 }
 
 #[test]
-fn every_level_finishes_equally() {
+fn every_level_applies_the_same_epilogue() {
     let (rows, stride) = (3, 21);
     let bias = numbers(2 * PANEL, 8);
     for activation in Activation::ALL {
@@ -403,7 +403,7 @@ fn weights_that_are_not_finite_or_too_large_are_refused() {
 }
 
 #[test]
-fn activations_that_are_not_finite_are_seen_in_the_results() {
+fn activations_that_are_not_finite_show_in_the_results() {
     let values = numbers(16 * 64, 1);
     for (to, activations) in ALL {
         let w = packed(&values, 16, 64, to).with_activations(activations);

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn functions_keep_their_bounds() {
+    fn functions_keep_their_error_bounds() {
         assert!(worst(exp, f64::exp, 1e-30, 87.0) <= 2.0);
         assert!(worst(tanh, f64::tanh, 1e-30, 100.0) <= 4.0);
         assert!(worst(sigmoid, |x| 1.0 / (1.0 + (-x).exp()), 1e-30, 80.0) <= 4.0);

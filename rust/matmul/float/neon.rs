@@ -1,14 +1,12 @@
 //! Float weights with NEON: multiply-adds of four outputs by one lane of activations.
 
 use super::{FEW_ROWS, SIDE_BY_SIDE};
-use crate::matmul::activations::ActivationView;
 use crate::matmul::layout::Layout;
-use crate::matmul::matrix::Matrix;
 use crate::matmul::neon::halves;
 use crate::matmul::panel::{BLOCK, PANEL};
+use crate::matmul::subproduct::Subproduct;
 use crate::tensor::{Buffer, WeightType, sized};
 use std::arch::aarch64::*;
-use std::ops::Range;
 
 const F32: u8 = 0;
 const BF16: u8 = 1;
@@ -182,15 +180,8 @@ static MANY: [Tile; 6] = [
 ];
 
 /// See [`crate::matmul::driver::product`].
-pub fn product(
-    layout: Layout,
-    w: &Matrix,
-    panels: Range<usize>,
-    view: ActivationView<'_>,
-    tiles: Range<usize>,
-    unpacked: &mut Buffer<f32>,
-    out: &mut [f32],
-) {
+pub fn product(layout: Layout, part: Subproduct<'_>, unpacked: &mut Buffer<f32>, out: &mut [f32]) {
+    let Subproduct { weight: w, panels, x: view, tiles } = part;
     let (first_row, rows) = view.packed.rows_of(&tiles);
     let inputs = w.inputs();
     let code = match (w.weight_type(), layout) {

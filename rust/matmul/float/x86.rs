@@ -4,13 +4,11 @@
 use super::avx2::{TILE, few, to_f32};
 use super::kernel::{BF16, F16, F32, HALVES, Kernel, PREFETCH_BYTES, SWAPPED, size};
 use super::{FEW_ROWS, SIDE_BY_SIDE, avx512};
-use crate::matmul::activations::ActivationView;
 use crate::matmul::layout::Layout;
-use crate::matmul::matrix::Matrix;
 use crate::matmul::panel::{BLOCK, PANEL};
+use crate::matmul::subproduct::Subproduct;
 use crate::simd::{Isa, Level};
 use crate::tensor::{Buffer, WeightType, sized};
-use std::ops::Range;
 
 /// Kernels by operands: over one panel or several.
 static MANY_ROWS: [[&[Kernel]; 2]; 5] = [
@@ -27,13 +25,11 @@ static FEW: [[[(usize, Kernel); 3]; FEW_ROWS]; 5] =
 pub fn product(
     level: Level,
     layout: Layout,
-    w: &Matrix,
-    panels: Range<usize>,
-    view: ActivationView<'_>,
-    tiles: Range<usize>,
+    part: Subproduct<'_>,
     unpacked: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
+    let Subproduct { weight: w, panels, x: view, tiles } = part;
     let (first_row, rows) = view.packed.rows_of(&tiles);
     let inputs = w.inputs();
     let blocks = inputs.div_ceil(BLOCK);

@@ -3,7 +3,8 @@
 
 use super::{CODES, HALF, offsets};
 use crate::matmul::layout::Layout;
-use crate::matmul::neon::{Codes, Dotprod, Dots, I8mm, Plain, entry, scales};
+use crate::matmul::neon::extensions::{Dotprod, I8mm};
+use crate::matmul::neon::{Codes, Dots, Plain, entry, scales};
 use crate::matmul::panel::{BLOCK, GROUP, PANEL};
 use crate::matmul::quantized::{Kernel, Kernels};
 use std::arch::aarch64::*;

@@ -14,14 +14,12 @@
 //! in scratch that stays in the L1 cache and runs the kernels of `q8`: its results equal those of `q8` with
 //! the same codes, to the bit.
 
-use super::activations::PackedActivations;
-use super::matrix::Matrix;
 use super::panel::{GROUP, GROUPS, PANEL};
 use super::q8;
 use super::quantized::{Blocks, Kernels, Unpacking, blocks, bytes, shape, tile_activations};
+use super::subproduct::Subproduct;
 use crate::simd::{Level, multiversion, prefetch_at};
 use crate::tensor::Buffer;
-use std::ops::Range;
 
 /// The largest code.
 const MAX_CODE: f32 = 31.0;
@@ -123,17 +121,17 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     }
 }
 
-/// Products of some panels with few rows, one interleaved tile: `out: [panel][row][16]`. `scratch` is
-/// of the thread.
+/// Products of some panels with few rows, one interleaved tile: `out: [panel][row][16]`. `scratch`
+/// belongs to the thread.
 pub fn product(
     level: Level,
     kernels: &Kernels,
-    w: &Matrix,
-    panels: Range<usize>,
-    packed: &PackedActivations,
+    part: Subproduct<'_>,
     scratch: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
+    let Subproduct { weight: w, panels, x, .. } = part;
+    let packed = x.packed;
     let (rows, words) = (packed.rows, kernels.layout.words());
     assert!(packed.tiles.len() == 1 && !packed.by_rows, "one tile, interleaved");
     let unpacked = bytes(scratch, q8::block_bytes(GROUPS));

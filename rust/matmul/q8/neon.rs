@@ -2,7 +2,8 @@
 
 use super::{CODES, GROUP, QUADS, SCALES, block_bytes};
 use crate::matmul::layout::Layout;
-use crate::matmul::neon::{Biased, Dotprod, Dots, I8mm, Plain, entry, scales};
+use crate::matmul::neon::extensions::{Dotprod, I8mm};
+use crate::matmul::neon::{Biased, Dots, Plain, entry, scales};
 use crate::matmul::panel::PANEL;
 use crate::matmul::quantized::{Kernel, Kernels};
 use std::arch::aarch64::*;
