@@ -1,15 +1,16 @@
 //! A step of a generation makes no memory but for what it hands out: what it needs is kept from the steps before.
 //! `--nocapture` shows how many allocations a step takes.
 
-use _core::decode::Generation;
 use _core::decode::options::Options;
+use _core::decode::{Engine, Event, Request};
+use _core::error::Error;
 use _core::model::{self, Loader, Model};
 use _core::ops::kv::BLOCK;
 use _core::tensor::{DType, Source, WeightType};
 use _core::threads::Pool;
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// So large that nothing else of this small model is as large as a row of logits.
 const VOCABULARY: usize = 32 * 1024;
@@ -94,43 +95,42 @@ fn decoder() -> Arc<Model> {
 const PROMPT: usize = 5;
 const FIRST: usize = 6;
 
+/// Serializes the tests: allocations of others would be counted too.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// Large and all allocations of each step once the first ones are over.
-fn steps(model: &Arc<Model>, prompts: usize, options: &Options) -> Vec<[usize; 2]> {
+fn steps(engine: &Arc<Engine>, prompts: usize, options: &Options) -> Vec<[usize; 2]> {
     let prompts = (0..prompts).map(|i| vec![i as u32 + 1; PROMPT]).collect();
-    let mut generation =
-        Generation::new(Arc::clone(model), prompts, Vec::new(), options.clone()).expect("may be generated");
+    let request = Request { prompts, options: options.clone(), ..Request::default() };
+    let mut call = engine.add(request).expect("may be generated");
     let counts = || [&LARGE_ONES, &ALL].map(|count| count.load(Ordering::Relaxed));
     let mut found = Vec::new();
-    model
-        .session(&|| false, |s| {
-            // What a caller takes home is the caller's.
-            let mut events = Vec::with_capacity(1024);
-            generation.advance(s, FIRST, None, &mut events)?;
-            while !generation.finished() {
-                let before = counts();
-                generation.advance(s, 1, None, &mut events)?;
-                let after = counts();
-                // The last one leaves what it has computed to later generations.
-                if !generation.finished() {
-                    found.push([after[0] - before[0], after[1] - before[1]]);
-                }
-            }
-            Ok(())
-        })
-        .expect("generates");
+    // What a caller takes home is the caller's.
+    let mut events = Vec::with_capacity(1024);
+    call.advance(&|| false, FIRST, &mut events).expect("generates");
+    while !call.finished().expect("the same process") {
+        let before = counts();
+        call.advance(&|| false, 1, &mut events).expect("generates");
+        let after = counts();
+        // The last one leaves what it has computed to later generations.
+        if !call.finished().expect("the same process") {
+            found.push([after[0] - before[0], after[1] - before[1]]);
+        }
+    }
     found
 }
 
 /// Whether a step with sequences of `length` tokens may find something too small that grows with them: their ids, which double
-/// (those of beams in one of two places at a time), or the cache, which takes another block.
+/// (those of beams in one of two places at a time) with the prompt or without, or the cache, which takes another block.
 fn grows(length: usize) -> bool {
-    [length, length - 1].iter().any(|&n| n % BLOCK == 0 || n % PROMPT == 0 && (n / PROMPT).is_power_of_two())
+    let generated = length - PROMPT;
+    (generated - 1).is_power_of_two() || [length, length - 1].iter().any(|&n| n % BLOCK == 0 || n % PROMPT == 0 && (n / PROMPT).is_power_of_two())
 }
 
-/// One test: others at the same time would be counted too.
 #[test]
 fn steps_allocate_what_they_hand_out_alone() {
-    let model = decoder();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let engine = Engine::new(decoder());
     for (prompts, options, expected) in [
         (1, r#"{}"#, 0),
         (3, r#"{}"#, 0),
@@ -157,7 +157,7 @@ fn steps_allocate_what_they_hand_out_alone() {
     ] {
         let name = format!("{prompts} x {options}");
         let options: Options = serde_json::from_str(options).expect("options");
-        let found = steps(&model, prompts, &Options { max_tokens: Some(100), ..options });
+        let found = steps(&engine, prompts, &Options { max_tokens: Some(100), ..options });
         let all: Vec<usize> = found.iter().map(|step| step[1]).collect();
         println!("{name}: {all:?}");
         let (large, steps) = (found.iter().map(|step| step[0]).sum::<usize>(), found.len());
@@ -172,4 +172,100 @@ fn steps_allocate_what_they_hand_out_alone() {
             (FIRST + PROMPT..).zip(&all).filter(|&(length, &n)| n != expected && !grows(length)).count();
         assert!(odd <= steps / 8, "{name}: allocations of each step: {all:?}; expected {expected}");
     }
+}
+
+fn request(prompt: &[u32], options: &str, tokens: usize) -> Request {
+    let options: Options = serde_json::from_str(options).expect("options");
+    let options = Options { max_tokens: Some(tokens), ..options };
+    Request { prompts: vec![prompt.to_vec()], options, ..Request::default() }
+}
+
+/// What a call gives alone.
+fn alone(engine: &Arc<Engine>, request: Request) -> Vec<Event> {
+    let mut events = Vec::new();
+    engine.add(request).and_then(|mut call| call.advance(&|| false, 0, &mut events)).expect("generates");
+    events
+}
+
+#[test]
+fn calls_that_join_and_leave_between_steps_change_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (engine, fresh) = (Engine::new(decoder()), Engine::new(decoder()));
+    let options = [
+        r#"{"logprobs": true}"#,
+        r#"{"temperature": 0.8, "seed": 3, "logprobs": true}"#,
+        r#"{"prompt_lookup": 3}"#,
+        r#"{"temperature": 0.9, "samples": 3, "repetition_penalty": 1.2}"#,
+    ];
+    // Prompts of several passes too.
+    let prompt = |i: usize| -> Vec<u32> { (0..[3, 700, 40, 1200][i % 4]).map(|n| (n % (7 + i)) as u32).collect() };
+    let requests = || (0..8).map(|i| request(&prompt(i), options[i % 3 + i / 6], 12 + i));
+    let want: Vec<Vec<Event>> = requests().map(|request| alone(&fresh, request)).collect();
+    std::thread::scope(|scope| {
+        for (i, (request, want)) in requests().zip(&want).enumerate() {
+            let engine = &engine;
+            scope.spawn(move || {
+                std::thread::sleep(std::time::Duration::from_millis(3 * i as u64));
+                let mut call = engine.add(request).expect("may be generated");
+                let mut events = Vec::new();
+                while !call.finished().expect("the same process") {
+                    call.advance(&|| false, 1 + i % 3, &mut events).expect("generates");
+                    // Some leave early.
+                    if i % 4 == 3 && events.len() > 5 {
+                        break;
+                    }
+                }
+                for sequence in 0..3 {
+                    let of = |events: &[Event]| -> Vec<Event> {
+                        events.iter().filter(|event| event.sequence == sequence).cloned().collect()
+                    };
+                    let (found, want) = (of(&events), of(want));
+                    assert!(i % 4 == 3 || found.len() == want.len());
+                    assert_eq!(found, want[..found.len()], "call {i}");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_step_that_fails_hurts_no_others() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let engine = Engine::new(decoder());
+    let plain = || request(&[1, 2, 3], r#"{"logprobs": true}"#, 20);
+    let want = alone(&engine, plain());
+    // A driver that is interrupted: the step is repeated.
+    let mut call = engine.add(plain()).expect("may be generated");
+    let mut events = Vec::new();
+    for _ in 0..200 {
+        match call.advance(&|| true, 1, &mut events) {
+            Ok(()) | Err(Error::Interrupted) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    call.advance(&|| false, 0, &mut events).expect("generates");
+    assert_eq!(events, want);
+    // A processor that fails ends its own call alone.
+    let mut paused = engine.add(plain()).expect("may be generated");
+    let mut first = Vec::new();
+    paused.advance(&|| false, 3, &mut first).expect("generates");
+    let failing = Request {
+        processor: Some(Arc::new(|ids: &[u32], _: &mut [f32]| match ids.len() {
+            6 => Err(Error::Option("no more".to_owned())),
+            _ => Ok(()),
+        })),
+        ..plain()
+    };
+    let mut failing = engine.add(failing).expect("may be generated");
+    assert_eq!(failing.advance(&|| false, 0, &mut Vec::new()), Err(Error::Option("no more".to_owned())));
+    paused.advance(&|| false, 3, &mut first).expect("generates");
+    assert_eq!(first, want[..6]);
+    // A panic ends the calls that the engine has, and no others.
+    let panics = Request { processor: Some(Arc::new(|_: &[u32], _: &mut [f32]| panic!("on purpose"))), ..plain() };
+    let mut panics = engine.add(panics).expect("may be generated");
+    for call in [&mut panics, &mut paused] {
+        let error = call.advance(&|| false, 0, &mut Vec::new()).expect_err("fails");
+        assert!(matches!(&error, Error::Internal(text) if text.contains("on purpose")), "{error}");
+    }
+    assert_eq!(alone(&engine, plain()), want);
 }

@@ -9,9 +9,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 
-def large_decoder(folder: Path, *, vocabulary: int = 4096, length: int = 2048) -> Path:
+def large_decoder(
+    folder: Path, *, vocabulary: int = 4096, length: int = 2048, hidden: int = 512, layers: int = 6
+) -> Path:
     """A decoder whose load, prompt and decoding take a while: 20 million parameters, drawn at random."""
-    generator, hidden, inner, layers = np.random.default_rng(0), 512, 1536, 6
+    generator, inner = np.random.default_rng(0), 3 * hidden
     config = {
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],

@@ -97,12 +97,13 @@ def test_streams_that_are_closed_leave_what_they_computed() -> None:
 def test_the_bound_holds_and_the_oldest_go_first() -> None:
     probe = load()
     probe.generate_ids(some_ids(1, 8), **SHORT)
-    segment = probe.core.prefixes()[1]  # blocks are allocated sixteen at a time
-    own = load(prefix_cache=segment + 1)
+    block = probe.core.prefixes()[1]  # of one block
+    bound = 17 * block - 1
+    own = load(prefix_cache=bound)
     prompts = [some_ids(seed * 10, 3 * BLOCK) for seed in range(9)]
     for prompt in prompts:
         own.generate_ids(prompt, **SHORT)
-        assert own.core.prefixes()[1] <= segment
+        assert own.core.prefixes()[1] <= bound
     # A sequence takes four blocks, so four are there: the last ones.
     assert own.core.prefixes()[0] == 4
     before = own.core.prefixes()[2]
@@ -111,7 +112,7 @@ def test_the_bound_holds_and_the_oldest_go_first() -> None:
     before = own.core.prefixes()[2]
     own.generate_ids(prompts[-1], **SHORT)
     assert own.core.prefixes()[2] - before == len(prompts[-1]) - 1
-    small = load(prefix_cache=segment - 1)
+    small = load(prefix_cache=4 * block - 1)
     small.generate_ids(prompts[0], **SHORT)
     assert small.core.prefixes() == (0, 0, 0)
 

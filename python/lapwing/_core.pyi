@@ -1,4 +1,4 @@
-"""Typed face of the compiled module. _Ids cross, never strings.
+"""Typed face of the compiled module. Ids cross, never strings.
 
 ``ids`` are the tokens of all sequences one after the other, int32 or uint32 [tokens]; ``starts`` are
 the borders, [sequences + 1], from 0 to ``len(ids)``. Every method releases the interpreter while it
@@ -109,20 +109,23 @@ class Model:
         source_starts: _Ids | None = None,
         processor: Callable[[list[int], _Floats], _Floats] | None = None,
         draft: Model | None = None,
+        limits: list[int] | None = None,
     ) -> Generation:
-        """Starts generation for a batch of prompts; nothing is computed yet.
+        """Adds prompts to the model's engine, whose steps all calls share; nothing is computed yet.
 
         ``options`` is the JSON of ``rust/decode/options.rs`` (unknown fields are refused). For an
         encoder-decoder ``ids`` are the decoder's prompts. ``processor(ids so far, logits) -> logits``.
-        ``draft`` guesses tokens; results do not depend on it.
+        ``draft`` guesses tokens; results do not depend on it. ``limits`` are the new tokens at most for each prompt,
+        in place of the option ``max_tokens``.
         """
 
 @final
 class Generation:
-    """A batch being decoded. _Ids are without the prompt."""
+    """Prompts being continued. Ids are without the prompt. A processor runs on the thread that computes the step, which
+    may be that of another call."""
 
     def advance(self, steps: int) -> list[tuple[int, int, float, list[tuple[int, float]]]]:
-        """Runs up to ``steps`` steps (0: to the end) and returns the new tokens as
+        """Runs up to ``steps`` steps of these prompts (0: to the end) and returns the new tokens as
         (sequence, token, log-probability, top alternatives); the log-probabilities are 0 and empty
         unless asked for. With beams tokens appear only in ``results``. Empty once ``finished``."""
     def finished(self) -> bool: ...
@@ -134,7 +137,7 @@ class Generation:
         """Per prompt its hypotheses, best first: (ids, score, finish reason "stop" | "length" | "time" | ..., and of a
         beam search, if asked for, of each token its log-probability and the likeliest tokens with theirs)."""
     def close(self) -> None:
-        """Frees the cache; may be called from another thread, and stops a running ``advance``."""
+        """Leaves the batch; may be called from another thread, and stops a running ``advance``."""
 
 def default_threads() -> int: ...
 def isa() -> str:

@@ -43,6 +43,8 @@ pub(super) enum Command {
 #[derive(Default)]
 pub(super) struct Desk {
     driver: Option<ThreadId>,
+    /// The call that drives next, where the last driver made room for it.
+    reserved: Option<u64>,
     /// With the driver while there is one; none before the first call.
     scheduler: Option<Box<Scheduler>>,
     inbox: Vec<Command>,
@@ -52,6 +54,17 @@ pub(super) struct Desk {
 }
 
 impl Desk {
+    /// Whether a call may drive now.
+    fn is_free_for(&mut self, call: u64) -> bool {
+        if let Some(next) = self.reserved.filter(|&next| next != call) {
+            if self.calls.get(&next).is_some_and(Mailbox::must_drive) {
+                return false;
+            }
+            self.reserved = None;
+        }
+        self.driver.is_none()
+    }
+
     /// A number for a new call.
     pub fn number(&mut self) -> u64 {
         self.next += 1;
@@ -109,7 +122,7 @@ impl Engine {
                 return mailbox.error.clone().map_or(Ok(()), Err);
             }
             let woken = Arc::clone(&mailbox.woken);
-            if desk.driver.is_none() {
+            if desk.is_free_for(call) {
                 let scheduler = match desk.scheduler.take() {
                     Some(scheduler) => scheduler,
                     None => {
@@ -117,9 +130,9 @@ impl Engine {
                         Box::new(Scheduler::new(Arc::clone(&self.model), bytes)?)
                     }
                 };
-                desk.driver = Some(own);
+                (desk.driver, desk.reserved) = (Some(own), None);
                 drop(desk);
-                Seat { engine: self, own, call, scheduler: Some(scheduler) }.drive(hook)?;
+                Seat { engine: self, own, call, stepped: false, scheduler: Some(scheduler) }.drive(hook)?;
                 desk = self.desk();
                 continue;
             }
@@ -163,6 +176,8 @@ struct Seat<'a> {
     engine: &'a Engine,
     own: ThreadId,
     call: u64,
+    /// Whether a step was computed.
+    stepped: bool,
     /// None after a panic.
     scheduler: Option<Box<Scheduler>>,
 }
@@ -189,6 +204,7 @@ impl Seat<'_> {
                     return Ok(true);
                 }
             }
+            self.stepped = true;
             if begun.elapsed() >= MAX_TURN && s.team.contended() {
                 return Ok(false);
             }
@@ -207,12 +223,16 @@ impl Seat<'_> {
         for (call, group) in &mut scheduler.groups {
             group.active = desk.calls.get(call).is_some_and(|mailbox| mailbox.takes_part(self.own));
         }
-        for (call, mailbox) in &desk.calls {
-            if *call != self.call && mailbox.wanted.is_some() && mailbox.satisfied() {
+        for (&call, mailbox) in desk.calls.iter().filter(|(call, _)| **call != self.call) {
+            if mailbox.wanted.is_some() && mailbox.satisfied() {
                 mailbox.woken.notify_one();
             }
+            // After at least one step: two that must drive take turns.
+            if self.stepped && mailbox.must_drive() {
+                desk.reserved = Some(call);
+            }
         }
-        desk.calls.get(&self.call).is_some_and(|mailbox| !mailbox.satisfied())
+        desk.calls.get(&self.call).is_some_and(|mailbox| !mailbox.satisfied()) && desk.reserved.is_none()
     }
 
     /// A step has panicked: its calls end, and the engine starts afresh.
@@ -237,6 +257,10 @@ impl Drop for Seat<'_> {
             desk.scheduler = Some(scheduler);
         }
         desk.driver = None;
+        if let Some(next) = desk.reserved.and_then(|call| desk.calls.get(&call)) {
+            next.woken.notify_one();
+            return;
+        }
         // One that waits goes on as the driver.
         let next = |(call, mailbox): &(&u64, &Mailbox)| **call != self.call && mailbox.wanted.is_some();
         for (_, mailbox) in desk.calls.iter().filter(next) {

@@ -80,12 +80,20 @@ impl Mailbox {
     }
 
     /// Whether its sequences take part in a step that `driver` computes. A call whose thread is elsewhere goes on for some
-    /// steps, so that streams of several threads share theirs; one of the driver's own thread cannot be asked for meanwhile.
+    /// steps, so that streams of several threads share theirs; not one of the driver's own thread, which cannot ask for them
+    /// meanwhile, and none with a processor, which runs on its own thread.
     pub fn takes_part(&self, driver: ThreadId) -> bool {
-        if self.live == 0 || self.error.is_some() {
+        let own = self.thread == Some(driver);
+        if self.live == 0 || self.error.is_some() || self.settings.processor.is_some() && !own {
             return false;
         }
-        !self.satisfied() || self.thread.is_some_and(|own| own != driver) && self.steps.len() < MAX_AHEAD
+        !self.satisfied() || !own && self.thread.is_some() && self.steps.len() < MAX_AHEAD
+    }
+
+    /// Whether its thread waits for steps that only it can drive: processors may depend on their thread, for locks it holds or
+    /// for values of its own.
+    pub fn must_drive(&self) -> bool {
+        self.settings.processor.is_some() && !self.satisfied()
     }
 
     /// Ends a stream from outside; false if it was at its end.

@@ -201,9 +201,7 @@ def decode(model: TextGenerator, steps: int, batch: int, context: int) -> Work:
 def start_decoding(model: TextGenerator, prompts: list[list[int]], most: int) -> _core.Generation:
     """A greedy generation of at most ``most`` tokens that has computed nothing yet."""
     request = model._resolve({"temperature": 0, "ignore_eos": True, "max_tokens": most}, "bench")
-    job = model._job(prompts, request)
-    ((indices, options),) = job.groups()
-    return job.start(indices, options)
+    return model._job(prompts, request).start()
 
 
 def translate(model: Seq2Seq, steps: int, count: int, beams: int) -> Work:

@@ -41,7 +41,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Job:
+class GenerationJob:
     """Prompts to continue. For an encoder-decoder ``prompts`` are the decoder's and ``sources`` the encoder's."""
 
     core: _core.Model
@@ -84,114 +84,132 @@ class Job:
             wanted = room
         return wanted
 
-    def groups(self) -> list[tuple[list[int], dict[str, Any]]]:
-        """Prompts that share all options, as indices, with the options."""
-        found: dict[int, list[int]] = {}
-        for index, prompt in enumerate(self.prompts):
-            found.setdefault(self.max_tokens(prompt), []).append(index)
-        least = int(self.request.core["min_tokens"])
-        return [
-            (indices, {**self.request.core, "max_tokens": most, "min_tokens": min(least, most)})
-            for most, indices in found.items()
-        ]
+    def start(self) -> _core.Generation:
+        """Adds all prompts to the engine; nothing is computed yet.
 
-    def start(self, indices: Sequence[int], options: dict[str, Any]) -> _core.Generation:
-        """Begins the generation of some prompts; nothing is computed yet."""
-        ids, starts = ragged([self.prompts[index] for index in indices])
-        sources: tuple[Any, Any] = (None, None)
-        if self.sources is not None:
-            sources = ragged([self.sources[index] for index in indices])
+        Raises:
+            ContextLengthError: a prompt and its new tokens do not fit into the model.
+        """
         request = self.request
-        return self.core.generate(ids, starts, json.dumps(options), *sources, request.processor, request.draft)
+        limits = [self.max_tokens(prompt) for prompt in self.prompts]
+        longest = max(limits, default=1)
+        options = {**request.core, "max_tokens": longest, "min_tokens": min(int(request.core["min_tokens"]), longest)}
+        ids, starts = ragged(self.prompts)
+        sources: tuple[Any, Any] = (None, None) if self.sources is None else ragged(self.sources)
+        return self.core.generate(
+            ids, starts, json.dumps(options), *sources, request.processor, request.draft, limits=limits
+        )
 
 
-def run(job: Job, done: Callable[[int], None] | None = None) -> list[list[Finished]]:
-    """Generates to the end: for each prompt its hypotheses, best first. ``done`` is told how many prompts have ended."""
-    results: list[list[Finished]] = [[] for _ in job.prompts]
-    for indices, options in job.groups():
-        generation = job.start(indices, options)
-        watchers = None
-        if job.request.stop or job.request.logprobs is not None:
-            watchers = [_Watcher(job) for _ in range(len(indices) * job.request.samples)]
-        steps = 1 if job.request.stop else 0 if done is None else STEPS
-        left = len(indices)
-        try:
-            while not generation.finished():
-                for sequence, token, logprob, top in generation.advance(steps):
-                    if watchers is not None and watchers[sequence].take(token, logprob, top):
-                        generation.stop(sequence, "stop")
-                if done is not None:
-                    before, left = left, generation.unfinished()
-                    done(before - left)
-            for place, hypotheses in enumerate(generation.results()):
-                for rank, (ids, score, reason, scored) in enumerate(hypotheses):
-                    watcher = None
-                    if watchers is not None and job.request.beams == 1:
-                        watcher = watchers[place * job.request.samples + rank]
-                    finished = _finished(ids, score, reason, watcher, job)
-                    if job.request.logprobs is not None and watcher is None:
-                        finished.logprobs = [
-                            token_logprob(job.tokenizer(), token, own, top)
-                            for token, (own, top) in zip(ids, scored, strict=True)
-                        ]
-                    results[indices[place]].append(finished)
-        finally:
-            generation.close()
-    return results
+def run(job: GenerationJob, done: Callable[[int], None] | None = None) -> list[list[Finished]]:
+    """Generates to the end: for each prompt its hypotheses, best first. ``done`` gets how many prompts have ended."""
+    request = job.request
+    generation = job.start()
+    transcripts: list[Transcript] = []
+    if (request.stop or request.logprobs is not None) and request.beams == 1:
+        transcripts = [Transcript(job, text=bool(request.stop)) for _ in range(len(job.prompts) * request.samples)]
+    steps = 1 if request.stop else 0 if done is None else STEPS
+    left = len(job.prompts)
+    try:
+        while not generation.finished():
+            for sequence, token, logprob, top in generation.advance(steps):
+                if transcripts and transcripts[sequence].take(token, logprob, top):
+                    generation.stop(sequence, "stop")
+            if done is not None:
+                before, left = left, generation.unfinished()
+                done(before - left)
+        results = generation.results()
+        if not transcripts:
+            return [[_finished(job, *one) for one in hypotheses] for hypotheses in results]
+        follow = iter(transcripts)
+        return [[next(follow).finished(score, reason) for _, score, reason, _ in found] for found in results]
+    finally:
+        generation.close()
 
 
-def _finished(ids: list[int], score: float, reason: str, watcher: _Watcher | None, job: Job) -> Finished:
-    if watcher is None:
-        if job.request.stop:  # hypotheses of a beam search are cut afterwards
-            text = job.tokenizer().decode(ids, skip_special_tokens=True)
-            cut = first_stop(text, job.request.stop)
-            return Finished(
-                ids,
-                score,
-                "stop" if cut is not None else reason,
-                None if cut is None else text[:cut],
-            )
-        return Finished(ids, score, reason)
-    return Finished(watcher.ids, score, watcher.reason or reason, watcher.cut_text(), watcher.logprobs)
+def _finished(
+    job: GenerationJob, ids: list[int], score: float, reason: str, scored: list[tuple[float, list[tuple[int, float]]]]
+) -> Finished:
+    """A hypothesis that no transcript has followed; those of a beam search are cut afterwards."""
+    finished = Finished(ids, score, reason)
+    if job.request.stop:
+        text = job.tokenizer().decode(ids, skip_special_tokens=True)
+        cut = first_stop(text, job.request.stop)
+        if cut is not None:
+            finished.reason, finished.text = "stop", text[:cut]
+    if job.request.logprobs is not None:
+        finished.logprobs = [
+            token_logprob(job.tokenizer(), token, own, top) for token, (own, top) in zip(ids, scored, strict=True)
+        ]
+    return finished
 
 
-class _Watcher:
-    """Follows one sequence: its tokens, its text if stop strings are set, and where one of them begins."""
+class Transcript:
+    """Follows one sequence: its tokens, with ``text`` its text, and where a stop string ends it."""
 
-    def __init__(self, job: Job) -> None:
-        self.ids: list[int] = []
-        self.reason: str | None = None
-        self.logprobs: list[TokenLogprob] = []
+    def __init__(self, job: GenerationJob, index: int = 0, *, text: bool) -> None:
+        self.stopped = False
         self._request = job.request
         self._tokenizer = job.tokenizer
-        self._decoder = job.tokenizer().stream() if job.request.stop else None
+        self._decoder = job.tokenizer().stream() if text else None
+        self._index = index
+        self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
         self._text = ""
-        self._cut: int | None = None
+        self._searched = 0
+        self._sent_ids = 0
+        self._sent_text = 0
 
     def take(self, token: int, logprob: float, top: list[tuple[int, float]]) -> bool:
-        """Adds a token; True if it completes a stop string."""
-        if self._cut is not None:
+        """Adds a token; True if it completes a stop string, after which no other is added."""
+        if self.stopped:
             return False
-        self.ids.append(token)
+        self._ids.append(token)
         if self._request.logprobs is not None:
-            self.logprobs.append(token_logprob(self._tokenizer(), token, logprob, top))
-        if self._decoder is None:
-            return False
-        self._text += self._decoder.push([token])
-        self._cut = first_stop(self._text, self._request.stop)
-        if self._cut is not None:
-            self.reason = "stop"
-        return self._cut is not None
+            self._logprobs.append(token_logprob(self._tokenizer(), token, logprob, top))
+        if self._decoder is not None:
+            self._add(self._decoder.push([token]))
+        return self.stopped
 
-    def cut_text(self) -> str | None:
-        """The text before the stop string, if there was one."""
-        if self._decoder is not None and self._cut is None:
-            # Text held back until the end may still complete one.
-            self._text += self._decoder.finish()
-            self._cut = first_stop(self._text, self._request.stop)
-            if self._cut is not None:
-                self.reason = "stop"
-        return None if self._cut is None else self._text[: self._cut]
+    def finished(self, score: float, reason: str) -> Finished:
+        """The whole sequence, with its text if a stop string cut it."""
+        self._end()
+        if self.stopped:
+            return Finished(self._ids, score, "stop", self._text, self._logprobs)
+        return Finished(self._ids, score, reason, None, self._logprobs)
+
+    def chunk(self) -> Chunk | None:
+        """What is new and cannot be the beginning of a stop string, if it has any text."""
+        text = self._text[self._sent_text :]
+        if not self.stopped:
+            text = text[: len(text) - held_back(text, self._request.stop)]
+        return self._send(text, None) if text else None
+
+    def last_chunk(self, reason: str) -> Chunk:
+        """What is left at the end."""
+        self._end()
+        return self._send(self._text[self._sent_text :], "stop" if self.stopped else reason)
+
+    def _add(self, text: str) -> None:
+        """Adds text and cuts it where a stop string begins."""
+        self._text += text
+        longest = max(map(len, self._request.stop), default=1)
+        cut = first_stop(self._text, self._request.stop, max(0, self._searched - longest + 1))
+        self._searched = len(self._text)
+        if cut is not None:
+            self.stopped = True
+            self._text = self._text[:cut]
+
+    def _end(self) -> None:
+        """Text that the decoder held back until the end may still complete a stop string."""
+        if self._decoder is not None and not self.stopped:
+            self._add(self._decoder.finish())
+
+    def _send(self, text: str, reason: str | None) -> Chunk:
+        sent, self._sent_ids = self._sent_ids, len(self._ids)
+        self._sent_text += len(text)
+        logprobs = tuple(self._logprobs[sent:]) if self._request.logprobs is not None else None
+        return Chunk(text=text, ids=tuple(self._ids[sent:]), finish_reason=reason, logprobs=logprobs, index=self._index)
 
 
 def token_logprob(tokenizer: Tokenizer, token: int, logprob: float, top: list[tuple[int, float]]) -> TokenLogprob:
@@ -200,9 +218,9 @@ def token_logprob(tokenizer: Tokenizer, token: int, logprob: float, top: list[tu
     return TokenLogprob(id=token, text=tokenizer.decode([token]), logprob=logprob, top=rivals)
 
 
-def first_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first stop string begins."""
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
+def first_stop(text: str, stops: Sequence[str], start: int = 0) -> int | None:
+    """Where the first stop string from ``start`` on begins."""
+    found = [at for stop in stops if (at := text.find(stop, start)) >= 0]
     return min(found, default=None)
 
 
@@ -217,78 +235,26 @@ def held_back(text: str, stops: Sequence[str]) -> int:
     return longest
 
 
-class _Teller:
-    """Turns one sequence's tokens into chunks."""
-
-    def __init__(self, job: Job, index: int) -> None:
-        self._decoder = job.tokenizer().stream()
-        self._tokenizer = job.tokenizer()
-        self._request = job.request
-        self._index = index
-        self._pending = ""
-        self._ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
-        self.stopped = False
-
-    def take(self, token: int, logprob: float, top: list[tuple[int, float]]) -> Chunk | None:
-        """The chunk that a token brings; ``stopped`` is set if it completes a stop string."""
-        if self._request.logprobs is not None:
-            self._logprobs.append(token_logprob(self._tokenizer, token, logprob, top))
-        self._ids.append(token)
-        self._pending += self._decoder.push([token])
-        return self._tell(None)
-
-    def finish(self, reason: str) -> Chunk:
-        """The last chunk, with whatever was held back."""
-        if not self.stopped:
-            self._pending += self._decoder.finish()
-        return self._tell(reason) or Chunk(text="", ids=(), finish_reason=reason, index=self._index)
-
-    def _tell(self, reason: str | None) -> Chunk | None:
-        stops = self._request.stop
-        if not self.stopped and (cut := first_stop(self._pending, stops)) is not None:
-            self._pending = self._pending[:cut]
-            self.stopped = True
-        if reason is not None and self.stopped:
-            reason = "stop"
-        hold = 0 if reason is not None or self.stopped else held_back(self._pending, stops)
-        text = self._pending[: len(self._pending) - hold]
-        if not text and reason is None:
-            return None
-        self._pending = self._pending[len(text) :]
-        chunk = Chunk(
-            text=text,
-            ids=tuple(self._ids),
-            finish_reason=reason,
-            logprobs=tuple(self._logprobs) if self._request.logprobs is not None else None,
-            index=self._index,
-        )
-        self._ids = []
-        self._logprobs = []
-        return chunk
-
-
-def stream(job: Job) -> Iterator[Chunk]:
+def stream(job: GenerationJob) -> Iterator[Chunk]:
     """Chunks of text as they come. Closing the iterator frees the cache and stops the work."""
-    for indices, options in job.groups():
-        generation = job.start(indices, options)
-        tellers = [_Teller(job, index) for index in indices]
-        told = [False] * len(indices)
-        try:
-            while not generation.finished():
-                for sequence, token, logprob, top in generation.advance(1):
-                    teller = tellers[sequence]
-                    if teller.stopped:
-                        continue
-                    chunk = teller.take(token, logprob, top)
-                    if chunk is not None:
-                        yield chunk
-                    if teller.stopped:
-                        generation.stop(sequence, "stop")
-                        told[sequence] = True
-                        yield teller.finish("stop")
-            for place, hypotheses in enumerate(generation.results()):
-                if not told[place]:
-                    yield tellers[place].finish(hypotheses[0][2])
-        finally:
-            generation.close()
+    generation = job.start()
+    transcripts = [Transcript(job, index, text=True) for index in range(len(job.prompts))]
+    told = [False] * len(transcripts)
+    try:
+        while not generation.finished():
+            for sequence, token, logprob, top in generation.advance(1):
+                transcript = transcripts[sequence]
+                if transcript.stopped:
+                    continue
+                stopped = transcript.take(token, logprob, top)
+                if (chunk := transcript.chunk()) is not None:
+                    yield chunk
+                if stopped:
+                    generation.stop(sequence, "stop")
+                    told[sequence] = True
+                    yield transcript.last_chunk("stop")
+        for transcript, done, hypotheses in zip(transcripts, told, generation.results(), strict=True):
+            if not done:
+                yield transcript.last_chunk(hypotheses[0][2])
+    finally:
+        generation.close()

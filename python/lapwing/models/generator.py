@@ -319,8 +319,8 @@ class TextGenerator(BaseModel):
         )
         return self._check_ids(ids, self._vocab_size, self.max_length, "conversation")
 
-    def _job(self, prompts: Sequence[IdList], request: Request) -> engine.Job:
-        return engine.Job(self.core, lambda: self.tokenizer, prompts, request, self.max_length)
+    def _job(self, prompts: Sequence[IdList], request: Request) -> engine.GenerationJob:
+        return engine.GenerationJob(self.core, lambda: self.tokenizer, prompts, request, self.max_length)
 
     def _generate(
         self, prompts: list[list[int]], request: Request, progress: bool | Callback | None

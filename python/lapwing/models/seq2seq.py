@@ -282,10 +282,10 @@ class Seq2Seq(BaseModel):
             self.tokenizer, self._defaults.values, task, in_words=self._is_t5(), source=source, target=target
         )
 
-    def _job(self, sources: Sequence[IdList], request: Request, direction: Direction) -> engine.Job:
+    def _job(self, sources: Sequence[IdList], request: Request, direction: Direction) -> engine.GenerationJob:
         start = self._start_ids() if direction.start is None else [direction.start]
         prompts = [start for _ in sources]
-        return engine.Job(self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources)
+        return engine.GenerationJob(self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources)
 
     def _run(
         self, sources: Sequence[IdList], request: Request, direction: Direction, bar: Progress
