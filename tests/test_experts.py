@@ -172,7 +172,7 @@ def test_keys_that_a_configuration_leaves_out(name: str, values: dict[str, Any])
         ("lfm2", {"layer_types": ["conv"]}, "layer_types"),
         ("lfm2", {"layer_types": ["conv", "conv", "mamba"]}, "layer_types"),
         ("lfm2", {"layer_types": None, "full_attn_idxs": 1}, "full_attn_idxs"),
-        ("lfm2", {"conv_L_cache": 0}, "conv_L_cache"),
+        ("lfm2", {"conv_L_cache": 1}, "conv_L_cache"),
         ("lfm2", {"block_auto_adjust_ff_dim": True, "block_ffn_dim_multiplier": -1.0}, "block_ffn_dim_multiplier"),
     ],
 )

@@ -284,6 +284,7 @@ def test_quantized_weights_are_those_of_the_twin(
     """Weights are rounded as the twin rounds them. Activations of 16 bits add what a change of 3e-5 does, those of 8 are off by at
     most 1 / 254 of the largest beside them."""
     tables = (".position.weight", ".segment.weight", "relative_bias.weight", ".relative.weight", "convolution.weight")
+    tables += (".router.weight",)  # rounding would choose other experts
     rounded = dict(case.weights)
     for name, value in case.weights.items():
         if value.ndim == 2 and not name.endswith(tables) and "norm" not in name:

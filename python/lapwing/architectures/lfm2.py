@@ -86,7 +86,7 @@ def spec(config: Config, task: str) -> Model:
     config = _words(config)
     norm = Norm(kind="rms", eps=config.number("norm_eps", default=1e-5))
     one = llama.layer(config, rotary(config, llama.head_dim(config)), norm, head_norm=norm)
-    convolution = ShortConvolution(kernel=config.size("conv_L_cache"), bias=config.flag("conv_bias"))
+    convolution = ShortConvolution(kernel=config.size("conv_L_cache", least=2, most=64), bias=config.flag("conv_bias"))
     layers = {
         llama.FULL: edit(one, "attention", name="operator"),
         CONVOLUTION: edit(one, "attention", name="operator", body=convolution),
