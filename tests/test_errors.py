@@ -141,8 +141,8 @@ _FILES: dict[str, tuple[Callable[[Folder], Any], tuple[str, ...]]] = {
         ("'vocab_size' twice",),
     ),
     "config too deep": (
-        lambda f: (f.path / "config.json").write_text('{"a": ' + "[" * 9999 + "]" * 9999 + "}"),
-        ("nested more than 100 deep",),
+        lambda f: (f.path / "config.json").write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        ("config.json is nested too deeply",),
     ),
     "no weights": (lambda f: f.weights.unlink(), ("holds no model.safetensors", "index.json")),
     "pickled weights": (
@@ -338,11 +338,11 @@ def test_keys_beyond_f16_name_the_type_that_holds_them(tmp_path: Path) -> None:
             f"model.layers.0.self_attn.{name}_proj.weight", lambda array, by=factor: np.multiply(array, by, array)
         )
     for kv in ("f32", "q8"):
-        with lapwing.load(folder.path, kv=kv) as model:
+        with lapwing.load(folder.path, kv_cache=kv) as model:
             assert np.isfinite(model.logits([1, 2, 3])).all()
-    with lapwing.load(folder.path, kv="f16") as model:
+    with lapwing.load(folder.path, kv_cache="f16") as model:
         for call in (model.logits, lambda ids: model.generate_ids(ids, max_tokens=2)):
-            fails(lapwing.NumericalError, lambda call=call: call([1, 2, 3]), 'kv="f32"')
+            fails(lapwing.NumericalError, lambda call=call: call([1, 2, 3]), 'kv_cache="f32"')
 
 
 @pytest.mark.parametrize(

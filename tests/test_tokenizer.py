@@ -314,6 +314,13 @@ def test_damaged_tokenizer_json_raises(tmp_path: Path, content: bytes) -> None:
         Tokenizer(tmp_path)
 
 
+def test_json_files_of_a_tokenizer_are_read_as_strictly_as_config_json(tmp_path: Path) -> None:
+    for text, words in (('{"a": 1, "a": 2}', "has the key 'a' twice"), ("[" * 100_000, "is nested too deeply")):
+        (tmp_path / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        with pytest.raises(lapwing.CheckpointError, match=f"tokenizer_config.json {words}"):
+            Tokenizer(tmp_path)
+
+
 def test_folder_without_tokenizer_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(lapwing.CheckpointError, match=r"tokenizer\.json, a SentencePiece model"):
         Tokenizer(tmp_path)

@@ -6,15 +6,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError
 from .config import Config
-from .json_file import parse_json, read_json
+from .json_file import parse_json, read_json, read_object
 from .safetensors import read_safetensors
 from .tensor import Tensor
 
-__all__ = ["Checkpoint", "Config", "Tensor", "open_checkpoint", "parse_json", "read_json", "read_safetensors"]
+__all__ = [
+    "Checkpoint",
+    "Config",
+    "Tensor",
+    "open_checkpoint",
+    "parse_json",
+    "read_json",
+    "read_object",
+    "read_safetensors",
+]
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -38,10 +46,6 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     files: tuple[Path, ...]
     stats: tuple[os.stat_result, ...]
-
-    def json(self, name: str, default: Any = None) -> Any:
-        """Another JSON file of the folder, or ``default``."""
-        return read_json(self.path / name, default=default)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

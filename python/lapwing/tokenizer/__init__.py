@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import OptionError, shown
+from ..errors import OptionError, short_repr
 from . import template
 from .encoding import Encoding
 from .files import build, guarded, read_config, special_tokens
@@ -88,7 +88,7 @@ class Tokenizer:
     def token_to_id(self, token: str) -> int | None:
         """The id of one token's exact text."""
         if not isinstance(token, str):
-            raise OptionError(f"a token is {shown(token)}: expected a text")
+            raise OptionError(f"a token is {short_repr(token)}: expected a text")
         if self._marian is not None:
             return self._marian.token_to_id(token)
         found = self._backend.token_to_id(token)
@@ -99,7 +99,7 @@ class Tokenizer:
         try:
             index = operator.index(index)
         except TypeError as error:
-            raise OptionError(f"an id is {shown(index)}: expected a whole number") from error
+            raise OptionError(f"an id is {short_repr(index)}: expected a whole number") from error
         if self._marian is not None:
             return self._marian.id_to_token(index)
         try:
@@ -127,7 +127,7 @@ class Tokenizer:
         """Ids, segments and offsets of a text or pair. ``target`` cuts with the target's pieces (Marian)."""
         for value in (text,) if pair is None else (text, pair):
             if not isinstance(value, str):
-                raise OptionError(f"a text is {shown(value)}: expected str")
+                raise OptionError(f"a text is {short_repr(value)}: expected str")
             template.check_text(value)
         if self._marian is not None:
             return self._marian.encode(text, pair, add_special_tokens, target)
@@ -150,7 +150,7 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         """The ids of many texts."""
         if isinstance(texts, str | bytes):
-            raise OptionError(f"texts is one text, {shown(texts)}: expected a list of texts; encode takes one")
+            raise OptionError(f"texts is one text, {short_repr(texts)}: expected a list of texts; encode takes one")
         return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
@@ -158,7 +158,7 @@ class Tokenizer:
         if isinstance(ids, int):
             ids = [ids]
         if isinstance(ids, str | bytes):
-            raise OptionError(f"ids are {shown(ids)}: expected a list of whole numbers")
+            raise OptionError(f"ids are {short_repr(ids)}: expected a list of whole numbers")
         try:
             values = [operator.index(index) for index in ids]
         except TypeError as error:
@@ -241,7 +241,7 @@ class Tokenizer:
         source = self._template(chat_template, tools)
         request = self._request(messages, add_generation_prompt, tools, documents, continue_final_message, variables)
         tokens = [] if allow_control_tokens or self._marian is not None else self._control
-        marks = template.Marks(tokens, source, request) if tokens else None
+        marks = template.ControlTokenGuard(tokens, source, request) if tokens else None
         marked = request if marks is None else marks.request(request)
         text = template.render(source, marked, self.specials)
         if marks is None or marked == request:

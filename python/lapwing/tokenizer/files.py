@@ -11,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..checkpoint import read_object
 from ..errors import CheckpointError
 from . import families, multilingual, sentencepiece
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
-
-MAX_JSON_BYTES = 512 << 20
-"""No tokenizer file known is a tenth of this."""
 
 SPECIAL_NAMES = (
     "bos_token",
@@ -43,31 +41,6 @@ def guarded(what: str, call: Callable[[], Result]) -> Result:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{what}: {error}") from error
-
-
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file; CheckpointError names the file and what is wrong with it."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} has {size} bytes: expected at most {MAX_JSON_BYTES}")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds {type(value).__name__}: expected an object")
-    return value
 
 
 _CLASSES = {

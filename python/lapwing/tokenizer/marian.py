@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import read_object
 from ..errors import CheckpointError
 from . import sentencepiece
 from .encoding import Encoding
-from .files import guarded, read_object
+from .files import guarded
 
 
 class Marian:

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, Error, OptionError, shown
-from .files import read_object, read_text
+from ..checkpoint import read_object
+from ..errors import CheckpointError, Error, OptionError, short_repr
+from .files import read_text
 
 Message = Mapping[str, Any]
 
@@ -58,13 +59,13 @@ def choose(templates: Mapping[str, str], name: str | None, tools: bool) -> str:
     """The text of the template to use: the one named, else "tool_use" where tools are given, else the default."""
     if name is not None:
         if not isinstance(name, str):
-            raise OptionError(f"chat_template is {shown(name)}: expected the name or the text of a template")
+            raise OptionError(f"chat_template is {short_repr(name)}: expected the name or the text of a template")
         if name in templates:
             return templates[name]
         if "{" in name:
             return name
         raise OptionError(
-            f"chat_template is {shown(name)}: expected one of {', '.join(sorted(templates)) or 'none'} or the text of a template"
+            f"chat_template is {short_repr(name)}: expected one of {', '.join(sorted(templates)) or 'none'} or the text of a template"
         )
     if tools and "tool_use" in templates:
         return templates["tool_use"]
@@ -136,7 +137,7 @@ def items(name: str, value: Any) -> list[Any] | None:
     if value is None:
         return None
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise OptionError(f"{name} is {shown(value)}: expected a list or None")
+        raise OptionError(f"{name} is {short_repr(value)}: expected a list or None")
     return list(value)
 
 
@@ -149,7 +150,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     checked = []
     for index, message in enumerate(messages):
         if isinstance(message, str | bytes):
-            raise OptionError(f"message {index} is {shown(message)}: expected an object with role and content")
+            raise OptionError(f"message {index} is {short_repr(message)}: expected an object with role and content")
         try:
             value = plain(message)
         except OptionError as error:
@@ -163,7 +164,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
             isinstance(content, list) and all(isinstance(part, str | dict) for part in content)
         ):
             raise OptionError(
-                f"the content of message {index} is {shown(content)}: expected a text, or a list of parts "
+                f"the content of message {index} is {short_repr(content)}: expected a text, or a list of parts "
                 "(of a tool's result its text)"
             )
         reasoning = next((value[key] for key in _REASONING if key in value), None)
@@ -244,7 +245,7 @@ def _cut_final(text: str, final: str) -> str:
     return text[:at].rstrip()  # the template trims its messages
 
 
-class Marks:
+class ControlTokenGuard:
     """Puts a private character behind the first character of whatever in a message may become a control token.
 
     That is one spelled out, in any case of its letters (templates change them), and a beginning of one at the end of a
