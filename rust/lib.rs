@@ -6,7 +6,7 @@
 //! logits -> processors, sampler or beam search (`decode`) -> ids.
 //!
 //! Floors, a module imports only from those below it:
-//! `error < simd, threads, tensor < matmul < ops < model < decode < python`.
+//! `error < simd, threads, tensor, template < matmul < ops < model < decode < python`.
 
 pub mod decode;
 pub mod error;

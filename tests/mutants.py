@@ -318,7 +318,7 @@ def use(model: Any) -> None:
             options = {"max_tokens": 4} if name == "translate" else {}
             allowed(lambda name=name, options=options: getattr(model, name)("A dog runs.", **options))  # type: ignore[misc]
     if hasattr(model, "hidden_states"):
-        allowed(lambda: model.hidden_states([ids] if model.kind == "encoder" else ids))
+        allowed(lambda: model.hidden_states(ids))
 
 
 def main() -> None:

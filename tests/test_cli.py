@@ -547,7 +547,7 @@ def test_options_of_the_bench_are_honoured_or_refused() -> None:
 def test_warnings_are_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    words = ("translate", EN_DE, "--weights", "q8", "--cache", "A dog runs.")
+    words = ("translate", EN_DE, "--weights", "q8", "--packed-cache", "A dog runs.")
     result = run(*words, LAPWING_CACHE=str(file / "below"))
     assert result.stdout == run(*words, LAPWING_CACHE=str(tmp_path)).stdout
     assert result.stderr.startswith("lapwing: warning: packed weights are not kept"), result.stderr

@@ -187,7 +187,7 @@ def resident():
     for line in open("/proc/self/status"):
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
-model = lapwing.load(sys.argv[1], weights="f32", cache=False)
+model = lapwing.load(sys.argv[1], weights="f32", packed_cache=False)
 stream = model.stream("Hello", max_tokens=100, ignore_eos=True)
 next(stream)
 before = resident()

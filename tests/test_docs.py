@@ -86,9 +86,9 @@ def test_the_cache_of_packed_weights_is_documented(tmp_path: Path, monkeypatch: 
     assert f"from {QUANTIZED_FROM // 10**6} million parameters" in section
     assert f"{packed._SAMPLES} samples of {packed._SAMPLE_BYTES // 1000} kB" in section
     monkeypatch.setenv(packed.VARIABLE, str(tmp_path))
-    place = packed.place(open_checkpoint(ROOT / "tests" / "golden" / "llama"), "{}", {}, "q8", "1")
-    assert place is not None
-    assert set(json.loads(place.key)) == set(re.findall(r"^\| `(\w+)` \|", section, re.M))
+    entry = packed.entry(open_checkpoint(ROOT / "tests" / "golden" / "llama"), "{}", {}, "q8", "1")
+    assert entry is not None
+    assert set(json.loads(entry.key)) == set(re.findall(r"^\| `(\w+)` \|", section, re.M))
 
 
 def test_every_option_of_a_command_is_documented() -> None:

@@ -44,7 +44,6 @@ UNSAFE = (
     "ops/attention.rs",
     "model/disentangled.rs",
     "model/packed.rs",
-    "template.rs",
     "python/",
 )
 
@@ -132,3 +131,14 @@ def test_floors_are_those_of_the_guide() -> None:
     for floors in (RUST_FLOORS, PYTHON_FLOORS):
         for room in set().union(*floors) - {"__init__"}:
             assert f"`{room}`" in guide, room
+
+
+def test_the_stub_exports_what_it_declares() -> None:
+    tree = ast.parse((PYTHON / "_core.pyi").read_text(encoding="utf-8"))
+    declared = {node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    exported = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
+    )
+    assert set(exported) == declared

@@ -24,8 +24,8 @@ TYPES = [
     {"weights": "q8"},
     {"weights": "q8", "activations": "int8"},
     {"weights": "q4"},
-    {"weights": "q8", "kv": "q8"},
-    {"weights": "q8", "kv": "f32"},
+    {"weights": "q8", "kv_cache": "q8"},
+    {"weights": "q8", "kv_cache": "f32"},
 ]
 TEXTS = ["ROMEO:", "O, what a noble mind is here o'erthrown!", "Enter the King and his train. " * 12]
 

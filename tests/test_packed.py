@@ -35,13 +35,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def logits(folder: Path, **options: Any) -> Any:
-    with lapwing.load(folder, **{"cache": True, **options}) as model:
+    with lapwing.load(folder, **{"packed_cache": True, **options}) as model:
         return model.logits(IDS), model.info()
 
 
 @pytest.mark.parametrize("weights", ["f32", "bf16", "q8", "q4"])
 def test_a_second_load_gives_the_same_bits(weights: str, folder: Path) -> None:
-    want, facts = logits(folder, weights=weights, cache=False)
+    want, facts = logits(folder, weights=weights, packed_cache=False)
     assert not packed.sizes()
     first, _ = logits(folder, weights=weights)
     ((path, size),) = packed.sizes().items()
@@ -54,7 +54,7 @@ def test_a_second_load_gives_the_same_bits(weights: str, folder: Path) -> None:
 
 def test_each_weight_type_has_its_file_and_activations_share_it(folder: Path) -> None:
     logits(folder, weights="q8")
-    want, _ = logits(folder, weights="q8", activations="int8", cache=False)
+    want, _ = logits(folder, weights="q8", activations="int8", packed_cache=False)
     got, _ = logits(folder, weights="q8", activations="int8")
     assert np.array_equal(got, want) and len(packed.sizes()) == 1
     logits(folder, weights="q4")
@@ -85,15 +85,15 @@ def test_a_checkpoint_copied_over_with_its_time_is_packed_anew(folder: Path) -> 
     start = 8 + int.from_bytes(content[:8], "little")
     other = np.frombuffer(content[start:], "<f4") * np.float32(0.5)
     write_like(file, content[:start] + other.tobytes())
-    want, _ = logits(folder, weights="q8", cache=False)
+    want, _ = logits(folder, weights="q8", packed_cache=False)
     assert not np.array_equal(want, before)
     assert np.array_equal(logits(folder, weights="q8")[0], want)
 
 
 def key(checkpoint: Checkpoint) -> str:
-    place = packed.place(checkpoint, "{}", {}, "q8", "1")
-    assert place is not None
-    return place.key
+    entry = packed.entry(checkpoint, "{}", {}, "q8", "1")
+    assert entry is not None
+    return entry.key
 
 
 @pytest.mark.parametrize("size", [0, 4095, 4096, 100_000, 1 << 20])
@@ -212,7 +212,7 @@ def test_damaged_weights_are_made_anew(seed: int, damage: str, folder: Path) -> 
 
 def test_a_mapped_model_outlives_its_file(folder: Path) -> None:
     want, _ = logits(folder, weights="q8")
-    with lapwing.load(folder, weights="q8", cache=True) as model:
+    with lapwing.load(folder, weights="q8", packed_cache=True) as model:
         assert packed.clear() > 0 and not packed.sizes()
         assert np.array_equal(model.logits(IDS), want)
 
@@ -226,9 +226,9 @@ def test_the_cache_can_be_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(packed.VARIABLE, "off")
     monkeypatch.setattr("lapwing.loading.QUANTIZED_FROM", 1)
     for cache in (None, False):
-        logits(folder, weights="q8", cache=cache)
+        logits(folder, weights="q8", packed_cache=cache)
     assert packed.folder() is None and not packed.sizes()
-    with pytest.raises(lapwing.OptionError, match=f"cache is True.*{packed.VARIABLE} is off"):
+    with pytest.raises(lapwing.OptionError, match=f"packed_cache is True.*{packed.VARIABLE} is off"):
         logits(folder, weights="q8")
 
 
@@ -256,7 +256,7 @@ def left_whole(folder: Path, want: Any) -> None:
 
 
 def test_many_threads_may_load_at_once(large: Path) -> None:
-    want, _ = logits(large, weights="q8", cache=False)
+    want, _ = logits(large, weights="q8", packed_cache=False)
     with ThreadPoolExecutor(4) as threads:
         for _ in range(3):
             packed.clear()
@@ -267,7 +267,7 @@ def test_many_threads_may_load_at_once(large: Path) -> None:
 
 PROGRAM = """
 import lapwing, sys, hashlib
-model = lapwing.load(sys.argv[1], weights="q8", cache=True)
+model = lapwing.load(sys.argv[1], weights="q8", packed_cache=True)
 print(hashlib.sha256(model.logits([1, 2, 3, 4]).tobytes()).hexdigest(), flush=True)
 """
 
@@ -278,7 +278,7 @@ def start(program: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_many_processes_may_load_at_once(large: Path) -> None:
-    want, _ = logits(large, weights="q8", cache=False)
+    want, _ = logits(large, weights="q8", packed_cache=False)
     for _ in range(2):
         packed.clear()
         several = [start(PROGRAM, large) for _ in range(4)]

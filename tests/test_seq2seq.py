@@ -325,7 +325,7 @@ def test_scores_of_t5_are_scaled_where_its_head_is_tied(tmp_path: Path) -> None:
 def test_encoder_of_t5_alone(tmp_path: Path) -> None:
     whole = model("t5-v1_0")
     encoder = lapwing.load(GOLDEN / "t5-v1_0", weights="f32", task="embed")
-    np.testing.assert_array_equal(encoder.hidden_states([[5, 6, 7]])[0], whole.encode([[5, 6, 7]])[0])
+    np.testing.assert_array_equal(encoder.encode([[5, 6, 7]])[0], whole.encode([[5, 6, 7]])[0])
     mean = encoder.embed("Hello", normalize=False)
     states = whole.encode([whole.tokenizer.encode("Hello")])[0]
     np.testing.assert_allclose(mean, states.mean(axis=0), atol=1e-5)
@@ -370,7 +370,7 @@ def test_heads_serve_texts(tmp_path: Path) -> None:
     own, whole = lapwing.load(folder, weights="f32"), model("bart")
     assert own.kind == "encoder"
     ids = own.tokenizer.encode_pair("Hello, world!", "another").ids
-    state = whole.decoder_hidden_states(ids, [2, *ids[:-1]])[-1][-1]
+    state = whole.hidden_states(ids, [2, *ids[:-1]])[-1][-1]
     logits = np.tanh(state @ weights["dense"].T) @ weights["out_proj"].T
     np.testing.assert_allclose(own.head_logits([ids])[0], logits, atol=1e-5)
     scores = np.exp(logits) / np.exp(logits).sum()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import OptionError, shown
+from .errors import OptionError, short_repr
 from .results import Chunk, Generation
 from .tokenizer.template import items
 
@@ -51,7 +51,7 @@ class Chat:
         **options: Unpack[GenerateOptions],
     ) -> None:
         if getattr(model, "kind", None) != "decoder":
-            raise OptionError(f"model is {shown(model)}: expected a loaded TextGenerator")
+            raise OptionError(f"model is {short_repr(model)}: expected a loaded TextGenerator")
         for name in ("n", "beams"):
             if options.get(name) not in (None, 1):
                 raise OptionError(f"{name} is {options.get(name)!r}: a conversation has one answer a turn")
@@ -61,7 +61,7 @@ class Chat:
             self._start.append({"role": "system", "content": system})
         for message in items("messages", messages) or []:
             if not isinstance(message, Mapping):
-                raise OptionError(f"messages holds {shown(message)}: expected objects with role and content")
+                raise OptionError(f"messages holds {short_repr(message)}: expected objects with role and content")
             self._start.append(_message(message))
         self._messages = list(self._start)
         self._settings: dict[str, Any] = {
@@ -128,7 +128,7 @@ def _message(content: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content, str):
         return {"role": "user", "content": content}
     if not isinstance(content, Mapping):
-        raise OptionError(f"content is {shown(content)}: expected a text, or a message with role and content")
+        raise OptionError(f"content is {short_repr(content)}: expected a text, or a message with role and content")
     message = dict(content)
     if not isinstance(message.get("role"), str):
         raise OptionError("a message has no role: expected an object with role and content")

@@ -7,7 +7,7 @@ these same classes.
 from typing import Any
 
 
-def shown(value: Any, most: int = 80) -> str:
+def short_repr(value: Any, most: int = 80) -> str:
     """A value as a message shows it: of at most so many characters, whatever it is."""
     try:
         text = repr(value)

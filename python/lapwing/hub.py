@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from .errors import CheckpointError, OptionError, shown
+from .errors import CheckpointError, OptionError, short_repr
 
 BUILTIN = Path(__file__).parent / "builtin"
 
@@ -53,7 +53,7 @@ def find(
     """
     text = os.fspath(name) if isinstance(name, os.PathLike) else name
     if not isinstance(text, str):
-        raise OptionError(f"the model's name is {shown(name)}: expected a folder, a hub id or a built-in id")
+        raise OptionError(f"the model's name is {short_repr(name)}: expected a folder, a hub id or a built-in id")
     if not text:
         raise CheckpointError("the model's name is empty: expected a folder, a hub id or a built-in id")
     if text.startswith("lapwing/") and not Path(text).exists():
@@ -63,17 +63,17 @@ def find(
         folder, file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:  # too long, an unknown home, a null character
         raise CheckpointError(
-            f"{shown(text, _PATH)} cannot be a folder's name: {getattr(error, 'strerror', None) or error}"
+            f"{short_repr(text, _PATH)} cannot be a folder's name: {getattr(error, 'strerror', None) or error}"
         ) from error
     if folder:
         if revision is not None:
-            raise OptionError(f"revision is {shown(revision)}, but {path} is a folder: expected None")
+            raise OptionError(f"revision is {short_repr(revision)}, but {path} is a folder: expected None")
         return path, str(path.resolve())
     if file:
         raise CheckpointError(f"{path} is a file: expected the folder of a checkpoint, with config.json in it")
     if not isinstance(name, str) or not _ID.fullmatch(text) or text.startswith(".") or ".." in text:
         raise CheckpointError(
-            f"there is no folder {shown(text, _PATH)}, and it is not a hub id: expected a folder, owner/name, or "
+            f"there is no folder {short_repr(text, _PATH)}, and it is not a hub id: expected a folder, owner/name, or "
             + " or ".join(builtin_ids())
         )
     return _download(text, revision, local_files_only), text
@@ -82,9 +82,9 @@ def find(
 def _builtin(text: str, revision: str | None) -> tuple[Path, str]:
     folder = BUILTIN / text.removeprefix("lapwing/")
     if text not in builtin_ids():
-        raise CheckpointError(f"there is no built-in model {shown(text)}: expected {' or '.join(builtin_ids())}")
+        raise CheckpointError(f"there is no built-in model {short_repr(text)}: expected {' or '.join(builtin_ids())}")
     if revision is not None:
-        raise OptionError(f"revision is {shown(revision)}, but {text} is built in: expected None")
+        raise OptionError(f"revision is {short_repr(revision)}, but {text} is built in: expected None")
     return folder, text
 
 
@@ -94,7 +94,7 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
         from huggingface_hub import errors
     except ImportError as error:
         raise CheckpointError(
-            f"there is no folder {shown(repository)}, and huggingface_hub is not installed to look for it on the hub: "
+            f"there is no folder {short_repr(repository)}, and huggingface_hub is not installed to look for it on the hub: "
             "pip install huggingface_hub"
         ) from error
     where = f"{repository}" + (f" at {revision}" if revision else "")
@@ -107,19 +107,19 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
             ignore_patterns=list(_UNWANTED),
         )
     except errors.RevisionNotFoundError as error:
-        raise CheckpointError(f"the hub has no revision {shown(revision)} of {repository}") from error
+        raise CheckpointError(f"the hub has no revision {short_repr(revision)} of {repository}") from error
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"{repository} is gated: ask for access on its page, and log in with a token (HF_TOKEN)"
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"there is no folder {shown(repository)}, and the hub has no such repository (or only with a token, HF_TOKEN)"
+            f"there is no folder {short_repr(repository)}, and the hub has no such repository (or only with a token, HF_TOKEN)"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         way = "load it once with local_files_only=False" if local_files_only else "check the connection"
         raise CheckpointError(
-            f"there is no folder {shown(repository, _PATH)}, and on the hub {where} is not in the local cache and was not "
+            f"there is no folder {short_repr(repository, _PATH)}, and on the hub {where} is not in the local cache and was not "
             f"downloaded: {way}"
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:

@@ -11,26 +11,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__, _core, packed
 from .architectures import check, complete, describe, task_of
-from .checkpoint import Checkpoint, Tensor, open_checkpoint
-from .errors import CheckpointError, OptionError, shown
+from .checkpoint import Checkpoint, Tensor, open_checkpoint, read_object
+from .errors import CheckpointError, OptionError, short_repr
 from .hub import find
 from .models import BaseModel, Seq2Seq, TextEncoder, TextGenerator
 from .models.arguments import choice, flag, optional_flag, optional_text, whole
-from .models.base import Parts
+from .models.base import LoadedParts
 from .models.pooling import Recipe
 from .progress import Callback, Progress
-from .tokenizer.files import read_object
 
 if TYPE_CHECKING:
     from .spec import Model as Spec
 
 Activations = Literal["int16", "int8", "bf16"]
-Kv = Literal["auto", "f32", "f16", "q8"]
+KvCache = Literal["auto", "f32", "f16", "q8"]
 Weights = Literal["auto", "stored", "f32", "bf16", "f16", "q8", "q4"]
 
 WEIGHTS = ("auto", "stored", "f32", "bf16", "f16", "q8", "q4")
 ACTIVATIONS = ("int16", "int8", "bf16")
-KV = ("auto", "f32", "f16", "q8")
+KV_CACHE = ("auto", "f32", "f16", "q8")
 QUANTIZED_FROM = 100_000_000
 """Parameters from which ``weights="auto"`` means "q8"."""
 TASKS: dict[str, str] = {
@@ -71,13 +70,13 @@ def load(
     *,
     weights: Weights = "auto",
     activations: Activations = "int16",
-    kv: Kv = "auto",
+    kv_cache: KvCache = "auto",
     threads: int | None = None,
     task: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     generation_config: Mapping[str, Any] | None = None,
-    cache: bool | None = None,
+    packed_cache: bool | None = None,
     prefix_cache: bool | int = True,
     progress: bool | Callback | None = None,
 ) -> Any:
@@ -94,7 +93,7 @@ def load(
             has it), which is faster where the machine multiplies bytes, and less exact. "bf16", for bf16 weights alone,
             rounds to bf16, 8 bits of mantissa, as models run in bf16 elsewhere do: prompts are faster where the
             machine multiplies bf16 (AVX-512 BF16), each input is off by up to 1/512 of itself.
-        kv: how a decoder's keys and values are cached: "f32", "f16" or "q8"; "auto" is "f32" where all weights are, else
+        kv_cache: how a decoder's keys and values are cached: "f32", "f16" or "q8"; "auto" is "f32" where all weights are, else
             "f16".
         threads: how many threads compute; None takes the cores that this process may use.
         task: what the model is for, where the checkpoint leaves it open: "generate", "chat", "score", "embed",
@@ -103,7 +102,7 @@ def load(
         revision: branch, tag or commit on the hub.
         local_files_only: looks for a hub id in the local cache alone.
         generation_config: settings that stand above those of generation_config.json; None for a key drops it.
-        cache: whether packed weights are kept on disk, so that the next load maps them (`lapwing.packed`): None keeps
+        packed_cache: whether packed weights are kept on disk, so that the next load maps them (`lapwing.packed`): None keeps
             quantized weights of at least 100 million parameters, True any, False none and uses none. Where
             LAPWING_CACHE is off, True is refused.
         prefix_cache: whether a decoder keeps keys and values of past sequences, so that a prompt that begins as one of
@@ -119,7 +118,7 @@ def load(
     for option, value, known in (
         ("weights", weights, WEIGHTS),
         ("activations", activations, ACTIVATIONS),
-        ("kv", kv, KV),
+        ("kv_cache", kv_cache, KV_CACHE),
     ):
         choice(option, value, known)
     if task is not None:
@@ -129,11 +128,11 @@ def load(
     local_files_only = flag("local_files_only", local_files_only)
     optional_text("revision", revision)
     if generation_config is not None and not isinstance(generation_config, Mapping):
-        raise OptionError(f"generation_config is {shown(generation_config)}: expected a mapping")
-    cache = optional_flag("cache", cache)
-    if cache and packed.folder() is None:
+        raise OptionError(f"generation_config is {short_repr(generation_config)}: expected a mapping")
+    packed_cache = optional_flag("packed_cache", packed_cache)
+    if packed_cache and packed.folder() is None:
         raise OptionError(
-            f"cache is True, which keeps packed weights on disk, and {packed.VARIABLE} is off: leave one of them out"
+            f"packed_cache is True, which keeps packed weights on disk, and {packed.VARIABLE} is off: leave one of them out"
         )
     if not isinstance(prefix_cache, bool):
         prefix_cache = whole("prefix_cache", prefix_cache, 0)
@@ -141,33 +140,34 @@ def load(
     options = {
         "weights": weights,
         "activations": activations,
-        "kv": kv,
+        "kv_cache": kv_cache,
         "threads": threads,
         "task": task,
         "revision": revision,
         "local_files_only": local_files_only,
         "generation_config": dict(generation_config) if generation_config is not None else None,
-        "cache": cache,
+        "packed_cache": packed_cache,
         "prefix_cache": prefix_cache,
     }
     checkpoint = open_checkpoint(folder)
     config = complete(checkpoint.config)
     recipe = Recipe.read(folder)
-    core, spec = _build(checkpoint, task, recipe, (weights, activations, kv), threads, cache, progress)
+    core, spec = _build(checkpoint, task, recipe, (weights, activations, kv_cache), threads, packed_cache, progress)
     try:
         if prefix_cache is not True:
             core.limit_prefixes(int(prefix_cache))
-        parts = Parts(
+        parts = LoadedParts(
             core=core,
             folder=folder,
             config=config,
             spec=spec,
             identity=identity,
             options={key: value for key, value in options.items() if value is not None},
+            reload=reload,
             architecture=config.model_type,
             task=task,
             generation=_generation(folder, generation_config, config),
-            extra={"recipe": recipe if recipe is not None or task != "embed" else Recipe()},
+            recipe=recipe if recipe is not None or task != "embed" else Recipe(),
         )
         made = _class(spec, recipe, task)
         if made is not TextGenerator and not isinstance(prefix_cache, bool):
@@ -247,10 +247,10 @@ def _build(
     loader = _core.Loader(text, weights=weights, activations=activations, kv=kv, threads=threads)
     needed = {name: tuple(shape) for name, shape in loader.tensors()}
     check(needed, tensors, unused, str(checkpoint.path))
-    place = None
+    entry = None
     if cache or (cache is None and large and weights in ("q8", "q4")):
-        place = packed.place(checkpoint, text, tensors, weights, __version__)
-    if place is not None and _restored(loader, place):
+        entry = packed.entry(checkpoint, text, tensors, weights, __version__)
+    if entry is not None and _restored(loader, entry):
         return loader.finish(), spec
     sizes = {"float32": 4, "float16": 2, "bfloat16": 2}
     total = sum(math.prod(t.shape) * sizes.get(t.dtype, 4) for t, _ in owners.values())
@@ -261,25 +261,25 @@ def _build(
             except CheckpointError as error:
                 raise CheckpointError(f"{checkpoint.path}: {tensor.name}: {error}") from None
             bar.advance(math.prod(tensor.shape) * sizes.get(tensor.dtype, 4))
-    if place is not None:
-        _keep(loader, place)
+    if entry is not None:
+        _keep(loader, entry)
     return loader.finish(), spec
 
 
-def _restored(loader: _core.Loader, place: packed.Place) -> bool:
+def _restored(loader: _core.Loader, entry: packed.CacheEntry) -> bool:
     """Whether packed weights were there; a damaged file is left to be replaced."""
     try:
-        return loader.restore(place.key, str(place.path))
+        return loader.restore(entry.key, str(entry.path))
     except CheckpointError as error:
         warnings.warn(f"{error}: packing the weights again", RuntimeWarning, stacklevel=4)
         return False
 
 
-def _keep(loader: _core.Loader, place: packed.Place) -> None:
+def _keep(loader: _core.Loader, entry: packed.CacheEntry) -> None:
     """Keeps packed weights for the next load; the model is there without."""
     try:
-        place.path.parent.mkdir(parents=True, exist_ok=True)
-        loader.save(place.key, str(place.path))
+        entry.path.parent.mkdir(parents=True, exist_ok=True)
+        loader.save(entry.key, str(entry.path))
     except (CheckpointError, OSError) as error:
         text = f"packed weights are not kept for the next load: {error}; {packed.VARIABLE} names another folder"
         warnings.warn(text, RuntimeWarning, stacklevel=4)

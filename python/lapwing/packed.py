@@ -45,14 +45,16 @@ def folder() -> Path | None:
 
 
 @dataclass(frozen=True)
-class Place:
+class CacheEntry:
     """A file of packed weights, and what it must hold."""
 
     path: Path
     key: str
 
 
-def place(checkpoint: Checkpoint, spec: str, tensors: Mapping[str, Tensor], weights: str, version: str) -> Place | None:
+def entry(
+    checkpoint: Checkpoint, spec: str, tensors: Mapping[str, Tensor], weights: str, version: str
+) -> CacheEntry | None:
     """Where the packed weights of a checkpoint belong; None where the cache is off."""
     root = folder()
     if root is None:
@@ -68,7 +70,7 @@ def place(checkpoint: Checkpoint, spec: str, tensors: Mapping[str, Tensor], weig
     }
     # A changed checkpoint takes the place of what it was.
     name = hashlib.sha256(f"{checkpoint.path.resolve()}\n{weights}\n{description}".encode()).hexdigest()[:32]
-    return Place(root / f"{name}{SUFFIX}", json.dumps(key, sort_keys=True))
+    return CacheEntry(root / f"{name}{SUFFIX}", json.dumps(key, sort_keys=True))
 
 
 def _known(file: Path, stat: os.stat_result) -> list[str | int]:

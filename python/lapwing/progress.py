@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from .errors import OptionError, shown
+from .errors import OptionError, short_repr
 
 Callback = Callable[[int, int], None]
 """Takes the amount done and the whole, in the unit of the work (texts, bytes)."""
@@ -31,7 +31,9 @@ class Progress:
         delay_seconds: float = 0.5,
     ) -> None:
         if not (target is None or isinstance(target, bool) or callable(target)):
-            raise OptionError(f"progress is {shown(target)}: expected True, False, None or a function of two numbers")
+            raise OptionError(
+                f"progress is {short_repr(target)}: expected True, False, None or a function of two numbers"
+            )
         self._call = target if callable(target) else None
         self._line = target is True
         self._total = total

@@ -143,7 +143,7 @@ def _works(model: Any, arguments: argparse.Namespace) -> Iterator[Work]:
         for length, count in ((SHORT, 16 * arguments.batch), (LONG, 2 * arguments.batch)):
             length = min(length, model.max_length or length)
             yield encode(model, length, count)
-            if isinstance(model, TextEncoder) and model._parts.extra.get("recipe") is not None:
+            if isinstance(model, TextEncoder) and model._parts.recipe is not None:
                 yield embed(model, length, count)
 
 

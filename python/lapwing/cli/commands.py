@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, shown
+from ..errors import OptionError, short_repr
 from .text import generation, load, need, progress, texts, write_json
 
 
@@ -130,7 +130,7 @@ def classify(arguments: argparse.Namespace) -> None:
 def _pair(item: str) -> tuple[str, str]:
     left, tab, right = item.partition("\t")
     if not tab:
-        raise OptionError(f"--pairs is set, and {shown(item)} is one text: expected two with a tab between them")
+        raise OptionError(f"--pairs is set, and {short_repr(item)} is one text: expected two with a tab between them")
     return left, right
 
 

@@ -84,13 +84,16 @@ def _model(parser: argparse.ArgumentParser) -> None:
         "(default: int16)",
     )
     group.add_argument(
-        "--kv", default="auto", choices=("auto", "f32", "f16", "q8"), help="cached keys and values (default: auto)"
+        "--kv-cache",
+        default="auto",
+        choices=("auto", "f32", "f16", "q8"),
+        help="type of cached keys and values (default: auto)",
     )
     group.add_argument("-t", "--threads", type=_positive, help="threads that compute")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument("--offline", action="store_true", help="use the local cache of the hub alone")
     group.add_argument(
-        "--cache",
+        "--packed-cache",
         action=argparse.BooleanOptionalAction,
         help="keep packed weights on disk for the next load, or keep and use none (default: large quantized models)",
     )

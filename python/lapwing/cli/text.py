@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, shown
+from ..errors import OptionError, short_repr
 from ..progress import Callback
 
 
@@ -86,12 +86,12 @@ def load(arguments: argparse.Namespace, task: str | None = None) -> Any:
         arguments.model,
         weights=arguments.weights,
         activations=arguments.activations,
-        kv=arguments.kv,
+        kv_cache=arguments.kv_cache,
         threads=arguments.threads,
         task=task,
         revision=arguments.revision,
         local_files_only=arguments.offline,
-        cache=arguments.cache,
+        packed_cache=arguments.packed_cache,
         progress=progress(arguments),
     )
 
@@ -113,7 +113,7 @@ def generation(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, value in arguments.option:
         if name in given:
             raise OptionError(
-                f"{name} is given twice, as {shown(given[name])} and as {shown(value)}: expected one of them"
+                f"{name} is given twice, as {short_repr(given[name])} and as {short_repr(value)}: expected one of them"
             )
         given[name] = value
     if given.get("logprobs") is not None and not arguments.json:

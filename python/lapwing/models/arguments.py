@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ContextLengthError, OptionError, shown
+from ..errors import ContextLengthError, OptionError, short_repr
 
 BIG = (1 << 53) - 1
 """The bound of whole numbers that have no other."""
@@ -27,7 +27,7 @@ def number(name: str, value: Any, low: float, high: float, *, whole: bool = Fals
         # The bound of numbers that have no other is of interest to nobody but those who pass it.
         beyond = isinstance(value, kinds) and value > high
         bound = f" to {high_text}" if high < BIG or beyond else ""
-        raise OptionError(f"{name} is {shown(value)}: expected {what} {above} {low_text}{bound}")
+        raise OptionError(f"{name} is {short_repr(value)}: expected {what} {above} {low_text}{bound}")
     return value if whole else float(value)
 
 
@@ -40,7 +40,7 @@ def whole(name: str, value: Any, low: int = 1, high: int = BIG) -> int:
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise OptionError(f"{name} is {shown(value)}: expected True or False")
+        raise OptionError(f"{name} is {short_repr(value)}: expected True or False")
     return bool(value)
 
 
@@ -48,7 +48,7 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     """One of the names that there are."""
     *names, last = known
     if not isinstance(value, str) or value not in (*names, last):
-        raise OptionError(f"{name} is {shown(value)}: expected {', '.join(names)} or {last}")
+        raise OptionError(f"{name} is {short_repr(value)}: expected {', '.join(names)} or {last}")
     return value
 
 
@@ -60,7 +60,7 @@ def optional_flag(name: str, value: Any) -> bool | None:
 def optional_text(name: str, value: Any) -> str | None:
     """A text or None."""
     if value is not None and not isinstance(value, str):
-        raise OptionError(f"{name} is {shown(value)}: expected a text or None")
+        raise OptionError(f"{name} is {short_repr(value)}: expected a text or None")
     return value
 
 
@@ -69,18 +69,18 @@ def texts(name: str, value: Any) -> list[str]:
     items = listed(name, value, "a list of texts")
     for item in items:
         if not isinstance(item, str):
-            raise OptionError(f"{name} holds {shown(item)}: expected texts")
+            raise OptionError(f"{name} holds {short_repr(item)}: expected texts")
     return items
 
 
 def listed(name: str, value: Any, expected: str) -> list[Any]:
     """The items of something ordered: no text, bytes, mapping or set."""
     if isinstance(value, str | bytes | bytearray | Mapping | set | frozenset) or not isinstance(value, Iterable):
-        raise OptionError(f"{name} is {shown(value)}: expected {expected}")
+        raise OptionError(f"{name} is {short_repr(value)}: expected {expected}")
     try:
         return list(value)
     except TypeError as error:  # an array without dimensions
-        raise OptionError(f"{name} is {shown(value)}: expected {expected}") from error
+        raise OptionError(f"{name} is {short_repr(value)}: expected {expected}") from error
 
 
 def is_text(value: Any) -> bool:
@@ -101,7 +101,7 @@ def one_or_many(value: Any, is_one: Callable[[Any], bool], what: str) -> tuple[l
     items = listed(what, value, f"{one}, or a list of such")
     for index, item in enumerate(items):
         if not is_one(item):
-            raise OptionError(f"{what} {index} is {shown(item)}: expected {one}")
+            raise OptionError(f"{what} {index} is {short_repr(item)}: expected {one}")
     return items, False
 
 
@@ -127,7 +127,7 @@ def ids(value: Any, vocab_size: int, limit: int | None, what: str = "ids") -> li
         found = []
         for place, index in enumerate(listed(what, value, "a list of ids")):
             if not isinstance(index, int | np.integer) or isinstance(index, bool):
-                raise OptionError(f"{what} holds {shown(index)} at position {place}: expected whole numbers")
+                raise OptionError(f"{what} holds {short_repr(index)} at position {place}: expected whole numbers")
             found.append(int(index))
     if not found:
         raise OptionError(f"{what} is empty: expected at least one token")
@@ -146,5 +146,5 @@ def layer(number: Any, layers: Sequence[Any]) -> int:
     """A layer's number; negative ones count from the last."""
     count = len(layers)
     if not isinstance(number, int | np.integer) or isinstance(number, bool) or not -count <= number < count:
-        raise OptionError(f"layer is {shown(number)}: expected 0 to {count - 1}, or -{count} to -1 from the last")
+        raise OptionError(f"layer is {short_repr(number)}: expected 0 to {count - 1}, or -{count} to -1 from the last")
     return int(number) % count

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from .. import _core
     from ..spec import Model as Spec
+    from .pooling import Recipe
 
 LOGIT_BYTES = 256 << 20
 """Bound of the logits held at once where every position's are needed."""
@@ -36,8 +38,22 @@ DEFAULT_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a loader hands to a model."""
+class LoadedParts:
+    """What `loading` gives a model.
+
+    Attributes:
+        core: the compiled model.
+        folder: the checkpoint's folder.
+        config: config.json.
+        spec: the description that ``core`` was built from.
+        identity: the name under which the checkpoint can be loaded again.
+        options: the options of `load` that differ from None.
+        reload: loads the model again from ``identity`` and ``options``, for pickling.
+        architecture: ``model_type`` of config.json.
+        task: the task that was requested, if any.
+        generation: generation_config.json with the overrides of the call.
+        recipe: how to pool embeddings, for an embedding model.
+    """
 
     core: _core.Model
     folder: Path
@@ -45,10 +61,11 @@ class Parts:
     spec: Spec
     identity: str
     options: dict[str, Any]
+    reload: Callable[[str, Mapping[str, Any]], Any]
     architecture: str
     task: str | None
     generation: Mapping[str, Any] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe | None = None
 
 
 class BaseModel:
@@ -60,7 +77,7 @@ class BaseModel:
 
     kind: ClassVar[str] = "model"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: LoadedParts) -> None:
         self._parts = parts
         self._core: _core.Model | None = parts.core
         self._tokenizer: Tokenizer | None = None
@@ -149,9 +166,7 @@ class BaseModel:
         return f"{type(self).__name__}({self._parts.identity!r}, architecture={self._parts.architecture!r}{state})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from ..loading import reload
-
-        return reload, (self._parts.identity, dict(self._parts.options))
+        return self._parts.reload, (self._parts.identity, dict(self._parts.options))
 
     # -- helpers of the derived classes ------------------------------------------------------------
 
@@ -200,6 +215,11 @@ def stack_length(stack: Any) -> int | None:
     if stack.positions:
         return int(stack.positions)
     return int(stack.max_length) if stack.max_length else None
+
+
+def split_rows(rows: NDArray[np.float32], starts: NDArray[np.int32]) -> list[NDArray[np.float32]]:
+    """The inverse of `ragged`: the rows of each sequence."""
+    return [rows[first:last] for first, last in pairwise(starts)]
 
 
 def ragged(sequences: Sequence[IdList]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CheckpointError, OptionError, shown
+from ..errors import CheckpointError, OptionError, short_repr
 from ..tokenizer import Tokenizer, multilingual
 from . import languages
 
@@ -106,15 +106,19 @@ def choose(
     codes = {text[2:-2]: text for text in sorted(tokenizer.language_prefixes())}
     if codes and (target is not None or own_target is None):
         if target is None:
-            raise OptionError(f"target_lang is needed: this checkpoint translates into {languages.some(list(codes))}")
+            raise OptionError(
+                f"target_lang is needed: this checkpoint translates into {languages.first_few(list(codes))}"
+            )
         return Direction(prefix=codes[languages.code(target, list(codes), "target_lang")] + " ")
     for name, asked, own in (("source_lang", source, own_source), ("target_lang", target, own_target)):
         if asked is None:
             continue
         if own is None:
-            raise OptionError(f"{name} is {shown(asked)}, but this checkpoint names no languages: leave it out")
+            raise OptionError(f"{name} is {short_repr(asked)}, but this checkpoint names no languages: leave it out")
         if not languages.same(str(asked), str(own)):
-            raise OptionError(f"{name} is {shown(asked)}: this checkpoint translates from {own_source} to {own_target}")
+            raise OptionError(
+                f"{name} is {short_repr(asked)}: this checkpoint translates from {own_source} to {own_target}"
+            )
     return Direction()
 
 
@@ -128,7 +132,7 @@ def _by_token(tokenizer: Tokenizer, settings: Mapping[str, Any], source: str | N
     if target is None and settled is None:
         target = tokenizer.config.get("tgt_lang")
     if target is None and settled is None:
-        raise OptionError(f"target_lang is needed: this checkpoint translates into {languages.some(list(codes))}")
+        raise OptionError(f"target_lang is needed: this checkpoint translates into {languages.first_few(list(codes))}")
     source = source if source is not None else multilingual.source_token(tokenizer.config)
     language = codes[languages.code(source, list(codes), "source_lang")]
     wanted = None if target is None else codes[languages.code(target, list(codes), "target_lang")]

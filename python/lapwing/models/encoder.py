@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import ContextLengthError, OptionError, shown
+from ..errors import ContextLengthError, OptionError, short_repr
 from ..progress import Callback
 from ..results import Answer, Classification, EncoderOutput, Fill, Ranked, Tag
 from ..tokenizer import Encoding
 from . import arguments, tasks
 from .arguments import flag, id_lists, is_text, is_text_or_pair, one_or_many, optional_flag, optional_text, whole
-from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, ragged
+from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, ragged, split_rows
 from .options import id_list
 from .pooling import Embedder
 
@@ -361,7 +361,7 @@ class TextEncoder(BaseModel):
                 the sigmoid.
         """
         if not is_text(query):
-            raise OptionError(f"query is {shown(query)}: expected one text")
+            raise OptionError(f"query is {short_repr(query)}: expected one text")
         texts, single = one_or_many(documents, is_text, "documents")
         if single:
             raise OptionError("documents is one text: expected a list")
@@ -376,7 +376,7 @@ class TextEncoder(BaseModel):
             values = self._cross_scores(query, texts, scores, truncate, batch_tokens, progress)
         else:
             if not isinstance(scores, str) or scores != "auto":
-                raise OptionError(f"scores is {shown(scores)}: an embedding model ranks by its own similarity")
+                raise OptionError(f"scores is {short_repr(scores)}: an embedding model ranks by its own similarity")
             values = tasks.bi_scores(
                 Embedder.of(self),
                 query,
@@ -412,20 +412,24 @@ class TextEncoder(BaseModel):
 
     # -- token level ---------------------------------------------------------------------------------
 
-    def hidden_states(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> list[Floats]:
-        """Final hidden states of each sequence, float32 [tokens, hidden]."""
+    def encode(
+        self, ids: IdList | Sequence[IdList], segment_ids: IdList | Sequence[IdList] | None = None
+    ) -> Floats | list[Floats]:
+        """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of sequences."""
         flat, starts, segments = self._lists(ids, segment_ids)
-        return _split(self.core.encode(flat, starts, segments), starts)
+        states = split_rows(self.core.encode(flat, starts, segments), starts)
+        return states[0] if id_lists(ids)[1] else states
 
-    def all_hidden_states(self, ids: IdList, segment_ids: IdList | None = None) -> list[Floats]:
-        """Of one sequence the embedding, then each layer's output, float32 [tokens, hidden] each."""
+    def hidden_states(self, ids: IdList, segment_ids: IdList | None = None) -> list[Floats]:
+        """Hidden states of all layers for one sequence: the embedding, then each layer's output, the last after the
+        final norm; float32 [tokens, hidden] each."""
         flat, starts, segments = self._checked([ids], None if segment_ids is None else [segment_ids])
         return self.core.hidden_states(flat, starts, segments)
 
     def pooled(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> Floats:
         """The pooler's output, float32 [n, hidden]."""
         if self.spec.pooler is None:
-            raise OptionError(f"{self._parts.identity} has no pooler: use hidden_states or embed")
+            raise OptionError(f"{self._parts.identity} has no pooler: use encode or embed")
         flat, starts, segments = self._lists(ids, segment_ids)
         return self.core.pooled(flat, starts, segments)
 
@@ -437,8 +441,8 @@ class TextEncoder(BaseModel):
         flat, starts, segments = self._lists(ids, segment_ids)
         if self.spec.head is None:
             if self.spec.language_head is None:
-                raise OptionError(f"{self._parts.identity} has no head: use hidden_states")
-            return _split(self.core.logits(flat, starts, segments), starts)
+                raise OptionError(f"{self._parts.identity} has no head: use encode")
+            return split_rows(self.core.logits(flat, starts, segments), starts)
         return self._read_head([list(map(int, flat[a:b])) for a, b in pairwise(starts)], segments)
 
     def attentions(self, ids: IdList, layer: int, segment_ids: IdList | None = None) -> Floats:
@@ -501,7 +505,7 @@ class TextEncoder(BaseModel):
         else:
             targets, ends = ragged([self._target(one, whole=head.pool == "none") for one in ids])
             found = self.core.decoder_head(flat, starts, targets, ends)
-        return _split(found, starts) if head.pool == "none" else list(found)
+        return split_rows(found, starts) if head.pool == "none" else list(found)
 
     def _target(self, ids: IdList, whole: bool) -> list[int]:
         """What an encoder-decoder's decoder is fed: its start token and the text, less the last token.
@@ -544,7 +548,3 @@ def _content(ids: IdList, padding: Any) -> int:
     while length > 1 and ids[length - 1] == padding:
         length -= 1
     return length
-
-
-def _split(rows: Floats, starts: Any) -> list[Floats]:
-    return [rows[starts[index] : starts[index + 1]] for index in range(len(starts) - 1)]

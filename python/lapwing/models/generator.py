@@ -14,7 +14,7 @@ from ..results import Chunk, Generation, Score
 from ..tokenizer import template
 from . import arguments, engine
 from .arguments import flag, id_lists, is_text, one_or_many
-from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, Parts, ragged
+from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, LoadedParts, ragged, split_rows
 from .options import Defaults, Request, resolve
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class TextGenerator(BaseModel):
 
     kind: ClassVar[str] = "decoder"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: LoadedParts) -> None:
         super().__init__(parts)
         self._defaults = Defaults.read(parts.generation, parts.config, encoder_decoder=False)
 
@@ -256,8 +256,16 @@ class TextGenerator(BaseModel):
         checked = self._check_ids(ids, self._vocab_size, self.max_length)
         return self.core.logits(*ragged([checked]))
 
+    def encode(self, ids: IdList | Sequence[IdList]) -> Floats | list[Floats]:
+        """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of sequences."""
+        lists, single = id_lists(ids)
+        flat, starts = ragged([self._check_ids(one, self._vocab_size, self.max_length) for one in lists])
+        states = split_rows(self.core.encode(flat, starts), starts)
+        return states[0] if single else states
+
     def hidden_states(self, ids: IdList) -> list[Floats]:
-        """The embedding, then each layer's output, the last after the final norm: float32 [tokens, hidden] each."""
+        """Hidden states of all layers for one sequence: the embedding, then each layer's output, the last after the
+        final norm; float32 [tokens, hidden] each."""
         checked = self._check_ids(ids, self._vocab_size, self.max_length)
         return self.core.hidden_states(*ragged([checked]))
 

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import OptionError, shown
+from ..errors import OptionError, short_repr
 
 # Two-letter code, three-letter code, English name, FLORES-200 code, mBART code ("-": none).
 _TABLE = """
@@ -145,11 +145,11 @@ def code(text: str, known: Sequence[str], what: str) -> str:
     names = {name.lower(): own for own in known if (found := find(own)) is not None for name in found.forms()}
     near = difflib.get_close_matches(text.lower(), {**names, **by_lower}, n=8, cutoff=0.5)
     nearest = list(dict.fromkeys([*begins, *(by_lower.get(name) or names[name] for name in near)]))
-    meant = f"the nearest are {some(nearest)}" if nearest else f"it has {some(known)}"
-    raise OptionError(f"{what} is {shown(text)}, which this checkpoint does not have: {meant}")
+    meant = f"the nearest are {first_few(nearest)}" if nearest else f"it has {first_few(known)}"
+    raise OptionError(f"{what} is {short_repr(text)}, which this checkpoint does not have: {meant}")
 
 
-def some(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """The first of many names."""
     return ", ".join(map(repr, names[:8])) + (" ..." if len(names) > 8 else "")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from ..errors import CheckpointError, OptionError, shown
+from ..errors import CheckpointError, OptionError, short_repr
 from .arguments import BIG, flag, listed, number
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ def id_list(value: Any, what: str) -> list[int]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise CheckpointError(f"{what} is {shown(value)}: expected an id or a list of ids")
+        raise CheckpointError(f"{what} is {short_repr(value)}: expected an id or a list of ids")
     for index in value:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
             raise CheckpointError(f"{what} holds {index!r}: expected ids from 0")
@@ -328,7 +328,7 @@ def resolve(
     _tokens(core, given, defaults, encode)
     early = given.get("early_stopping", defaults.get("early_stopping"))
     if not (early is None or isinstance(early, bool) or (isinstance(early, str) and early == "never")):
-        raise OptionError(f"early_stopping is {shown(early)}: expected False, True or 'never'")
+        raise OptionError(f"early_stopping is {short_repr(early)}: expected False, True or 'never'")
     asked = [name for name, neutral in _SEARCH.items() if given.get(name, neutral) != neutral]
     if asked and core["beams"] == 1:
         raise OptionError(f"{asked[0]} compares the hypotheses of a beam search: set beams above 1, or leave it out")
@@ -345,7 +345,7 @@ def resolve(
     max_tokens, max_length = _lengths(core, given, defaults)
     processor = given.get("processor")
     if processor is not None and not callable(processor):
-        raise OptionError(f"processor is {shown(processor)}: expected a function")
+        raise OptionError(f"processor is {short_repr(processor)}: expected a function")
     return Request(
         core=core,
         max_tokens=max_tokens,
@@ -375,7 +375,7 @@ def _speculation(core: dict[str, Any], given: Mapping[str, Any]) -> Any:
     if draft is None and "draft_tokens" in given:
         raise OptionError("draft_tokens is set without draft_model, which would guess them")
     if draft is not None and getattr(draft, "kind", None) != "decoder":
-        raise OptionError(f"draft_model is {shown(draft)}: expected a TextGenerator")
+        raise OptionError(f"draft_model is {short_repr(draft)}: expected a TextGenerator")
     named = "draft_model" if draft is not None else "prompt_lookup" if core["prompt_lookup"] else None
     if named is not None and core["beams"] > 1:
         raise OptionError(f"{named} is set with beams {core['beams']}: a beam search is not guessed; set beams to 1")
@@ -387,7 +387,7 @@ def _refuse(defaults: Defaults) -> None:
         value = defaults.get(key)
         if value not in neutral:
             raise OptionError(
-                f"{defaults.source} sets {key} to {shown(value)}, which is not supported: "
+                f"{defaults.source} sets {key} to {short_repr(value)}, which is not supported: "
                 f"load the model with generation_config={{{key!r}: None}} to go without it"
             )
 
@@ -453,7 +453,7 @@ def _tokens(
     core["stop_ids"] = list(dict.fromkeys([*defaults.end_ids, *_ids("stop_ids", given.get("stop_ids"))]))
     bias = given.get("logit_bias", {})
     if not isinstance(bias, Mapping):
-        raise OptionError(f"logit_bias is {shown(bias)}: expected a mapping of ids to numbers")
+        raise OptionError(f"logit_bias is {short_repr(bias)}: expected a mapping of ids to numbers")
     core["logit_bias"] = {
         str(_ids("logit_bias", [index])[0]): number("logit_bias", value, -1e9, 1e9) for index, value in bias.items()
     }
@@ -498,7 +498,7 @@ def _ids(name: str, value: Any) -> list[int]:
     found = []
     for index in items:
         if not isinstance(index, int | np.integer) or isinstance(index, bool) or not 0 <= index < 1 << 31:
-            raise OptionError(f"{name} holds {shown(index)}: expected ids from 0")
+            raise OptionError(f"{name} holds {short_repr(index)}: expected ids from 0")
         found.append(int(index))
     return found
 
@@ -513,7 +513,7 @@ def _sequence_bias(name: str, value: Any) -> list[list[Any]]:
     found = []
     for pair in pairs:
         if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise OptionError(f"{name} holds {shown(pair)}: expected [ids, bias]")
+            raise OptionError(f"{name} holds {short_repr(pair)}: expected [ids, bias]")
         ids, bias = pair
         if isinstance(ids, str):
             texts = ids.strip("()[] ").replace(",", " ").split()
@@ -528,7 +528,7 @@ def _decay(name: str, value: Any) -> list[Any] | None:
     if value is None:
         return None
     if not isinstance(value, Sequence) or len(value) != 2:
-        raise OptionError(f"{name} is {shown(value)}: expected a start and a factor")
+        raise OptionError(f"{name} is {short_repr(value)}: expected a start and a factor")
     return [number(name, value[0], 0, BIG, whole=True), number(name, value[1], 1e-3, 1e3)]
 
 
@@ -563,5 +563,5 @@ def _stops(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else _items("stop", value)
     for text in texts:
         if not isinstance(text, str) or not text:
-            raise OptionError(f"stop holds {shown(text)}: expected texts of at least one character")
+            raise OptionError(f"stop holds {short_repr(text)}: expected texts of at least one character")
     return tuple(texts)

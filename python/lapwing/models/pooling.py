@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CheckpointError, ContextLengthError, OptionError, shown
+from ..checkpoint import read_json, read_object, read_safetensors
+from ..errors import CheckpointError, ContextLengthError, OptionError, short_repr
 from ..progress import Callback
-from ..tokenizer.files import read_json, read_object
 from .arguments import BIG, is_text, one_or_many, optional_flag, optional_text, whole
 from .base import BaseModel, ragged
 from .tasks import sigmoid
@@ -141,7 +141,7 @@ class Recipe:
 def _inside(folder: Path, name: str) -> Path:
     place = (folder / name).resolve()
     if not place.is_relative_to(folder.resolve()):
-        raise CheckpointError(f"modules.json names the path {shown(name)}, which leads out of {folder}")
+        raise CheckpointError(f"modules.json names the path {short_repr(name)}, which leads out of {folder}")
     return place
 
 
@@ -162,17 +162,11 @@ def _pooling(place: Path) -> tuple[tuple[str, ...], bool]:
 
 
 def _dense(place: Path) -> Dense:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     config = read_object(place / "config.json")
     path = place / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: expected the weights of a dense layer as safetensors")
-    try:
-        tensors = load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    tensors = read_safetensors(path)
     weight = tensors.get("linear.weight")
     bias = tensors.get("linear.bias")
     shape = (config.get("out_features"), config.get("in_features"))
@@ -182,7 +176,7 @@ def _dense(place: Path) -> Dense:
     name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1].lower()
     if name not in _ACTIVATIONS:
         raise CheckpointError(f"{place / 'config.json'} has the activation {name}: expected {', '.join(_ACTIVATIONS)}")
-    return Dense(weight.astype(np.float32), None if bias is None else bias.astype(np.float32), name)
+    return Dense(weight.float32().read(), None if bias is None else bias.float32().read(), name)
 
 
 def pool(hidden: Floats, mode: str, skip: int = 0) -> Floats:
@@ -219,11 +213,11 @@ class Embedder:
         Raises:
             OptionError: its checkpoint does not say how to make vectors.
         """
-        recipe = model._parts.extra.get("recipe")
+        recipe = model._parts.recipe
         if recipe is None:
             raise OptionError(
                 f"{model._parts.identity} is not an embedding model: it has no modules.json that says how to pool; "
-                "use hidden_states"
+                "use encode"
             )
         return Embedder(model, recipe)
 
@@ -240,7 +234,7 @@ class Embedder:
             return ""
         if not isinstance(name, str) or name not in self.recipe.prompts:
             known = ", ".join(sorted(self.recipe.prompts)) or "none"
-            raise OptionError(f"prompt_name is {shown(name)}: this checkpoint has {known}")
+            raise OptionError(f"prompt_name is {short_repr(name)}: this checkpoint has {known}")
         return self.recipe.prompts[name]
 
     def embed(

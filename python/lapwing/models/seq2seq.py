@@ -13,7 +13,7 @@ from ..progress import Callback, Progress
 from ..results import Chunk, Hypothesis, Translation
 from . import arguments, directions, engine, sentences
 from .arguments import flag, id_lists, is_text, one_or_many, optional_text
-from .base import BaseModel, IdList, Parts, ragged, stack_length
+from .base import BaseModel, IdList, LoadedParts, ragged, split_rows, stack_length
 from .directions import Direction
 from .options import Defaults, Request, id_list, resolve
 
@@ -38,7 +38,7 @@ class Seq2Seq(BaseModel):
 
     kind: ClassVar[str] = "encoder-decoder"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: LoadedParts) -> None:
         super().__init__(parts)
         self._defaults = Defaults.read(parts.generation, parts.config, encoder_decoder=True)
 
@@ -183,26 +183,26 @@ class Seq2Seq(BaseModel):
                 results.append([h.hypothesis(request) for h in found])
         return results[0] if single else results
 
-    def encode(self, ids: Sequence[IdList]) -> list[Floats]:
-        """The encoder's final hidden states of each source, float32 [tokens, hidden]."""
-        lists, _ = id_lists(ids)
+    def encode(self, ids: IdList | Sequence[IdList]) -> Floats | list[Floats]:
+        """The encoder's final hidden states of one source, float32 [tokens, hidden], or a list of them for a list of
+        sources."""
+        lists, single = id_lists(ids)
         flat, starts = ragged([self._check_source(source) for source in lists])
-        rows = self.core.encode(flat, starts)
-        return [rows[starts[index] : starts[index + 1]] for index in range(len(starts) - 1)]
+        states = split_rows(self.core.encode(flat, starts), starts)
+        return states[0] if single else states
 
-    def encoder_hidden_states(self, ids: IdList) -> list[Floats]:
-        """Of one source the embedding, then each encoder layer's output, float32 [tokens, hidden] each."""
-        return self.core.hidden_states(*ragged([self._check_source(ids)]))
+    def hidden_states(self, source_ids: IdList, target_ids: IdList | None = None) -> list[Floats]:
+        """Hidden states of all layers of the encoder, or with ``target_ids`` (the decoder's input) of the decoder: the
+        embedding, then each layer's output, the last after the final norm; float32 [tokens, hidden] each."""
+        if target_ids is None:
+            return self.core.hidden_states(*ragged([self._check_source(source_ids)]))
+        source, target = self._pair(source_ids, target_ids)
+        return self.core.decoder_hidden_states(*ragged([source]), *ragged([target]))
 
     def decoder_logits(self, source_ids: IdList, target_ids: IdList) -> Floats:
         """Logits at every position of the decoder's input, which begins with its start token: float32 [tokens, vocab]."""
         source, target = self._pair(source_ids, target_ids)
         return self.core.decoder_logits(*ragged([source]), *ragged([target]))
-
-    def decoder_hidden_states(self, source_ids: IdList, target_ids: IdList) -> list[Floats]:
-        """The decoder's embedding, then each layer's output, float32 [tokens, hidden] each."""
-        source, target = self._pair(source_ids, target_ids)
-        return self.core.decoder_hidden_states(*ragged([source]), *ragged([target]))
 
     def attentions(
         self,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ContextLengthError, OptionError, shown
+from ..checkpoint import read_object
+from ..errors import ContextLengthError, OptionError, short_repr
 from ..results import Answer, Classification, Fill, Label, Tag
 from ..tokenizer import Encoding, Tokenizer
-from ..tokenizer.files import read_object
 from .arguments import choice, whole
 
 if TYPE_CHECKING:
@@ -435,7 +435,7 @@ def target_id(tokenizer: Tokenizer, target: str) -> int:
         return index
     ids = tokenizer.encode(target, add_special_tokens=False)
     if len(ids) != 1:
-        raise OptionError(f"the target {shown(target)} is {len(ids)} tokens: expected one")
+        raise OptionError(f"the target {short_repr(target)} is {len(ids)} tokens: expected one")
     return ids[0]
 
 
