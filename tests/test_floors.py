@@ -19,14 +19,14 @@ RUST_FLOORS = (
     {"error"},
     {"simd", "threads", "tensor", "template"},
     {"matmul"},
-    {"ops"},
+    {"ops", "roofline"},
     {"model"},
     {"decode"},
     {"python"},
 )
 """A file uses only what lies below its own floor, or its own room."""
 PYTHON_FLOORS = (
-    {"_core", "spec", "errors", "results", "progress"},
+    {"_core", "spec", "cost", "errors", "results", "progress"},
     {"checkpoint", "hub"},
     {"packed"},
     {"architectures"},
