@@ -106,11 +106,11 @@ class GenerateOptions(TypedDict, total=False):
 
 
 HONOURED = {
-    "max_length": "max_tokens (less the prompt, or the start token of a decoder)",
+    "max_length": "max_tokens (minus the prompt, or the decoder's start token)",
     "max_new_tokens": "max_tokens",
-    "min_length": "min_tokens (less the prompt, or the start token of a decoder)",
+    "min_length": "min_tokens (minus the prompt, or the decoder's start token)",
     "min_new_tokens": "min_tokens",
-    "do_sample": "temperature: 0 where it is false",
+    "do_sample": "temperature: 0 if false",
     "temperature": "temperature",
     "top_k": "top_k",
     "top_p": "top_p",
