@@ -150,7 +150,7 @@ def test_languages_in_the_text_are_text() -> None:
         ("m2m_100-nllb", {"source_lang": "Germn", "target_lang": "en"}, "source_lang is 'Germn'.*'deu_Latn'"),
         ("m2m_100-nllb", {"target_lang": "zulu"}, "target_lang is 'zulu', which this checkpoint does not have"),
         ("m2m_100-nllb", {"target_lang": "</s>"}, "target_lang is '</s>'"),
-        ("m2m_100-nllb", {"target_lang": 7}, "target_lang is 7: expected a text or None"),
+        ("m2m_100-nllb", {"target_lang": 7}, "target_lang is 7: expected a string or None"),
         ("m2m_100-nllb", {"target_lang": "fr", "forced_bos": 7}, "leave one out"),
         ("mbart", {"target_lang": "fr_FR"}, "target_lang is 'fr_FR'.*nearest are 'fr_XX'"),
         ("t5-v1_0", {"target_lang": "German"}, "go together"),
@@ -355,7 +355,7 @@ def test_heads_read_the_last_end_token() -> None:
     one_by_one = [own.head_logits([part])[0] for part in ([5, 2], ids, [9, 9, 9, 2])]
     together = own.head_logits([[5, 2], ids, [9, 9, 9, 2]])
     np.testing.assert_array_equal(np.stack(one_by_one), np.stack(together))
-    with pytest.raises(lapwing.OptionError, match="lack the end token"):
+    with pytest.raises(lapwing.OptionError, match="have no end token"):
         own.head_logits([[5, 6]])
 
 

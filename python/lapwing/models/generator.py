@@ -1,4 +1,4 @@
-"""Decoders: text from text, chat, scores."""
+"""Decoders: text generation, chat, scores."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TextGenerator(BaseModel):
 
     Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the options
     of the generating methods. Each takes one prompt or a list and returns the same shape; a list is decoded
-    together, and each text comes out as it would alone.
+    as a batch, with the same results as one by one.
     """
 
     kind: ClassVar[str] = "decoder"
@@ -72,7 +72,7 @@ class TextGenerator(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation | list[Generation]:
-        """Continues a prompt, or each of several.
+        """Continues one prompt or a list.
 
         Raises:
             OptionError: an option that cannot be honoured.
@@ -84,9 +84,9 @@ class TextGenerator(BaseModel):
         return results[0] if single else results
 
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
-        """Continues a prompt and yields the text as it comes. The chunks of several prompts carry their ``index``.
+        """Continues one prompt or a list, yielding the text as it is generated; ``index`` of a chunk is its prompt.
 
-        Closing the iterator stops the work at once.
+        Closing the iterator stops the generation immediately.
         """
         prompts, _ = one_or_many(prompt, is_text, "prompt")
         request = self._resolve(options, "stream", streaming=True)
@@ -105,16 +105,16 @@ class TextGenerator(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation | list[Generation]:
-        """The assistant's answer to a conversation, or to each of several.
+        """The assistant's answer to one conversation or a list.
 
         Args:
             messages: objects with ``role`` and ``content``, or a list of such lists.
-            tools: JSON schemas or functions, for templates that offer tools.
-            documents: objects with ``title`` and ``text``, for templates of retrieval.
+            tools: JSON schemas or functions, for templates that support tools.
+            documents: objects with ``title`` and ``text``, for retrieval templates.
             chat_template: name or text of a template.
-            template_variables: further names that the template knows, such as ``enable_thinking``.
-            continue_final_message: goes on with the last message instead of beginning one.
-            allow_control_tokens: lets control tokens in messages act as such.
+            template_variables: additional variables of the template, such as ``enable_thinking``.
+            continue_final_message: continues the last message instead of starting a new one.
+            allow_control_tokens: makes control tokens in messages effective.
         """
         listed = isinstance(messages, list | tuple) and bool(messages)
         many = listed and isinstance(messages[0], list | tuple)
@@ -147,7 +147,7 @@ class TextGenerator(BaseModel):
         allow_control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Chunk]:
-        """As `chat` for one conversation, yielding the answer as it comes."""
+        """As `chat` for one conversation, yielding the answer as it is generated."""
         request = self._resolve(options, "stream_chat", streaming=True)
         prompt = self._conversation(
             messages,
@@ -168,7 +168,7 @@ class TextGenerator(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Score | list[Score]:
-        """The log-probability of each token of a text given all before it.
+        """The log-probability of each token of a text given all tokens before it.
 
         Raises:
             ContextLengthError: a text is longer than the model.
@@ -207,7 +207,7 @@ class TextGenerator(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Floats:
-        """Vectors of texts, for checkpoints with the files of sentence-transformers; see `TextEncoder.embed`."""
+        """Embeddings of texts, for checkpoints with sentence-transformers files; see `TextEncoder.embed`."""
         from .pooling import Embedder
 
         embedder = Embedder.of(self)
@@ -232,9 +232,9 @@ class TextGenerator(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Any:
-        """New ids for each list of prompt ids: a list of lists; for a single list of ids, one list.
+        """The new ids of each list of prompt ids, as a list of lists; for a single list of ids, one list.
 
-        With ``num_hypotheses`` or ``n``, each is a list of `Hypothesis`.
+        With ``num_hypotheses`` or ``n``, a list of `Hypothesis` per prompt instead of the ids.
         """
         prompts, single = id_lists(ids)
         request = self._resolve(options, "generate_ids")
@@ -274,7 +274,7 @@ class TextGenerator(BaseModel):
         checked = self._check_ids(ids, self._vocab_size, self.max_length)
         return self.core.attentions(ragged([checked])[0], self._layer(layer))
 
-    # -- inside --------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------
 
     def _layer(self, layer: int) -> int:
         stack = self.spec.decoder
@@ -290,7 +290,7 @@ class TextGenerator(BaseModel):
         if streaming and (request.beams > 1 or request.samples > 1):
             name = "beams" if request.beams > 1 else "n"
             raise OptionError(
-                f"{name} is set for {where}, which shows one text as it comes: use generate, or set it to 1"
+                f"{name} is set for {where}, which yields one text per prompt: use generate, or set it to 1"
             )
         return request
 
@@ -299,7 +299,7 @@ class TextGenerator(BaseModel):
         if not ids:
             start = self._defaults.get("bos_token_id")
             if not isinstance(start, int):
-                raise OptionError("prompt is empty, and the checkpoint names no start token: expected some text")
+                raise OptionError("prompt is empty, and the checkpoint has no start token: expected some text")
             ids = [start]
         return self._check_ids(ids, self._vocab_size, self.max_length, "prompt")
 
@@ -364,7 +364,7 @@ class TextGenerator(BaseModel):
             rows = logits[starts[index] : starts[index + 1] - 1]
             values: list[float] = []
             if len(rows):
-                # In float64, row by row, so that a text's score does not depend on its neighbours.
+                # In float64, row by row, so that the score of a text does not depend on its batch.
                 wide = rows.astype(np.float64)
                 top = wide.max(axis=1)
                 total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
@@ -381,5 +381,5 @@ class TextGenerator(BaseModel):
 
 
 def _perplexity(values: Sequence[float]) -> float:
-    # The bound is where float64 ends; without scored tokens nothing was uncertain.
+    # exp(709.8) overflows float64; without scored tokens the perplexity is 1.
     return math.exp(min(-math.fsum(values) / len(values), 700.0)) if values else 1.0
