@@ -564,7 +564,7 @@ def refused(*words: str, text: str = "", says: str, **environment: str) -> None:
 def test_inputs_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "latin"
     path.write_bytes(b"caf\xe9\n")
-    refused("translate", EN_DE, "-f", str(path), says=f"{path} is no text in UTF-8: its byte 3 is 0xe9")
+    refused("translate", EN_DE, "-f", str(path), says=f"{path} is not UTF-8: byte 3 is 0xe9")
     refused("translate", EN_DE, "-f", str(tmp_path / "none"), says=f"{tmp_path / 'none'}: No such file or directory")
     refused("translate", EN_DE, "-f", str(tmp_path), says=f"{tmp_path}: Is a directory")
     for errors, word in (("strict", "its byte 3 is 0xe9"), ("surrogateescape", "it holds the byte 0xe9")):
@@ -572,7 +572,7 @@ def test_inputs_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
         environment = {**os.environ, "PYTHONIOENCODING": f"utf-8:{errors}"}
         result = subprocess.run(command, input=path.read_bytes(), capture_output=True, env=environment, timeout=240)
         assert result.returncode == 1
-        assert f"standard input is no text in UTF-8: {word}" in result.stderr.decode()
+        assert f"standard input is not UTF-8: {word}" in result.stderr.decode()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="arguments are bytes on POSIX alone")
@@ -580,7 +580,7 @@ def test_arguments_that_are_no_text_are_refused() -> None:
     command = [os.fsencode(sys.executable), b"-m", b"lapwing", b"translate", EN_DE.encode(), b"caf\xe9"]
     result = subprocess.run(command, capture_output=True, timeout=240)
     assert result.returncode == 1
-    assert b"an argument is no text in UTF-8: it holds the byte 0xe9" in result.stderr
+    assert b"an argument is not UTF-8: it contains the byte 0xe9" in result.stderr
 
 
 def test_lines_are_what_ends_in_a_line_feed(tmp_path: Path) -> None:
@@ -599,6 +599,8 @@ def test_what_a_command_would_leave_unsaid_is_refused(tmp_path: Path) -> None:
     refused("generate", SHAKESPEARE, *short, "--logprobs", "2", "x", says="only --json shows them")
     embed = ("embed", str(GOLDEN / "bert-sentence"), "x", "--output")
     refused(*embed, str(tmp_path / "x.npy"), "--json", says="--output and --json exclude each other")
-    refused(*embed, str(tmp_path / "none" / "x.npy"), says=f"there is no folder {tmp_path / 'none'}: make it first")
+    refused(
+        *embed, str(tmp_path / "none" / "x.npy"), says=f"the folder {tmp_path / 'none'} does not exist: create it first"
+    )
     assert not (tmp_path / "x.npy").exists()
     refused("info", "no-such-model", says="there is no folder 'no-such-model'", HF_HUB_OFFLINE="1")

@@ -153,10 +153,10 @@ def test_languages_in_the_text_are_text() -> None:
         ("m2m_100-nllb", {"target_lang": 7}, "target_lang is 7: expected a string or None"),
         ("m2m_100-nllb", {"target_lang": "fr", "forced_bos": 7}, "leave one out"),
         ("mbart", {"target_lang": "fr_FR"}, "target_lang is 'fr_FR'.*nearest are 'fr_XX'"),
-        ("t5-v1_0", {"target_lang": "German"}, "go together"),
+        ("t5-v1_0", {"target_lang": "German"}, "must both be set"),
         ("t5-v1_0", {}, "told them in words"),
         ("t5-v1_0", {"source_lang": "en", "target_lang": "Germn"}, "'Germn'.*nearest are 'German'"),
-        ("bart", {"target_lang": "de"}, "names no languages"),
+        ("bart", {"target_lang": "de"}, "has no languages"),
     ],
 )
 def test_languages_that_are_not_there_are_named(name: str, options: dict[str, Any], message: str) -> None:

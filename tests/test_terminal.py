@@ -134,7 +134,7 @@ def test_lines_are_edited_and_remembered(terminal: Terminal, tmp_path: Path) -> 
         terminal.until("\r\n> ")
         assert [message["role"] for message in json.loads(path.read_text(encoding="utf-8"))] == roles
     terminal.type("/again\n")
-    terminal.until("there is no message yet")
+    terminal.until("there is no message to answer")
     terminal.until("> ")
     terminal.type("/quit\n")
     assert terminal.process.wait(SECONDS) == 0

@@ -131,9 +131,7 @@ def load(
         raise OptionError(f"generation_config is {short_repr(generation_config)}: expected a mapping")
     packed_cache = optional_flag("packed_cache", packed_cache)
     if packed_cache and packed.folder() is None:
-        raise OptionError(
-            f"packed_cache is True, but {packed.VARIABLE} is off: remove one of them"
-        )
+        raise OptionError(f"packed_cache is True, but {packed.VARIABLE} is off: remove one of them")
     if not isinstance(prefix_cache, bool):
         prefix_cache = whole("prefix_cache", prefix_cache, 0)
     folder, identity = find(name, revision=revision, local_files_only=local_files_only)

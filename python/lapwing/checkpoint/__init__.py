@@ -72,7 +72,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
         listed = read_json(path / _INDEX)["weight_map"]
         lacking = sorted(set(listed) - set(tensors))
         if lacking:
-            raise CheckpointError(f"{path / _INDEX} lists tensors that are missing from its shards: {', '.join(lacking[:20])}")
+            raise CheckpointError(
+                f"{path / _INDEX} lists tensors that are missing from its shards: {', '.join(lacking[:20])}"
+            )
     return Checkpoint(path, Config(config), tensors, tuple(files), stats)
 
 

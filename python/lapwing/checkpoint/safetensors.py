@@ -104,9 +104,7 @@ def _entry(path: Path, name: str, entry: Any, data: int) -> tuple[str, tuple[int
     start, stop = offsets
     expected = math.prod(shape) * _SIZES[code]
     if start > stop or stop > data:
-        raise wrong(
-            f"data_offsets {offsets} are not within the {data} bytes of data: the file is truncated or damaged"
-        )
+        raise wrong(f"data_offsets {offsets} are not within the {data} bytes of data: the file is truncated or damaged")
     if stop - start != expected:
         raise wrong(f"{code} {shape} needs {expected} bytes, but data_offsets {offsets} span {stop - start}")
     return code, tuple(shape), start, stop

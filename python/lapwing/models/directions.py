@@ -145,7 +145,9 @@ def _in_words(source: str | None, target: str | None, task: Mapping[str, Any]) -
     if isinstance(prefix, str):
         return Direction(prefix=prefix)
     if source is None and target is None:
-        raise OptionError("source_lang and target_lang are needed, since the prompt of this model names them; or use generate")
+        raise OptionError(
+            "source_lang and target_lang are needed, since the prompt of this model names them; or use generate"
+        )
     if source is None or target is None:
         raise OptionError("source_lang and target_lang must both be set: the prompt of this model names both")
     known: Sequence[str] = [language.name for language in languages.LANGUAGES]

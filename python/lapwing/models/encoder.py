@@ -243,7 +243,9 @@ class TextEncoder(BaseModel):
         if single_question and not single_context:
             questions = questions * len(contexts)
         if len(questions) != len(contexts):
-            raise OptionError(f"there are {len(questions)} questions and {len(contexts)} contexts: expected equal numbers")
+            raise OptionError(
+                f"there are {len(questions)} questions and {len(contexts)} contexts: expected equal numbers"
+            )
         for name, value, least in (
             ("top_k", top_k, 1),
             ("max_answer_tokens", max_answer_tokens, 1),

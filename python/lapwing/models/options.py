@@ -379,7 +379,9 @@ def _speculation(core: dict[str, Any], given: Mapping[str, Any]) -> Any:
         raise OptionError(f"draft_model is {short_repr(draft)}: expected a TextGenerator")
     named = "draft_model" if draft is not None else "prompt_lookup" if core["prompt_lookup"] else None
     if named is not None and core["beams"] > 1:
-        raise OptionError(f"{named} is set with beams {core['beams']}: speculative decoding does not support beam search; set beams to 1")
+        raise OptionError(
+            f"{named} is set with beams {core['beams']}: speculative decoding does not support beam search; set beams to 1"
+        )
     return None if draft is None else draft.core
 
 
@@ -547,7 +549,9 @@ def _lengths(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults)
         value = number("max_tokens", given["max_tokens"], 1, BIG, whole=True)
         if core["min_tokens"] > value:
             if "min_tokens" in given:
-                raise OptionError(f"min_tokens is {core['min_tokens']} with max_tokens {value}: expected at most max_tokens")
+                raise OptionError(
+                    f"min_tokens is {core['min_tokens']} with max_tokens {value}: expected at most max_tokens"
+                )
             core["min_tokens"] = value
         return value, None
     for key in ("max_new_tokens", "max_length"):

@@ -141,7 +141,7 @@ class Recipe:
 def _inside(folder: Path, name: str) -> Path:
     place = (folder / name).resolve()
     if not place.is_relative_to(folder.resolve()):
-        raise CheckpointError(f"modules.json names the path {short_repr(name)}, which leads out of {folder}")
+        raise CheckpointError(f"modules.json names the path {short_repr(name)}, which is outside {folder}")
     return place
 
 
@@ -182,7 +182,7 @@ def _dense(place: Path) -> Dense:
 def pool(hidden: Floats, mode: str, skip: int = 0) -> Floats:
     """Pools the hidden states [tokens, hidden] of one text, without the first ``skip`` tokens (the prompt).
 
-    What a token weighs by its position does not depend on ``skip``.
+    The position weights of the remaining tokens do not depend on ``skip``.
     """
     kept = hidden[min(skip, len(hidden) - 1) :]
     if mode == "first":
@@ -216,8 +216,7 @@ class Embedder:
         recipe = model._parts.recipe
         if recipe is None:
             raise OptionError(
-                f"{model._parts.identity} is not an embedding model: it has no modules.json with a pooling; "
-                "use encode"
+                f"{model._parts.identity} is not an embedding model: it has no modules.json with a pooling; use encode"
             )
         return Embedder(model, recipe)
 

@@ -91,7 +91,9 @@ def rank_function(folder: Path, config: Mapping[str, Any], asked: str) -> str:
     named = named or config.get("sbert_ce_default_activation_function")
     name = str(named or "Sigmoid").rsplit(".", 1)[-1].removesuffix("()").lower()
     if name not in ("sigmoid", "identity"):
-        raise OptionError(f"the checkpoint has the activation {short_repr(named)}, which is not supported: set scores to sigmoid or none")
+        raise OptionError(
+            f"the checkpoint has the activation {short_repr(named)}, which is not supported: set scores to sigmoid or none"
+        )
     return "none" if name == "identity" else "sigmoid"
 
 
