@@ -1,8 +1,8 @@
 """Types of the compiled module, whose interface takes token ids and arrays, never text.
 
-``ids`` are the concatenated tokens of all sequences, int32 or uint32 [tokens]; ``starts`` are the offsets of the
-sequences, [sequences + 1], from 0 to ``len(ids)``. Every method releases the GIL while it computes, can be interrupted
-by Ctrl-C, and raises the exceptions of ``lapwing.errors``.
+``ids`` are the concatenated tokens of all sequences, int32 or uint32 [tokens]; ``starts`` are the offsets of
+the sequences, [sequences + 1], from 0 to ``len(ids)``. Every method releases the GIL while it computes, can
+be interrupted by Ctrl-C, and raises the exceptions of ``lapwing.errors``.
 """
 
 from collections.abc import Callable
@@ -41,9 +41,9 @@ class Machine:
 class Loader:
     """Builds a model: takes the tensors one by one and packs each immediately.
 
-    ``weights`` is "f32", "bf16", "f16", "q8", "q4" or "stored" (each matrix in the type of its array); ``activations``
-    is "int16", "int8" (q8 weights only) or "bf16" (bf16 weights only; OptionError otherwise); ``kv`` is "f32", "f16",
-    "q8" or "auto" (f32 if all weights are f32, else f16).
+    ``weights`` is "f32", "bf16", "f16", "q8", "q4" or "stored" (each matrix in the type of its array);
+    ``activations`` is "int16", "int8" (q8 weights only) or "bf16" (bf16 weights only; OptionError otherwise);
+    ``kv`` is "f32", "f16", "q8" or "auto" (f32 if all weights are f32, else f16).
     """
 
     def __new__(
@@ -77,12 +77,13 @@ class Model:
     def prefixes(self) -> tuple[int, int, int]:
         """The prefix cache: sequences, bytes, and the number of tokens reused so far."""
     def close(self) -> None:
-        """Frees the model and its generations; calls running in other threads end soon with ModelClosedError."""
+        """Frees the model and its generations; calls running in other threads end soon with
+        ModelClosedError."""
     def encode(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """Final hidden states of the encoder (or of a decoder-only stack), [tokens, hidden]."""
     def hidden_states(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> list[_Floats]:
-        """Hidden states of all layers: the embedding, then each layer's output, the last after the final norm;
-        [tokens, hidden] each."""
+        """Hidden states of all layers: the embedding, then each layer's output, the last after the final
+        norm; [tokens, hidden] each."""
     def attentions(self, ids: _Ids, layer: int, segments: _Ids | None = None) -> _Floats:
         """Attention probabilities of one layer for one sequence, [heads, tokens, tokens]."""
     def pooled(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
@@ -125,8 +126,8 @@ class Generation:
     """A batch being decoded. The ids of its results exclude the prompt."""
 
     def advance(self, steps: int) -> list[tuple[int, int, float, list[tuple[int, float]]]]:
-        """Runs up to ``steps`` steps (0: until all sequences end) and returns the new tokens as
-        (sequence, token, log-probability, top alternatives); log-probabilities are 0 and alternatives empty unless
+        """Runs up to ``steps`` steps (0: until all sequences end) and returns the new tokens as (sequence,
+        token, log-probability, top alternatives); log-probabilities are 0 and alternatives empty unless
         requested. A beam search returns tokens only in ``results``. Empty once ``finished``."""
     def finished(self) -> bool: ...
     def unfinished(self) -> int:
@@ -155,9 +156,9 @@ def render_template(source: str, variables: str) -> str:
 def process_logits(
     logits: _Floats, options: str, ids: list[int], prompt: int, max_length: int, source: list[int]
 ) -> tuple[_Floats, NDArray[np.float64]]:
-    """Applies the logits processors of a generation: returns the processed logits [vocab], before temperature and
-    filters, and the probability of drawing each token.
+    """Applies the logits processors of a generation: returns the processed logits [vocab], before temperature
+    and filters, and the probability of drawing each token.
 
-    ``ids`` are the prompt and the tokens so far, ``prompt`` is the prompt's length; ``source`` is the encoder's input,
-    or the prompt of a decoder.
+    ``ids`` are the prompt and the tokens so far, ``prompt`` is the prompt's length; ``source`` is the
+    encoder's input, or the prompt of a decoder.
     """

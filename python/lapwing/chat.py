@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Chat:
     """A conversation with a `TextGenerator`.
 
-    Each turn renders the whole history with the checkpoint's template, so the prompt equals that of one call with
-    all messages.
+    Each turn renders the whole history with the checkpoint's template, so the prompt equals that of one call
+    with all messages.
 
     Example:
         >>> chat = Chat(model, system="Be brief.")

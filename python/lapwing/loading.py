@@ -85,16 +85,18 @@ def load(
     Args:
         name: a folder with config.json and safetensors, a hub id, or a built-in id ("lapwing/tiny-en-de",
             "lapwing/tiny-shakespeare").
-        weights: type of the matrices: "f32", "bf16", "f16", "q8" (8 bits, one scale per 32 inputs, near-lossless),
-            "q4" (4 bits, 16 evenly spaced values per 32 inputs; token table and language head in 6 bits), or "stored" (as
-            in the file). "auto" is "stored" below 100 million parameters, else "q8".
-        activations: rounding of the inputs of products. "int16" keeps f32 inputs for float weights and rounds those of
-            quantized weights to 16 bits (q4: 8). "int8", for q8 weights only, rounds to 8 bits (one scale per 32, as
-            llama.cpp does): faster on machines that multiply bytes, and less accurate. "bf16", for bf16 weights only,
-            rounds to bf16 (8 bits of mantissa), as bf16 models run elsewhere: prompts are faster on machines that multiply
-            bf16 (AVX-512 BF16), and each input changes by up to 1/512.
-        kv_cache: type of a decoder's cached keys and values: "f32", "f16" or "q8"; "auto" is "f32" if all weights are
-            f32, else "f16".
+        weights: type of the matrices: "f32", "bf16", "f16", "q8" (8 bits, one scale per 32 inputs,
+            near-lossless), "q4" (4 bits, 16 evenly spaced values per 32 inputs; token table and language head
+            in 6 bits), or "stored" (as in the file). "auto" is "stored" below 100 million parameters, else
+            "q8".
+        activations: rounding of the inputs of products. "int16" keeps f32 inputs for float weights and rounds
+            those of quantized weights to 16 bits (q4: 8). "int8", for q8 weights only, rounds to 8 bits (one
+            scale per 32, as llama.cpp does): faster on machines that multiply bytes, and less accurate.
+            "bf16", for bf16 weights only, rounds to bf16 (8 bits of mantissa), as bf16 models run elsewhere:
+            prompts are faster on machines that multiply bf16 (AVX-512 BF16), and each input changes by up to
+            1/512.
+        kv_cache: type of a decoder's cached keys and values: "f32", "f16" or "q8"; "auto" is "f32" if all
+            weights are f32, else "f16".
         threads: number of compute threads; None uses the cores available to this process.
         task: what to build if the checkpoint supports several tasks: "generate", "chat", "score", "embed",
             "encode", "classify", "tag", "answer", "fill-mask", "rank", "translate" or "summarize". A decoder
@@ -102,12 +104,12 @@ def load(
         revision: branch, tag or commit on the hub.
         local_files_only: looks up a hub id only in the local cache.
         generation_config: settings that override generation_config.json; None for a key removes it.
-        packed_cache: keeps packed weights on disk, so that the next load maps them (`lapwing.packed`). None keeps
-            quantized weights of at least 100 million parameters, True those of any model, False neither writes nor reads
-            the cache. True is refused if LAPWING_CACHE is off.
-        prefix_cache: keeps a decoder's keys and values of past sequences; a prompt with the same prefix (the next turn of
-            a conversation, the same system message) reuses them. True keeps up to 512 MiB, a number that many bytes; the
-            least recently used are evicted first. Results are bit-identical.
+        packed_cache: keeps packed weights on disk, so that the next load maps them (`lapwing.packed`). None
+            keeps quantized weights of at least 100 million parameters, True those of any model, False neither
+            writes nor reads the cache. True is refused if LAPWING_CACHE is off.
+        prefix_cache: keeps a decoder's keys and values of past sequences; a prompt with the same prefix (the
+            next turn of a conversation, the same system message) reuses them. True keeps up to 512 MiB, a
+            number that many bytes; the least recently used are evicted first. Results are bit-identical.
         progress: True for a line on standard error, or a function of the bytes done and the total.
 
     Raises:

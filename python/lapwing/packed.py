@@ -1,8 +1,8 @@
 """The packed cache: quantized and packed weights are kept on disk, and the next load maps them.
 
-A file belongs to a checkpoint folder, a description and a weight type; it is used only if the weight files and the version of
-the library are unchanged. Files are written under a temporary name and renamed when complete, so several processes may load
-at the same time; all processes that map a file share its memory.
+A file belongs to a checkpoint folder, a description and a weight type; it is used only if the weight files
+and the version of the library are unchanged. Files are written under a temporary name and renamed when
+complete, so several processes may load at the same time; all processes that map a file share its memory.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def entry(
 def _fingerprint(file: Path, stat: os.stat_result) -> list[str | int]:
     """Identifies the contents of a weight file.
 
-    Copies may keep the mtime of the original, but ctime cannot be set. Samples of the contents cover systems where ctime is
-    the time of creation (Windows). The inode number is not included, since some network file systems assign new ones at
-    every mount.
+    Copies may keep the mtime of the original, but ctime cannot be set. Samples of the contents cover systems
+    where ctime is the time of creation (Windows). The inode number is not included, since some network file
+    systems assign new ones at every mount.
     """
     digest = hashlib.sha256()
     with file.open("rb") as opened:

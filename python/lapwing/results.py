@@ -1,7 +1,7 @@
 """Results of the models: frozen dataclasses of plain values, nothing lazy.
 
-Ids are token ids without the prompt. Offsets are character positions in the caller's text; ends are exclusive. Scores
-and probabilities are Python floats; arrays are float32.
+Ids are token ids without the prompt. Offsets are character positions in the caller's text; ends are
+exclusive. Scores and probabilities are Python floats; arrays are float32.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class TokenLogprob:
 class Hypothesis:
     """One candidate of a beam search or one of several samples.
 
-    ``score`` is the sum of log-probabilities divided by the number of generated tokens to the power of the length
-    penalty. A beam search sums them after the logits processors (penalties, forbidden tokens); samples sum the model's own.
+    ``score`` is the sum of log-probabilities divided by the number of generated tokens to the power of the
+    length penalty. A beam search sums them after the logits processors (penalties, forbidden tokens); samples
+    sum the model's own.
     """
 
     ids: tuple[int, ...]
@@ -99,7 +100,8 @@ class Translation:
 class Score:
     """Log-probabilities of a given text: of each token given all before it; the first has none.
 
-    ``total`` is their sum and ``perplexity`` exp(-total / number of scored tokens), or 1 without scored tokens.
+    ``total`` is their sum and ``perplexity`` exp(-total / number of scored tokens), or 1 without scored
+    tokens.
     """
 
     ids: tuple[int, ...]
@@ -112,8 +114,8 @@ class Score:
 class EncoderOutput:
     """``last_hidden_state`` [tokens, hidden] and, where the model has a pooler, ``pooler_output`` [hidden].
 
-    ``hidden_states`` (the embedding, then each layer's output) and ``attentions`` ([heads, tokens, tokens] per layer)
-    are set on request.
+    ``hidden_states`` (the embedding, then each layer's output) and ``attentions`` ([heads, tokens, tokens]
+    per layer) are set on request.
     """
 
     ids: tuple[int, ...]
@@ -153,7 +155,8 @@ class Tag:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A span of the context. ``start`` and ``end`` are character offsets in it; an empty text means no answer.
+    """A span of the context. ``start`` and ``end`` are character offsets in it; an empty text means no
+    answer.
 
     ``no_answer_score`` is the lowest probability of "no answer" over all windows.
     """

@@ -1,4 +1,5 @@
-"""A checkpoint folder in the format of the hub: config.json, safetensors in one file or in shards, small JSON files."""
+"""A checkpoint folder in the format of the hub: config.json, safetensors in one file or in shards, small JSON
+files."""
 
 from __future__ import annotations
 

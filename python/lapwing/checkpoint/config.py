@@ -14,8 +14,8 @@ _REQUIRED: Any = object()
 class Config(Mapping[str, Any]):
     """A configuration as a mapping, with readers that validate their values.
 
-    A reader takes the names that families use for one setting; the first that is present and not null is used.
-    A value of the wrong type or size raises CheckpointError with key, value and what was expected.
+    A reader takes the names that families use for one setting; the first that is present and not null is
+    used. A value of the wrong type or size raises CheckpointError with key, value and what was expected.
     """
 
     def __init__(self, values: Mapping[str, Any], place: str = "config.json") -> None:

@@ -27,8 +27,8 @@ _NUMPY: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2
 
 
 class _Map:
-    """A mapped file. Reading a part releases the resident pages of the previous one: its arrays stay valid, and packed
-    weights are not held in memory twice."""
+    """A mapped file. Reading a part releases the resident pages of the previous one: its arrays stay valid,
+    and packed weights are not held in memory twice."""
 
     def __init__(self, file: int) -> None:
         self._map = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
@@ -46,8 +46,8 @@ class _Map:
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Opens a file and returns its tensors by name, without reading them.
 
-    Tensors of element types other than float32, float16 and bfloat16 are listed too, but reading one, or needing
-    one for a model, raises.
+    Tensors of element types other than float32, float16 and bfloat16 are listed too, but reading one, or
+    needing one for a model, raises.
 
     Raises:
         CheckpointError: the file is damaged or has another format.

@@ -18,7 +18,8 @@ DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A tensor of a checkpoint, or derived from one; compared by identity, so that shared tensors stay shared.
+    """A tensor of a checkpoint, or derived from one; compared by identity, so that shared tensors stay
+    shared.
 
     Attributes:
         name: its name in the checkpoint, for messages.

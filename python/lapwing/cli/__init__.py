@@ -1,6 +1,8 @@
-"""The command line: one command per task; text from arguments, files or standard input; text or JSON lines out.
+"""The command line: one command per task; text from arguments, files or standard input; text or JSON lines
+out.
 
-Exit codes: 0 success, 1 error (one line on standard error, like warnings), 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 error (one line on standard error, like warnings), 2 wrong usage, 130 stopped by
+Ctrl-C.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ def generate(arguments: argparse.Namespace) -> None:
         options = generation(arguments)
         chunks = None
         if len(items) == 1 and model.kind == "decoder" and not (arguments.no_stream or arguments.json):
-            # stream refuses beams and several samples, also those of the checkpoint: they are printed when complete.
+            # stream refuses beams and several samples, also those of the checkpoint: they are printed when
+            # complete.
             with contextlib.suppress(OptionError):
                 chunks = model.stream(items[0], **options)
         if chunks is not None:

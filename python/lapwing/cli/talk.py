@@ -1,7 +1,7 @@
 """``lapwing chat``: a conversation at the terminal, or line by line from a pipe.
 
-Enter sends; a line that ends in a backslash continues on the next. Ctrl-C stops the answer and keeps the text so far,
-Ctrl-D ends.
+Enter sends; a line that ends in a backslash continues on the next. Ctrl-C stops the answer and keeps the text
+so far, Ctrl-D ends.
 """
 
 from __future__ import annotations

@@ -69,8 +69,8 @@ class LoadedParts:
 
 
 class BaseModel:
-    """A loaded model, returned by `lapwing.load`. It is a context manager; pickling stores its name and options, and
-    unpickling loads it again.
+    """A loaded model, returned by `lapwing.load`. It is a context manager; pickling stores its name and
+    options, and unpickling loads it again.
 
     A model may be used from several threads; its computations are serialized.
     """
@@ -140,11 +140,12 @@ class BaseModel:
         )
 
     def close(self) -> None:
-        """Frees the weights, the caches and all unfinished streams; also called at the end of a ``with`` block.
+        """Frees the weights, the caches and all unfinished streams; also called at the end of a ``with``
+        block.
 
-        Any thread may call it at any time, and it does not block: calls running in other threads, and open streams,
-        end soon with `ModelClosedError` and release their memory then. Later computations raise the same error; the
-        tokenizer and the configuration remain usable. Closing twice has no effect.
+        Any thread may call it at any time, and it does not block: calls running in other threads, and open
+        streams, end soon with `ModelClosedError` and release their memory then. Later computations raise the
+        same error; the tokenizer and the configuration remain usable. Closing twice has no effect.
         """
         core, self._core = self._core, None
         if core is not None:
@@ -190,7 +191,8 @@ class BaseModel:
         progress: bool | Callback | None,
         what: str,
     ) -> list[Result]:
-        """Runs batches of similarly sized items within the token budget, and restores the order of the items."""
+        """Runs batches of similarly sized items within the token budget, and restores the order of the
+        items."""
         arguments.whole("batch_tokens", batch_tokens)
         sizes = [size(item) for item in items]
         order = sorted(range(len(items)), key=lambda index: -sizes[index])
@@ -211,7 +213,8 @@ class BaseModel:
 
 
 def stack_length(stack: Any) -> int | None:
-    """The maximum sequence length of a stack: the rows of its position table, or the bound of the configuration."""
+    """The maximum sequence length of a stack: the rows of its position table, or the bound of the
+    configuration."""
     if stack.positions:
         return int(stack.positions)
     return int(stack.max_length) if stack.max_length else None

@@ -123,8 +123,8 @@ def choose(
 
 
 def _by_token(tokenizer: Tokenizer, settings: Mapping[str, Any], source: str | None, target: str | None) -> Direction:
-    """Languages as special tokens. The first mBART models start the decoder with the language; all others force it as
-    the second token."""
+    """Languages as special tokens. The first mBART models start the decoder with the language; all others
+    force it as the second token."""
     texts = {index: tokenizer.id_to_token(index) or "" for index in sorted(tokenizer.special_ids)}
     codes = {text: index for index, text in texts.items() if _CODE.fullmatch(text)}
     starts = multilingual.kind(tokenizer.config) == "MBart"

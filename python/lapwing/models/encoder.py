@@ -27,14 +27,14 @@ TextOrPair = str | tuple[str, str]
 
 
 class TextEncoder(BaseModel):
-    """An encoder, or a decoder used as one: embeddings, classification, tagging, question answering, ranking and mask
-    filling.
+    """An encoder, or a decoder used as one: embeddings, classification, tagging, question answering, ranking
+    and mask filling.
 
-    For an encoder-decoder with a task head, hidden states and attentions are those of the encoder; the head reads the
-    decoder, whose input is its start token and the same tokens.
+    For an encoder-decoder with a task head, hidden states and attentions are those of the encoder; the head
+    reads the decoder, whose input is its start token and the same tokens.
 
-    The head of a checkpoint determines which tasks it supports; the others raise OptionError. Each method takes one
-    item or a list and returns the same shape.
+    The head of a checkpoint determines which tasks it supports; the others raise OptionError. Each method
+    takes one item or a list and returns the same shape.
     """
 
     kind: ClassVar[str] = "encoder"
@@ -103,16 +103,17 @@ class TextEncoder(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Floats:
-        """Embeddings as the checkpoint's sentence-transformers files specify: float32 [n, dim], or [dim] for one text.
+        """Embeddings as the checkpoint's sentence-transformers files specify: float32 [n, dim], or [dim] for
+        one text.
 
         Args:
             normalize: scales to unit length; None follows the checkpoint.
             prompt: prepended to each text; ``prompt_name`` selects one of the checkpoint's prompts.
-            truncate: True truncates texts that are too long, False raises ContextLengthError; None truncates only if
-                the checkpoint sets a bound (``max_seq_length`` of sentence-transformers).
+            truncate: True truncates texts that are too long, False raises ContextLengthError; None truncates
+                only if the checkpoint sets a bound (``max_seq_length`` of sentence-transformers).
             max_tokens: maximum length of a text in tokens, instead of the checkpoint's bound.
-            truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka), before normalization;
-                None follows the checkpoint.
+            truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka), before
+                normalization; None follows the checkpoint.
         """
         return Embedder.of(self).embed(
             texts,
@@ -140,8 +141,8 @@ class TextEncoder(BaseModel):
 
         Args:
             top_k: number of labels to return; None returns all.
-            scores: "softmax" (exclusive labels), "sigmoid" (independent labels), "none" (raw logits), or "auto":
-                as ``problem_type`` of config.json specifies.
+            scores: "softmax" (exclusive labels), "sigmoid" (independent labels), "none" (raw logits), or
+                "auto": as ``problem_type`` of config.json specifies.
             truncate: truncates texts that are too long.
         """
         self._require_head("classify", per_token=False)
@@ -172,8 +173,8 @@ class TextEncoder(BaseModel):
         """Labelled spans of a text, such as names, with their character offsets.
 
         Args:
-            aggregation: "none" (each token), "simple" (joins adjacent tokens of one label), or "first", "average" or
-                "max" (labels words by their tokens, then joins adjacent words).
+            aggregation: "none" (each token), "simple" (joins adjacent tokens of one label), or "first",
+                "average" or "max" (labels words by their tokens, then joins adjacent words).
             ignore_labels: labels to omit.
             stride: reads a long text in windows that overlap by this many tokens.
         """
@@ -226,10 +227,12 @@ class TextEncoder(BaseModel):
         """The span of a context that answers a question.
 
         Args:
-            question: one question, or a list; one question or one context is combined with every item of the other.
+            question: one question, or a list; one question or one context is combined with every item of the
+                other.
             top_k: number of answers: the best one and ``top_k - 1`` ``alternatives``.
             allow_no_answer: allows "no answer" as an empty text.
-            window: maximum tokens per pass; a longer context is read in windows that overlap by ``stride`` tokens.
+            window: maximum tokens per pass; a longer context is read in windows that overlap by ``stride``
+                tokens.
             align_to_words: extends a span to whole words.
         """
         self._require_head("answer", per_token=True)
@@ -296,7 +299,8 @@ class TextEncoder(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Any:
-        """Candidates for each mask token in a text, best first: a list for one mask, a list of lists for several.
+        """Candidates for each mask token in a text, best first: a list for one mask, a list of lists for
+        several.
 
         ``targets`` restricts the candidates to these tokens.
         """
@@ -355,13 +359,13 @@ class TextEncoder(BaseModel):
     ) -> list[Ranked]:
         """The documents sorted by relevance to a query, best first.
 
-        A checkpoint with a one-output head scores each pair (cross-encoder); an embedding model compares embeddings,
-        with its prompts "query" and "document" if it has them.
+        A checkpoint with a one-output head scores each pair (cross-encoder); an embedding model compares
+        embeddings, with its prompts "query" and "document" if it has them.
 
         Args:
             top_k: number of documents to return.
-            scores: for a cross-encoder, "sigmoid" or "none" (raw logits); "auto" follows the checkpoint and defaults
-                to the sigmoid.
+            scores: for a cross-encoder, "sigmoid" or "none" (raw logits); "auto" follows the checkpoint and
+                defaults to the sigmoid.
         """
         if not is_text(query):
             raise OptionError(f"query is {short_repr(query)}: expected one text")
@@ -418,14 +422,15 @@ class TextEncoder(BaseModel):
     def encode(
         self, ids: IdList | Sequence[IdList], segment_ids: IdList | Sequence[IdList] | None = None
     ) -> Floats | list[Floats]:
-        """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of sequences."""
+        """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of
+        sequences."""
         flat, starts, segments = self._lists(ids, segment_ids)
         states = split_rows(self.core.encode(flat, starts, segments), starts)
         return states[0] if id_lists(ids)[1] else states
 
     def hidden_states(self, ids: IdList, segment_ids: IdList | None = None) -> list[Floats]:
-        """Hidden states of all layers for one sequence: the embedding, then each layer's output, the last after the
-        final norm; float32 [tokens, hidden] each."""
+        """Hidden states of all layers for one sequence: the embedding, then each layer's output, the last
+        after the final norm; float32 [tokens, hidden] each."""
         flat, starts, segments = self._checked([ids], None if segment_ids is None else [segment_ids])
         return self.core.hidden_states(flat, starts, segments)
 

@@ -31,9 +31,9 @@ Messages = Sequence[Mapping[str, Any]]
 class TextGenerator(BaseModel):
     """A decoder with a language head.
 
-    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the options
-    of the generating methods. Each takes one prompt or a list and returns the same shape; a list is decoded
-    as a batch, with the same results as one by one.
+    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the
+    options of the generating methods. Each takes one prompt or a list and returns the same shape; a list is
+    decoded as a batch, with the same results as one by one.
     """
 
     kind: ClassVar[str] = "decoder"
@@ -84,7 +84,8 @@ class TextGenerator(BaseModel):
         return results[0] if single else results
 
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
-        """Continues one prompt or a list, yielding the text as it is generated; ``index`` of a chunk is its prompt.
+        """Continues one prompt or a list, yielding the text as it is generated; ``index`` of a chunk is its
+        prompt.
 
         Closing the iterator stops the generation immediately.
         """
@@ -257,15 +258,16 @@ class TextGenerator(BaseModel):
         return self.core.logits(*ragged([checked]))
 
     def encode(self, ids: IdList | Sequence[IdList]) -> Floats | list[Floats]:
-        """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of sequences."""
+        """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of
+        sequences."""
         lists, single = id_lists(ids)
         flat, starts = ragged([self._check_ids(one, self._vocab_size, self.max_length) for one in lists])
         states = split_rows(self.core.encode(flat, starts), starts)
         return states[0] if single else states
 
     def hidden_states(self, ids: IdList) -> list[Floats]:
-        """Hidden states of all layers for one sequence: the embedding, then each layer's output, the last after the
-        final norm; float32 [tokens, hidden] each."""
+        """Hidden states of all layers for one sequence: the embedding, then each layer's output, the last
+        after the final norm; float32 [tokens, hidden] each."""
         checked = self._check_ids(ids, self._vocab_size, self.max_length)
         return self.core.hidden_states(*ragged([checked]))
 

@@ -1,7 +1,7 @@
 """Language codes of the families of translation models.
 
-A caller names a language in the checkpoint's spelling ("deu_Latn", "de_DE", "__de__"), as a code ("de", "deu") or in
-English ("German").
+A caller names a language in the checkpoint's spelling ("deu_Latn", "de_DE", "__de__"), as a code ("de",
+"deu") or in English ("German").
 """
 
 from __future__ import annotations

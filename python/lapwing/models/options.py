@@ -1,8 +1,8 @@
 """Options of generation: those of a call, the defaults of generation_config.json, and the JSON for Rust.
 
-Defaults come from the checkpoint's generation_config.json as in transformers, or from config.json if there is none.
-Each key is honoured (`HONOURED`), refused by name if its value has an effect (`REFUSED`), or without effect on the
-text (`WITHOUT_EFFECT`, and any key that transformers does not know).
+Defaults come from the checkpoint's generation_config.json as in transformers, or from config.json if there is
+none. Each key is honoured (`HONOURED`), refused by name if its value has an effect (`REFUSED`), or without
+effect on the text (`WITHOUT_EFFECT`, and any key that transformers does not know).
 """
 
 from __future__ import annotations
@@ -33,32 +33,33 @@ DEFAULT_MAX_TOKENS = 256
 class GenerateOptions(TypedDict, total=False):
     """Options of every generating method, all optional.
 
-    Length: ``max_tokens`` and ``min_tokens`` count new tokens; ``ignore_eos`` continues past end tokens; ``stop`` is one
-    or more texts at which generation ends (the text itself is removed); ``stop_ids`` are additional end tokens; no new
-    token starts after ``max_time`` seconds.
+    Length: ``max_tokens`` and ``min_tokens`` count new tokens; ``ignore_eos`` continues past end tokens;
+    ``stop`` is one or more texts at which generation ends (the text itself is removed); ``stop_ids`` are
+    additional end tokens; no new token starts after ``max_time`` seconds.
 
-    Sampling: ``temperature`` 0 is greedy; above 0, tokens are sampled after the filters ``top_k``, ``top_p`` (Holtzman et
-    al. 2019), ``min_p`` (Nguyen et al. 2024), ``typical_p`` (Meister et al. 2022), ``epsilon_cutoff`` and ``eta_cutoff``
-    (Hewitt et al. 2022) and ``top_h`` (Potraghloo et al. 2025); ``seed`` makes samples reproducible; ``n`` is the number
-    of texts, sampled independently.
+    Sampling: ``temperature`` 0 is greedy; above 0, tokens are sampled after the filters ``top_k``, ``top_p``
+    (Holtzman et al. 2019), ``min_p`` (Nguyen et al. 2024), ``typical_p`` (Meister et al. 2022),
+    ``epsilon_cutoff`` and ``eta_cutoff`` (Hewitt et al. 2022) and ``top_h`` (Potraghloo et al. 2025);
+    ``seed`` makes samples reproducible; ``n`` is the number of texts, sampled independently.
 
     Search: ``beams``, ``length_penalty``, ``early_stopping`` (False, True or "never") as in transformers;
     ``num_hypotheses`` is the number of hypotheses to return.
 
     Logits processors: ``repetition_penalty`` (Keskar et al. 2019), ``encoder_repetition_penalty``,
     ``presence_penalty``, ``frequency_penalty``, ``no_repeat_ngram_size``, ``encoder_no_repeat_ngram_size``,
-    ``logit_bias`` (mapping of ids to added values), ``sequence_bias`` (id sequences with a value that is added to the
-    logit of the last id when it would follow the others), ``bad_words`` (texts or lists of ids), ``suppress_tokens``
-    (ids), ``begin_suppress_tokens`` (ids, for the first new token), ``forced_bos`` (id, encoder-decoders only),
-    ``forced_eos`` (ids), ``processor`` (a function of the ids so far and the logits [vocab] that returns new logits;
-    slow, because it is called at each step of each sequence), ``exponential_decay_length_penalty`` (a start and a
-    factor: after that many new tokens the logit of the end token grows exponentially), ``remove_invalid_values``
-    (replaces non-finite logits by finite ones), ``renormalize_logits`` (normalizes the scores of beams after the other
-    processors).
+    ``logit_bias`` (mapping of ids to added values), ``sequence_bias`` (id sequences with a value that is
+    added to the logit of the last id when it would follow the others), ``bad_words`` (texts or lists of ids),
+    ``suppress_tokens`` (ids), ``begin_suppress_tokens`` (ids, for the first new token), ``forced_bos`` (id,
+    encoder-decoders only), ``forced_eos`` (ids), ``processor`` (a function of the ids so far and the logits
+    [vocab] that returns new logits; slow, because it is called at each step of each sequence),
+    ``exponential_decay_length_penalty`` (a start and a factor: after that many new tokens the logit of the
+    end token grows exponentially), ``remove_invalid_values`` (replaces non-finite logits by finite ones),
+    ``renormalize_logits`` (normalizes the scores of beams after the other processors).
 
-    Speculative decoding, without effect on the result: ``prompt_lookup`` is the number of tokens to guess from the text
-    after an earlier occurrence of the last tokens, in the text or the source (0: none); ``draft_model`` is a smaller
-    `TextGenerator` with the same vocabulary that guesses ``draft_tokens`` (4) at a time.
+    Speculative decoding, without effect on the result: ``prompt_lookup`` is the number of tokens to guess
+    from the text after an earlier occurrence of the last tokens, in the text or the source (0: none);
+    ``draft_model`` is a smaller `TextGenerator` with the same vocabulary that guesses ``draft_tokens`` (4) at
+    a time.
 
     Results: ``logprobs`` is True, or the number of alternatives to report for each token.
     """
@@ -301,8 +302,8 @@ def resolve(
 ) -> Request:
     """Validates a call's options, fills in the checkpoint's defaults, and builds the JSON for Rust.
 
-    If the checkpoint samples by default and the call sets temperature to 0, the checkpoint's penalties do not apply
-    unless the call sets them.
+    If the checkpoint samples by default and the call sets temperature to 0, the checkpoint's penalties do not
+    apply unless the call sets them.
 
     ``encode`` returns the ids of a forbidden text, for each way to tokenize it; ``where`` names the method.
 
@@ -511,7 +512,8 @@ def _items(name: str, value: Any) -> list[Any]:
 
 
 def _sequence_bias(name: str, value: Any) -> list[list[Any]]:
-    """In the format of transformers: a list of [ids, bias], or an object whose keys are ids or tuples of ids."""
+    """In the format of transformers: a list of [ids, bias], or an object whose keys are ids or tuples of
+    ids."""
     pairs = list(value.items()) if isinstance(value, Mapping) else _items(name, value)
     found = []
     for pair in pairs:

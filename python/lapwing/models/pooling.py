@@ -321,7 +321,8 @@ class Embedder:
         if not ids:
             raise OptionError("a text is empty and the tokenizer adds no special tokens: expected some text")
         if limit is not None and len(ids) > limit:
-            # Only a bound in the checkpoint's files permits truncation by default, not the length of the model.
+            # Only a bound in the checkpoint's files permits truncation by default, not the length of the
+            # model.
             cut = self.recipe.max_tokens is not None if truncate is None else truncate
             if not cut:
                 raise ContextLengthError(

@@ -13,8 +13,8 @@ _ABBREVIATIONS = re.compile(
 def split(text: str) -> list[tuple[str, str]]:
     """Sentences, each with the white space after it; concatenated, they are the stripped text.
 
-    A sentence ends at . ! ? before white space and a capital letter, or at the end of a line, but not after an initial,
-    a number or a common abbreviation.
+    A sentence ends at . ! ? before white space and a capital letter, or at the end of a line, but not after
+    an initial, a number or a common abbreviation.
     """
     text = text.strip()
     parts: list[tuple[str, str]] = []

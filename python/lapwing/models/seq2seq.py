@@ -32,8 +32,8 @@ BATCH_SOURCES = 32
 class Seq2Seq(BaseModel):
     """An encoder-decoder.
 
-    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the options
-    of the generating methods. Each takes one text or a list and returns the same shape.
+    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the
+    options of the generating methods. Each takes one text or a list and returns the same shape.
     """
 
     kind: ClassVar[str] = "encoder-decoder"
@@ -85,11 +85,11 @@ class Seq2Seq(BaseModel):
         """Translates one text or a list.
 
         Args:
-            source_lang: the language of the texts, for multilingual models: in the checkpoint's spelling, as a code, or
-                in English.
+            source_lang: the language of the texts, for multilingual models: in the checkpoint's spelling, as
+                a code, or in English.
             target_lang: the language to translate into.
-            split_sentences: translates sentence by sentence and joins the results; the ids and scores then cover all
-                sentences.
+            split_sentences: translates sentence by sentence and joins the results; the ids and scores then
+                cover all sentences.
 
         Raises:
             OptionError: an option that cannot be honoured, or a language that the checkpoint lacks.
@@ -110,7 +110,8 @@ class Seq2Seq(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Translation | list[Translation]:
-        """Summarizes one text or a list, with the checkpoint's prefix and settings for summaries if it has them."""
+        """Summarizes one text or a list, with the checkpoint's prefix and settings for summaries if it has
+        them."""
         items, single = one_or_many(texts, is_text, "text")
         task = self._task("summarization")
         prefix = task.get("prefix", self.config.get("prefix"))
@@ -142,8 +143,8 @@ class Seq2Seq(BaseModel):
     ) -> Iterator[Chunk]:
         """As `translate` if languages are given, else as `generate`, yielding the text as it is generated.
 
-        A stream yields one text per source, so it is greedy or sampled: the checkpoint's beams are set to 1, and
-        ``beams`` is refused.
+        A stream yields one text per source, so it is greedy or sampled: the checkpoint's beams are set to 1,
+        and ``beams`` is refused.
         """
         items, _ = one_or_many(texts, is_text, "text")
         if options.get("beams") is None:
@@ -184,23 +185,25 @@ class Seq2Seq(BaseModel):
         return results[0] if single else results
 
     def encode(self, ids: IdList | Sequence[IdList]) -> Floats | list[Floats]:
-        """The encoder's final hidden states of one source, float32 [tokens, hidden], or a list of them for a list of
-        sources."""
+        """The encoder's final hidden states of one source, float32 [tokens, hidden], or a list of them for a
+        list of sources."""
         lists, single = id_lists(ids)
         flat, starts = ragged([self._check_source(source) for source in lists])
         states = split_rows(self.core.encode(flat, starts), starts)
         return states[0] if single else states
 
     def hidden_states(self, source_ids: IdList, target_ids: IdList | None = None) -> list[Floats]:
-        """Hidden states of all layers of the encoder, or with ``target_ids`` (the decoder's input) of the decoder: the
-        embedding, then each layer's output, the last after the final norm; float32 [tokens, hidden] each."""
+        """Hidden states of all layers of the encoder, or with ``target_ids`` (the decoder's input) of the
+        decoder: the embedding, then each layer's output, the last after the final norm; float32 [tokens,
+        hidden] each."""
         if target_ids is None:
             return self.core.hidden_states(*ragged([self._check_source(source_ids)]))
         source, target = self._pair(source_ids, target_ids)
         return self.core.decoder_hidden_states(*ragged([source]), *ragged([target]))
 
     def decoder_logits(self, source_ids: IdList, target_ids: IdList) -> Floats:
-        """Logits at every position of ``target_ids``, which begin with the start token: float32 [tokens, vocab]."""
+        """Logits at every position of ``target_ids``, which begin with the start token: float32 [tokens,
+        vocab]."""
         source, target = self._pair(source_ids, target_ids)
         return self.core.decoder_logits(*ragged([source]), *ragged([target]))
 
@@ -212,8 +215,9 @@ class Seq2Seq(BaseModel):
         *,
         cross: bool = False,
     ) -> Floats:
-        """Attention probabilities of one layer: of the encoder, [heads, source, source]; with ``target_ids``, of the
-        decoder, [heads, target, target]; with ``cross``, of its cross-attention, [heads, target, source]."""
+        """Attention probabilities of one layer: of the encoder, [heads, source, source]; with ``target_ids``,
+        of the decoder, [heads, target, target]; with ``cross``, of its cross-attention, [heads, target,
+        source]."""
         if target_ids is None:
             if flag("cross", cross):
                 raise OptionError("cross is set without target_ids: expected the decoder's input")

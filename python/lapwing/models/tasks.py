@@ -157,8 +157,8 @@ def _select(encoding: Encoding, places: Sequence[int]) -> Encoding:
 
 
 def windows(encoding: Encoding, limit: int | None, stride: int | None, part: int = 0) -> list[Encoding]:
-    """Splits an encoding into windows of at most ``limit`` tokens that overlap by ``stride`` tokens of the text ``part``;
-    each contains the special tokens and the other text."""
+    """Splits an encoding into windows of at most ``limit`` tokens that overlap by ``stride`` tokens of the
+    text ``part``; each contains the special tokens and the other text."""
     if limit is None or len(encoding) <= limit:
         return [encoding]
     if stride is None:

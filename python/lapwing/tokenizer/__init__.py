@@ -21,8 +21,8 @@ __all__ = ["Encoding", "StreamDecoder", "Tokenizer"]
 class Tokenizer:
     """The tokenizer of a checkpoint folder.
 
-    ``bos_token``, ``eos_token`` ... are the texts of the special tokens, ``bos_token_id`` ... their ids; None if the
-    checkpoint has none. ``chat_templates`` maps names to templates.
+    ``bos_token``, ``eos_token`` ... are the texts of the special tokens, ``bos_token_id`` ... their ids; None
+    if the checkpoint has none. ``chat_templates`` maps names to templates.
 
     Raises:
         CheckpointError: the folder has no tokenizer, or it is damaged.
@@ -180,7 +180,8 @@ class Tokenizer:
         return [text for text in vocab if text.startswith(">>") and text.endswith("<<")]
 
     def decode_pieces(self, ids: Iterable[int]) -> str:
-        """The text of ids according to the target's SentencePiece model alone (Marian); otherwise as `decode`."""
+        """The text of ids according to the target's SentencePiece model alone (Marian); otherwise as
+        `decode`."""
         if self._marian is not None:
             return self._marian.decode_pieces(list(ids))
         return self.decode(ids)
@@ -234,8 +235,8 @@ class Tokenizer:
     ) -> list[int]:
         """The ids of a conversation.
 
-        Control tokens spelled out in messages stay text unless ``allow_control_tokens``; only the template itself
-        produces control tokens.
+        Control tokens spelled out in messages stay text unless ``allow_control_tokens``; only the template
+        itself produces control tokens.
         """
         tools, documents = template.items("tools", tools), template.items("documents", documents)
         source = self._template(chat_template, tools)
@@ -251,8 +252,8 @@ class Tokenizer:
     def _encode_spelled(self, text: str, spelled: Sequence[int], tokens: Sequence[str]) -> list[int]:
         """Encodes ``text``; the control tokens at the positions ``spelled`` stay text.
 
-        Spans between the template's control tokens are encoded by a copy of the backend without control tokens if they
-        contain a spelled-out one, otherwise as usual.
+        Spans between the template's control tokens are encoded by a copy of the backend without control
+        tokens if they contain a spelled-out one, otherwise as usual.
         """
         keep = set(spelled)
         spans: list[tuple[int, int, bool]] = []

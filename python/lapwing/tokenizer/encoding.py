@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Encoding:
     """Ids of a text or pair, and their origin.
 
-    ``offsets`` are character positions in the text (or in the second text of the pair, where ``sequences`` is 1);
-    ``sequences`` is None for special tokens, whose ``special`` is 1. ``words`` are the indices of the pre-tokenized words,
-    counted separately in each text.
+    ``offsets`` are character positions in the text (or in the second text of the pair, where ``sequences`` is
+    1); ``sequences`` is None for special tokens, whose ``special`` is 1. ``words`` are the indices of the
+    pre-tokenized words, counted separately in each text.
     """
 
     ids: list[int]

@@ -1,5 +1,5 @@
-"""Tokenizers of families without a tokenizer.json, built from a SentencePiece model, a word list or a merge list. Each
-function returns a description in the format of `tokenizers`."""
+"""Tokenizers of families without a tokenizer.json, built from a SentencePiece model, a word list or a merge
+list. Each function returns a description in the format of `tokenizers`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Finds and builds the tokenizer of a checkpoint folder.
 
-Search order: ``tokenizer.json``; ``source.spm`` with ``vocab.json`` (Marian, in marian.py); a SentencePiece model;
-``vocab.txt`` (WordPiece); ``vocab.json`` with ``merges.txt`` (byte-level BPE).
+Search order: ``tokenizer.json``; ``source.spm`` with ``vocab.json`` (Marian, in marian.py); a SentencePiece
+model; ``vocab.txt`` (WordPiece); ``vocab.json`` with ``merges.txt`` (byte-level BPE).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ Result = TypeVar("Result")
 
 
 def guarded(what: str, call: Callable[[], Result]) -> Result:
-    """Runs ``call`` and converts any failure of the tokenizers library, including panics, to CheckpointError."""
+    """Runs ``call`` and converts any failure of the tokenizers library, including panics, to
+    CheckpointError."""
     try:
         return call()
     except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
@@ -107,7 +108,8 @@ def build(folder: Path, config: dict[str, Any], specials: dict[str, str]) -> Bac
 
     path = folder / "tokenizer.json"
     if path.is_file():
-        # Parsing in Python first would double the time for large vocabularies; the library validates the file.
+        # Parsing in Python first would double the time for large vocabularies; the library validates the
+        # file.
         backend = guarded(f"{path} cannot be read", lambda: Backend.from_file(str(path)))
         from_file = True
     else:
@@ -170,8 +172,8 @@ def _describe(folder: Path, config: dict[str, Any], specials: dict[str, str]) ->
 
 
 def _add_tokens(backend: Backend, folder: Path, config: dict[str, Any], specials: dict[str, str]) -> None:
-    """Adds missing tokens of tokenizer_config.json, added_tokens.json and the special tokens to the backend, at their
-    ids."""
+    """Adds missing tokens of tokenizer_config.json, added_tokens.json and the special tokens to the backend,
+    at their ids."""
     from tokenizers import AddedToken
 
     have = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -212,8 +214,8 @@ def _add_tokens(backend: Backend, folder: Path, config: dict[str, Any], specials
 def _mark_language(
     backend: Backend, folder: Path, config: dict[str, Any], specials: dict[str, str], must: bool
 ) -> None:
-    """Makes the language codes of the class special tokens, and adds the configured language at the position that the
-    class specifies, overriding tokenizer.json."""
+    """Makes the language codes of the class special tokens, and adds the configured language at the position
+    that the class specifies, overriding tokenizer.json."""
     from tokenizers import AddedToken
     from tokenizers.processors import TemplateProcessing
 
@@ -232,8 +234,8 @@ _BOS_CLASSES = ("Llama", "CodeLlama", "Gemma", "Cohere", "GPTNeoX")
 
 
 def _update_post_processor(backend: Backend, config: dict[str, Any], specials: dict[str, str]) -> None:
-    """Applies ``add_bos_token`` and ``add_eos_token`` of the configuration, which override the post-processor of
-    tokenizer.json."""
+    """Applies ``add_bos_token`` and ``add_eos_token`` of the configuration, which override the post-processor
+    of tokenizer.json."""
     add_bos, add_eos = config.get("add_bos_token"), config.get("add_eos_token")
     if add_bos is None and add_eos is None:
         return

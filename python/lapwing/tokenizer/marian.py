@@ -1,6 +1,7 @@
 """Marian's tokenizer: pieces from ``source.spm`` or ``target.spm``, ids from ``vocab.json``.
 
-Special tokens spelled out in a text stay text. A prefix such as ``>>fra<<`` is one token if the vocabulary has it.
+Special tokens spelled out in a text stay text. A prefix such as ``>>fra<<`` is one token if the vocabulary
+has it.
 """
 
 from __future__ import annotations
@@ -121,7 +122,8 @@ class _Pieces:
             self._map = sentencepiece.CharacterMap(model.charsmap) if model.charsmap else None
         except ValueError as error:
             raise CheckpointError(f"{path} is not a SentencePiece model: {error}") from error
-        # Both are applied in `cut`, exactly: the library works on grapheme clusters and strips all white space.
+        # Both are applied in `cut`, exactly: the library works on grapheme clusters and strips all white
+        # space.
         model.charsmap = b""
         self._squeeze = model.remove_extra_whitespaces
         model.remove_extra_whitespaces = False

@@ -1,6 +1,7 @@
 """Tokenizers of multilingual translation models: a SentencePiece model, followed by one token per language.
 
-Each text contains the token of its language. The classes differ in their languages and in the token's position.
+Each text contains the token of its language. The classes differ in their languages and in the token's
+position.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def template(config: Json, specials: dict[str, str], id_of: Callable[[str], int 
 def from_sentencepiece(
     path: Path, model: SentencePieceModel, config: Json, specials: dict[str, str], vocab: Json | None
 ) -> Json:
-    """The tokenizer of one of these classes, from its SentencePiece model (for M2M-100 also the ids of vocab.json)."""
+    """The tokenizer of one of these classes, from its SentencePiece model (for M2M-100 also the ids of
+    vocab.json)."""
     name = kind(config)
     for key, text in {"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}.items():
         specials.setdefault(key, text)

@@ -190,7 +190,8 @@ def read(path: Path) -> SentencePieceModel:
     """Reads a model file.
 
     Raises:
-        CheckpointError: the file is not a SentencePiece model, or uses an algorithm other than unigram or BPE.
+        CheckpointError: the file is not a SentencePiece model, or uses an algorithm other than unigram or
+            BPE.
     """
     try:
         data = path.read_bytes()
@@ -253,8 +254,8 @@ def _normalizer(model: SentencePieceModel, data: bytes) -> None:
 
 
 def merges(vocab: dict[str, int], pieces: list[Piece]) -> list[list[str]]:
-    """The merge list of a BPE model, which stores only its pieces: better scores merge first; ties between the splits of
-    a piece are resolved in favour of smaller ids."""
+    """The merge list of a BPE model, which stores only its pieces: better scores merge first; ties between
+    the splits of a piece are resolved in favour of smaller ids."""
     found: list[tuple[float, int, int, int, str, str]] = []
     for piece in pieces:
         if piece.kind not in (NORMAL, USER_DEFINED):
@@ -273,8 +274,8 @@ def model_json(
 ) -> dict[str, Any]:
     """The ``model`` part of a tokenizer.json for ``pieces`` (those of the file, or reordered by a family).
 
-    Unused pieces, and with ``hide_special`` control and unknown ones too, get names that do not occur in text: they keep
-    their ids and never match.
+    Unused pieces, and with ``hide_special`` control and unknown ones too, get names that do not occur in
+    text: they keep their ids and never match.
     """
     hidden = {UNUSED} | ({CONTROL, UNKNOWN} if hide_special else set())
     names = [
@@ -310,8 +311,8 @@ def model_json(
 def normalizer_json(model: SentencePieceModel, *, prefix: bool) -> dict[str, Any] | None:
     """The ``normalizer`` part: the character map of the file, then its rules for spaces.
 
-    With ``prefix``, the normalizer adds the space before the first word, in each span between special tokens; otherwise
-    a pre-tokenizer adds it.
+    With ``prefix``, the normalizer adds the space before the first word, in each span between special tokens;
+    otherwise a pre-tokenizer adds it.
     """
     steps: list[dict[str, Any]] = []
     if model.charsmap:
@@ -330,8 +331,8 @@ def normalizer_json(model: SentencePieceModel, *, prefix: bool) -> dict[str, Any
 
 
 def pre_tokenizer_json(model: SentencePieceModel) -> dict[str, Any]:
-    """The ``pre_tokenizer`` part that adds a space before the first word of the text only. It does not split, since
-    pieces may span spaces."""
+    """The ``pre_tokenizer`` part that adds a space before the first word of the text only. It does not split,
+    since pieces may span spaces."""
     return {
         "type": "Metaspace",
         "replacement": SPACE,

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _CONTEXT = 8
-"""Tokens before the new ones that are decoded again, so that spaces and merges equal those of the whole text."""
+"""Tokens before the new ones that are decoded again, so that spaces and merges equal those of the whole
+text."""
 _CLEAN_TAIL = 4
 """Length of the longest pattern of `clean_up`."""
 
@@ -15,8 +16,8 @@ _CLEAN_TAIL = 4
 class StreamDecoder:
     """Decodes ids incrementally; the concatenated texts of all calls equal the decoding of all ids.
 
-    Text is held back while its end may still change: an incomplete UTF-8 character, a run of byte tokens (which the next
-    token determines), a space that `clean_up` may still remove.
+    Text is held back while its end may still change: an incomplete UTF-8 character, a run of byte tokens
+    (which the next token determines), a space that `clean_up` may still remove.
     """
 
     def __init__(

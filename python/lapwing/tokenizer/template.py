@@ -1,4 +1,5 @@
-"""Chat templates: finding them in a folder, rendering them, and protecting against control tokens in messages."""
+"""Chat templates: finding them in a folder, rendering them, and protecting against control tokens in
+messages."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 def find(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """All templates of a folder by name; the unnamed one is "default".
 
-    ``chat_template.jinja`` overrides tokenizer_config.json, which overrides chat_template.json; additional named
-    templates are in ``additional_chat_templates/``.
+    ``chat_template.jinja`` overrides tokenizer_config.json, which overrides chat_template.json; additional
+    named templates are in ``additional_chat_templates/``.
     """
     found: dict[str, str] = {}
     legacy = read_object(folder / "chat_template.json").get("chat_template")
@@ -248,8 +249,8 @@ def _cut_final(text: str, final: str) -> str:
 class ControlTokenGuard:
     """Inserts a private-use character into every text of a message that may become a control token.
 
-    That is a spelled-out token, in any case (templates may change it), and a prefix of one at the end of a text, ignoring
-    white space, since the next text may complete it. The mark follows the first character.
+    That is a spelled-out token, in any case (templates may change it), and a prefix of one at the end of a
+    text, ignoring white space, since the next text may complete it. The mark follows the first character.
     """
 
     def __init__(self, tokens: Sequence[str], source: str, request: Request) -> None:
