@@ -1,4 +1,4 @@
-"""Rank documents with a cross-encoder: python examples/rank.py [MODEL]. Without MODEL, it uses a tiny model with random weights."""
+"""Rank documents with a cross-encoder: python examples/rank.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

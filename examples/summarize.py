@@ -1,4 +1,4 @@
-"""Summarize a text: python examples/summarize.py [MODEL]. Without MODEL, it uses a tiny model with random weights."""
+"""Summarize a text: python examples/summarize.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

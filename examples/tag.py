@@ -1,4 +1,4 @@
-"""Tag names and other labelled spans: python examples/tag.py [MODEL]. Without MODEL, it uses a tiny model with random weights."""
+"""Tag names and other labelled spans: python examples/tag.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

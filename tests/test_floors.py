@@ -82,11 +82,19 @@ def test_rust_uses_what_lies_below(path: Path) -> None:
         assert floor(used, RUST_FLOORS) < floor(own, RUST_FLOORS), f"{own} uses {used}"
 
 
+def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below ``node`` except those under TYPE_CHECKING."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield child
+            yield from runtime_nodes(child)
+
+
 def python_uses(path: Path) -> Iterator[str]:
-    """The rooms that a file imports when it is imported; what stands under TYPE_CHECKING or in a function is later."""
+    """The rooms that a file imports at run time, also inside functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     depth = len(path.relative_to(PYTHON).parts)
-    for node in tree.body:
+    for node in runtime_nodes(tree):
         if isinstance(node, ast.ImportFrom) and node.level == depth:
             yield from [node.module.split(".")[0]] if node.module else [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom | ast.Import):
