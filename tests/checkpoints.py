@@ -1,4 +1,4 @@
-"""Checkpoints that tests make."""
+"""Checkpoints that tests generate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 
 def large_decoder(folder: Path, *, vocabulary: int = 4096, length: int = 2048) -> Path:
-    """A decoder whose load, prompt and decoding take a while: 20 million parameters, drawn at random."""
+    """A decoder whose load, prompt and decoding take a while: 20 million random parameters."""
     generator, hidden, inner, layers = np.random.default_rng(0), 512, 1536, 6
     config = {
         "model_type": "llama",

@@ -1,4 +1,4 @@
-"""Bad arguments: the exact exception, and a message that says what, expected and got."""
+"""Bad arguments: the exact exception, and a message with the argument, the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STRANGE: dict[str, Any] = {
     "array": np.zeros(3),
 }
 _NUMBERS: dict[str, dict[str, Any]] = {
-    # option: values out of its range
+    # option: values out of range
     "max_tokens": {"0": 0, "-1": -1, "half": 0.5, "true": True, "huge": 10**30},
     "min_tokens": {"-1": -1, "half": 0.5, "true": True},
     "temperature": {"-1": -1, "-0.1": -0.1, "1e9": 1e9, "true": True},
@@ -100,7 +100,7 @@ def _options() -> list[Any]:
 
 @pytest.mark.parametrize(("option", "value"), _options())
 def test_values_of_generating_options(option: str, value: Any) -> None:
-    """Each option refuses wrong kinds and values out of its range, by its name."""
+    """Each option refuses wrong types and values out of range, by name."""
     generator = model("llama")
     options = {"max_tokens": 2, option: value}
     for call in (lambda: generator.generate("the", **options), lambda: list(generator.stream("the", **options))):

@@ -1,4 +1,4 @@
-"""Files of tensors: what a reader may not take for something else."""
+"""Weight files that a reader must not mistake for other formats, and derived tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents say of the code is so."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_cache_of_packed_weights_is_documented(tmp_path: Path, monkeypatch: 
 
 
 def test_every_option_of_a_command_is_documented() -> None:
-    """Of loading, of a conversation and of the tasks; those of generation are options of the methods."""
+    """Options of loading, of a conversation and of the tasks; generation options are documented with the methods."""
     commands = next(action.choices for action in build()._actions if hasattr(action, "choices") and action.choices)
     told = document("tasks.md") + document("chat.md") + document("loading.md") + document("translation.md")
     generation = {name.replace("_", "-") for name in GenerateOptions.__annotations__}

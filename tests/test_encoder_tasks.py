@@ -91,7 +91,7 @@ def test_folder_of_sentence_transformers() -> None:
 
 
 def sentence_folder(tmp_path: Path, modules: list[str], **files: Any) -> Any:
-    """The tiny BERT as a folder of sentence-transformers with these modules."""
+    """The tiny BERT as a sentence-transformers folder with these modules."""
     for path in (GOLDEN / "bert-model").iterdir():
         if path.is_file() and not path.name.startswith("expected"):
             (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Encoders whose checkpoints or configurations differ from the usual, and the tasks against recorded pipelines."""
+"""Encoders with unusual checkpoints or configurations, and the tasks against recorded pipelines."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_weights_as_they_are_stored(name: str) -> None:
 
 
 def _renamed(source: str, folder: Path, change: Any) -> Path:
-    """A copy of a checkpoint with other names of tensors."""
+    """A copy of a checkpoint with renamed tensors."""
     shutil.copytree(GOLDEN / source, folder)
     stored = load_file(folder / "model.safetensors")
     save_file(change(stored), folder / "model.safetensors", {"format": "pt"})

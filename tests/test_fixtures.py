@@ -1,7 +1,7 @@
-"""Every checkpoint of ``golden/`` against the outputs recorded beside it, through the public interface.
+"""Every checkpoint of ``golden/`` against its recorded outputs, through the public interface.
 
-A folder with an ``expected.json`` that names a task is a fixture: its own tolerances hold, and a new folder is
-picked up by itself.
+A folder with an ``expected.json`` that names a task is a fixture with tolerances of its own; new folders are found
+automatically.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ _CALL = {
     "num_beams": "beams",
     "num_return_sequences": "num_hypotheses",
 }
-"""Arguments of a recorded call, and our names for them."""
+"""Arguments of a recorded call, under our names."""
 
 
 @pytest.mark.parametrize("name", _folders("seq2seq"))
@@ -199,7 +199,7 @@ def test_recorded_generations(name: str) -> None:
             assert len(found) == len(call["ids"])
             for index, (got, want) in enumerate(zip(found, call["ids"], strict=True)):
                 length = call["lengths"][index] if "lengths" in call else len(want)
-                # The first id is the start token; what follows the end is padding.
+                # The first id is the start token; ids after the end token are padding.
                 assert list(got.ids) == want[1:length][: len(got.ids)], f"{name}: {key}, {mode}"
                 assert (
                     len(got.ids) >= length - 1

@@ -1,4 +1,4 @@
-"""The floors of the house: no import goes up, `unsafe` stays where it is expected, Rust knows no model's name, files are
+"""The floors: no import goes up, `unsafe` is confined to the listed files, Rust code contains no model names, files are
 short enough to read."""
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RUST_FLOORS = (
     {"decode"},
     {"python"},
 )
-"""A file uses only what lies below its own floor, or its own room."""
+"""A file imports only from floors below its own and from its own room."""
 PYTHON_FLOORS = (
     {"_core", "spec", "cost", "errors", "results", "progress"},
     {"checkpoint", "hub"},
@@ -47,8 +47,8 @@ UNSAFE = (
     "python/",
 )
 
-MOST_LINES = 600
-"""Of a file; most have half of that."""
+MAX_LINES = 600
+"""Maximum lines of a file; most have half as many."""
 
 
 def floor(room: str, floors: tuple[set[str], ...]) -> int:
@@ -66,7 +66,7 @@ def room_of(path: Path, root: Path) -> str:
 
 
 def rust_uses(path: Path) -> set[str]:
-    """The rooms that a file names, without its tests."""
+    """The rooms that a file uses, without its tests."""
     text = path.read_text(encoding="utf-8").split("#[cfg(test)]\nmod tests")[0]
     code = re.sub(r"//.*", "", text)
     found = set(re.findall(r"\bcrate::(\w+)", code))
@@ -131,7 +131,7 @@ def test_rust_knows_no_model() -> None:
 @pytest.mark.parametrize("path", [*RUST.rglob("*.rs"), *PYTHON.rglob("*.py")], ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_are_short(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").count("\n")
-    assert lines <= MOST_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it at a seam"
+    assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it"
 
 
 def test_floors_are_those_of_the_guide() -> None:

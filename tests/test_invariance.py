@@ -1,4 +1,4 @@
-"""The same answer, to the bit: at any thread count, alone or in a batch, on every instruction set."""
+"""Bit-identical results for any number of threads, alone or in a batch, on every instruction set."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ print(json.dumps([isa, found]))
 
 
 def test_results_do_not_depend_on_the_instruction_set(tmp_path: Path) -> None:
-    """Logits and ids of batches, after few tokens and after so many that threads share them."""
+    """Logits and ids of batches, after few tokens and after enough that threads share them."""
     for path in (GOLDEN / "llama").iterdir():
         shutil.copy(path, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""What every loaded model has: information, closing, pickles, errors."""
+"""Common to all loaded models: information, closing, pickling, errors."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_progress_counts_texts_as_they_end(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("weights", "least"), [("q8", 0.9997), ("q4", 0.95)])
 def test_quantized_weights_stay_near_the_stored_ones(weights: str, least: float) -> None:
-    # The cosines that 8 and 4 bits leave (1 - c is about the sum of the squared relative errors of the
+    # The cosines of 8 and 4 bits (1 - c is about the sum of the squared relative errors of the
     # layers: 0.5 % and 9 %), with a margin of a third.
     own = minilm()
     texts = ["A dog runs on the beach.", "The stock market fell by four percent.", "Two children play chess in a park."]

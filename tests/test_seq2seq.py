@@ -1,4 +1,4 @@
-"""Encoder-decoders: how each family is told languages and tasks, its own settings, its variants and what it refuses."""
+"""Encoder-decoders: languages, tasks, settings, variants and refusals of each family."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_first_mbart_starts_the_decoder_with_the_target(tmp_path: Path) -> None:
 
     best = started(french).generate_ids([*ids, german], **GREEDY)[0]
     assert own.translate("Hello", source_lang="de", target_lang="fr", **GREEDY).ids == best.ids
-    # Without a target, the checkpoint's own start, Romanian.
+    # Without a target: the checkpoint's start token, Romanian.
     own_start = own.generate_ids([*ids, german], **GREEDY)[0]
     assert own.translate("Hello", source_lang="de_DE", **GREEDY).ids == own_start.ids
     assert started(romanian).generate_ids([*ids, german], **GREEDY)[0].ids == own_start.ids
@@ -102,7 +102,7 @@ def test_newer_mbart_marks_the_source_first_and_forces_the_target(tmp_path: Path
     german, french = (tokens.token_to_id(code) for code in ("de_DE", "fr_XX"))
     best = own.generate_ids([german, *ids], forced_bos=french, **GREEDY)[0]
     assert own.translate("Hello", source_lang="de", target_lang="fr", **GREEDY).ids == best.ids
-    # The tokenizer's own target holds only where the settings force none.
+    # The tokenizer's target applies only if the settings force none.
     romanian = own.translate("Hello", **GREEDY).ids[0]
     assert romanian == tokens.token_to_id("ro_RO")
     change_json(folder / "generation_config.json", forced_bos_token_id=french)
@@ -193,7 +193,7 @@ def test_t5_takes_prefixes_and_settings_from_its_tasks(tmp_path: Path) -> None:
     german = plain("translate English to German: Hello", beams=2, max_tokens=5)
     assert own.translate("Hello", source_lang="en", target_lang="de") == german
     assert own.translate("Hello", source_lang="English", target_lang="German") == german
-    # A pair without settings of its own is told in words alone.
+    # A pair without settings uses only the words of the prompt.
     french = own.translate("Hello", source_lang="en", target_lang="fr", **GREEDY)
     assert french == plain("translate English to French: Hello", **GREEDY)
     assert own.summarize(["Hello", "you"], max_tokens=3) == [

@@ -1,4 +1,4 @@
-"""Text to ids and back, against what transformers and SentencePiece made of the same texts."""
+"""Text to ids and back, against recordings of transformers and SentencePiece."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHATS = [name for name in FIXTURES if expected(name).get("chat")]
 
 
 def without_json(name: str, target: Path) -> Path:
-    """The fixture's tokenizer files, tokenizer.json left out."""
+    """The fixture's tokenizer files without tokenizer.json."""
     for path in (GOLDEN / name).iterdir():
         if path.suffix in (".json", ".model", ".spm", ".txt") and path.name != "tokenizer.json":
             shutil.copy(path, target)
@@ -269,7 +269,7 @@ LAST = "<|im_start|>{{ messages[-1].content | %s }}"
     ],
 )  # fmt: skip
 def test_nothing_that_is_given_ends_a_message(messages: list[Any], source: str, more: dict[str, Any]) -> None:
-    """Not in two parts, in a role, changed by the template, beside the mark itself, or as a key."""
+    """Not in two parts, in a role, changed by the template, next to the mark character, or as a key."""
     own = tokenizer("qwen3")
     documents = more.pop("documents", None)
     messages = [{**message, **more} for message in messages]
@@ -380,7 +380,7 @@ RECORDED = json.loads((GOLDEN / "sentencepiece" / "recorded.json").read_text(enc
 
 
 def recorded_folder(case: dict[str, Any], target: Path, *, named: bool = True) -> Path:
-    """The files of one recorded case; its class is named by the tokenizer's configuration, or else by the model's."""
+    """The files of a recorded case; the configuration of the tokenizer, or else of the model, names the class."""
     shutil.copy(GOLDEN / "sentencepiece" / f"{case['model']}.model", target / case["file"])
     own, model = dict(case["config"]), {"model_type": "t5"}
     (own if named else model)["tokenizer_class"] = case["class"]

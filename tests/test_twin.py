@@ -2,7 +2,7 @@
 
 The tolerance of each comparison comes from the model itself, as that of the fixtures does: three times what a relative
 change of 1e-6 in all weights and of `ROUNDING` in the operations of all norms and of GELU does to the twin's result, at
-least 2e-5 of the largest value. A wrong epsilon, activation, mask or rotation is far beyond it in almost every model that is drawn.
+least 2e-5 of the largest value. A wrong epsilon, activation, mask or rotation exceeds it by far in almost every random model.
 
 Norms need noise of their own, as what they give may not depend on the weights at all and on rounding a lot. A layer norm
 of two values a and b gives plus and minus one whatever they are, as long as d = (a - b) / 2 is far above sqrt(eps). Of
@@ -59,7 +59,7 @@ half of a unit: 7 * 2^-24 is 4.2e-7.
 
 
 def tolerances(case: Case, compute: Callable[[Twin], Outputs], change: float) -> tuple[Outputs, dict[str, float]]:
-    """The twin's outputs, and how far off each may be."""
+    """The twin's outputs, and the tolerance of each."""
     exact = compute(Twin(case.spec, case.weights))
     found = {name: 2e-5 * float(np.abs(value).max(initial=0.0)) for name, value in exact.items()}
     for seed in (1, 2):
@@ -83,7 +83,7 @@ def compare(case: Case, compute: Callable[[Twin], Outputs], got: Outputs, change
 
 
 def reading(case: Case) -> Callable[[Twin], Outputs]:
-    """Everything that the stack which reads text gives."""
+    """All outputs of the stack that reads the text."""
 
     def compute(twin: Twin) -> Outputs:
         out: Outputs = {}
@@ -202,7 +202,7 @@ SMALL = FeedForward(width=4, activation="silu")
 
 
 def one_layer(attention: Attention, length: int, feed_forward: FeedForward = SMALL) -> Case:
-    """A decoder (an encoder, where attention is not causal) of this attention and little else."""
+    """A minimal decoder (an encoder, if attention is not causal) with this attention."""
     stack = Stack(
         vocab_size=VOCABULARY,
         hidden_size=12,

@@ -73,8 +73,8 @@ def find(
         raise CheckpointError(f"{path} is a file: expected the folder of a checkpoint, which contains config.json")
     if not isinstance(name, str) or not _ID.fullmatch(text) or text.startswith(".") or ".." in text:
         raise CheckpointError(
-            f"there is no folder {short_repr(text, _MAX_PATH)}, and it is not a hub id: expected a folder, owner/name, or "
-            + " or ".join(builtin_ids())
+            f"there is no folder {short_repr(text, _MAX_PATH)}, and it is not a hub id: "
+            "expected a folder, owner/name, or " + " or ".join(builtin_ids())
         )
     return _download(text, revision, local_files_only), text
 
@@ -94,8 +94,8 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
         from huggingface_hub import errors
     except ImportError as error:
         raise CheckpointError(
-            f"there is no folder {short_repr(repository)}, and huggingface_hub, which would look for it on the hub, is not installed: "
-            "pip install huggingface_hub"
+            f"there is no folder {short_repr(repository)}, and huggingface_hub, which would look for it on the hub, is "
+            "not installed: pip install huggingface_hub"
         ) from error
     where = f"{repository}" + (f" at {revision}" if revision else "")
     try:
@@ -114,13 +114,14 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"there is no folder {short_repr(repository)}, and the hub has no such repository (a private one needs a token, HF_TOKEN)"
+            f"there is no folder {short_repr(repository)}, and the hub has no such repository "
+            "(a private one needs a token, HF_TOKEN)"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         way = "load it once with local_files_only=False" if local_files_only else "check the connection"
         raise CheckpointError(
-            f"there is no folder {short_repr(repository, _MAX_PATH)}, and on the hub {where} is not in the local cache and was not "
-            f"downloaded: {way}"
+            f"there is no folder {short_repr(repository, _MAX_PATH)}, and the hub repository {where} is not in the "
+            f"local cache and was not downloaded: {way}"
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -1,7 +1,7 @@
 """The safetensors format: eight bytes of length, a JSON header, then the tensors without gaps.
 
-The header is untrusted: sizes, offsets and names are validated before any tensor is created. The file is mapped, never
-copied.
+The header is untrusted: sizes, offsets and names are validated before any tensor is created. The file is
+mapped, never copied.
 https://github.com/huggingface/safetensors#format
 """
 

@@ -255,7 +255,7 @@ def encode(model: Any, length: int, count: int) -> Work:
     work = products(model.spec.encoder or model.spec.decoder, length) * count
 
     def run() -> None:
-        model.hidden_states(texts)
+        model.encode(texts)
 
     return Work(f"encode {count} x {length}", "texts", run, count, multiply_adds=float(work))
 

@@ -81,8 +81,8 @@ def _model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
         "--activations",
         default="int16",
         choices=("int16", "int8", "bf16"),
-        help="rounding of activations: int8 with q8 weights and bf16 with bf16 weights are faster on some machines, less accurate "
-        "(default: int16)",
+        help="rounding of activations: int8 (q8 weights only) and bf16 (bf16 weights only) are faster on some machines "
+        "and less accurate (default: int16)",
     )
     group.add_argument(
         "--kv-cache",
@@ -141,7 +141,8 @@ def _generation(parser: argparse.ArgumentParser) -> None:
         type=_setting,
         default=[],
         metavar="NAME=VALUE",
-        help="any other option of generation, with the value as JSON: -o top_h=0.4 -o 'bad_words=[\"man\"]' (may be repeated)",
+        help="any other option of generation, with the value as JSON: -o top_h=0.4 -o 'bad_words=[\"man\"]' "
+        "(may be repeated)",
     )
 
 

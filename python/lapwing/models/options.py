@@ -381,7 +381,8 @@ def _speculation(core: dict[str, Any], given: Mapping[str, Any]) -> Any:
     named = "draft_model" if draft is not None else "prompt_lookup" if core["prompt_lookup"] else None
     if named is not None and core["beams"] > 1:
         raise OptionError(
-            f"{named} is set with beams {core['beams']}: speculative decoding does not support beam search; set beams to 1"
+            f"{named} is set with beams {core['beams']}: speculative decoding does not support beam search; "
+            "set beams to 1"
         )
     return None if draft is None else draft.core
 

@@ -1,4 +1,5 @@
-"""Embeddings as described by the files of sentence-transformers: modules.json, pooling, dense layers, normalization,
+"""Embeddings as described by the files of sentence-transformers: modules.json, pooling, dense layers,
+normalization,
 prompts. Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084"""
 
 from __future__ import annotations

@@ -92,7 +92,8 @@ def rank_function(folder: Path, config: Mapping[str, Any], asked: str) -> str:
     name = str(named or "Sigmoid").rsplit(".", 1)[-1].removesuffix("()").lower()
     if name not in ("sigmoid", "identity"):
         raise OptionError(
-            f"the checkpoint has the activation {short_repr(named)}, which is not supported: set scores to sigmoid or none"
+            f"the checkpoint has the activation {short_repr(named)}, which is not supported: "
+            "set scores to sigmoid or none"
         )
     return "none" if name == "identity" else "sigmoid"
 
@@ -340,7 +341,8 @@ class Reader:
         asked = sum(1 for s in encoding.sequences if s != 1)
         if asked >= self._window:
             raise ContextLengthError(
-                f"the question has {asked} tokens including special tokens: expected fewer than the window of {self._window}"
+                f"the question has {asked} tokens including special tokens: "
+                f"expected fewer than the window of {self._window}"
             )
         stride = min(self._stride, (self._window - asked) // 2) if len(encoding) > self._window else self._stride
         return windows(encoding, self._window, stride, part=1)

@@ -1,7 +1,7 @@
 """Reads a SentencePiece model (``.spm``, ``.model``) and converts it to the format of ``tokenizer.json``.
 
-The file is a protobuf message; the reader below parses only the few fields that matter. It supports unigram and BPE, with
-byte fallback and the precompiled normalization map.
+The file is a protobuf message; the reader below parses only the few fields that matter. It supports unigram
+and BPE, with byte fallback and the precompiled normalization map.
 Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226
 """
 
@@ -214,7 +214,8 @@ def read(path: Path) -> SentencePieceModel:
         names = {3: "word", 4: "char"}
         found = names.get(model.algorithm, str(model.algorithm))
         raise CheckpointError(
-            f"{path} uses the algorithm {found}: expected unigram or BPE; a tokenizer.json next to it would be used instead"
+            f"{path} uses the algorithm {found}: expected unigram or BPE; "
+            "a tokenizer.json next to it would be used instead"
         )
     if not 0 <= model.unk_id < len(model.pieces):
         raise CheckpointError(f"{path} has the unknown piece {model.unk_id}, but only {len(model.pieces)} pieces")

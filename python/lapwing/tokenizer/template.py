@@ -66,7 +66,8 @@ def choose(templates: Mapping[str, str], name: str | None, tools: bool) -> str:
         if "{" in name:
             return name
         raise OptionError(
-            f"chat_template is {short_repr(name)}: expected one of {', '.join(sorted(templates)) or 'none'} or the text of a template"
+            f"chat_template is {short_repr(name)}: expected one of {', '.join(sorted(templates)) or 'none'} "
+            "or the text of a template"
         )
     if tools and "tool_use" in templates:
         return templates["tool_use"]
@@ -74,7 +75,8 @@ def choose(templates: Mapping[str, str], name: str | None, tools: bool) -> str:
         return templates["default"]
     if templates:
         raise OptionError(
-            f"the checkpoint has no default chat template: select one of {', '.join(sorted(templates))} with chat_template"
+            "the checkpoint has no default chat template: "
+            f"select one of {', '.join(sorted(templates))} with chat_template"
         )
     raise OptionError(
         "the checkpoint has no chat template: use generate with a prompt, or pass a template as chat_template"
