@@ -412,7 +412,11 @@ def test_family_names_the_class_where_no_file_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("config", "expected_text"),
-    [({"src_lang": "xx_YY"}, "lacks 'xx_YY'"), ({"language_codes": "other"}, "m2m100 or wmt21")],
+    [
+        ({"src_lang": "xx_YY"}, "lacks 'xx_YY'"),
+        ({"language_codes": "other"}, "m2m100 or wmt21"),
+        ({"language_codes": ["other"]}, "m2m100 or wmt21"),
+    ],
 )
 def test_unknown_languages_of_a_configuration_are_named(config: Any, expected_text: str, tmp_path: Path) -> None:
     wanted = "M2M100Tokenizer" if "language_codes" in config else "MBart50Tokenizer"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, short_repr
 from . import families
 from .sentencepiece import CONTROL, UNKNOWN, Piece, SentencePieceModel, decoder_json, model_json, normalizer_json
 
@@ -70,8 +70,10 @@ def languages(config: Json) -> list[str]:
         return LANGUAGES[name].split()
     lists = {"m2m100": _M2M_100, "wmt21": _WMT_21}
     codes = config.get("language_codes") or "m2m100"
-    if codes not in lists:
-        raise CheckpointError(f"tokenizer_config.json has language_codes {codes!r}: expected {' or '.join(lists)}")
+    if not isinstance(codes, str) or codes not in lists:
+        raise CheckpointError(
+            f"tokenizer_config.json has language_codes {short_repr(codes)}: expected {' or '.join(lists)}"
+        )
     return [f"__{code}__" for code in lists[codes].split()]
 
 
