@@ -424,9 +424,11 @@ class TextEncoder(BaseModel):
     ) -> Floats | list[Floats]:
         """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of
         sequences."""
-        flat, starts, segments = self._lists(ids, segment_ids)
+        lists, single = id_lists(ids)
+        kinds = None if segment_ids is None else id_lists(segment_ids, "segment_ids")[0]
+        flat, starts, segments = self._checked(lists, kinds)
         states = split_rows(self.core.encode(flat, starts, segments), starts)
-        return states[0] if id_lists(ids)[1] else states
+        return states[0] if single else states
 
     def hidden_states(self, ids: IdList, segment_ids: IdList | None = None) -> list[Floats]:
         """Hidden states of all layers for one sequence: the embedding, then each layer's output, the last
