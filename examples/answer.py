@@ -1,4 +1,4 @@
-"""Answers from a text: python examples/answer.py [MODEL]. Without one, a tiny model with random weights."""
+"""Answer a question from a text: python examples/answer.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which source words a translation looks at: the cross-attention of the last layer, averaged over heads."""
+"""The source words that a translation attends to: cross-attention of the last layer, averaged over heads."""
 
 import lapwing
 

@@ -1,4 +1,4 @@
-"""Many texts at once: the results keep the order and equal those of single calls."""
+"""Translate a batch: results are in input order and equal those of single calls."""
 
 import lapwing
 

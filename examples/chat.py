@@ -1,4 +1,4 @@
-"""A conversation of two turns: python examples/chat.py [MODEL]. Without one, a tiny model with random weights."""
+"""Chat for two turns: python examples/chat.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

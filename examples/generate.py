@@ -1,4 +1,4 @@
-"""Continue a text: all at once, as it comes, and with log-probabilities."""
+"""Continue a text: as a whole, streamed, and with log-probabilities."""
 
 import lapwing
 
@@ -11,5 +11,5 @@ with lapwing.load("lapwing/tiny-shakespeare") as model:
 
     result = model.generate("KING", max_tokens=5, temperature=0, logprobs=3)
     for token in result.logprobs:
-        rivals = ", ".join(f"{text!r} {logprob:.2f}" for _, text, logprob in token.top)
-        print(f"{token.text!r}: {rivals}")
+        alternatives = ", ".join(f"{text!r} {logprob:.2f}" for _, text, logprob in token.top)
+        print(f"{token.text!r}: {alternatives}")

@@ -1,4 +1,4 @@
-"""Documents by relevance, with a cross-encoder: python examples/rank.py [MODEL]. Without one, a tiny model with random weights."""
+"""Rank documents with a cross-encoder: python examples/rank.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How likely a model finds a text: log-probability of each token, and perplexity."""
+"""Score texts: the log-probability of each token, and perplexity."""
 
 import lapwing
 

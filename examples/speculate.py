@@ -1,4 +1,4 @@
-"""Fewer steps with the same result: guesses from the text itself, and from a smaller model of the same vocabulary."""
+"""Speculative decoding, with the same result in fewer steps: guesses from the text itself, and from a smaller model."""
 
 import lapwing
 

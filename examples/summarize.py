@@ -1,4 +1,4 @@
-"""A short form of a text: python examples/summarize.py [MODEL]. Without one, a tiny model with random weights."""
+"""Summarize a text: python examples/summarize.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

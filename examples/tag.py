@@ -1,4 +1,4 @@
-"""Names and other labelled stretches: python examples/tag.py [MODEL]. Without one, a tiny model with random weights."""
+"""Tag names and other labelled spans: python examples/tag.py [MODEL]. Default: a tiny model with random weights."""
 
 import sys
 from pathlib import Path

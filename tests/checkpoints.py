@@ -1,4 +1,4 @@
-"""Checkpoints that tests make."""
+"""Checkpoints that tests generate."""
 
 from __future__ import annotations
 

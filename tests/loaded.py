@@ -1,4 +1,4 @@
-"""Checkpoints of the tests, loaded once, and what is expected of them."""
+"""Checkpoints of the tests, loaded once, and their expected outputs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,6 @@ def _minilm(path: str) -> Any:
 
 
 def free() -> None:
-    """Lets go of the loaded models."""
+    """Releases the loaded models."""
     model.cache_clear()
     _minilm.cache_clear()

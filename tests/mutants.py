@@ -1,6 +1,6 @@
 """Checkpoints broken in one place, and the process that tries them.
 
-``make(seed, folder)`` writes a mutant and says what was done to it. Run as a program, this reads the paths of folders from
+``make(seed, folder)`` writes a mutant and returns a description of the change. Run as a program, this reads the paths of folders from
 standard input, loads each and uses it, and answers with one line: "ok", "refused" with the error, or "wrong" with
 whatever else happened.
 """
@@ -37,7 +37,7 @@ BASES = (
     "opt-projected",
 )
 MEMORY = 6 << 30
-"""Bytes of address space of the process that tries them."""
+"""Limit of the address space of the process that tries them."""
 
 WEIRD: tuple[Any, ...] = (
     0,
@@ -75,7 +75,7 @@ WEIRD: tuple[Any, ...] = (
 
 
 def make(seed: int, folder: Path) -> str:
-    """Writes the mutant of a seed into a new folder; what was done."""
+    """Writes the mutant of a seed into a new folder; returns a description of the change."""
     random_ = random.Random(seed)
     base = random_.choice(BASES)
     shutil.copytree(GOLDEN / base, folder, ignore=shutil.ignore_patterns("expected*", "config.v4.json"))
@@ -131,7 +131,7 @@ def header(random_: random.Random, folder: Path) -> str:
 
 
 def doubled(random_: random.Random, folder: Path) -> str:
-    """A name twice in the weights' header."""
+    """A duplicate name in the weights' header."""
     path, found, data = _weights(random_, folder)
     name = random_.choice([key for key in found if key != "__metadata__"])
     text = json.dumps(found)
@@ -140,7 +140,7 @@ def doubled(random_: random.Random, folder: Path) -> str:
 
 
 def numbers(random_: random.Random, folder: Path) -> str:
-    """Bytes of the weights themselves."""
+    """Bytes of the weights."""
     path, found, data = _weights(random_, folder)
     value = random_.choice((b"\xff\xff\xff\xff", b"\x00\x00\xc0\x7f", b"\x00\x00\x80\x7f", b"\xff\xff\x7f\x7f"))
     at = random_.randrange(0, max(len(data) - 4, 1)) // 4 * 4
@@ -150,7 +150,7 @@ def numbers(random_: random.Random, folder: Path) -> str:
 
 
 def bytes_(random_: random.Random, folder: Path) -> str:
-    """Bytes of any file: changed, cut off, added."""
+    """Bytes of any file: changed, truncated, appended."""
     path = _pick(random_, folder, "*.safetensors", "*.json", "*.spm", "*.txt", "*.jinja")
     raw = bytearray(path.read_bytes())
     act = random_.randrange(7)
@@ -207,7 +207,7 @@ def configuration(random_: random.Random, folder: Path) -> str:
 
 
 def settings(random_: random.Random, folder: Path) -> str:
-    """One place of any JSON file."""
+    """One value of any JSON file."""
     return _setting(random_, _pick(random_, folder, "*.json"))
 
 
@@ -233,7 +233,7 @@ def generation(random_: random.Random, folder: Path) -> str:
 
 
 def files(random_: random.Random, folder: Path) -> str:
-    """A file that is missing, a folder, a pointer of LFS, a pickle, a loop."""
+    """A file replaced by nothing, a folder, a Git LFS pointer, a pickle or a link loop."""
     path = _pick(random_, folder, "*")
     if path.is_dir():
         shutil.rmtree(path)
@@ -252,7 +252,7 @@ def files(random_: random.Random, folder: Path) -> str:
 
 
 def template(random_: random.Random, folder: Path) -> str:
-    """A chat template that does harm."""
+    """A malicious chat template."""
     path = folder / "tokenizer_config.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     text = random_.choice(
@@ -298,11 +298,11 @@ KINDS: tuple[Callable[[random.Random, Path], str], ...] = (
 
 
 def use(model: Any) -> None:
-    """What a user does with a model, of each kind a little."""
+    """Uses a model in every way, briefly."""
     import lapwing
 
     def allowed(call: Callable[[], Any]) -> None:
-        """Goes on after an error of ours: the next call may fail otherwise."""
+        """Continues after one of our errors: the next call may fail differently."""
         with contextlib.suppress(lapwing.Error):
             call()
 
@@ -318,7 +318,7 @@ def use(model: Any) -> None:
             options = {"max_tokens": 4} if name == "translate" else {}
             allowed(lambda name=name, options=options: getattr(model, name)("A dog runs.", **options))  # type: ignore[misc]
     if hasattr(model, "hidden_states"):
-        allowed(lambda: model.hidden_states([ids] if model.kind == "encoder" else ids))
+        allowed(lambda: model.hidden_states(ids))
 
 
 def main() -> None:

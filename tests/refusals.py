@@ -1,4 +1,4 @@
-"""What tests of refusals share: loaded models, the check of an error, copies of checkpoints that can be broken."""
+"""Shared by tests of refusals: loaded models, the check of an error, copies of checkpoints to damage."""
 
 from __future__ import annotations
 

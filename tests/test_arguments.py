@@ -1,4 +1,4 @@
-"""Bad arguments: the exact exception, and a message that says what, expected and got."""
+"""Bad arguments: the exact exception, and a message with the argument, the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STRANGE: dict[str, Any] = {
     "array": np.zeros(3),
 }
 _NUMBERS: dict[str, dict[str, Any]] = {
-    # option: values out of its range
+    # option: values out of range
     "max_tokens": {"0": 0, "-1": -1, "half": 0.5, "true": True, "huge": 10**30},
     "min_tokens": {"-1": -1, "half": 0.5, "true": True},
     "temperature": {"-1": -1, "-0.1": -0.1, "1e9": 1e9, "true": True},
@@ -100,7 +100,7 @@ def _options() -> list[Any]:
 
 @pytest.mark.parametrize(("option", "value"), _options())
 def test_values_of_generating_options(option: str, value: Any) -> None:
-    """Each option refuses wrong kinds and values out of its range, by its name."""
+    """Each option refuses wrong types and values out of range, by name."""
     generator = model("llama")
     options = {"max_tokens": 2, option: value}
     for call in (lambda: generator.generate("the", **options), lambda: list(generator.stream("the", **options))):
@@ -216,7 +216,7 @@ _TAKES_IDS = {
     "attentions": ("llama", lambda m, ids: m.attentions(ids, 0)),
     "generate_ids": ("llama", lambda m, ids: m.generate_ids(ids, max_tokens=2)),
     "generate_ids of lists": ("llama", lambda m, ids: m.generate_ids([[1, 2], ids], max_tokens=2)),
-    "encoder hidden_states": ("bert-seqcls", lambda m, ids: m.hidden_states([[3], ids])),
+    "encoder states": ("bert-seqcls", lambda m, ids: m.encode([[3], ids])),
     "encoder attentions": ("bert-seqcls", lambda m, ids: m.attentions(ids, 0)),
     "pooled": ("bert-model", lambda m, ids: m.pooled([[3], ids])),
     "head_logits": ("bert-seqcls", lambda m, ids: m.head_logits([[3], ids])),
@@ -261,7 +261,7 @@ def test_too_many_ids(where: str) -> None:
     ],
 )
 def test_segments(segments: Any, words: tuple[str, ...]) -> None:
-    fails(lapwing.OptionError, lambda: model("bert-seqcls").hidden_states([[3, 4]], segment_ids=segments), *words)
+    fails(lapwing.OptionError, lambda: model("bert-seqcls").encode([[3, 4]], segment_ids=segments), *words)
 
 
 @pytest.mark.parametrize("layer", [2, -3, 1.0, "0", None, True, 10**30])
@@ -380,7 +380,7 @@ _FLAG = ("True or False", [0, 1, "yes", None, 0.5, []])
 _OPTIONAL_FLAG = ("True or False", [0, 1, "yes", 0.5, []])
 _COUNT = ("a whole number from 1", [0, -1, 1.5, True, "x", None, math.nan, [], b"x"])
 _OPTIONAL_COUNT = ("whole number from 1", [0, -1, 1.5, True, "x", math.nan, []])
-_TEXT = ("a text or None", [3, 1.5, True, [], b"x", {}])
+_TEXT = ("a string or None", [3, 1.5, True, [], b"x", {}])
 _TEXT_LIST = ("texts", [3, None, "O", [3], {"O"}, b"x"])
 _PROGRESS = ("a function", [3, "x", [], 0.5])
 _METHODS: dict[str, tuple[str, Callable[..., Any], dict[str, tuple[str, list[Any]]]]] = {
@@ -474,12 +474,12 @@ _METHODS: dict[str, tuple[str, Callable[..., Any], dict[str, tuple[str, list[Any
         {
             "weights": ("auto, stored", ["q5", 3, None, b"q8", [], np.array(["f32", "q8"])]),
             "activations": ("int16, int8 or bf16", ["int4", 3, None, np.array(["int8", "int8"])]),
-            "kv": ("auto, f32", ["q4", 3, None, ["f32"]]),
+            "kv_cache": ("auto, f32", ["q4", 3, None, ["f32"]]),
             "threads": ("a whole number from 1 to 256", [0, -1, 257, 10**30, 1.5, True, "2", math.nan]),
             "task": ("answer, chat", ["x", 3, True, ["chat"], {"chat": 1}]),
             "revision": ("None", [3, "main"]),
             "local_files_only": _FLAG,
-            "cache": ("True or False", [0, 1, "yes", "off"]),
+            "packed_cache": ("True or False", [0, 1, "yes", "off"]),
             "generation_config": ("a mapping", [3, "x", [("top_p", 1)]]),
             "progress": _PROGRESS,
         },

@@ -1,4 +1,4 @@
-"""The benches' records, the table that is made of them, and what work counts as."""
+"""The records of the benches, their tables, and the cost model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def cells(name: str) -> dict[str, list[str]]:
-    """The rows of a record's table by what was measured."""
+    """The rows of a record's table, by name."""
     rows = [line.strip("| ").split(" | ") for line in table.text(name).splitlines() if line.startswith("| ")]
     return {row[0]: row[1:] for row in rows[1:]}
 
@@ -158,7 +158,7 @@ def test_peers_with_avx512_stand_apart_where_lapwing_has_none(folder: Path) -> N
     assert beside() == ["2.0 (ctranslate2 int8); 8.0 (onnxruntime int8, with AVX-512)", "2.00"]
     assert "onnxruntime 1 (with AVX-512), openvino 2 (AVX-512 not known)." in table.text("some")
     assert beside(avx512={}) == ["8.0 (onnxruntime int8, AVX-512 not known)", "**0.50**"]
-    # Machines without it, and Lapwing with it, need no word.
+    # Machines without AVX-512, and Lapwing itself, need no remark.
     assert beside(flags=["avx2"]) == beside(isa="avx512") == ["8.0 (onnxruntime int8)", "**0.50**"]
 
 
@@ -272,18 +272,18 @@ def test_work_of_a_translation_is_counted() -> None:
     with lapwing.load("lapwing/tiny-en-de", weights="bf16") as model:
         one, two, beams = (translate(model, steps, 1, width) for steps, width in ((1, 1), (2, 1), (2, 4)))
         held = model.info()
-    # One step reads every matrix once, and what is cached of the source; a further one those of the decoder.
+    # The first step reads every matrix once and the cached source; a further step reads those of the decoder.
     assert held.weight_types["bf16"] < one.bytes < held.bytes
     step = two.bytes - one.bytes
     assert 0.5 < step / one.bytes < 0.75
-    # A further text is a multiply-add for each of those weights, of two bytes.
+    # Another text adds one multiply-add per weight, each of two bytes.
     assert (two.multiply_adds - one.multiply_adds) == pytest.approx(step / 2, rel=0.01)
     assert (beams.multiply_adds - two.multiply_adds) / 3 == pytest.approx(step / 2, rel=0.01)
     assert step < beams.bytes - one.bytes < 1.02 * step
 
 
 def test_prompts_are_read_before_the_clock_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where a text is full and another one begins."""
+    """Also if a text fills the model and another one starts."""
     begun: list[int] = []
     start = bench.start_decoding
     monkeypatch.setattr(bench, "start_decoding", lambda *words: begun.append(len(begun)) or start(*words))

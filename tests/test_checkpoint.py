@@ -1,4 +1,4 @@
-"""Files of tensors: what a reader may not take for something else."""
+"""Weight files that a reader must not mistake for other formats, and derived tensors."""
 
 from __future__ import annotations
 
@@ -35,3 +35,11 @@ def test_stacked_tensors_are_rows_of_one() -> None:
     both = Tensor.stack(rows)
     assert both.shape == (2, 3)
     np.testing.assert_array_equal(both.read(), [[0, 0, 0], [1, 1, 1]])
+
+
+def test_a_deeply_nested_value_is_refused_by_its_key() -> None:
+    value: list[object] = []
+    for _ in range(10_000):
+        value = [value]
+    with pytest.raises(lapwing.CheckpointError, match="hidden_size is a value of type list: expected a whole number"):
+        Config({"hidden_size": value}).size("hidden_size")

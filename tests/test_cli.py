@@ -1,4 +1,4 @@
-"""The command line, run as a user runs it."""
+"""The command line, run as a process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run(*words: str, text: str = "", code: int = 0, **environment: str) -> subpr
 
 @contextmanager
 def killed_at_the_end(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Waits for a process, whatever happens, and not for ever."""
+    """Waits for a process with a timeout, and kills it on any error."""
     with process:
         try:
             yield
@@ -117,7 +117,7 @@ def test_tasks_of_encoders() -> None:
 
 
 def test_options_of_tasks_reach_the_model() -> None:
-    """Every option of a command does what the method's does."""
+    """Every option of a command has the effect of the method's option."""
     folder, text = str(GOLDEN / "bert-seqcls"), "The quick brown fox."
     own = lapwing.load(folder)
     rows = [line.split("\t")[0] for line in run("classify", folder, "--top-k", "2", text).stdout.splitlines()]
@@ -175,7 +175,7 @@ def test_any_option_of_generation_can_be_given() -> None:
 
 
 def test_beams_of_the_checkpoint_are_shown_when_complete(tmp_path: Path) -> None:
-    """Neither a stream that would refuse them nor a greedy one."""
+    """They are neither refused by a stream nor ignored by greedy decoding."""
     source = Path(lapwing.__file__).parent / "builtin" / "tiny-shakespeare"
     for path in source.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -319,7 +319,7 @@ def test_ctrl_c_stops_with_130(talker: Path) -> None:
         [sys.executable, "-m", "lapwing", "generate", str(talker), "Hello", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        pipesize=4096,  # less than the text: it cannot be over before somebody reads it
+        pipesize=4096,  # smaller than the text, so that the process cannot finish before it is read
     )
     with killed_at_the_end(process):
         assert process.stdout is not None
@@ -357,7 +357,7 @@ def test_examples_run(path: Path) -> None:
 
 
 def cache_of(root: Path, folder: Path, repository: str, revision: str) -> Path:
-    """A hub cache that holds a folder, in the layout of huggingface_hub."""
+    """A hub cache with a folder, in the layout of huggingface_hub."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     base = root / f"models--{repository.replace('/', '--')}"
     snapshot = base / "snapshots" / commit
@@ -382,7 +382,7 @@ def test_hub_id_is_found_in_the_local_cache(tmp_path: Path) -> None:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as a download needs."""
+    """The parts of the hub that a download needs."""
 
     folder = GOLDEN / "bert-model"
     commit = "89abcdef0123456789abcdef0123456789abcdef"
@@ -534,7 +534,7 @@ def test_options_of_the_bench_are_honoured_or_refused() -> None:
     short = ("--rounds", "1", "--batch", "1", "--quiet", "--json")
     rows = lines(run("bench", SHAKESPEARE, *short, "--prompt", "8", "--tokens", "4", "--context", "3"))
     assert [row["work"] for row in rows] == ["prefill 8", "decode 1 x 4 after 16", "decode 1 x 4 after 3"]
-    # 511 tokens of context and of new ones: one more is the first.
+    # 511 tokens of context and new tokens; the first token is one more.
     rows = lines(run("bench", SHAKESPEARE, *short, "--prompt", "8", "--tokens", "11", "--context", "500"))
     assert rows[-1]["work"] == "decode 1 x 11 after 500"
     refused("bench", SHAKESPEARE, *short, "--tokens", "12", "--context", "500", says="do not fit into 512")
@@ -547,10 +547,10 @@ def test_options_of_the_bench_are_honoured_or_refused() -> None:
 def test_warnings_are_one_line(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
-    words = ("translate", EN_DE, "--weights", "q8", "--cache", "A dog runs.")
+    words = ("translate", EN_DE, "--weights", "q8", "--packed-cache", "A dog runs.")
     result = run(*words, LAPWING_CACHE=str(file / "below"))
     assert result.stdout == run(*words, LAPWING_CACHE=str(tmp_path)).stdout
-    assert result.stderr.startswith("lapwing: warning: packed weights are not kept"), result.stderr
+    assert result.stderr.startswith("lapwing: warning: packed weights are not cached"), result.stderr
     assert result.stderr.count("\n") == 1
 
 
@@ -564,15 +564,15 @@ def refused(*words: str, text: str = "", says: str, **environment: str) -> None:
 def test_inputs_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "latin"
     path.write_bytes(b"caf\xe9\n")
-    refused("translate", EN_DE, "-f", str(path), says=f"{path} is no text in UTF-8: its byte 3 is 0xe9")
+    refused("translate", EN_DE, "-f", str(path), says=f"{path} is not UTF-8: byte 3 is 0xe9")
     refused("translate", EN_DE, "-f", str(tmp_path / "none"), says=f"{tmp_path / 'none'}: No such file or directory")
     refused("translate", EN_DE, "-f", str(tmp_path), says=f"{tmp_path}: Is a directory")
-    for errors, word in (("strict", "its byte 3 is 0xe9"), ("surrogateescape", "it holds the byte 0xe9")):
+    for errors, word in (("strict", "byte 3 is 0xe9"), ("surrogateescape", "it contains the byte 0xe9")):
         command = [sys.executable, "-m", "lapwing", "translate", EN_DE]
         environment = {**os.environ, "PYTHONIOENCODING": f"utf-8:{errors}"}
         result = subprocess.run(command, input=path.read_bytes(), capture_output=True, env=environment, timeout=240)
         assert result.returncode == 1
-        assert f"standard input is no text in UTF-8: {word}" in result.stderr.decode()
+        assert f"standard input is not UTF-8: {word}" in result.stderr.decode()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="arguments are bytes on POSIX alone")
@@ -580,7 +580,7 @@ def test_arguments_that_are_no_text_are_refused() -> None:
     command = [os.fsencode(sys.executable), b"-m", b"lapwing", b"translate", EN_DE.encode(), b"caf\xe9"]
     result = subprocess.run(command, capture_output=True, timeout=240)
     assert result.returncode == 1
-    assert b"an argument is no text in UTF-8: it holds the byte 0xe9" in result.stderr
+    assert b"an argument is not UTF-8: it contains the byte 0xe9" in result.stderr
 
 
 def test_lines_are_what_ends_in_a_line_feed(tmp_path: Path) -> None:
@@ -596,9 +596,11 @@ def test_what_a_command_would_leave_unsaid_is_refused(tmp_path: Path) -> None:
     short = ("--max-tokens", "2")
     refused("generate", SHAKESPEARE, *short, "-o", "max_tokens=3", "x", says="max_tokens is given twice, as 2 and as 3")
     refused("generate", SHAKESPEARE, "-o", "top_k=1", "-o", "top_k=2", "x", says="top_k is given twice, as 1 and as 2")
-    refused("generate", SHAKESPEARE, *short, "--logprobs", "2", "x", says="only --json shows them")
+    refused("generate", SHAKESPEARE, *short, "--logprobs", "2", "x", says="logprobs is set without --json")
     embed = ("embed", str(GOLDEN / "bert-sentence"), "x", "--output")
     refused(*embed, str(tmp_path / "x.npy"), "--json", says="--output and --json exclude each other")
-    refused(*embed, str(tmp_path / "none" / "x.npy"), says=f"there is no folder {tmp_path / 'none'}: make it first")
+    refused(
+        *embed, str(tmp_path / "none" / "x.npy"), says=f"the folder {tmp_path / 'none'} does not exist: create it first"
+    )
     assert not (tmp_path / "x.npy").exists()
     refused("info", "no-such-model", says="there is no folder 'no-such-model'", HF_HUB_OFFLINE="1")

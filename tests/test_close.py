@@ -1,4 +1,4 @@
-"""A model may be closed at any time, by any thread: what still uses it ends soon with one error, and frees the memory."""
+"""A model may be closed at any time by any thread: running calls end soon with one error and free the memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ import lapwing
 
 GOLDEN = Path(__file__).parent / "golden"
 SECONDS = 30.0
-"""A hang is longer than this; what is measured on a quiet machine is some milliseconds."""
+"""Limit that detects a hang; a quiet machine takes a few milliseconds."""
 
 ENDLESS: dict[str, Any] = {"max_tokens": 3500, "temperature": 0, "ignore_eos": True}
 MESSAGES = [{"role": "user", "content": "Hello"}]
 
 
 class Caller:
-    """A thread that calls, and what became of it."""
+    """A thread with one call, and its outcome."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.result: Any = None
@@ -154,7 +154,7 @@ def test_a_closed_draft_ends_what_it_guesses_for() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_closing_at_any_moment(seed: int) -> None:
-    """Some threads call, some close: every call gives its result or the error, and nothing hangs."""
+    """Some threads call, others close: every call returns its result or the error, and nothing hangs."""
     dice = random.Random(seed)
     model = lapwing.load("lapwing/tiny-shakespeare", threads=dice.choice([1, 2, 4]))
     want = model.generate("ROMEO:", max_tokens=20, temperature=0).text
@@ -187,7 +187,7 @@ def resident():
     for line in open("/proc/self/status"):
         if line.startswith("VmRSS"):
             return int(line.split()[1]) / 1024
-model = lapwing.load(sys.argv[1], weights="f32", cache=False)
+model = lapwing.load(sys.argv[1], weights="f32", packed_cache=False)
 stream = model.stream("Hello", max_tokens=100, ignore_eos=True)
 next(stream)
 before = resident()
@@ -202,7 +202,7 @@ except lapwing.ModelClosedError:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_closing_frees_the_memory_though_a_stream_is_held(talker: Path) -> None:
-    """The talker's weights are 20 million floats, 77 MB; the system may keep some of what is freed."""
+    """The talker has 20 million floats, 77 MB; the allocator may keep some freed memory."""
     found = subprocess.run([sys.executable, "-c", MEMORY, str(talker)], capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stderr
     freed, state = found.stdout.split()

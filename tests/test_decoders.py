@@ -1,4 +1,4 @@
-"""What a decoder's configuration means: spellings, keys left out, refusals by name."""
+"""Configurations of decoders: spellings, missing keys, refusals by name."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ SIZES = (
     "num_attention_heads",
     "intermediate_size",
 )
-"""What every configuration says."""
+"""Keys of every configuration."""
 COMPLETE = ["bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gptj", "mpt", "opt", "phi"]
-"""Families with values for the sizes too."""
+"""Families with default sizes too."""
 
 
 def config_of(name: str, **values: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the documents say of the code is so."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -86,13 +86,13 @@ def test_the_cache_of_packed_weights_is_documented(tmp_path: Path, monkeypatch: 
     assert f"from {QUANTIZED_FROM // 10**6} million parameters" in section
     assert f"{packed._SAMPLES} samples of {packed._SAMPLE_BYTES // 1000} kB" in section
     monkeypatch.setenv(packed.VARIABLE, str(tmp_path))
-    place = packed.place(open_checkpoint(ROOT / "tests" / "golden" / "llama"), "{}", {}, "q8", "1")
-    assert place is not None
-    assert set(json.loads(place.key)) == set(re.findall(r"^\| `(\w+)` \|", section, re.M))
+    entry = packed.entry(open_checkpoint(ROOT / "tests" / "golden" / "llama"), "{}", {}, "q8", "1")
+    assert entry is not None
+    assert set(json.loads(entry.key)) == set(re.findall(r"^\| `(\w+)` \|", section, re.M))
 
 
 def test_every_option_of_a_command_is_documented() -> None:
-    """Of loading, of a conversation and of the tasks; those of generation are options of the methods."""
+    """Options of loading, of a conversation and of the tasks; generation options are documented with the methods."""
     commands = next(action.choices for action in build()._actions if hasattr(action, "choices") and action.choices)
     told = document("tasks.md") + document("chat.md") + document("loading.md") + document("translation.md")
     generation = {name.replace("_", "-") for name in GenerateOptions.__annotations__}

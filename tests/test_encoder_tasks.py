@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def test_minilm_equals_transformers() -> None:
             assert own.tokenizer.encode(text) == ids
     for name, states in tensors("minilm").items():
         if name.startswith("hidden."):
-            found = own.hidden_states([entries["ids"][int(name.split(".")[1])]])[0]
+            found = own.encode([entries["ids"][int(name.split(".")[1])]])[0]
             np.testing.assert_allclose(found, states, atol=2e-5)
 
 
@@ -90,7 +91,7 @@ def test_folder_of_sentence_transformers() -> None:
 
 
 def sentence_folder(tmp_path: Path, modules: list[str], **files: Any) -> Any:
-    """The tiny BERT as a folder of sentence-transformers with these modules."""
+    """The tiny BERT as a sentence-transformers folder with these modules."""
     for path in (GOLDEN / "bert-model").iterdir():
         if path.is_file() and not path.name.startswith("expected"):
             (tmp_path / path.name).write_bytes(path.read_bytes())
@@ -127,7 +128,7 @@ def test_all_poolings_are_joined_in_order(tmp_path: Path) -> None:
     folder = sentence_folder(tmp_path, ["Transformer", "Pooling"], Pooling=dict.fromkeys(flags, True))
     with lapwing.load(folder) as own:
         text = "The quick brown fox"
-        states = own.hidden_states([own.tokenizer.encode(text)])[0].astype(np.float64)
+        states = own.encode([own.tokenizer.encode(text)])[0].astype(np.float64)
         weights = np.arange(1, len(states) + 1)[:, None]
         parts = [
             states[0],
@@ -163,7 +164,7 @@ def test_dense_layer_and_prompts(tmp_path: Path) -> None:
     with lapwing.load(folder) as own:
         ids = own.tokenizer.encode("quick brown fox")
         count = len(own.tokenizer.encode("quick brown ")) - 1
-        states = own.hidden_states([ids])[0].astype(np.float64)
+        states = own.encode([ids])[0].astype(np.float64)
         for vector, rows in (
             (own.embed("quick brown fox"), states),
             (own.embed("fox", prompt_name="query"), states[count:]),
@@ -184,7 +185,7 @@ def test_a_prompt_left_out_keeps_the_places_of_the_other_tokens(tmp_path: Path) 
         extra={"prompts": {"query": "quick brown "}},
     )
     with lapwing.load(folder) as own:
-        states = own.hidden_states([own.tokenizer.encode("quick brown fox")])[0].astype(np.float64)
+        states = own.encode([own.tokenizer.encode("quick brown fox")])[0].astype(np.float64)
         skip = len(own.tokenizer.encode("quick brown ")) - 1
         weights = np.arange(1, len(states) + 1)[skip:, None]
         mean = (states[skip:] * weights).sum(axis=0) / weights.sum()
@@ -232,10 +233,34 @@ def test_activations_of_dense_layers(name: str, tmp_path: Path) -> None:
     weight = np.random.default_rng(0).standard_normal((3, width), dtype=np.float32)
     save_file({"linear.weight": weight}, folder / "2_Dense" / "model.safetensors")
     with lapwing.load(folder) as own:
-        states = own.hidden_states([own.tokenizer.encode("quick")])[0].astype(np.float64)
+        states = own.encode([own.tokenizer.encode("quick")])[0].astype(np.float64)
         x = weight @ states.mean(axis=0)
         gate = np.array([0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x]) if name == "GELU" else 1 / (1 + np.exp(-x))
         np.testing.assert_allclose(own.embed("quick"), gate if name == "Sigmoid" else x * gate, atol=1e-5)
+
+
+def test_dense_layers_in_bfloat16(tmp_path: Path) -> None:
+    width = model("bert-model").config["hidden_size"]
+    settings = {"in_features": width, "out_features": 3, "activation_function": "torch.nn.Identity"}
+    folder = sentence_folder(
+        tmp_path, ["Transformer", "Pooling", "Dense"], Pooling={"pooling_mode": "mean"}, Dense=settings
+    )
+    rng = np.random.default_rng(0)
+    values = {"linear.bias": rng.standard_normal(3), "linear.weight": rng.standard_normal((3, width))}
+    bits = {name: (value.astype(np.float32).view(np.uint32) >> 16).astype("<u2") for name, value in values.items()}
+    header, start = {}, 0
+    for name, array in bits.items():
+        stop = start + array.nbytes
+        header[name] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": [start, stop]}
+        start = stop
+    text = json.dumps(header).encode()
+    (folder / "2_Dense" / "model.safetensors").write_bytes(
+        struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in bits.values())
+    )
+    bias, weight = ((array.astype(np.uint32) << 16).view(np.float32) for array in bits.values())
+    with lapwing.load(folder) as own:
+        (states,) = own.encode([own.tokenizer.encode("quick")])
+        np.testing.assert_allclose(own.embed("quick"), weight @ states.mean(axis=0) + bias, atol=1e-5)
 
 
 def test_damaged_sentence_folders_raise(tmp_path: Path) -> None:
@@ -243,7 +268,7 @@ def test_damaged_sentence_folders_raise(tmp_path: Path) -> None:
     with pytest.raises(lapwing.CheckpointError, match="median"):
         lapwing.load(folder)
     (folder / "modules.json").write_text('[{"type": "x.Pooling", "path": "../.."}]', encoding="utf-8")
-    with pytest.raises(lapwing.CheckpointError, match="leads out"):
+    with pytest.raises(lapwing.CheckpointError, match="is outside"):
         lapwing.load(folder)
     (folder / "modules.json").write_text('[{"type": "x.LSTM", "path": ""}]', encoding="utf-8")
     with pytest.raises(lapwing.CheckpointError, match="LSTM"):

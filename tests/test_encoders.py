@@ -1,4 +1,4 @@
-"""Encoders whose checkpoints or configurations differ from the usual, and the tasks against recorded pipelines."""
+"""Encoders with unusual checkpoints or configurations, and the tasks against recorded pipelines."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _compare(own: Any, folder: Path) -> None:
         ids, segments = _sequences(inputs)
         found: dict[str, list[Any]] = {}
         if f"{key}.last_hidden_state" in values:
-            found["last_hidden_state"] = own.hidden_states(ids, segments)
+            found["last_hidden_state"] = own.encode(ids, segments)
         if f"{key}.pooler_output" in values:
             found["pooler_output"] = list(own.pooled(ids, segments))
         if f"{key}.logits" in values:
@@ -68,7 +68,7 @@ def test_weights_as_they_are_stored(name: str) -> None:
 
 
 def _renamed(source: str, folder: Path, change: Any) -> Path:
-    """A copy of a checkpoint with other names of tensors."""
+    """A copy of a checkpoint with renamed tensors."""
     shutil.copytree(GOLDEN / source, folder)
     stored = load_file(folder / "model.safetensors")
     save_file(change(stored), folder / "model.safetensors", {"format": "pt"})
@@ -118,7 +118,7 @@ def test_heads_of_other_tasks_are_left_out() -> None:
     own = lapwing.load(GOLDEN / "bert-mlm", task="encode")
     assert own.spec.language_head is None
     ids = [[5, 6, 7, 8]]
-    np.testing.assert_array_equal(own.hidden_states(ids)[0], whole.hidden_states(ids)[0])
+    np.testing.assert_array_equal(own.encode(ids)[0], whole.encode(ids)[0])
 
 
 def test_shared_layers_are_stored_once() -> None:
@@ -162,7 +162,7 @@ def test_batches_threads_and_singles_agree_to_the_bit() -> None:
         wanted = None
         for threads in (1, 3):
             with lapwing.load(GOLDEN / name, threads=threads) as own:
-                run = own.head_logits if own.spec.head or own.spec.language_head else own.hidden_states
+                run = own.head_logits if own.spec.head or own.spec.language_head else own.encode
                 together = run(ids)
                 alone = [run([one])[0] for one in ids]
             wanted = wanted or together

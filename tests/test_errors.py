@@ -1,4 +1,4 @@
-"""Bad names, settings and files: the exact exception, and a message that says what, where, expected and got."""
+"""Bad names, settings and files: the exact exception, and a message with place, expected and actual value."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from .refusals import GOLDEN, Folder, fails
         ("", lapwing.CheckpointError, ("name is empty",)),
         ("nosuch/../x", lapwing.CheckpointError, ("no folder 'nosuch/../x'", "owner/name")),
         ("lapwing/nosuch", lapwing.CheckpointError, ("no built-in model", "lapwing/tiny-en-de")),
-        ("a" * 5000, lapwing.CheckpointError, ("cannot be a folder's name",)),
+        ("a" * 5000, lapwing.CheckpointError, ("is not a valid folder name",)),
         ("\0", lapwing.CheckpointError, ("expected a folder",)),
-        ("~nosuchuser/x", lapwing.CheckpointError, ("cannot be a folder's name",)),
+        ("~nosuchuser/x", lapwing.CheckpointError, ("is not a valid folder name",)),
         (None, lapwing.OptionError, ("name is None",)),
         (3, lapwing.OptionError, ("name is 3",)),
         (b"x", lapwing.OptionError, ("name is b'x'",)),
@@ -108,7 +108,7 @@ def _double(folder: Folder) -> None:
 
 
 def _drop(folder: Folder, name: str) -> None:
-    """Removes the tensor that stands last, so that no gap remains."""
+    """Removes the last tensor, so that no gap remains."""
     header, data = folder.read()
     start, stop = header.pop(name)["data_offsets"]
     for entry in header.values():
@@ -124,7 +124,7 @@ def _add(folder: Folder, name: str) -> None:
 
 
 def _swap(folder: Folder) -> None:
-    """Two tensors at the same place."""
+    """Two tensors at the same offset."""
     header, data = folder.read()
     norms = ["model.layers.0.input_layernorm.weight", "model.layers.1.input_layernorm.weight"]
     header[norms[1]]["data_offsets"] = header[norms[0]]["data_offsets"]
@@ -141,10 +141,10 @@ _FILES: dict[str, tuple[Callable[[Folder], Any], tuple[str, ...]]] = {
         ("'vocab_size' twice",),
     ),
     "config too deep": (
-        lambda f: (f.path / "config.json").write_text('{"a": ' + "[" * 9999 + "]" * 9999 + "}"),
-        ("nested more than 100 deep",),
+        lambda f: (f.path / "config.json").write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        ("config.json is nested too deeply",),
     ),
-    "no weights": (lambda f: f.weights.unlink(), ("holds no model.safetensors", "index.json")),
+    "no weights": (lambda f: f.weights.unlink(), ("has no model.safetensors", "index.json")),
     "pickled weights": (
         lambda f: f.weights.rename(f.path / "pytorch_model.bin"),
         ("pytorch_model.bin", "pickled", "save_pretrained"),
@@ -171,9 +171,9 @@ _FILES: dict[str, tuple[Callable[[Folder], Any], tuple[str, ...]]] = {
     "overlapping": (_swap, ("overlaps", "model.layers.")),
     "offsets outside": (
         lambda f: f.entry(NORM, data_offsets=[2**40, 2**40 + 144]),
-        (f"tensor {NORM}", "do not lie inside"),
+        (f"tensor {NORM}", "are not within"),
     ),
-    "offsets the wrong way": (lambda f: f.entry(NORM, data_offsets=[144, 0]), (f"tensor {NORM}", "do not lie inside")),
+    "offsets the wrong way": (lambda f: f.entry(NORM, data_offsets=[144, 0]), (f"tensor {NORM}", "are not within")),
     "offsets below 0": (lambda f: f.entry(NORM, data_offsets=[-1, 143]), (f"tensor {NORM}", "from 0 up")),
     "offsets that are no list": (lambda f: f.entry(NORM, data_offsets="x"), (f"tensor {NORM}", "'x'")),
     "a huge shape": (lambda f: f.entry(NORM, shape=[2**40, 2**40]), (f"tensor {NORM}", "takes", "give 144")),
@@ -248,7 +248,7 @@ _SIZES = (
 @pytest.mark.parametrize("key", _SIZES)
 @pytest.mark.parametrize("value", [0, -1, 1.5, "x", [], {}, True, 2**40, 10**30], ids=str)
 def test_absurd_sizes(key: str, value: Any, tmp_path: Path) -> None:
-    """Refused by name, or (a head of another size) because no tensor fits; before any memory is asked for."""
+    """Refused by name, or (a head of another size) because no tensor fits; before any memory is allocated."""
     folder = Folder("llama", tmp_path)
     folder.config({key: value})
     with pytest.raises((lapwing.CheckpointError, lapwing.SpecError)) as caught:
@@ -293,7 +293,7 @@ def test_absurd_configurations(
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
 @pytest.mark.parametrize("weights", ["f32", "bf16", "q8", "q4"])
 def test_weights_that_are_no_numbers(value: float, weights: str, tmp_path: Path) -> None:
-    """In a matrix or a norm: refused while loading or when something is computed, never part of an answer."""
+    """In a matrix or a norm: refused while loading or computing, never part of a result."""
     for name in (UP, NORM):
         folder = Folder("llama", tmp_path / name)
         folder.tensor(name, lambda array: array.__setitem__(1, value))
@@ -323,7 +323,7 @@ def test_weights_that_are_no_numbers(value: float, weights: str, tmp_path: Path)
     ],
 )
 def test_states_beyond_f32(name: str, tensor: str, call: Callable[[Any], Any], tmp_path: Path) -> None:
-    """Weights that are finite and too large for what they are multiplied with."""
+    """Finite weights that are too large for their inputs."""
     folder = Folder(name, tmp_path)
     folder.tensor(tensor, lambda array: np.copyto(array, np.where(np.arange(array.size) % 3, 3e38, -3e38)))
     with lapwing.load(folder.path) as broken:
@@ -331,18 +331,18 @@ def test_states_beyond_f32(name: str, tensor: str, call: Callable[[Any], Any], t
 
 
 def test_keys_beyond_f16_name_the_type_that_holds_them(tmp_path: Path) -> None:
-    """Finite in f32 and in 8 bits, whose scales are wider."""
+    """Finite in f32 and in 8 bits, whose scales have a wider range."""
     folder = Folder("llama", tmp_path)
     for name, factor in (("k", 1e8), ("q", 1e-8)):
         folder.tensor(
             f"model.layers.0.self_attn.{name}_proj.weight", lambda array, by=factor: np.multiply(array, by, array)
         )
     for kv in ("f32", "q8"):
-        with lapwing.load(folder.path, kv=kv) as model:
+        with lapwing.load(folder.path, kv_cache=kv) as model:
             assert np.isfinite(model.logits([1, 2, 3])).all()
-    with lapwing.load(folder.path, kv="f16") as model:
+    with lapwing.load(folder.path, kv_cache="f16") as model:
         for call in (model.logits, lambda ids: model.generate_ids(ids, max_tokens=2)):
-            fails(lapwing.NumericalError, lambda call=call: call([1, 2, 3]), 'kv="f32"')
+            fails(lapwing.NumericalError, lambda call=call: call([1, 2, 3]), 'kv_cache="f32"')
 
 
 @pytest.mark.parametrize(

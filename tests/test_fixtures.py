@@ -1,7 +1,7 @@
-"""Every checkpoint of ``golden/`` against the outputs recorded beside it, through the public interface.
+"""Every checkpoint of ``golden/`` against its recorded outputs, through the public interface.
 
-A folder with an ``expected.json`` that names a task is a fixture: its own tolerances hold, and a new folder is
-picked up by itself.
+A folder with an ``expected.json`` that names a task is a fixture with tolerances of its own; new folders are found
+automatically.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _encoder(own: Any, name: str) -> None:
         assert ids is not None
         found: dict[str, list[Any]] = {}
         if f"{key}.last_hidden_state" in stored:
-            found["last_hidden_state"] = own.hidden_states(ids, segments)
+            found["last_hidden_state"] = own.encode(ids, segments)
         if f"{key}.pooler_output" in stored:
             found["pooler_output"] = list(own.pooled(ids, segments))
         if f"{key}.logits" in stored:
@@ -135,7 +135,7 @@ def test_hidden_states_and_attentions_of_encoders(name: str) -> None:
         assert rows is not None
         ids, segments = rows[0], None if kinds is None else kinds[0]
         if f"{key}.hidden_states" in stored:
-            _close(name, f"{key}.hidden_states", own.all_hidden_states(ids, segments), stored[f"{key}.hidden_states"])
+            _close(name, f"{key}.hidden_states", own.hidden_states(ids, segments), stored[f"{key}.hidden_states"])
         for layer in range(len(own.spec.encoder.layers if own.spec.encoder else own.spec.decoder.layers)):
             place = f"{key}.attentions.{layer}"
             if place in stored:
@@ -169,10 +169,10 @@ def test_hidden_states_of_encoder_decoders(name: str) -> None:
     for key, inputs in expected(name)["inputs"].items():
         source, target = inputs["input_ids"][0], inputs["decoder_input_ids"][0]
         if f"{key}.encoder_hidden_states" in stored:
-            found = own.encoder_hidden_states(source)
+            found = own.hidden_states(source)
             _close(name, f"{key}.encoder_hidden_states", found, stored[f"{key}.encoder_hidden_states"])
         if f"{key}.decoder_hidden_states" in stored:
-            found = own.decoder_hidden_states(source, target)
+            found = own.hidden_states(source, target)
             _close(name, f"{key}.decoder_hidden_states", found, stored[f"{key}.decoder_hidden_states"])
 
 
@@ -184,7 +184,7 @@ _CALL = {
     "num_beams": "beams",
     "num_return_sequences": "num_hypotheses",
 }
-"""Arguments of a recorded call, and our names for them."""
+"""Arguments of a recorded call, under our names."""
 
 
 @pytest.mark.parametrize("name", _folders("seq2seq"))
@@ -199,7 +199,7 @@ def test_recorded_generations(name: str) -> None:
             assert len(found) == len(call["ids"])
             for index, (got, want) in enumerate(zip(found, call["ids"], strict=True)):
                 length = call["lengths"][index] if "lengths" in call else len(want)
-                # The first id is the start token; what follows the end is padding.
+                # The first id is the start token; ids after the end token are padding.
                 assert list(got.ids) == want[1:length][: len(got.ids)], f"{name}: {key}, {mode}"
                 assert (
                     len(got.ids) >= length - 1

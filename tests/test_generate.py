@@ -102,7 +102,7 @@ def test_seed_repeats_and_batches_do_not_matter() -> None:
 
 def test_what_is_forbidden_to_one_of_very_many_prompts_is_its_own() -> None:
     own = model("lapwing/tiny-shakespeare")
-    # More than are computed together; the last ones have other tokens than the first.
+    # More than one batch; the last sequences have other tokens than the first.
     prompts = ["abcd"] * 512 + ["To be, or not", "ROMEO:", "Speak, speak."]
     options: dict[str, Any] = {"max_tokens": 8, "temperature": 0, "no_repeat_ngram_size": 1}
     alone = [own.generate(prompt, **options) for prompt in prompts[-3:]]
@@ -120,7 +120,7 @@ def test_logprobs_agree_with_logits() -> None:
     result = own.generate("ROMEO:\n", max_tokens=6, temperature=0, logprobs=2)
     assert len(result.logprobs) == 6
     for token in result.logprobs:
-        assert token.top[0][0] == token.id  # greedy took the likeliest
+        assert token.top[0][0] == token.id  # greedy takes the most probable
         assert token.top[0][2] == token.logprob
         assert token.top[0][2] >= token.top[1][2]
     ids = [*own.tokenizer.encode("ROMEO:\n"), *result.ids]
@@ -132,17 +132,17 @@ def test_logprobs_agree_with_logits() -> None:
 
 @pytest.mark.parametrize("name", ["lapwing/tiny-shakespeare", "lapwing/tiny-en-de"])
 def test_every_hypothesis_has_log_probabilities(name: str) -> None:
-    """Of a beam search, of samples and of the likeliest tokens, they are those of one pass over the result."""
+    """For beam search, samples and top tokens, they equal those of one pass over the result."""
     own = lapwing.load(name, weights="f32")
     decoder = own.kind == "decoder"
     text = "ROMEO:\n" if decoder else "A man is riding a bicycle."
     source = own.tokenizer.encode(text)
     prompt = source if decoder else [own.config["decoder_start_token_id"]]
     draws = {"n": 3, "temperature": 1.0, "seed": 1}
-    # At this penalty the changed scores of beams differ from the model's own.
+    # With this penalty the processed scores of beams differ from the model's own.
     beams = {"beams": 4, "num_hypotheses": 3, "length_penalty": 0.5}
     for options in (beams, draws, {**beams, "repetition_penalty": 1.5}):
-        # Long enough for an end of its own: the checkpoint forces one at the bound.
+        # Long enough to end before the bound, where the checkpoint forces an end token.
         found = own.generate_ids(source, max_tokens=9 if decoder else 60, logprobs=3, **options)
         assert len(found) == 3
         for one in found:

@@ -1,4 +1,4 @@
-"""Every key of generation_config.json and every option of a call: honoured, refused by name, or said to do nothing."""
+"""Every key of generation_config.json and every option of a call: honoured, refused by name, or documented as without effect."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_the_document_lists_the_tables_of_the_code() -> None:
 
 
 def load_with(tmp_path: Path, name: str, settings: Mapping[str, Any]) -> Any:
-    """A built-in model with a generation_config.json of its own."""
+    """A built-in model with another generation_config.json."""
     folder = tmp_path / f"{name}-{len(list(tmp_path.iterdir()))}"
     folder.mkdir()
     for file in (BUILTIN / name).iterdir():
@@ -148,7 +148,7 @@ PLAIN: dict[str, dict[str, Any]] = {
 
 
 def told(model: Any, **options: Any) -> Any:
-    """What a model makes of fixed inputs, and the error where it refuses."""
+    """The outputs of a model for fixed inputs, or its error."""
     try:
         if isinstance(model, lapwing.TextGenerator):
             found = model.generate(PROMPT, seed=3, **options)
@@ -166,7 +166,7 @@ def plain(name: str) -> Any:
 
 @cache
 def greedy_ids() -> tuple[int, ...]:
-    """What the decoder says without any option."""
+    """The decoder's output without options."""
     return tuple(plain("tiny-shakespeare").generate(PROMPT).ids)
 
 
@@ -185,7 +185,7 @@ def case(name: str, config: Mapping[str, Any], call: Mapping[str, Any]) -> Case:
 
 DECODER, TRANSLATOR = "tiny-shakespeare", "tiny-en-de"
 # Per key: settings of generation_config.json, of which those of the key are the difference to the plain ones, and the
-# options of a call that say the same.
+# options of a call with the same meaning.
 EQUAL: dict[str, Case] = {
     "max_new_tokens": case(DECODER, {"max_new_tokens": 7}, {"max_tokens": 7}),
     "max_length": (
@@ -261,7 +261,7 @@ EQUAL: dict[str, Case] = {
     "exponential_decay_length_penalty": case(
         DECODER, {"exponential_decay_length_penalty": [3, 4.0]}, {"exponential_decay_length_penalty": (3, 4.0)}
     ),
-    # Where every token is forbidden, the finite values let one through.
+    # If every token is forbidden, the finite values allow one.
     "remove_invalid_values": (
         DECODER,
         lambda: (
@@ -284,7 +284,7 @@ EQUAL: dict[str, Case] = {
 
 
 def across_tokens() -> str:
-    """Two characters of the plain answer that lie in different tokens."""
+    """Two adjacent characters of the plain answer that belong to different tokens."""
     tokenizer = plain(DECODER).tokenizer
     ids = greedy_ids()
     for end in range(4, len(ids)):
@@ -310,7 +310,7 @@ def test_key_equals_option(tmp_path: Path, key: str) -> None:
     assert by_file == told(plain(name), **call)
     without = {k: v for k, v in config.items() if k != key}
     if key in FILTERS:
-        # Draws from filtered tokens go through them in another order: compared is a filter that drops none.
+        # Sampling from filtered tokens visits them in another order, so the comparison uses a filter that drops none.
         without["top_k"] = plain(name)._vocab_size
     assert told(load_with(tmp_path, name, {**PLAIN[name], **without})) != by_file
 
@@ -349,13 +349,13 @@ def test_keys_without_effect_have_none(tmp_path: Path) -> None:
 
 
 def flat(ids: list[int], logits: Any) -> Any:
-    """Says token 9 always."""
+    """Always selects token 9."""
     logits[:] = 0
     logits[9] = 1
     return logits
 
 
-# Options that no key sets: (what else is set, the option's value).
+# Options without a key: (other options, the value of the option).
 CALLS: dict[str, tuple[dict[str, Any], Any]] = {
     "presence_penalty": ({}, 8.0),
     "frequency_penalty": ({}, 8.0),
@@ -389,7 +389,7 @@ def test_option_changes_the_answer(option: str) -> None:
     assert with_it == own.generate(PROMPT, **{**rest, option: value})
 
 
-# They make the work shorter and leave the answer as it is.
+# They reduce the work and do not change the answer.
 SPEED = {
     "prompt_lookup": "test_a_text_that_repeats_itself_saves_steps",
     "draft_model": "test_a_perfect_draft_saves_most_steps",

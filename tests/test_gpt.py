@@ -1,4 +1,4 @@
-"""What the configurations and files of GPT-2 and the decoders after it mean: spellings, prefixes, refusals by name."""
+"""Configurations and files of GPT-2 and similar decoders: spellings, prefixes, refusals by name."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ IDS = list(range(3, 30))
 
 
 def _same(name: str, folder: Path, change: Callable[[Tensors], Tensors]) -> None:
-    """A checkpoint with other names gives the same logits to the bit."""
+    """A checkpoint with other tensor names gives bit-identical logits."""
     shutil.copytree(GOLDEN / name, folder)
     save_file(change(load_file(GOLDEN / name / "model.safetensors")), folder / "model.safetensors")
     np.testing.assert_array_equal(lapwing.load(folder).logits(IDS), lapwing.load(GOLDEN / name).logits(IDS))

@@ -1,6 +1,6 @@
-"""No file makes the library panic, end, hang or raise anything but its own errors.
+"""No file makes the library panic, abort, hang or raise errors other than its own.
 
-``LAPWING_MUTANTS`` says how many broken checkpoints are tried (2,000), ``LAPWING_MUTANT`` the first.
+``LAPWING_MUTANTS`` is the number of broken checkpoints (2,000), ``LAPWING_MUTANT`` the first seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SECONDS = 30
 
 
 class Worker:
-    """A process that tries mutants; a new one after each that dies or hangs."""
+    """A process that tries mutants; replaced when it dies or hangs."""
 
     def __init__(self) -> None:
         self._process = self._start()
@@ -55,13 +55,13 @@ class Worker:
         return f"wrong: ended with {code}" if ready else f"wrong: no answer within {SECONDS} s"
 
     def close(self) -> int:
-        """Ends the process; what it ended with, if it had ended itself."""
+        """Ends the process; returns its exit code if it had ended by itself."""
         with self._process as process:
             process.kill()
             return process.wait()
 
 
-@pytest.mark.timeout(1200)  # half a minute where nothing else runs
+@pytest.mark.timeout(1200)  # half a minute on a quiet machine
 def test_broken_checkpoints_are_refused_or_work(tmp_path: Path) -> None:
     worker, wrong, outcomes = Worker(), [], Counter[str]()
     try:
@@ -76,5 +76,5 @@ def test_broken_checkpoints_are_refused_or_work(tmp_path: Path) -> None:
     finally:
         worker.close()
     assert not wrong, f"{len(wrong)} of {COUNT}:\n" + "\n".join(wrong[:40])
-    # Enough of them are really broken, and enough get as far as a computation.
+    # Enough of them are really broken, and enough reach a computation.
     assert outcomes["refused"] > COUNT // 4 and outcomes["ok"] > COUNT // 20, outcomes

@@ -1,4 +1,4 @@
-"""Work stops soon when it is asked to, and the model lives on: Ctrl-C, closed iterators, forks, threads."""
+"""Work can be stopped quickly and the model stays usable: Ctrl-C, closed iterators, forks, threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .checkpoints import large_decoder
 
 GOLDEN = Path(__file__).parent / "golden"
 SECONDS = 30.0
-"""A hang is longer than this; what is measured on a quiet machine is some milliseconds."""
+"""Limit that detects a hang; a quiet machine takes a few milliseconds."""
 
 PROGRAM = """
 import os, signal, sys, threading, time
@@ -77,7 +77,7 @@ print(len(long[0]))
 
 
 def program(*words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-    """Runs PROGRAM to its end, or kills it after so long."""
+    """Runs PROGRAM to its end, or kills it after a timeout."""
     return subprocess.run([sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, timeout=seconds)
 
 
@@ -113,7 +113,7 @@ def test_a_closed_stream_stops_the_work(large: Path) -> None:
 
 
 def test_ctrl_c_ends_the_wait_for_another_thread(talker: Path) -> None:
-    """The other thread's work, some seconds of it, goes on."""
+    """The other thread continues its work of a few seconds."""
     found = subprocess.run([sys.executable, "-c", WAITING, str(talker)], capture_output=True, text=True, timeout=240)
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == ["interrupted", "True", "1500"]
@@ -147,7 +147,7 @@ def test_a_forked_child_computes_the_same() -> None:
 
 INSIDE = """
 import signal, sys, lapwing
-signal.alarm(60)  # instead of a wait without end
+signal.alarm(60)  # instead of a deadlock
 with lapwing.load("lapwing/tiny-shakespeare") as model, lapwing.load("lapwing/tiny-shakespeare") as other:
     want = model.generate_ids([5, 6], max_tokens=4, temperature=0)
     def through(call):

@@ -1,4 +1,4 @@
-"""The same answer, to the bit: at any thread count, alone or in a batch, on every instruction set."""
+"""Bit-identical results for any number of threads, alone or in a batch, on every instruction set."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TYPES = [
     {"weights": "q8"},
     {"weights": "q8", "activations": "int8"},
     {"weights": "q4"},
-    {"weights": "q8", "kv": "q8"},
-    {"weights": "q8", "kv": "f32"},
+    {"weights": "q8", "kv_cache": "q8"},
+    {"weights": "q8", "kv_cache": "f32"},
 ]
 TEXTS = ["ROMEO:", "O, what a noble mind is here o'erthrown!", "Enter the King and his train. " * 12]
 
@@ -90,7 +90,7 @@ print(json.dumps([isa, found]))
 
 
 def test_results_do_not_depend_on_the_instruction_set(tmp_path: Path) -> None:
-    """Logits and ids of batches, after few tokens and after so many that threads share them."""
+    """Logits and ids of batches, after few tokens and after enough that threads share them."""
     for path in (GOLDEN / "llama").iterdir():
         shutil.copy(path, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""What every loaded model has: information, closing, pickles, errors."""
+"""Common to all loaded models: information, closing, pickling, errors."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_progress_counts_texts_as_they_end(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("weights", "least"), [("q8", 0.9997), ("q4", 0.95)])
 def test_quantized_weights_stay_near_the_stored_ones(weights: str, least: float) -> None:
-    # The cosines that 8 and 4 bits leave (1 - c is about the sum of the squared relative errors of the
+    # The cosines of 8 and 4 bits (1 - c is about the sum of the squared relative errors of the
     # layers: 0.5 % and 9 %), with a margin of a third.
     own = minilm()
     texts = ["A dog runs on the beach.", "The stock market fell by four percent.", "Two children play chess in a park."]
@@ -119,7 +119,7 @@ def test_quantized_weights_stay_near_the_stored_ones(weights: str, least: float)
         ({"activations": "bf16", "weights": "q8"}, "activations='bf16' needs weights='bf16'"),
         ({"activations": "bf16", "weights": "f32"}, "this model has weights='f32'"),
         ({"activations": "int8", "weights": "bf16"}, "activations='int8' needs weights='q8'"),
-        ({"kv": "q4"}, "kv is 'q4'"),
+        ({"kv_cache": "q4"}, "kv_cache is 'q4'"),
     ],
 )
 def test_types_that_do_not_exist_are_refused_by_name(options: dict[str, str], words: str) -> None:
@@ -130,9 +130,9 @@ def test_types_that_do_not_exist_are_refused_by_name(options: dict[str, str], wo
 @pytest.mark.parametrize("name", ["bert-mlm", "bert-sentence", "t5-encoder"])
 def test_what_a_decoder_caches_is_refused_of_encoders(name: str) -> None:
     for kv in ("q8", "f16"):
-        with pytest.raises(lapwing.OptionError, match=f"kv='{kv}' is about what a decoder caches"):
-            lapwing.load(GOLDEN / name, kv=kv)
-    for options in ({}, {"kv": "f32"}, {"weights": "bf16"}, {"weights": "q8"}):
+        with pytest.raises(lapwing.OptionError, match=f"kv_cache='{kv}' sets the type of a decoder's cache"):
+            lapwing.load(GOLDEN / name, kv_cache=kv)
+    for options in ({}, {"kv_cache": "f32"}, {"weights": "bf16"}, {"weights": "q8"}):
         with lapwing.load(GOLDEN / name, **options) as own:
             assert own.info().kv == "f32"
 
@@ -148,7 +148,21 @@ def test_interpretability_of_a_translation() -> None:
     assert inner.shape == (4, len(source), len(source))
     causal = own.attentions(source, 1, target)
     assert np.all(np.triu(causal[0], 1) == 0)
-    assert np.array_equal(own.encoder_hidden_states(source)[-1], own.encode([source])[0])
-    assert len(own.decoder_hidden_states(source, target)) == 5
+    assert np.array_equal(own.hidden_states(source)[-1], own.encode(source))
+    assert len(own.hidden_states(source, target)) == 5
     with pytest.raises(lapwing.OptionError, match="layer"):
         own.attentions(source, 4)
+
+
+@pytest.mark.parametrize("name", ["llama", "bert-model", "bart"])
+def test_hidden_states_are_all_layers_and_encode_gives_the_last(name: str) -> None:
+    own = model(name)
+    ids, other = [3, 4, 5, 2], [6, 7, 2]
+    stack = own.spec.encoder or own.spec.decoder
+    layers = own.hidden_states(ids)
+    assert len(layers) == len(stack.layers) + 1
+    states = own.encode(ids)
+    assert states.shape == (len(ids), stack.hidden_size)
+    assert np.array_equal(layers[-1], states)
+    for one, alone in zip(own.encode([ids, other]), (states, own.encode(other)), strict=True):
+        assert np.array_equal(one, alone)

@@ -1,4 +1,4 @@
-"""Packed weights on disk: the same model, from memory that is mapped; used only for what they were made from."""
+"""Packed weights on disk: the same model from mapped memory, used only for the checkpoint they were made from."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def logits(folder: Path, **options: Any) -> Any:
-    with lapwing.load(folder, **{"cache": True, **options}) as model:
+    with lapwing.load(folder, **{"packed_cache": True, **options}) as model:
         return model.logits(IDS), model.info()
 
 
 @pytest.mark.parametrize("weights", ["f32", "bf16", "q8", "q4"])
 def test_a_second_load_gives_the_same_bits(weights: str, folder: Path) -> None:
-    want, facts = logits(folder, weights=weights, cache=False)
+    want, facts = logits(folder, weights=weights, packed_cache=False)
     assert not packed.sizes()
     first, _ = logits(folder, weights=weights)
     ((path, size),) = packed.sizes().items()
@@ -54,7 +54,7 @@ def test_a_second_load_gives_the_same_bits(weights: str, folder: Path) -> None:
 
 def test_each_weight_type_has_its_file_and_activations_share_it(folder: Path) -> None:
     logits(folder, weights="q8")
-    want, _ = logits(folder, weights="q8", activations="int8", cache=False)
+    want, _ = logits(folder, weights="q8", activations="int8", packed_cache=False)
     got, _ = logits(folder, weights="q8", activations="int8")
     assert np.array_equal(got, want) and len(packed.sizes()) == 1
     logits(folder, weights="q4")
@@ -72,7 +72,7 @@ def test_a_changed_checkpoint_replaces_its_file(folder: Path) -> None:
 
 
 def write_like(file: Path, content: bytes | bytearray) -> None:
-    """As a copy that keeps the time, or an archive, puts another file of the same size there."""
+    """Replaces a file by another of the same size and mtime, as a copy or an archive may do."""
     times = file.stat()
     file.write_bytes(content)
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -85,20 +85,20 @@ def test_a_checkpoint_copied_over_with_its_time_is_packed_anew(folder: Path) -> 
     start = 8 + int.from_bytes(content[:8], "little")
     other = np.frombuffer(content[start:], "<f4") * np.float32(0.5)
     write_like(file, content[:start] + other.tobytes())
-    want, _ = logits(folder, weights="q8", cache=False)
+    want, _ = logits(folder, weights="q8", packed_cache=False)
     assert not np.array_equal(want, before)
     assert np.array_equal(logits(folder, weights="q8")[0], want)
 
 
 def key(checkpoint: Checkpoint) -> str:
-    place = packed.place(checkpoint, "{}", {}, "q8", "1")
-    assert place is not None
-    return place.key
+    entry = packed.entry(checkpoint, "{}", {}, "q8", "1")
+    assert entry is not None
+    return entry.key
 
 
 @pytest.mark.parametrize("size", [0, 4095, 4096, 100_000, 1 << 20])
 def test_a_file_is_known_by_its_times_and_by_its_content(size: int, folder: Path) -> None:
-    """Each alone tells: a file system may lack one, and a sample may lack the byte that was changed."""
+    """Each field alone detects a change: a file system may lack one, and samples may miss the changed byte."""
     file = folder / "model.safetensors"
     content = bytearray(size)
     file.write_bytes(content)
@@ -106,7 +106,7 @@ def test_a_file_is_known_by_its_times_and_by_its_content(size: int, folder: Path
     before = key(checkpoint)
     assert key(checkpoint) == before
     if sys.platform != "win32":
-        while file.stat().st_ctime_ns == checkpoint.stats[0].st_ctime_ns:  # as coarse as the clock of the file system
+        while file.stat().st_ctime_ns == checkpoint.stats[0].st_ctime_ns:  # resolution of the file system's clock
             write_like(file, content)
         assert key(replace(checkpoint, stats=(file.stat(),))) != before
     for place in (0, size // 2, size - 1) if 0 < size <= 64 * 4096 else (0, size - 1) if size else ():
@@ -173,7 +173,7 @@ def test_files_of_another_form_are_made_anew(magic: bytes, folder: Path) -> None
 
 
 def places(path: Path) -> list[tuple[int, int]]:
-    """Where the tensors of a file begin and end."""
+    """The offsets of the tensors in a file."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(16)[8:], "little")
         file.seek(24)
@@ -212,7 +212,7 @@ def test_damaged_weights_are_made_anew(seed: int, damage: str, folder: Path) -> 
 
 def test_a_mapped_model_outlives_its_file(folder: Path) -> None:
     want, _ = logits(folder, weights="q8")
-    with lapwing.load(folder, weights="q8", cache=True) as model:
+    with lapwing.load(folder, weights="q8", packed_cache=True) as model:
         assert packed.clear() > 0 and not packed.sizes()
         assert np.array_equal(model.logits(IDS), want)
 
@@ -226,9 +226,9 @@ def test_the_cache_can_be_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(packed.VARIABLE, "off")
     monkeypatch.setattr("lapwing.loading.QUANTIZED_FROM", 1)
     for cache in (None, False):
-        logits(folder, weights="q8", cache=cache)
+        logits(folder, weights="q8", packed_cache=cache)
     assert packed.folder() is None and not packed.sizes()
-    with pytest.raises(lapwing.OptionError, match=f"cache is True.*{packed.VARIABLE} is off"):
+    with pytest.raises(lapwing.OptionError, match=f"packed_cache is True.*{packed.VARIABLE} is off"):
         logits(folder, weights="q8")
 
 
@@ -248,7 +248,7 @@ def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def left_whole(folder: Path, want: Any) -> None:
-    """One file is there, it is used, and it is right."""
+    """There is one file, and it is valid and used."""
     ((path, _),) = packed.sizes().items()
     before = path.stat().st_mtime_ns
     assert np.array_equal(logits(folder, weights="q8")[0], want)
@@ -256,7 +256,7 @@ def left_whole(folder: Path, want: Any) -> None:
 
 
 def test_many_threads_may_load_at_once(large: Path) -> None:
-    want, _ = logits(large, weights="q8", cache=False)
+    want, _ = logits(large, weights="q8", packed_cache=False)
     with ThreadPoolExecutor(4) as threads:
         for _ in range(3):
             packed.clear()
@@ -267,7 +267,7 @@ def test_many_threads_may_load_at_once(large: Path) -> None:
 
 PROGRAM = """
 import lapwing, sys, hashlib
-model = lapwing.load(sys.argv[1], weights="q8", cache=True)
+model = lapwing.load(sys.argv[1], weights="q8", packed_cache=True)
 print(hashlib.sha256(model.logits([1, 2, 3, 4]).tobytes()).hexdigest(), flush=True)
 """
 
@@ -278,7 +278,7 @@ def start(program: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_many_processes_may_load_at_once(large: Path) -> None:
-    want, _ = logits(large, weights="q8", cache=False)
+    want, _ = logits(large, weights="q8", packed_cache=False)
     for _ in range(2):
         packed.clear()
         several = [start(PROGRAM, large) for _ in range(4)]
@@ -288,7 +288,7 @@ def test_many_processes_may_load_at_once(large: Path) -> None:
 
 
 def mapping(process: int, path: Path) -> dict[str, int]:
-    """What Linux tells of a file's pages in a process, in bytes, of all its places there together."""
+    """Memory statistics of a mapped file in a process (Linux), in bytes, summed over its mappings."""
     found: dict[str, int] = {}
     counted = False
     for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
@@ -310,7 +310,7 @@ def test_a_second_load_is_mapped_and_processes_share_it(large: Path) -> None:
         assert len(answers) == 1
         for process in several:
             pages = mapping(process.pid, path)
-            # All of it, as each load reads it, held by both, and nothing of it copied.
+            # All of it is resident, since each load reads it, shared by both, and nothing is copied.
             assert pages["Size"] >= size and pages["Rss"] >= 0.99 * size, pages
             assert pages["Shared_Clean"] + pages["Shared_Dirty"] == pages["Rss"], pages
             assert pages["Private_Clean"] == pages["Private_Dirty"] == pages["Anonymous"] == 0, pages

@@ -1,4 +1,4 @@
-"""Keys and values of past sequences: reused where prompts begin alike, never seen in an answer, within their bound."""
+"""The prefix cache: reused for common prefixes, without effect on results, within its bound."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_what_was_generated_is_reused_too() -> None:
     own = load()
     prompt = some_ids(5, 40)
     answer = own.generate_ids(prompt, **SHORT)
-    # The last token was told but never fed.
+    # The last token was returned but never fed.
     next_turn = [*prompt, *answer, *some_ids(6, 9)]
     own.generate_ids(next_turn, **SHORT)
     assert own.core.prefixes()[2] == len(prompt) + len(answer) - 1
-    # A prompt that is known whole leaves its last token to be computed.
+    # For a fully cached prompt, the last token is still computed.
     own.generate_ids(next_turn, **SHORT)
     assert own.core.prefixes()[2] == len(prompt) + len(answer) - 1 + len(next_turn) - 1
 
@@ -78,7 +78,7 @@ def test_a_system_message_serves_other_conversations() -> None:
     assert shared > len(own.tokenizer.encode(system)) // 2
     fresh = lapwing.Chat(lapwing.load(GOLDEN / "qwen3", prefix_cache=False), system=system, **SHORT)
     assert fresh.send("What?") == answer
-    # Each turn reads what the last one left.
+    # Each turn reuses the previous one.
     before = own.core.prefixes()[2]
     assert other.send("Oh?") == fresh.send("Oh?")
     assert own.core.prefixes()[2] - before > shared
@@ -104,7 +104,7 @@ def test_the_bound_holds_and_the_oldest_go_first() -> None:
     for prompt in prompts:
         own.generate_ids(prompt, **SHORT)
         assert own.core.prefixes()[1] <= bound
-    # A sequence takes four blocks, so four are there: the last ones.
+    # A sequence takes four blocks, so the cache has the last four sequences.
     assert own.core.prefixes()[0] == 4
     before = own.core.prefixes()[2]
     own.generate_ids(prompts[0], **SHORT)

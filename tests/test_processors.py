@@ -1,4 +1,4 @@
-"""Changes of logits and filters of draws, against what transformers' own processors made of the same vectors."""
+"""Logits processors and sampling filters against recordings of transformers' processors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_logits_and_draws_are_those_of_transformers(case: dict[str, Any]) -> Non
     if case["sample"]:
         expected = np.array(case["expected"])
         if len(set(logits)) < len(logits):
-            # Which of equal tokens a filter keeps is nobody's promise.
+            # The choice among equal tokens is unspecified.
             probabilities, expected = np.sort(probabilities), np.sort(expected)
         assert list(probabilities > 0) == list(expected > 0)
         np.testing.assert_allclose(probabilities, expected, rtol=1e-5)

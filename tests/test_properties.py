@@ -1,5 +1,5 @@
-"""What holds for every model, to the bit: cached equals whole, chunks equal one shot, batches equal singles, any
-number of threads gives the same. And searches against their twins."""
+"""Bit-exact properties of every model: cached equals uncached, chunks equal one pass, batches equal singles, for any
+number of threads. And searches against their twins."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def generate(model: _core.Model, prompts: list[list[int]], **options: Any) -> An
 
 
 def watched(model: _core.Model, prompts: list[list[int]], **options: Any) -> tuple[list[list[int]], dict[Any, Array]]:
-    """The new tokens of each prompt, and the logits that each was chosen from by the ids before it."""
+    """The new tokens of each prompt, and the logits of each choice, by the ids before it."""
     seen: dict[tuple[int, ...], Array] = {}
 
     def watch(ids: list[int], logits: Array) -> Array:
-        # Prompts may be equal, and then so must their logits be.
+        # Equal prompts must have equal logits.
         assert np.array_equal(seen.setdefault(tuple(ids), logits.copy()), logits)
         return logits
 
@@ -65,7 +65,7 @@ def watched(model: _core.Model, prompts: list[list[int]], **options: Any) -> tup
 
 
 def steps_equal_the_whole(model: _core.Model, prompts: list[list[int]], steps: int) -> list[Array]:
-    """Asserts that each step had the logits of the whole text, to the bit; returns those."""
+    """Asserts that the logits of each step are bit-identical to those of the whole text; returns them."""
     found, seen = watched(model, prompts, max_tokens=steps)
     everything = []
     for prompt, new in zip(prompts, found, strict=True):
@@ -135,7 +135,7 @@ def test_a_batch_gives_what_singles_give(types: dict[str, str], case: Case) -> N
 
 
 def long(case: Case) -> Case:
-    """Takes texts of up to 2,048 tokens."""
+    """Supports texts of up to 2,048 tokens."""
     assert case.spec.decoder is not None
     stack = case.spec.decoder
     stack = replace(stack, max_length=2048, stem=replace(stack.stem, positions=0))
@@ -153,7 +153,7 @@ def test_cached_steps_equal_the_whole_sequence(types: dict[str, str], case: Case
 @given(cases("decoder").map(static).map(long), st.integers(500, 560), st.integers(0, 600))
 def test_a_prompt_in_chunks_gives_what_one_shot_gives(types: dict[str, str], case: Case, most: int, other: int) -> None:
     generator = np.random.default_rng(most)
-    # Prompts are read 512 tokens at a time, so the borders of chunks fall into different places of each.
+    # Prompts are read 512 tokens at a time, so the chunks have different borders in each prompt.
     prompts = [generator.integers(0, VOCABULARY, n).tolist() for n in (other, most, 7) if n]
     steps_equal_the_whole(compiled(case.spec, case.weights, **types), prompts, 2)
 
@@ -161,7 +161,7 @@ def test_a_prompt_in_chunks_gives_what_one_shot_gives(types: dict[str, str], cas
 @pytest.mark.parametrize("kv", ["f32", "f16", "q8"])
 @given(cases("decoder").map(static).map(long), st.integers(257, 1100))
 def test_a_long_text_that_threads_share_gives_what_one_thread_gives(kv: str, case: Case, length: int) -> None:
-    """A step with more than 256 tokens before it is cut along these, of which each thread takes some."""
+    """A step after more than 256 tokens is split along these tokens, among the threads."""
     prompt = np.random.default_rng(length).integers(0, VOCABULARY, length).tolist()
     (one,), (many,) = (
         steps_equal_the_whole(compiled(case.spec, case.weights, threads=threads, kv=kv), [prompt], 3)
@@ -176,7 +176,7 @@ def test_prompts_decoded_together_give_what_each_gives_alone(types: dict[str, st
     model = compiled(case.spec, case.weights, **types)
     for options in ({}, {"temperature": 0.9, "samples": 2, "seed": 5}):
         together = generate(model, case.ids, max_tokens=6, **options)
-        if not options:  # a draw depends on the number of the sequence
+        if not options:  # a sample depends on the index of the sequence
             assert together == [generate(model, [ids], max_tokens=6)[0] for ids in case.ids]
         assert together == generate(model, case.ids, max_tokens=6, **options)
 
@@ -194,7 +194,7 @@ RULED_OUT = st.fixed_dictionaries(
         "prompt_lookup": st.integers(1, 3),
     },
 )
-"""Options that rule tokens out, and one that adds rows to a step."""
+"""Options that forbid tokens, and one that adds rows to a step."""
 
 
 @every_type
@@ -202,7 +202,7 @@ RULED_OUT = st.fixed_dictionaries(
 def test_the_largest_logits_lead_to_what_all_of_them_lead_to(
     types: dict[str, str], case: Case, options: dict[str, Any], beams: int, top_logprobs: int, ends: list[int]
 ) -> None:
-    """A processor of the caller's sees all logits; without one only the largest are kept."""
+    """A processor receives all logits; without one only the top-k are kept."""
     if beams > 1:
         options.pop("prompt_lookup", None)
     model = compiled(case.spec, case.weights, **types)
@@ -245,7 +245,7 @@ def test_beams_are_those_of_the_twin(case: Case, beams: int, penalty: float, ear
     for ids, score, *_ in got:
         steps = [log_softmax(logits([*prompt, *ids[:i]]))[token] for i, token in enumerate(ids)]
         assert abs(sum(steps) / len(ids) ** penalty - score) <= 1e-4 * max(1, abs(score))
-    # Candidates of nearly the same score may change places anywhere in the search.
+    # Candidates with nearly equal scores may be swapped anywhere in the search.
     event(f"margin {'wide' if min(margins) > 1e-4 else 'narrow'}")
     if min(margins) > 1e-4:
         assert [ids for ids, *_ in got] == [ids for ids, _ in want]

@@ -1,4 +1,4 @@
-"""Encoder-decoders: how each family is told languages and tasks, its own settings, its variants and what it refuses."""
+"""Encoder-decoders: languages, tasks, settings, variants and refusals of each family."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_first_mbart_starts_the_decoder_with_the_target(tmp_path: Path) -> None:
 
     best = started(french).generate_ids([*ids, german], **GREEDY)[0]
     assert own.translate("Hello", source_lang="de", target_lang="fr", **GREEDY).ids == best.ids
-    # Without a target, the checkpoint's own start, Romanian.
+    # Without a target: the checkpoint's start token, Romanian.
     own_start = own.generate_ids([*ids, german], **GREEDY)[0]
     assert own.translate("Hello", source_lang="de_DE", **GREEDY).ids == own_start.ids
     assert started(romanian).generate_ids([*ids, german], **GREEDY)[0].ids == own_start.ids
@@ -102,7 +102,7 @@ def test_newer_mbart_marks_the_source_first_and_forces_the_target(tmp_path: Path
     german, french = (tokens.token_to_id(code) for code in ("de_DE", "fr_XX"))
     best = own.generate_ids([german, *ids], forced_bos=french, **GREEDY)[0]
     assert own.translate("Hello", source_lang="de", target_lang="fr", **GREEDY).ids == best.ids
-    # The tokenizer's own target holds only where the settings force none.
+    # The tokenizer's target applies only if the settings force none.
     romanian = own.translate("Hello", **GREEDY).ids[0]
     assert romanian == tokens.token_to_id("ro_RO")
     change_json(folder / "generation_config.json", forced_bos_token_id=french)
@@ -150,13 +150,13 @@ def test_languages_in_the_text_are_text() -> None:
         ("m2m_100-nllb", {"source_lang": "Germn", "target_lang": "en"}, "source_lang is 'Germn'.*'deu_Latn'"),
         ("m2m_100-nllb", {"target_lang": "zulu"}, "target_lang is 'zulu', which this checkpoint does not have"),
         ("m2m_100-nllb", {"target_lang": "</s>"}, "target_lang is '</s>'"),
-        ("m2m_100-nllb", {"target_lang": 7}, "target_lang is 7: expected a text or None"),
+        ("m2m_100-nllb", {"target_lang": 7}, "target_lang is 7: expected a string or None"),
         ("m2m_100-nllb", {"target_lang": "fr", "forced_bos": 7}, "leave one out"),
         ("mbart", {"target_lang": "fr_FR"}, "target_lang is 'fr_FR'.*nearest are 'fr_XX'"),
-        ("t5-v1_0", {"target_lang": "German"}, "go together"),
+        ("t5-v1_0", {"target_lang": "German"}, "must both be set"),
         ("t5-v1_0", {}, "told them in words"),
         ("t5-v1_0", {"source_lang": "en", "target_lang": "Germn"}, "'Germn'.*nearest are 'German'"),
-        ("bart", {"target_lang": "de"}, "names no languages"),
+        ("bart", {"target_lang": "de"}, "has no languages"),
     ],
 )
 def test_languages_that_are_not_there_are_named(name: str, options: dict[str, Any], message: str) -> None:
@@ -193,7 +193,7 @@ def test_t5_takes_prefixes_and_settings_from_its_tasks(tmp_path: Path) -> None:
     german = plain("translate English to German: Hello", beams=2, max_tokens=5)
     assert own.translate("Hello", source_lang="en", target_lang="de") == german
     assert own.translate("Hello", source_lang="English", target_lang="German") == german
-    # A pair without settings of its own is told in words alone.
+    # A pair without settings uses only the words of the prompt.
     french = own.translate("Hello", source_lang="en", target_lang="fr", **GREEDY)
     assert french == plain("translate English to French: Hello", **GREEDY)
     assert own.summarize(["Hello", "you"], max_tokens=3) == [
@@ -325,7 +325,7 @@ def test_scores_of_t5_are_scaled_where_its_head_is_tied(tmp_path: Path) -> None:
 def test_encoder_of_t5_alone(tmp_path: Path) -> None:
     whole = model("t5-v1_0")
     encoder = lapwing.load(GOLDEN / "t5-v1_0", weights="f32", task="embed")
-    np.testing.assert_array_equal(encoder.hidden_states([[5, 6, 7]])[0], whole.encode([[5, 6, 7]])[0])
+    np.testing.assert_array_equal(encoder.encode([[5, 6, 7]])[0], whole.encode([[5, 6, 7]])[0])
     mean = encoder.embed("Hello", normalize=False)
     states = whole.encode([whole.tokenizer.encode("Hello")])[0]
     np.testing.assert_allclose(mean, states.mean(axis=0), atol=1e-5)
@@ -355,7 +355,7 @@ def test_heads_read_the_last_end_token() -> None:
     one_by_one = [own.head_logits([part])[0] for part in ([5, 2], ids, [9, 9, 9, 2])]
     together = own.head_logits([[5, 2], ids, [9, 9, 9, 2]])
     np.testing.assert_array_equal(np.stack(one_by_one), np.stack(together))
-    with pytest.raises(lapwing.OptionError, match="lack the end token"):
+    with pytest.raises(lapwing.OptionError, match="have no end token"):
         own.head_logits([[5, 6]])
 
 
@@ -370,7 +370,7 @@ def test_heads_serve_texts(tmp_path: Path) -> None:
     own, whole = lapwing.load(folder, weights="f32"), model("bart")
     assert own.kind == "encoder"
     ids = own.tokenizer.encode_pair("Hello, world!", "another").ids
-    state = whole.decoder_hidden_states(ids, [2, *ids[:-1]])[-1][-1]
+    state = whole.hidden_states(ids, [2, *ids[:-1]])[-1][-1]
     logits = np.tanh(state @ weights["dense"].T) @ weights["out_proj"].T
     np.testing.assert_allclose(own.head_logits([ids])[0], logits, atol=1e-5)
     scores = np.exp(logits) / np.exp(logits).sum()

@@ -1,4 +1,4 @@
-"""Guessed tokens change nothing but the number of steps."""
+"""Speculative decoding changes only the number of steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TEXT = "First Citizen:\nWe are accounted poor citizens.\n\nFirst Citizen:\nWe ar
 
 
 def generate(model: _core.Model, prompts: list[list[int]], draft: _core.Model | None = None, **options: Any) -> Any:
-    """Results, and how many steps they took."""
+    """The results and the number of steps."""
     generation = model.generate(*ragged(prompts), json.dumps(options), draft=draft)
     steps, events = 0, []
     while not generation.finished():
@@ -38,7 +38,7 @@ def generate(model: _core.Model, prompts: list[list[int]], draft: _core.Model | 
 
 
 def outcome(*arguments: Any, **options: Any) -> Any:
-    """The same, or what stands in the way: options may leave no token to choose from."""
+    """The same results, or the same error: options may forbid every token."""
     try:
         return generate(*arguments, **options)
     except lapwing.OptionError as error:
@@ -65,7 +65,7 @@ OPTIONS = st.fixed_dictionaries(
         "logprobs": st.just(value=True),
     },
 )
-"""What a token depends on: its draw, and the tokens before it."""
+"""Sampling in which a token depends on its draw and on the tokens before it."""
 
 
 @every_type
@@ -74,7 +74,7 @@ def test_lookup_gives_the_same(
     types: dict[str, str], case: Case, guesses: int, options: dict[str, Any], ends: list[int]
 ) -> None:
     model = compiled(case.spec, case.weights, **types)
-    # Texts that repeat themselves, so that there is something to guess.
+    # Repetitive texts, so that there is something to guess.
     prompts = [(ids * 3)[:40] for ids in case.ids]
     options |= {"max_tokens": 12, "eos_ids": ends, "stop_ids": ends}
     want, steps = outcome(model, prompts, **options)
@@ -106,7 +106,7 @@ DRAWN: dict[str, Any] = {"temperature": 0.6, "top_k": 20}
 @pytest.mark.parametrize("options", [[{}], [{**DRAWN, "seed": seed} for seed in range(4)]], ids=("likeliest", "drawn"))
 @pytest.mark.parametrize("weights", ["f32", "bf16", "f16", "q8", "q4"])
 def test_guesses_come_true_with_every_type_and_with_processors(weights: str, options: list[dict[str, Any]]) -> None:
-    """The same again, and steps are saved: what is compared above is not that nothing was ever guessed."""
+    """The same again, with fewer steps: the comparison above is not vacuous."""
     name = "lapwing/tiny-shakespeare"
     with lapwing.load(name, weights=weights) as model, lapwing.load(name, weights="q4") as draft:
         ids = model.tokenizer.encode(TEXT)
@@ -134,7 +134,7 @@ def test_rotations_by_length_are_not_guessed_across(case: Case) -> None:
 
 
 def traced(model: _core.Model, prompt: list[int], draft: _core.Model | None = None, **options: Any) -> Any:
-    """Tokens with their log-probabilities, and how long the text was when each step began."""
+    """Tokens with their log-probabilities, and the length of the text at each step."""
     generation = model.generate(*ragged([prompt]), json.dumps({"logprobs": True, **options}), draft=draft)
     events, lengths = [], []
     while not generation.finished():
@@ -162,7 +162,7 @@ def test_guesses_keep_to_a_side_of_where_rotations_change(name: str, start: int)
         assert lengths == [*range(start, end)]
         got, lengths = traced(model.core, prompt, draft.core, max_tokens=60, draft_tokens=most)
         below = sum(length <= border for length in expected)
-        # Behind the border the draft reads two tokens at once, and the first of them otherwise than the model did: it may err.
+        # After the border the draft reads two tokens at once, the first one differently from the model: it may guess wrong.
         assert got == want and lengths[:below] == expected[:below] and len(lengths) <= len(expected) + 1
         assert traced(model.core, prompt, max_tokens=60, prompt_lookup=most)[0] == want
 
@@ -185,7 +185,7 @@ def test_a_text_that_repeats_itself_saves_steps() -> None:
 
 
 def test_the_core_is_told() -> None:
-    """Results do not tell whether anything was guessed: what a call hands to the core does."""
+    """Results do not show whether anything was guessed, so this checks the arguments of the core."""
     with lapwing.load("lapwing/tiny-shakespeare") as model, lapwing.load("lapwing/tiny-shakespeare") as draft:
         assert model._resolve({"prompt_lookup": 5}, "generate").core["prompt_lookup"] == 5
         request = model._resolve({"draft_model": draft, "draft_tokens": 3}, "generate")

@@ -1,4 +1,4 @@
-"""``lapwing chat`` at a terminal: editing, history, commands, Ctrl-C, as somebody at the keyboard sees them."""
+"""``lapwing chat`` at a terminal: editing, history, commands, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ pty = pytest.importorskip("pty", reason="terminals are of Unix")
 pytest.importorskip("readline", reason="this Python has no line editing")
 
 ANSWER = 4000
-"""Tokens of an answer, some ten seconds of work: it is not over before its Ctrl-C."""
+"""Tokens of an answer, about ten seconds of work, so that Ctrl-C arrives before its end."""
 SECONDS = 60.0
-"""What does not come within this time does not come."""
+"""Timeout for output."""
 
 
 class Terminal:
-    """A program at a terminal of its own."""
+    """A program with a pseudo-terminal."""
 
     def __init__(self, *words: str, **environment: str) -> None:
         self._own, other = pty.openpty()
@@ -45,7 +45,7 @@ class Terminal:
         os.write(self._own, keys.encode())
 
     def until(self, what: str) -> str:
-        """Reads up to and with a text; everything before it."""
+        """Reads up to and including a text; returns everything before it."""
         end = time.monotonic() + SECONDS
         while what not in self._shown:
             ready, _, _ = select.select([self._own], [], [], max(end - time.monotonic(), 0))
@@ -61,7 +61,7 @@ class Terminal:
 
 
 def _take_terminal() -> None:
-    """Makes the terminal the one that sends Ctrl-C to this process."""
+    """Makes the terminal the controlling one, so that it sends Ctrl-C to this process."""
     import fcntl
     import termios
 
@@ -84,7 +84,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, talker:
     path = tmp_path / "talk.json"
     terminal.type("Hello\n")
     terminal.until("Hello\r\n")
-    terminal.until(" ")  # the answer has begun, and comes piece by piece
+    terminal.until(" ")  # the answer has begun and is streamed
     terminal.type("\x03")
     terminal.until("\r\n> ")
     terminal.type(f"/save {path}\n")
@@ -97,7 +97,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, talker:
         size = min(len(begun), len(told)) - 1  # the last character may be half of one
         assert size > 0 and begun[:size] == told[:size]
         assert len(model.tokenizer.encode(told)) < ANSWER // 2
-    terminal.type("\x03")  # at the prompt it ends nothing either
+    terminal.type("\x03")  # at the prompt, Ctrl-C does not end the program either
     terminal.until("(Ctrl-D ends)")
     terminal.until("> ")
     terminal.type("\x04")
@@ -134,7 +134,7 @@ def test_lines_are_edited_and_remembered(terminal: Terminal, tmp_path: Path) -> 
         terminal.until("\r\n> ")
         assert [message["role"] for message in json.loads(path.read_text(encoding="utf-8"))] == roles
     terminal.type("/again\n")
-    terminal.until("there is no message yet")
+    terminal.until("there is no message to answer")
     terminal.until("> ")
     terminal.type("/quit\n")
     assert terminal.process.wait(SECONDS) == 0

@@ -1,4 +1,4 @@
-"""Text to ids and back, against what transformers and SentencePiece made of the same texts."""
+"""Text to ids and back, against recordings of transformers and SentencePiece."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHATS = [name for name in FIXTURES if expected(name).get("chat")]
 
 
 def without_json(name: str, target: Path) -> Path:
-    """The fixture's tokenizer files, tokenizer.json left out."""
+    """The fixture's tokenizer files without tokenizer.json."""
     for path in (GOLDEN / name).iterdir():
         if path.suffix in (".json", ".model", ".spm", ".txt") and path.name != "tokenizer.json":
             shutil.copy(path, target)
@@ -269,7 +269,7 @@ LAST = "<|im_start|>{{ messages[-1].content | %s }}"
     ],
 )  # fmt: skip
 def test_nothing_that_is_given_ends_a_message(messages: list[Any], source: str, more: dict[str, Any]) -> None:
-    """Not in two parts, in a role, changed by the template, beside the mark itself, or as a key."""
+    """Not in two parts, in a role, changed by the template, next to the mark character, or as a key."""
     own = tokenizer("qwen3")
     documents = more.pop("documents", None)
     messages = [{**message, **more} for message in messages]
@@ -312,6 +312,13 @@ def test_damaged_tokenizer_json_raises(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(lapwing.CheckpointError, match=r"tokenizer\.json"):
         Tokenizer(tmp_path)
+
+
+def test_json_files_of_a_tokenizer_are_read_as_strictly_as_config_json(tmp_path: Path) -> None:
+    for text, words in (('{"a": 1, "a": 2}', "has the key 'a' twice"), ("[" * 100_000, "is nested too deeply")):
+        (tmp_path / "tokenizer_config.json").write_text(text, encoding="utf-8")
+        with pytest.raises(lapwing.CheckpointError, match=f"tokenizer_config.json {words}"):
+            Tokenizer(tmp_path)
 
 
 def test_folder_without_tokenizer_says_what_was_expected(tmp_path: Path) -> None:
@@ -373,7 +380,7 @@ RECORDED = json.loads((GOLDEN / "sentencepiece" / "recorded.json").read_text(enc
 
 
 def recorded_folder(case: dict[str, Any], target: Path, *, named: bool = True) -> Path:
-    """The files of one recorded case; its class is named by the tokenizer's configuration, or else by the model's."""
+    """The files of a recorded case; the configuration of the tokenizer, or else of the model, names the class."""
     shutil.copy(GOLDEN / "sentencepiece" / f"{case['model']}.model", target / case["file"])
     own, model = dict(case["config"]), {"model_type": "t5"}
     (own if named else model)["tokenizer_class"] = case["class"]
@@ -405,7 +412,11 @@ def test_family_names_the_class_where_no_file_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("config", "expected_text"),
-    [({"src_lang": "xx_YY"}, "lacks 'xx_YY'"), ({"language_codes": "other"}, "m2m100 or wmt21")],
+    [
+        ({"src_lang": "xx_YY"}, "lacks 'xx_YY'"),
+        ({"language_codes": "other"}, "m2m100 or wmt21"),
+        ({"language_codes": ["other"]}, "m2m100 or wmt21"),
+    ],
 )
 def test_unknown_languages_of_a_configuration_are_named(config: Any, expected_text: str, tmp_path: Path) -> None:
     wanted = "M2M100Tokenizer" if "language_codes" in config else "MBart50Tokenizer"
@@ -454,5 +465,5 @@ def test_vocabulary_and_merges_of_blenderbot(tmp_path: Path) -> None:
     bart = tokenizer("bart")
     assert Tokenizer(tmp_path).encode("Hello") == bart.encode(" Hello")[1:]
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BlenderbotSmallTokenizer"}')
-    with pytest.raises(lapwing.CheckpointError, match="BlenderbotSmallTokenizer, whose way to cut words"):
+    with pytest.raises(lapwing.CheckpointError, match="BlenderbotSmallTokenizer, whose pre-tokenization is unknown"):
         Tokenizer(tmp_path)

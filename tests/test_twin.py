@@ -2,7 +2,7 @@
 
 The tolerance of each comparison comes from the model itself, as that of the fixtures does: three times what a relative
 change of 1e-6 in all weights and of `ROUNDING` in the operations of all norms and of GELU does to the twin's result, at
-least 2e-5 of the largest value. A wrong epsilon, activation, mask or rotation is far beyond it in almost every model that is drawn.
+least 2e-5 of the largest value. A wrong epsilon, activation, mask or rotation exceeds it by far in almost every random model.
 
 Norms need noise of their own, as what they give may not depend on the weights at all and on rounding a lot. A layer norm
 of two values a and b gives plus and minus one whatever they are, as long as d = (a - b) / 2 is far above sqrt(eps). Of
@@ -112,7 +112,7 @@ def attending(stack: Stack) -> list[int]:
 
 
 def reading(case: Case) -> Callable[[Twin], Outputs]:
-    """Everything that the stack which reads text gives."""
+    """All outputs of the stack that reads the text."""
 
     def compute(twin: Twin) -> Outputs:
         out: Outputs = {}

@@ -1,8 +1,8 @@
-"""Typed face of the compiled module. Ids cross, never strings.
+"""Types of the compiled module, whose interface takes token ids and arrays, never text.
 
-``ids`` are the tokens of all sequences one after the other, int32 or uint32 [tokens]; ``starts`` are
-the borders, [sequences + 1], from 0 to ``len(ids)``. Every method releases the interpreter while it
-computes, can be interrupted by Ctrl-C, and raises the exceptions of ``lapwing.errors``.
+``ids`` are the concatenated tokens of all sequences, int32 or uint32 [tokens]; ``starts`` are the offsets of
+the sequences, [sequences + 1], from 0 to ``len(ids)``. Every method releases the GIL while it computes, can
+be interrupted by Ctrl-C, and raises the exceptions of ``lapwing.errors``.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,7 @@ __all__ = [
     "default_threads",
     "isa",
     "normalize_spec",
+    "process_logits",
     "render_template",
     "spec_tensors",
 ]
@@ -28,21 +29,21 @@ _Floats = NDArray[np.float32]
 
 @final
 class Machine:
-    """What the machine can do at most with some threads: what benchmarks compare with."""
+    """Measured limits of the machine for a number of threads: the roofline of benchmarks."""
 
     def __new__(cls, *, threads: int | None = None, megabytes: int = 512) -> Machine: ...
     def multiply_adds(self) -> float:
-        """f32 multiply-adds per second, in billions; the best of the bursts of 60 ms."""
+        """Billions of f32 multiply-adds per second: the best burst of 60 ms."""
     def read(self) -> float:
-        """Bytes read per second from memory that no cache holds, in billions; the best reading of 60 ms."""
+        """Read bandwidth of uncached memory in GB/s: the best burst of 60 ms."""
 
 @final
 class Loader:
-    """Builds a model: takes the tensors one after the other and packs each at once.
+    """Builds a model: takes the tensors one by one and packs each immediately.
 
-    ``weights`` is "f32", "bf16", "f16", "q8" or "q4" ("stored": each matrix as its array's type), ``activations`` "int16",
-    "int8" (of products with q8) or "bf16" (with bf16; OptionError with others), ``kv`` "f32", "f16", "q8" or "auto" (f32
-    where all weights are, else f16).
+    ``weights`` is "f32", "bf16", "f16", "q8", "q4" or "stored" (each matrix in the type of its array);
+    ``activations`` is "int16", "int8" (q8 weights only) or "bf16" (bf16 weights only; OptionError otherwise);
+    ``kv`` is "f32", "f16", "q8" or "auto" (f32 if all weights are f32, else f16).
     """
 
     def __new__(
@@ -55,16 +56,16 @@ class Loader:
         threads: int | None = None,
     ) -> Loader: ...
     def tensors(self) -> list[tuple[str, list[int]]]:
-        """Name and shape of every tensor that the spec needs."""
+        """Name and shape of every tensor that the spec requires."""
     def add(self, names: list[str], array: NDArray[Any], dtype: str) -> None:
-        """Packs one array under all its ``names``; ``dtype`` is "float32", "float16" or "bfloat16" (then
-        the array is uint16). 1-D, or 2-D with any strides."""
+        """Packs an array under all its ``names``; ``dtype`` is "float32", "float16" or "bfloat16" (a uint16
+        array). 1-D, or 2-D with any strides."""
     def save(self, key: str, path: str) -> None:
-        """Writes everything packed so far to a file, which appears when it is whole; CheckpointError where it cannot."""
+        """Writes all packed weights to a file atomically; CheckpointError if that fails."""
     def restore(self, key: str, path: str) -> bool:
-        """Maps a file that `save` wrote with the same key; False where there is none, or another."""
+        """Maps a file written by `save` with the same key; False if it is missing or its key differs."""
     def finish(self) -> Model:
-        """The model; CheckpointError listing every tensor still missing."""
+        """The model; CheckpointError lists every missing tensor."""
 
 @final
 class Model:
@@ -72,15 +73,17 @@ class Model:
         """parameters, bytes, weight_types {name: bytes}, activations, kv, isa, threads."""
     def spec_json(self) -> str: ...
     def limit_prefixes(self, bytes: int) -> None:
-        """Bounds what is kept of past sequences for prompts that begin as they did; forgets what is kept so far."""
+        """Bounds the prefix cache (keys and values of past sequences) and clears it."""
     def prefixes(self) -> tuple[int, int, int]:
-        """What is kept: sequences, bytes, and how many tokens were reused so far."""
+        """The prefix cache: sequences, bytes, and the number of tokens reused so far."""
     def close(self) -> None:
-        """Frees the model and its generations; calls that run in other threads end soon with ModelClosedError."""
+        """Frees the model and its generations; calls running in other threads end soon with
+        ModelClosedError."""
     def encode(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
-        """Final hidden states of the encoder (or decoder-only stack), [tokens, hidden]."""
+        """Final hidden states of the encoder (or of a decoder-only stack), [tokens, hidden]."""
     def hidden_states(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> list[_Floats]:
-        """Embedding, then each layer's output; the last one after the final norm. [tokens, hidden] each."""
+        """Hidden states of all layers: the embedding, then each layer's output, the last after the final
+        norm; [tokens, hidden] each."""
     def attentions(self, ids: _Ids, layer: int, segments: _Ids | None = None) -> _Floats:
         """Attention probabilities of one layer for one sequence, [heads, tokens, tokens]."""
     def pooled(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
@@ -92,7 +95,8 @@ class Model:
         "mean_sqrt_len"; then unit length if ``normalize``."""
     def logits(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """Language-head logits at every position, [tokens, vocab]."""
-    def decoder_head(self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids) -> _Floats: ...
+    def decoder_head(self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids) -> _Floats:
+        """The task head's output on the decoder of an encoder-decoder."""
     def decoder_logits(self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids) -> _Floats:
         """Teacher-forced logits of an encoder-decoder, [tokens, vocab]."""
     def decoder_hidden_states(
@@ -115,7 +119,7 @@ class Model:
 
         ``options`` is the JSON of ``rust/decode/options.rs`` (unknown fields are refused). For an
         encoder-decoder ``ids`` are the decoder's prompts. ``processor(ids so far, logits) -> logits``.
-        ``draft`` guesses tokens; results do not depend on it. ``limits`` are the new tokens at most for each prompt,
+        ``draft`` guesses tokens; results do not depend on it. ``limits`` are the maximum new tokens of each prompt,
         in place of the option ``max_tokens``.
         """
 
@@ -130,33 +134,34 @@ class Generation:
         unless asked for. With beams tokens appear only in ``results``. Empty once ``finished``."""
     def finished(self) -> bool: ...
     def unfinished(self) -> int:
-        """How many prompts are not at their end."""
+        """The number of prompts that have not finished."""
     def stop(self, sequence: int, reason: str) -> None:
-        """Ends one sequence, e.g. because its text holds a stop string."""
+        """Ends one sequence, e.g. because its text contains a stop string."""
     def results(self) -> list[list[tuple[list[int], float, str, list[tuple[float, list[tuple[int, float]]]]]]]:
-        """Per prompt its hypotheses, best first: (ids, score, finish reason "stop" | "length" | "time" | ..., and of a
-        beam search, if asked for, of each token its log-probability and the likeliest tokens with theirs)."""
+        """The hypotheses of each prompt, best first: (ids, score, finish reason "stop" | "length" | "time", and for a
+        beam search, if requested, each token's log-probability and the top tokens with theirs)."""
     def close(self) -> None:
-        """Leaves the batch; may be called from another thread, and stops a running ``advance``."""
+        """Frees the cache and stops a running ``advance``; may be called from another thread."""
 
 def default_threads() -> int: ...
 def isa() -> str:
     """The instruction set in use: "scalar", "avx2", "avxvnni", "avx512", "neon", "dotprod" or "i8mm"."""
 
 def normalize_spec(spec: str) -> str:
-    """Reads a spec into Rust and writes it back."""
+    """Parses a spec in Rust and serializes it again."""
 
 def spec_tensors(spec: str) -> list[tuple[str, list[int]]]:
-    """Name and shape of every tensor that a spec needs."""
+    """Name and shape of every tensor that a spec requires."""
 
 def render_template(source: str, variables: str) -> str:
-    """Renders a chat template (jinja) with JSON variables, bounded in steps, depth and output."""
+    """Renders a chat template (Jinja) with JSON variables; steps, depth and output size are bounded."""
 
 def process_logits(
     logits: _Floats, options: str, ids: list[int], prompt: int, max_length: int, source: list[int]
 ) -> tuple[_Floats, NDArray[np.float64]]:
-    """Logits [vocab] as the options of a generation change them, and the probability that each token is then drawn.
+    """Applies the logits processors of a generation: returns the processed logits [vocab], before temperature
+    and filters, and the probability of drawing each token.
 
-    ``ids`` are those so far, of which the first ``prompt`` were given; ``source`` is the encoder's input, or the
-    prompt. The logits are before temperature and filters.
+    ``ids`` are the prompt and the tokens so far, ``prompt`` is the prompt's length; ``source`` is the
+    encoder's input, or the prompt of a decoder.
     """

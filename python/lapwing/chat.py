@@ -1,11 +1,11 @@
-"""A conversation that goes on: its history, its settings, and answers as they come."""
+"""A conversation: its history, its settings, and streamed answers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .errors import OptionError, shown
+from .errors import OptionError, short_repr
 from .results import Chunk, Generation
 from .tokenizer.template import items
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Chat:
     """A conversation with a `TextGenerator`.
 
-    Each turn sends the whole history through the checkpoint's template, so what the model sees is what one call
-    with all messages would show it.
+    Each turn renders the whole history with the checkpoint's template, so the prompt equals that of one call
+    with all messages.
 
     Example:
         >>> chat = Chat(model, system="Be brief.")
@@ -28,13 +28,13 @@ class Chat:
     Args:
         model: a decoder whose checkpoint has a chat template.
         system: the system message.
-        messages: a history to go on with.
-        tools: JSON schemas or functions offered to the model.
-        documents: objects with ``title`` and ``text``, for templates of retrieval.
+        messages: the history to start from.
+        tools: JSON schemas or functions that the model may call.
+        documents: objects with ``title`` and ``text``, for retrieval templates.
         chat_template: name or text of a template.
-        template_variables: further names that the template knows.
-        allow_control_tokens: lets control tokens in messages act as such.
-        options: options of generation for every turn; those of `send` stand above them.
+        template_variables: additional variables of the template.
+        allow_control_tokens: makes control tokens in messages effective.
+        options: options of generation for every turn; those of `send` override them.
     """
 
     def __init__(
@@ -51,17 +51,17 @@ class Chat:
         **options: Unpack[GenerateOptions],
     ) -> None:
         if getattr(model, "kind", None) != "decoder":
-            raise OptionError(f"model is {shown(model)}: expected a loaded TextGenerator")
+            raise OptionError(f"model is {short_repr(model)}: expected a loaded TextGenerator")
         for name in ("n", "beams"):
             if options.get(name) not in (None, 1):
-                raise OptionError(f"{name} is {options.get(name)!r}: a conversation has one answer a turn")
+                raise OptionError(f"{name} is {options.get(name)!r}: a conversation has one answer per turn")
         self.model = model
         self._start: list[dict[str, Any]] = []
         if system is not None:
             self._start.append({"role": "system", "content": system})
         for message in items("messages", messages) or []:
             if not isinstance(message, Mapping):
-                raise OptionError(f"messages holds {shown(message)}: expected objects with role and content")
+                raise OptionError(f"messages holds {short_repr(message)}: expected objects with role and content")
             self._start.append(_message(message))
         self._messages = list(self._start)
         self._settings: dict[str, Any] = {
@@ -75,13 +75,13 @@ class Chat:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The history, as a copy."""
+        """A copy of the history."""
         return [dict(message) for message in self._messages]
 
     def send(self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]) -> Generation:
-        """Says something (or adds a whole message, such as a tool's result) and returns the answer.
+        """Sends a user message (or any message, such as a tool's result) and returns the answer.
 
-        A turn that fails leaves the history as it was.
+        A failed turn leaves the history unchanged.
         """
         messages = [*self._messages, _message(content)]
         answer = self.model.chat(messages, **self._settings, **{**self._options, **options})
@@ -90,15 +90,15 @@ class Chat:
         return answer
 
     def stream(self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
-        """As `send`, yielding the answer as it comes.
+        """As `send`, yielding the answer as it is generated.
 
-        If the iterator is closed early, what had come is kept as the answer.
+        If the iterator is closed early, the text so far is kept as the answer.
         """
         messages = [*self._messages, _message(content)]
         chunks = self.model.stream_chat(messages, **self._settings, **{**self._options, **options})
-        return self._told(messages, chunks)
+        return self._recorded(messages, chunks)
 
-    def _told(self, messages: list[dict[str, Any]], chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _recorded(self, messages: list[dict[str, Any]], chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         text = ""
         began = False
         try:
@@ -114,13 +114,13 @@ class Chat:
                 self._messages = [*messages, {"role": "assistant", "content": text}]
 
     def undo(self) -> None:
-        """Takes back the last turn."""
+        """Removes the last turn."""
         while len(self._messages) > len(self._start):
             if self._messages.pop()["role"] == "user":
                 return
 
     def reset(self) -> None:
-        """Begins anew, with the messages the conversation was made with."""
+        """Starts over with the initial messages."""
         self._messages = list(self._start)
 
 
@@ -128,7 +128,7 @@ def _message(content: str | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(content, str):
         return {"role": "user", "content": content}
     if not isinstance(content, Mapping):
-        raise OptionError(f"content is {shown(content)}: expected a text, or a message with role and content")
+        raise OptionError(f"content is {short_repr(content)}: expected a text, or a message with role and content")
     message = dict(content)
     if not isinstance(message.get("role"), str):
         raise OptionError("a message has no role: expected an object with role and content")

@@ -1,19 +1,19 @@
-"""The exceptions of Lapwing. All derive from `Error`, so one clause catches whatever a file or a call can bring.
+"""The exceptions of Lapwing. All derive from `Error`, so one clause catches every error of a file or a call.
 
-A message says what, where, what was expected, what was found and the way out. The compiled module raises
-these same classes.
+A message states what is wrong, where, what was expected, what was found and the way out. The compiled module
+raises the same classes.
 """
 
 from typing import Any
 
 
-def shown(value: Any, most: int = 80) -> str:
-    """A value as a message shows it: of at most so many characters, whatever it is."""
+def short_repr(value: Any, max_length: int = 80) -> str:
+    """The repr of a value for a message, cut to ``max_length`` characters; never raises."""
     try:
         text = repr(value)
-    except Exception:  # a whole number of very many digits, or somebody's own class
+    except Exception:  # an integer of too many digits, deep nesting, or a user's class
         return f"a value of type {type(value).__name__}"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if len(text) <= max_length else f"{text[: max_length - 3]}..."
 
 
 class Error(Exception):
@@ -21,7 +21,7 @@ class Error(Exception):
 
 
 class CheckpointError(Error, ValueError):
-    """A file of a checkpoint is missing, damaged, or holds something other than the model needs."""
+    """A file of a checkpoint is missing, damaged, or does not fit the model."""
 
 
 class SpecError(Error, ValueError):
@@ -33,16 +33,16 @@ class OptionError(Error, ValueError):
 
 
 class ContextLengthError(Error, ValueError):
-    """More tokens than the model's positions, or than the cache may hold."""
+    """More tokens than the model's positions or its cache allow."""
 
 
 class ModelClosedError(Error, RuntimeError):
-    """The model was closed, before a call or while it ran in another thread."""
+    """The model was closed before a call, or during one in another thread."""
 
 
 class NumericalError(Error, ArithmeticError):
-    """A computation met a value that is not a number."""
+    """A computation produced a non-finite value."""
 
 
 class InternalError(Error, RuntimeError):
-    """A mistake in Lapwing itself; please report it."""
+    """A bug in Lapwing; please report it."""

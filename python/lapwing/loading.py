@@ -1,4 +1,4 @@
-"""`load`: from a checkpoint's name to a model that computes."""
+"""`load`: from the name of a checkpoint to a model."""
 
 from __future__ import annotations
 
@@ -11,28 +11,27 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import __version__, _core, packed
 from .architectures import check, complete, describe, task_of
-from .checkpoint import Checkpoint, Tensor, open_checkpoint
-from .errors import CheckpointError, OptionError, shown
+from .checkpoint import Checkpoint, Tensor, open_checkpoint, read_object
+from .errors import CheckpointError, OptionError, short_repr
 from .hub import find
 from .models import BaseModel, Seq2Seq, TextEncoder, TextGenerator
 from .models.arguments import choice, flag, optional_flag, optional_text, whole
-from .models.base import Parts
+from .models.base import LoadedParts
 from .models.pooling import Recipe
 from .progress import Callback, Progress
-from .tokenizer.files import read_object
 
 if TYPE_CHECKING:
     from .spec import Model as Spec
 
 Activations = Literal["int16", "int8", "bf16"]
-Kv = Literal["auto", "f32", "f16", "q8"]
+KvCache = Literal["auto", "f32", "f16", "q8"]
 Weights = Literal["auto", "stored", "f32", "bf16", "f16", "q8", "q4"]
 
 WEIGHTS = ("auto", "stored", "f32", "bf16", "f16", "q8", "q4")
 ACTIVATIONS = ("int16", "int8", "bf16")
-KV = ("auto", "f32", "f16", "q8")
+KV_CACHE = ("auto", "f32", "f16", "q8")
 QUANTIZED_FROM = 100_000_000
-"""Parameters from which ``weights="auto"`` means "q8"."""
+"""Number of parameters from which ``weights="auto"`` is "q8"."""
 TASKS: dict[str, str] = {
     "generate": "generator",
     "chat": "generator",
@@ -47,7 +46,7 @@ TASKS: dict[str, str] = {
     "translate": "seq2seq",
     "summarize": "seq2seq",
 }
-"""What ``task`` may be, and the shape of model that each asks for."""
+"""Values of ``task``, and the shape of model that each needs."""
 
 _FAMILY_TASKS = {
     "generate": "generation",
@@ -63,7 +62,7 @@ _FAMILY_TASKS = {
     "translate": "text-to-text",
     "summarize": "text-to-text",
 }
-"""The same in the words of `architectures`."""
+"""The names of the same tasks in `architectures`."""
 
 
 def load(
@@ -71,55 +70,57 @@ def load(
     *,
     weights: Weights = "auto",
     activations: Activations = "int16",
-    kv: Kv = "auto",
+    kv_cache: KvCache = "auto",
     threads: int | None = None,
     task: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     generation_config: Mapping[str, Any] | None = None,
-    cache: bool | None = None,
+    packed_cache: bool | None = None,
     prefix_cache: bool | int = True,
     progress: bool | Callback | None = None,
 ) -> Any:
-    """Loads a model: a `TextGenerator`, a `TextEncoder` or a `Seq2Seq`, as the checkpoint is.
+    """Loads a model: a `TextGenerator`, a `TextEncoder` or a `Seq2Seq`, depending on the checkpoint.
 
     Args:
         name: a folder with config.json and safetensors, a hub id, or a built-in id ("lapwing/tiny-en-de",
             "lapwing/tiny-shakespeare").
-        weights: how matrices are kept: "f32", "bf16", "f16", "q8" (8 bits, a scale for each 32 inputs: no loss that
-            matters), "q4" (4 bits, 16 evenly spaced values for each 32 inputs; token table and language head in 6 bits), or
-            "stored": as in the file. "auto" is "stored" under 100 million parameters, else "q8".
-        activations: how inputs of products are rounded. "int16" leaves those of float weights in f32 and gives those of
-            quantized weights 16 bits (q4: 8). "int8", for q8 weights alone, has 8 bits (a scale for each 32, as llama.cpp
-            has it), which is faster where the machine multiplies bytes, and less exact. "bf16", for bf16 weights alone,
-            rounds to bf16, 8 bits of mantissa, as models run in bf16 elsewhere do: prompts are faster where the
-            machine multiplies bf16 (AVX-512 BF16), each input is off by up to 1/512 of itself.
-        kv: how a decoder's keys and values are cached: "f32", "f16" or "q8"; "auto" is "f32" where all weights are, else
-            "f16".
-        threads: how many threads compute; None takes the cores that this process may use.
-        task: what the model is for, where the checkpoint leaves it open: "generate", "chat", "score", "embed",
-            "encode", "classify", "tag", "answer", "fill-mask", "rank", "translate" or "summarize". A decoder that
-            is published as an embedding model is a `TextEncoder` unless the task is to generate.
+        weights: type of the matrices: "f32", "bf16", "f16", "q8" (8 bits, one scale per 32 inputs,
+            near-lossless), "q4" (4 bits, 16 evenly spaced values per 32 inputs; token table and language head
+            in 6 bits), or "stored" (as in the file). "auto" is "stored" below 100 million parameters, else
+            "q8".
+        activations: rounding of the inputs of products. "int16" keeps f32 inputs for float weights and rounds
+            those of quantized weights to 16 bits (q4: 8). "int8", for q8 weights only, rounds to 8 bits (one
+            scale per 32, as llama.cpp does): faster on machines that multiply bytes, and less accurate.
+            "bf16", for bf16 weights only, rounds to bf16 (8 bits of mantissa), as bf16 models run elsewhere:
+            prompts are faster on machines that multiply bf16 (AVX-512 BF16), and each input changes by up to
+            1/512.
+        kv_cache: type of a decoder's cached keys and values: "f32", "f16" or "q8"; "auto" is "f32" if all
+            weights are f32, else "f16".
+        threads: number of compute threads; None uses the cores available to this process.
+        task: what to build if the checkpoint supports several tasks: "generate", "chat", "score", "embed",
+            "encode", "classify", "tag", "answer", "fill-mask", "rank", "translate" or "summarize". A decoder
+            published as an embedding model is a `TextEncoder` unless the task is to generate.
         revision: branch, tag or commit on the hub.
-        local_files_only: looks for a hub id in the local cache alone.
-        generation_config: settings that stand above those of generation_config.json; None for a key drops it.
-        cache: whether packed weights are kept on disk, so that the next load maps them (`lapwing.packed`): None keeps
-            quantized weights of at least 100 million parameters, True any, False none and uses none. Where
-            LAPWING_CACHE is off, True is refused.
-        prefix_cache: whether a decoder keeps keys and values of past sequences, so that a prompt that begins as one of
-            them (a conversation's next turn, the same system message) is read from there on. True keeps up to 512 MiB,
-            a number so many bytes; what is used longest ago goes first. Answers are the same, to the bit.
-        progress: True for a line on standard error, or a function of the bytes done and the whole.
+        local_files_only: looks up a hub id only in the local cache.
+        generation_config: settings that override generation_config.json; None for a key removes it.
+        packed_cache: keeps packed weights on disk, so that the next load maps them (`lapwing.packed`). None
+            keeps quantized weights of at least 100 million parameters, True those of any model, False neither
+            writes nor reads the cache. True is refused if LAPWING_CACHE is off.
+        prefix_cache: keeps a decoder's keys and values of past sequences; a prompt with the same prefix (the
+            next turn of a conversation, the same system message) reuses them. True keeps up to 512 MiB, a
+            number that many bytes; the least recently used are evicted first. Results are bit-identical.
+        progress: True for a line on standard error, or a function of the bytes done and the total.
 
     Raises:
-        CheckpointError: no such checkpoint, or a damaged one.
-        SpecError: an architecture or a configuration that is not supported.
+        CheckpointError: the checkpoint does not exist or is damaged.
+        SpecError: the architecture or configuration is not supported.
         OptionError: an option that cannot be honoured.
     """
     for option, value, known in (
         ("weights", weights, WEIGHTS),
         ("activations", activations, ACTIVATIONS),
-        ("kv", kv, KV),
+        ("kv_cache", kv_cache, KV_CACHE),
     ):
         choice(option, value, known)
     if task is not None:
@@ -129,51 +130,50 @@ def load(
     local_files_only = flag("local_files_only", local_files_only)
     optional_text("revision", revision)
     if generation_config is not None and not isinstance(generation_config, Mapping):
-        raise OptionError(f"generation_config is {shown(generation_config)}: expected a mapping")
-    cache = optional_flag("cache", cache)
-    if cache and packed.folder() is None:
-        raise OptionError(
-            f"cache is True, which keeps packed weights on disk, and {packed.VARIABLE} is off: leave one of them out"
-        )
+        raise OptionError(f"generation_config is {short_repr(generation_config)}: expected a mapping")
+    packed_cache = optional_flag("packed_cache", packed_cache)
+    if packed_cache and packed.folder() is None:
+        raise OptionError(f"packed_cache is True, but {packed.VARIABLE} is off: remove one of them")
     if not isinstance(prefix_cache, bool):
         prefix_cache = whole("prefix_cache", prefix_cache, 0)
     folder, identity = find(name, revision=revision, local_files_only=local_files_only)
     options = {
         "weights": weights,
         "activations": activations,
-        "kv": kv,
+        "kv_cache": kv_cache,
         "threads": threads,
         "task": task,
         "revision": revision,
         "local_files_only": local_files_only,
         "generation_config": dict(generation_config) if generation_config is not None else None,
-        "cache": cache,
+        "packed_cache": packed_cache,
         "prefix_cache": prefix_cache,
     }
     checkpoint = open_checkpoint(folder)
     config = complete(checkpoint.config)
     recipe = Recipe.read(folder)
-    core, spec = _build(checkpoint, task, recipe, (weights, activations, kv), threads, cache, progress)
+    core, spec = _build(checkpoint, task, recipe, (weights, activations, kv_cache), threads, packed_cache, progress)
     try:
         if prefix_cache is not True:
             core.limit_prefixes(int(prefix_cache))
-        parts = Parts(
+        parts = LoadedParts(
             core=core,
             folder=folder,
             config=config,
             spec=spec,
             identity=identity,
             options={key: value for key, value in options.items() if value is not None},
+            reload=reload,
             architecture=config.model_type,
             task=task,
             generation=_generation(folder, generation_config, config),
-            extra={"recipe": recipe if recipe is not None or task != "embed" else Recipe()},
+            recipe=recipe if recipe is not None or task != "embed" else Recipe(),
         )
         made = _class(spec, recipe, task)
         if made is not TextGenerator and not isinstance(prefix_cache, bool):
             raise OptionError(
-                f"prefix_cache is {prefix_cache}, so many bytes for prompts of a decoder that generates: this model is "
-                f"a {made.__name__}, which keeps none; leave it out"
+                f"prefix_cache is {prefix_cache}, but only a TextGenerator has a prefix cache: this model is a "
+                f"{made.__name__}; leave it out"
             )
         return made(parts)
     except BaseException:
@@ -182,7 +182,7 @@ def load(
 
 
 def reload(identity: str, options: Mapping[str, Any]) -> Any:
-    """Loads a pickled handle's model again."""
+    """Loads the model of a pickled handle."""
     return load(identity, **options)
 
 
@@ -196,7 +196,7 @@ def _generation(folder: Path, override: Mapping[str, Any] | None, config: Mappin
 
 
 def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[BaseModel]:
-    """The class for a spec, checked against the task."""
+    """The class of a spec, checked against the task."""
     wanted = TASKS.get(task or "")
     decodes = spec.decoder is not None and spec.head is None and spec.language_head is not None
     if spec.encoder is not None and spec.decoder is not None and spec.head is None:
@@ -217,7 +217,7 @@ def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[BaseMode
 
 
 def _family_task(checkpoint: Checkpoint, task: str | None, recipe: Recipe | None) -> str | None:
-    """What the architecture is asked to build, instead of what config.json says; None leaves it to config.json."""
+    """The task that overrides config.json for `architectures`; None follows config.json."""
     if recipe is not None and task in (None, "embed", "rank", "encode"):
         # Published as an embedding model: a language head would be dead weight.
         return "features" if task_of(checkpoint.config) in ("generation", "text-to-text") else None
@@ -233,9 +233,9 @@ def _build(
     cache: bool | None,
     progress: bool | Callback | None,
 ) -> tuple[_core.Model, Spec]:
-    """The compiled model: each array is read, packed and let go before the next."""
+    """The compiled model: each array is read, packed and released before the next is read."""
     spec, tensors, unused = describe(checkpoint, _family_task(checkpoint, task, recipe))
-    _class(spec, recipe, task)  # before anything is read
+    _class(spec, recipe, task)  # raises before any weight is read
     owners: dict[int, tuple[Tensor, list[str]]] = {}
     for name, tensor in tensors.items():
         owners.setdefault(id(tensor), (tensor, []))[1].append(name)
@@ -247,10 +247,10 @@ def _build(
     loader = _core.Loader(text, weights=weights, activations=activations, kv=kv, threads=threads)
     needed = {name: tuple(shape) for name, shape in loader.tensors()}
     check(needed, tensors, unused, str(checkpoint.path))
-    place = None
+    entry = None
     if cache or (cache is None and large and weights in ("q8", "q4")):
-        place = packed.place(checkpoint, text, tensors, weights, __version__)
-    if place is not None and _restored(loader, place):
+        entry = packed.entry(checkpoint, text, tensors, weights, __version__)
+    if entry is not None and _restored(loader, entry):
         return loader.finish(), spec
     sizes = {"float32": 4, "float16": 2, "bfloat16": 2}
     total = sum(math.prod(t.shape) * sizes.get(t.dtype, 4) for t, _ in owners.values())
@@ -261,25 +261,25 @@ def _build(
             except CheckpointError as error:
                 raise CheckpointError(f"{checkpoint.path}: {tensor.name}: {error}") from None
             bar.advance(math.prod(tensor.shape) * sizes.get(tensor.dtype, 4))
-    if place is not None:
-        _keep(loader, place)
+    if entry is not None:
+        _keep(loader, entry)
     return loader.finish(), spec
 
 
-def _restored(loader: _core.Loader, place: packed.Place) -> bool:
-    """Whether packed weights were there; a damaged file is left to be replaced."""
+def _restored(loader: _core.Loader, entry: packed.CacheEntry) -> bool:
+    """Maps packed weights, if the cache has them; a damaged file will be replaced."""
     try:
-        return loader.restore(place.key, str(place.path))
+        return loader.restore(entry.key, str(entry.path))
     except CheckpointError as error:
         warnings.warn(f"{error}: packing the weights again", RuntimeWarning, stacklevel=4)
         return False
 
 
-def _keep(loader: _core.Loader, place: packed.Place) -> None:
-    """Keeps packed weights for the next load; the model is there without."""
+def _keep(loader: _core.Loader, entry: packed.CacheEntry) -> None:
+    """Writes packed weights for the next load; failures only warn."""
     try:
-        place.path.parent.mkdir(parents=True, exist_ok=True)
-        loader.save(place.key, str(place.path))
+        entry.path.parent.mkdir(parents=True, exist_ok=True)
+        loader.save(entry.key, str(entry.path))
     except (CheckpointError, OSError) as error:
-        text = f"packed weights are not kept for the next load: {error}; {packed.VARIABLE} names another folder"
+        text = f"packed weights are not cached for the next load: {error}; set {packed.VARIABLE} to another folder"
         warnings.warn(text, RuntimeWarning, stacklevel=4)

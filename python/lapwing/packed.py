@@ -1,8 +1,8 @@
-"""Packed weights on disk: what a load has quantized and packed is kept, and the next load maps it.
+"""The packed cache: quantized and packed weights are kept on disk, and the next load maps them.
 
-A file belongs to a checkpoint's folder, a description and a weight type; it is used only if the weight files are still those
-that were packed, and the version of the library is the same. Files are written beside their place and renamed when whole, so
-several processes may load at once, and all that map a file share its memory.
+A file belongs to a checkpoint folder, a description and a weight type; it is used only if the weight files
+and the version of the library are unchanged. Files are written under a temporary name and renamed when
+complete, so several processes may load at the same time; all processes that map a file share its memory.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from pathlib import Path
 from .checkpoint import Checkpoint, Tensor
 
 VARIABLE = "LAPWING_CACHE"
-"""Environment variable: another folder, or "off"."""
+"""Environment variable that names another folder, or is "off"."""
 SUFFIX = ".packed"
 
 _NAMES = re.compile(rf"[0-9a-f]{{32}}(\{SUFFIX}|\..*\.part)")
-"""Of the cache's own files, those that are being written too: the folder may hold others."""
+"""Names of the cache's files, including temporary ones: the folder may contain other files."""
 _SAMPLES = 64
-"""Places of a weight file that are read to know it again."""
+"""Number of samples of a weight file that are hashed."""
 _SAMPLE_BYTES = 4096
 
 
 def folder() -> Path | None:
-    """Where packed weights are kept: ``LAPWING_CACHE``, or the user's folder for caches; None where it is "off"."""
+    """The folder of the cache: ``LAPWING_CACHE``, or the user's cache folder; None if it is "off"."""
     named = os.environ.get(VARIABLE)
     if named:
         return None if named == "off" else Path(named).expanduser()
@@ -45,15 +45,17 @@ def folder() -> Path | None:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A file of packed weights, and what it must hold."""
+class CacheEntry:
+    """A file of packed weights and the key that it must contain."""
 
     path: Path
     key: str
 
 
-def place(checkpoint: Checkpoint, spec: str, tensors: Mapping[str, Tensor], weights: str, version: str) -> Place | None:
-    """Where the packed weights of a checkpoint belong; None where the cache is off."""
+def entry(
+    checkpoint: Checkpoint, spec: str, tensors: Mapping[str, Tensor], weights: str, version: str
+) -> CacheEntry | None:
+    """The cache entry of a checkpoint; None if the cache is off."""
     root = folder()
     if root is None:
         return None
@@ -64,19 +66,19 @@ def place(checkpoint: Checkpoint, spec: str, tensors: Mapping[str, Tensor], weig
         "weights": weights,
         "spec": description,
         "tensors": hashlib.sha256(repr(sources).encode()).hexdigest(),
-        "files": [_known(file, stat) for file, stat in zip(checkpoint.files, checkpoint.stats, strict=True)],
+        "files": [_fingerprint(file, stat) for file, stat in zip(checkpoint.files, checkpoint.stats, strict=True)],
     }
-    # A changed checkpoint takes the place of what it was.
+    # The name does not depend on the key: a changed checkpoint replaces its old file.
     name = hashlib.sha256(f"{checkpoint.path.resolve()}\n{weights}\n{description}".encode()).hexdigest()[:32]
-    return Place(root / f"{name}{SUFFIX}", json.dumps(key, sort_keys=True))
+    return CacheEntry(root / f"{name}{SUFFIX}", json.dumps(key, sort_keys=True))
 
 
-def _known(file: Path, stat: os.stat_result) -> list[str | int]:
-    """By what a weight file is known again.
+def _fingerprint(file: Path, stat: os.stat_result) -> list[str | int]:
+    """Identifies the contents of a weight file.
 
-    Copies may keep the time of the last change. The time at which a file got its content or its name here cannot be set; where
-    the system has none (Windows: that of creation), samples of the content tell. No number of the file: some network file
-    systems give out new ones whenever they are mounted.
+    Copies may keep the mtime of the original, but ctime cannot be set. Samples of the contents cover systems
+    where ctime is the time of creation (Windows). The inode number is not included, since some network file
+    systems assign new ones at every mount.
     """
     digest = hashlib.sha256()
     with file.open("rb") as opened:
@@ -88,18 +90,18 @@ def _known(file: Path, stat: os.stat_result) -> list[str | int]:
 
 
 def sizes() -> dict[Path, int]:
-    """The files of the cache and their bytes, those that a load left half-written too."""
+    """Files of the cache and their sizes, including incomplete ones."""
     root = folder()
     found = {}
     for path in sorted(root.glob("*")) if root is not None and root.is_dir() else ():
         if _NAMES.fullmatch(path.name):
-            with suppress(FileNotFoundError):  # it got its name meanwhile, or was removed
+            with suppress(FileNotFoundError):  # it was renamed or removed meanwhile
                 found[path] = path.stat().st_size
     return found
 
 
 def clear() -> int:
-    """Removes all files of the cache; how many bytes that was. Models that have mapped one keep it."""
+    """Removes all files of the cache and returns their size. Models that have mapped one keep it."""
     freed = 0
     for path, size in sizes().items():
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Progress of long work: a line on a terminal, or a function of the caller's."""
+"""Progress of long work: a line on the terminal, or a callback."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from .errors import OptionError, shown
+from .errors import OptionError, short_repr
 
 Callback = Callable[[int, int], None]
-"""Takes the amount done and the whole, in the unit of the work (texts, bytes)."""
+"""Takes the amount done and the total, in the unit of the work (texts, bytes)."""
 
 _WIDTH = 24
 _INTERVAL_SECONDS = 0.1
@@ -19,7 +19,7 @@ _INTERVAL_SECONDS = 0.1
 class Progress:
     """Counts work done. ``target`` is None or False (silent), True (a line on standard error) or a function.
 
-    The line appears after ``delay_seconds``, so that short work stays silent, and is removed at the end.
+    The line appears after ``delay_seconds``, so that short work stays silent, and is erased at the end.
     """
 
     def __init__(
@@ -31,7 +31,9 @@ class Progress:
         delay_seconds: float = 0.5,
     ) -> None:
         if not (target is None or isinstance(target, bool) or callable(target)):
-            raise OptionError(f"progress is {shown(target)}: expected True, False, None or a function of two numbers")
+            raise OptionError(
+                f"progress is {short_repr(target)}: expected True, False, None or a function of two numbers"
+            )
         self._call = target if callable(target) else None
         self._line = target is True
         self._total = total
@@ -55,7 +57,7 @@ class Progress:
 
     @property
     def reports(self) -> Callable[[int], None] | None:
-        """`advance`, if anybody is told."""
+        """`advance`, or None if progress is not reported."""
         return self.advance if self._line or self._call is not None else None
 
     def advance(self, amount: int = 1) -> None:

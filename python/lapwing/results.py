@@ -1,7 +1,7 @@
-"""What the models return: frozen dataclasses, plain values inside, nothing lazy.
+"""Results of the models: frozen dataclasses of plain values, nothing lazy.
 
-Ids are token ids without the prompt. Offsets are positions of characters in the caller's text, the end not
-included. Scores and probabilities are Python floats; arrays are float32.
+Ids are token ids without the prompt. Offsets are character positions in the caller's text; ends are
+exclusive. Scores and probabilities are Python floats; arrays are float32.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ class TokenLogprob:
 class Hypothesis:
     """One candidate of a beam search or one of several samples.
 
-    ``score`` is the sum of log-probabilities divided by the number of generated tokens to the power of the length
-    penalty. A beam search sums them after its changes (penalties, forbidden tokens), otherwise they are the model's own.
+    ``score`` is the sum of log-probabilities divided by the number of generated tokens to the power of the
+    length penalty. A beam search sums them after the logits processors (penalties, forbidden tokens); samples
+    sum the model's own.
     """
 
     ids: tuple[int, ...]
@@ -65,9 +66,9 @@ class Generation:
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A piece of a stream. The texts of all chunks, joined, are the whole text.
+    """A piece of a stream. The concatenated texts of all chunks are the whole text.
 
-    ``finish_reason`` is None until the last chunk; ``index`` is the prompt's place in the list.
+    ``finish_reason`` is None until the last chunk; ``index`` is the prompt's position in the list.
     """
 
     text: str
@@ -82,7 +83,7 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Translation:
-    """A translated (or summarized, or otherwise rewritten) text, the best of its ``hypotheses``."""
+    """A translated, summarized or otherwise generated text: the best of its ``hypotheses``."""
 
     text: str
     ids: tuple[int, ...]
@@ -97,9 +98,10 @@ class Translation:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Log-probabilities of a given text: each token given all before it; the first has none.
+    """Log-probabilities of a given text: of each token given all before it; the first has none.
 
-    ``total`` is their sum and ``perplexity`` exp(-total / number of scored tokens), 1 where none is scored.
+    ``total`` is their sum and ``perplexity`` exp(-total / number of scored tokens), or 1 without scored
+    tokens.
     """
 
     ids: tuple[int, ...]
@@ -112,8 +114,8 @@ class Score:
 class EncoderOutput:
     """``last_hidden_state`` [tokens, hidden] and, where the model has a pooler, ``pooler_output`` [hidden].
 
-    ``hidden_states`` (embedding, then each layer) and ``attentions`` [heads, tokens, tokens] a layer are there
-    if asked for.
+    ``hidden_states`` (the embedding, then each layer's output) and ``attentions`` ([heads, tokens, tokens]
+    per layer) are set on request.
     """
 
     ids: tuple[int, ...]
@@ -125,7 +127,7 @@ class EncoderOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class Label:
-    """A label and its probability (or its raw logit where asked for)."""
+    """A label and its probability (or, on request, its raw logit)."""
 
     label: str
     score: float
@@ -133,7 +135,7 @@ class Label:
 
 @dataclass(frozen=True, kw_only=True)
 class Classification:
-    """The best label of a text and its ``labels``, best first: all, or as many as asked for."""
+    """The best label of a text, and all or the top k ``labels``, best first."""
 
     label: str
     score: float
@@ -142,7 +144,7 @@ class Classification:
 
 @dataclass(frozen=True, kw_only=True)
 class Tag:
-    """A token or a group of tokens with a label. ``start`` and ``end`` are characters of the text."""
+    """A token or a group of tokens with a label. ``start`` and ``end`` are character offsets in the text."""
 
     label: str
     score: float
@@ -153,9 +155,10 @@ class Tag:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A span of the context. ``start`` and ``end`` are characters of it; an empty text means no answer.
+    """A span of the context. ``start`` and ``end`` are character offsets in it; an empty text means no
+    answer.
 
-    ``no_answer_score`` is the probability that the context holds no answer, as the best window sees it.
+    ``no_answer_score`` is the lowest probability of "no answer" over all windows.
     """
 
     text: str
@@ -168,7 +171,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Fill:
-    """A candidate for a masked token: its text, the whole sentence with it, its probability."""
+    """A candidate for a masked token: its text, its probability, and the whole text with it."""
 
     token: str
     id: int
@@ -178,7 +181,7 @@ class Fill:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A document with its place in the input list. Scores grow with relevance."""
+    """A document and its position in the input list. A higher score means more relevant."""
 
     index: int
     score: float
@@ -187,7 +190,7 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """Facts about a loaded model. ``weight_types`` maps a type's name to the bytes held in it;
+    """Facts about a loaded model. ``weight_types`` maps the name of a type to the bytes stored in it;
     ``kv`` is the type of cached keys and values."""
 
     id: str

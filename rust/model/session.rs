@@ -268,7 +268,9 @@ pub(super) fn finite(x: &[f32], what: &str, kv: KvType) -> Result<()> {
         && let Some(v) = x.iter().find(|v| !v.is_finite())
     {
         let cached = match kv {
-            KvType::F16 => ", or to cached keys and values beyond 65504, which f16 cannot: kv=\"f32\" can",
+            KvType::F16 => {
+                ", or to cached keys and values beyond 65504, which f16 cannot: kv_cache=\"f32\" can"
+            }
             KvType::F32 | KvType::Q8 => "",
         };
         return Err(Error::Numerical(format!(

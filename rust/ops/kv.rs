@@ -47,7 +47,7 @@ impl KvType {
             "f16" => Ok(KvType::F16),
             "q8" => Ok(KvType::Q8),
             other => Err(Error::Option(format!(
-                "kv={other:?} is unknown: expected \"auto\", \"f32\", \"f16\" or \"q8\""
+                "kv_cache={other:?} is unknown: expected \"auto\", \"f32\", \"f16\" or \"q8\""
             ))),
         }
     }

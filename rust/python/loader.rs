@@ -57,8 +57,8 @@ impl Loader {
             let spec = model::spec::Model::from_json(spec)?;
             if spec.decoder.is_none() && options.kv_type.is_some_and(|kv_type| kv_type != KvType::F32) {
                 return Err(Error::Option(format!(
-                    "kv='{kv}' is about what a decoder caches: this model is an encoder, which caches nothing and computes in \
-                     f32"
+                    "kv_cache='{kv}' sets the type of a decoder's cache: this model is an encoder, which has no cache and \
+                     computes in f32"
                 )));
             }
             let pool = Pool::new(threads.unwrap_or_else(default_threads));

@@ -1,4 +1,5 @@
-"""A checkpoint folder as the hub has it: config.json, safetensors in one file or in shards, and small JSON files."""
+"""A checkpoint folder in the format of the hub: config.json, safetensors in one file or in shards, small JSON
+files."""
 
 from __future__ import annotations
 
@@ -6,15 +7,23 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import CheckpointError
 from .config import Config
-from .json_file import parse_json, read_json
+from .json_file import parse_json, read_json, read_object
 from .safetensors import read_safetensors
 from .tensor import Tensor
 
-__all__ = ["Checkpoint", "Config", "Tensor", "open_checkpoint", "parse_json", "read_json", "read_safetensors"]
+__all__ = [
+    "Checkpoint",
+    "Config",
+    "Tensor",
+    "open_checkpoint",
+    "parse_json",
+    "read_json",
+    "read_object",
+    "read_safetensors",
+]
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -23,14 +32,14 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "tf
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: nothing of its weights has been read yet.
+    """An opened checkpoint, whose weights have not been read yet.
 
     Attributes:
         path: the folder.
         config: config.json.
         tensors: the stored tensors by name.
         files: the weight files, in order.
-        stats: of each file, from before it was opened.
+        stats: file status of each file, from before it was opened.
     """
 
     path: Path
@@ -39,16 +48,12 @@ class Checkpoint:
     files: tuple[Path, ...]
     stats: tuple[os.stat_result, ...]
 
-    def json(self, name: str, default: Any = None) -> Any:
-        """Another JSON file of the folder, or ``default``."""
-        return read_json(self.path / name, default=default)
-
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Opens a folder.
 
     Raises:
-        CheckpointError: something is missing or damaged; the message says what and what to do.
+        CheckpointError: a file is missing or damaged; the message says which and what to do.
     """
     if not path.is_dir():
         what = "is a file: give the folder that holds it" if path.exists() else "does not exist"
@@ -62,13 +67,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
     for file in files:
         for name, tensor in read_safetensors(file).items():
             if name in tensors:
-                raise CheckpointError(f"{file}: tensor {name} is in another shard too")
+                raise CheckpointError(f"{file}: tensor {name} is also in another shard")
             tensors[name] = tensor
     if len(files) > 1 or not (path / _SINGLE).exists():
         listed = read_json(path / _INDEX)["weight_map"]
         lacking = sorted(set(listed) - set(tensors))
         if lacking:
-            raise CheckpointError(f"{path / _INDEX} lists tensors that its shards lack: {', '.join(lacking[:20])}")
+            raise CheckpointError(
+                f"{path / _INDEX} lists tensors that are missing from its shards: {', '.join(lacking[:20])}"
+            )
     return Checkpoint(path, Config(config), tensors, tuple(files), stats)
 
 
@@ -80,10 +87,10 @@ def _weight_files(path: Path) -> list[Path]:
         found = [name for name in _PICKLES if (path / name).exists()]
         if found:
             raise CheckpointError(
-                f"{path} holds {found[0]} and no safetensors: pickled weights are not read because they can run any "
+                f"{path} has {found[0]} and no safetensors: pickled weights are refused because they can run any "
                 "code; convert them with transformers' save_pretrained(safe_serialization=True)"
             )
-        raise CheckpointError(f"{path} holds no {_SINGLE} and no {_INDEX}")
+        raise CheckpointError(f"{path} has no {_SINGLE} and no {_INDEX}")
     content = read_json(index)
     shards = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(shards, dict) or not shards or not all(isinstance(v, str) for v in shards.values()):

@@ -1,4 +1,4 @@
-"""A checkpoint's config.json, as transformers 4 and 5 write it."""
+"""config.json of a checkpoint, as written by transformers 4 and 5."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, short_repr
 
 _REQUIRED: Any = object()
 
 
 class Config(Mapping[str, Any]):
-    """A configuration as a mapping, with readers that check what they read.
+    """A configuration as a mapping, with readers that validate their values.
 
-    A reader takes the names that families use for one thing; the first that is present and not null counts.
-    A value of the wrong kind or size raises CheckpointError with key, value and what was expected.
+    A reader takes the names that families use for one setting; the first that is present and not null is
+    used. A value of the wrong type or size raises CheckpointError with key, value and what was expected.
     """
 
     def __init__(self, values: Mapping[str, Any], place: str = "config.json") -> None:
@@ -39,8 +39,8 @@ class Config(Mapping[str, Any]):
         return str(self._values.get("model_type", ""))
 
     def wrong(self, key: str, expected: str) -> CheckpointError:
-        """An error about a key."""
-        return CheckpointError(f"{self._place}: {key} is {self._values.get(key)!r}: expected {expected}")
+        """The error for the value of a key."""
+        return CheckpointError(f"{self._place}: {key} is {short_repr(self._values.get(key))}: expected {expected}")
 
     def _find(self, keys: tuple[str, ...], default: Any) -> tuple[str, Any]:
         for key in keys:
@@ -60,7 +60,7 @@ class Config(Mapping[str, Any]):
         return value
 
     def optional_size(self, *keys: str, least: int = 1, most: int = 1 << 24) -> int | None:
-        """A whole number, or None where the key is absent or null."""
+        """A whole number, or None if the key is absent or null."""
         if all(self._values.get(key) is None for key in keys):
             return None
         return self.size(*keys, least=least, most=most)
@@ -68,13 +68,13 @@ class Config(Mapping[str, Any]):
     def number(self, *keys: str, default: Any = _REQUIRED) -> float:
         """A finite number."""
         key, value = self._find(keys, default)
-        # An integer may be beyond what a float holds.
+        # An integer may exceed the range of a float.
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
             raise self.wrong(key, "a finite number")
         return float(value)
 
     def optional_number(self, *keys: str) -> float | None:
-        """A finite number, or None where the key is absent or null."""
+        """A finite number, or None if the key is absent or null."""
         if all(self._values.get(key) is None for key in keys):
             return None
         return self.number(*keys)
@@ -94,19 +94,19 @@ class Config(Mapping[str, Any]):
         return value
 
     def words(self, key: str) -> list[str]:
-        """A list of strings; empty where the key is absent."""
+        """A list of strings; empty if the key is absent."""
         value = self._values.get(key) or []
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
             raise self.wrong(key, "a list of strings")
         return value
 
     def section(self, *keys: str) -> Config:
-        """A nested object; empty where the key is absent or null."""
+        """A nested object; empty if the key is absent or null."""
         key, value = self._find(keys, {})
         if not isinstance(value, dict):
             raise self.wrong(key, "an object")
         return Config(value, f"{self._place}: {key}")
 
     def with_values(self, **values: Any) -> Config:
-        """The same with some keys set."""
+        """A copy with some keys set."""
         return Config({**self._values, **values}, self._place)

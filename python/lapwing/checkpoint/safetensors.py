@@ -1,7 +1,7 @@
 """The safetensors format: eight bytes of length, a JSON header, then the tensors without gaps.
 
-The header comes from strangers, so nothing in it is believed: sizes, offsets and names are checked before
-any tensor exists, and the file is mapped, never copied.
+The header is untrusted: sizes, offsets and names are validated before any tensor is created. The file is
+mapped, never copied.
 https://github.com/huggingface/safetensors#format
 """
 
@@ -16,19 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, short_repr
 from .json_file import parse_json
 from .tensor import DTYPES, Array, Tensor
 
-_MOST_HEADER = 100 << 20
+_MAX_HEADER = 100 << 20
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
           "U16": 2, "U32": 4, "U64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}  # fmt: skip
 _NUMPY: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
 class _Map:
-    """A mapped file. Reading a part lets go of the memory that the part before took: arrays of it stay valid, and what
-    has been packed is not kept twice."""
+    """A mapped file. Reading a part releases the resident pages of the previous one: its arrays stay valid,
+    and packed weights are not held in memory twice."""
 
     def __init__(self, file: int) -> None:
         self._map = mmap.mmap(file, 0, access=mmap.ACCESS_READ)
@@ -44,13 +44,13 @@ class _Map:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Opens a file and returns its tensors by name, unread.
+    """Opens a file and returns its tensors by name, without reading them.
 
-    Tensors of other element types than float32, float16 and bfloat16 are listed too; reading one, or
+    Tensors of element types other than float32, float16 and bfloat16 are listed too, but reading one, or
     needing one for a model, raises.
 
     Raises:
-        CheckpointError: the file is damaged or is something else.
+        CheckpointError: the file is damaged or has another format.
     """
     try:
         with path.open("rb") as file:
@@ -60,9 +60,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             if size < 8:
                 raise CheckpointError(f"{path} has {size} bytes: expected a safetensors file of at least 8")
             (length,) = struct.unpack("<Q", head)
-            if length > _MOST_HEADER or length > size - 8:
+            if length > _MAX_HEADER or length > size - 8:
                 raise CheckpointError(
-                    f"{path}: its header claims {length} bytes, the file has {size}: it is damaged or truncated; "
+                    f"{path}: its header claims {length} bytes, but the file has {size}: it is damaged or truncated; "
                     "download it again"
                 )
             file.seek(8)
@@ -98,17 +98,15 @@ def _entry(path: Path, name: str, entry: Any, data: int) -> tuple[str, tuple[int
         raise wrong(f"element type {code!r} is unknown: expected one of {', '.join(DTYPES)}")
     for what, values in (("shape", shape), ("data_offsets", offsets)):
         if not isinstance(values, list) or not all(type(v) is int and 0 <= v < 1 << 63 for v in values):
-            raise wrong(f"{what} is {values!r}: expected whole numbers from 0 up")
+            raise wrong(f"{what} is {short_repr(values)}: expected whole numbers from 0")
     if len(offsets) != 2 or len(shape) > 8:
         raise wrong(f"shape {shape} with data_offsets {offsets}: expected at most 8 dimensions and 2 offsets")
     start, stop = offsets
     expected = math.prod(shape) * _SIZES[code]
     if start > stop or stop > data:
-        raise wrong(
-            f"data_offsets {offsets} do not lie inside of the {data} bytes of data: the file is truncated or damaged"
-        )
+        raise wrong(f"data_offsets {offsets} are not within the {data} bytes of data: the file is truncated or damaged")
     if stop - start != expected:
-        raise wrong(f"{code} {shape} takes {expected} bytes, data_offsets {offsets} give {stop - start}")
+        raise wrong(f"{code} {shape} needs {expected} bytes, but data_offsets {offsets} span {stop - start}")
     return code, tuple(shape), start, stop
 
 
@@ -120,7 +118,7 @@ def _check_extents(path: Path, extents: list[tuple[int, int, str]], data: int) -
             raise CheckpointError(f"{path}: tensor {name} at byte {start} {what} {before}, which ends at {position}")
         position, before = stop, name
     if position != data:
-        raise CheckpointError(f"{path} has {data} bytes of data, its tensors take {position}: it is damaged")
+        raise CheckpointError(f"{path} has {data} bytes of data, but its tensors need {position}: it is damaged")
 
 
 def _reader(
@@ -129,8 +127,8 @@ def _reader(
     def read() -> Array:
         if code not in _NUMPY:
             raise CheckpointError(
-                f"{path}: tensor {name} has element type {code}: expected one of {', '.join(_NUMPY)}; save the "
-                "checkpoint in one of these"
+                f"{path}: tensor {name} has element type {code}: expected one of {', '.join(_NUMPY)}; convert "
+                "the checkpoint to one of them"
             )
         count = math.prod(shape)
         if mapped is None or count == 0:
@@ -144,13 +142,13 @@ def _reader(
 
 def _refuse_other_formats(path: Path, head: bytes, more: bytes) -> None:
     if more.startswith(b"{"):
-        # A header of this format: its length may begin with the bytes of another.
+        # This is a safetensors header, whose length field may start like another format.
         return
     start = head + more
     if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer and not the weights: fetch them with `git lfs pull`")
+        raise CheckpointError(f"{path} is a Git LFS pointer instead of the weights: fetch them with `git lfs pull`")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise CheckpointError(f"{path} is a web page and not the weights: the download failed; fetch it again")
+        raise CheckpointError(f"{path} is a web page instead of the weights: the download failed; fetch it again")
     if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         raise CheckpointError(f"{path} is a pickle under another name: save the checkpoint as safetensors")
     if start.startswith(b"GGUF"):

@@ -1,4 +1,4 @@
-"""Tensors that are read when they are needed: name, type and shape are known before any weight is touched."""
+"""Lazy tensors: name, type and shape are known before the weights are read."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Element types of a checkpoint and their names here. bfloat16 travels as uint16."""
+"""Element types of safetensors and their names here. bfloat16 arrays are uint16."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A tensor of a checkpoint, or one made from such; compared by identity, so shared tensors stay shared.
+    """A tensor of a checkpoint, or derived from one; compared by identity, so that shared tensors stay
+    shared.
 
     Attributes:
-        name: where it comes from, for messages.
+        name: its name in the checkpoint, for messages.
         dtype: "float32", "float16" or "bfloat16".
         shape: its dimensions.
-        read: gives the array (uint16 for bfloat16), a view of the file where possible.
+        read: returns the array (uint16 for bfloat16), a view of the mapped file if possible.
     """
 
     name: str
@@ -38,12 +39,12 @@ class Tensor:
         return Tensor(self.name, self.dtype, shape, lambda: self.read()[start:stop])
 
     def split(self, *sizes: int) -> tuple[Tensor, ...]:
-        """Cuts the first dimension into pieces of these sizes."""
+        """Splits the first dimension into parts of these sizes."""
         borders = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
         return tuple(self.rows(a, b) for a, b in pairwise(borders))
 
     def transpose(self) -> Tensor:
-        """A matrix with rows and columns exchanged."""
+        """The transpose of a matrix."""
         return Tensor(self.name, self.dtype, self.shape[::-1], lambda: self.read().T)
 
     def reshape(self, *shape: int) -> Tensor:
@@ -51,13 +52,13 @@ class Tensor:
         return Tensor(self.name, self.dtype, shape, lambda: self.read().reshape(shape))
 
     def gather(self, shape: Sequence[int], pick: Callable[[Array], Array]) -> Tensor:
-        """What ``pick`` makes of the array: ``shape`` says what that is."""
+        """The array ``pick(array)``, whose shape is ``shape``."""
         return Tensor(self.name, self.dtype, tuple(shape), lambda: pick(self.read()))
 
     def heads(self, groups: int, parts: Sequence[int], which: int) -> Tensor:
-        """Part ``which`` of rows laid out ``[groups, sum(parts), ...]``, with the groups joined again.
+        """Part ``which`` of rows laid out ``[groups, sum(parts), ...]``, with the groups concatenated.
 
-        Undoes query, key and value of one head (or group of heads) stored beside each other.
+        Separates query, key and value that are interleaved by head (or by group of heads).
         """
         start, size, total = sum(parts[:which]), parts[which], sum(parts)
         rest = self.shape[1:]
@@ -69,34 +70,34 @@ class Tensor:
         return self.gather((groups * size, *rest), pick)
 
     def float32(self, change: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None) -> Tensor:
-        """As float32, changed by a function that keeps the shape."""
+        """As float32, optionally mapped by a function that keeps the shape."""
 
         def read() -> Array:
-            array = widen(self.read(), self.dtype)
+            array = to_f32(self.read(), self.dtype)
             return array if change is None else np.asarray(change(array), dtype=np.float32)
 
         return Tensor(self.name, "float32", self.shape, read)
 
     def plus_one(self) -> Tensor:
-        """1 + w: Gemma's and Nemotron's norms."""
+        """1 + w, for the norms of Gemma and Nemotron."""
         return self.float32(lambda w: w + np.float32(1))
 
     @staticmethod
     def stack(parts: Sequence[Tensor]) -> Tensor:
-        """Tensors of one type and shape as the rows of a new first dimension."""
+        """Tensors of equal type and shape, stacked along a new first dimension."""
         first = parts[0]
         shape = (len(parts), *first.shape)
         return Tensor(first.name, first.dtype, shape, lambda: np.stack([part.read() for part in parts]))
 
     @staticmethod
     def constant(name: str, array: NDArray[np.float32]) -> Tensor:
-        """A tensor that is computed and not stored."""
+        """A tensor with computed values."""
         array = np.ascontiguousarray(array, dtype=np.float32)
         return Tensor(name, "float32", array.shape, lambda: array)
 
 
-def widen(array: Array, dtype: str) -> NDArray[np.float32]:
-    """Any stored array as float32."""
+def to_f32(array: Array, dtype: str) -> NDArray[np.float32]:
+    """A stored array as float32."""
     if dtype == "bfloat16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32)

@@ -1,6 +1,8 @@
-"""The command line: one command a task, text from arguments, files or standard input, text or JSON lines out.
+"""The command line: one command per task; text from arguments, files or standard input; text or JSON lines
+out.
 
-Exit codes: 0 done, 1 an error (one line on standard error, as warnings have), 2 wrong usage, 130 stopped by Ctrl-C.
+Exit codes: 0 success, 1 error (one line on standard error, like warnings), 2 wrong usage, 130 stopped by
+Ctrl-C.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ def run(argv: Sequence[str]) -> int:
         arguments, rest = parser.parse_known_args(argv)
         if rest and (not hasattr(arguments, "text") or any(word.startswith("-") for word in rest)):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        if rest:  # texts behind options
+        if rest:  # texts after options
             arguments.text += rest
     except SystemExit as stop:
         return int(stop.code or 0) if not isinstance(stop.code, str) else 2
@@ -40,7 +42,7 @@ def run(argv: Sequence[str]) -> int:
         print("\nlapwing: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader is gone; what is still buffered must not raise again at exit.
+        # The reader has closed the pipe; flushing the buffer at exit must not raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (Error, OSError, UnicodeError) as error:
@@ -51,19 +53,19 @@ def run(argv: Sequence[str]) -> int:
         return 1
     except MemoryError:
         print(
-            "lapwing: error: not enough memory: smaller weights (--weights bf16) may fit",
+            "lapwing: error: not enough memory: try smaller weights (--weights bf16)",
             file=sys.stderr,
         )
         return 1
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    """A warning without the place in the code, which is not the user's own."""
+    """Prints a warning without its source location, which is not in the user's code."""
     print(f"lapwing: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _open_closed_streams() -> None:
-    """Reads nothing and writes nowhere where the program was started without its standard streams."""
+    """Replaces missing standard streams by the null device."""
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: PTH123, SIM115  # stays open
     if sys.stdout is None:

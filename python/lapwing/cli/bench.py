@@ -138,7 +138,7 @@ def _works(model: Any, arguments: argparse.Namespace) -> Iterator[Work]:
         for length, count in ((SHORT, 16 * arguments.batch), (LONG, 2 * arguments.batch)):
             length = min(length, model.max_length or length)
             yield encode(model, length, count)
-            if isinstance(model, TextEncoder) and model._parts.extra.get("recipe") is not None:
+            if isinstance(model, TextEncoder) and model._parts.recipe is not None:
                 yield embed(model, length, count)
 
 
@@ -243,7 +243,7 @@ def encode(model: Any, length: int, count: int) -> Work:
     work = cost.products(model.spec.encoder or model.spec.decoder, length) * count
 
     def run() -> None:
-        model.hidden_states(texts)
+        model.encode(texts)
 
     return Work(f"encode {count} x {length}", "texts", run, count, multiply_adds=float(work))
 

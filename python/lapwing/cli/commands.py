@@ -8,19 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, shown
+from ..errors import OptionError, short_repr
 from .text import generation, load, need, progress, texts, write_json
 
 
 def generate(arguments: argparse.Namespace) -> None:
-    """Continues prompts, showing a single one as it comes."""
+    """Continues prompts; a single one is streamed."""
     items = texts(arguments)
     with load(arguments) as model:
         run = need(model, "generate", "generate")
         options = generation(arguments)
         chunks = None
         if len(items) == 1 and model.kind == "decoder" and not (arguments.no_stream or arguments.json):
-            # Beams and several samples, asked for or the checkpoint's own, are refused there and shown when complete.
+            # stream refuses beams and several samples, also those of the checkpoint: they are printed when
+            # complete.
             with contextlib.suppress(OptionError):
                 chunks = model.stream(items[0], **options)
         if chunks is not None:
@@ -38,7 +39,7 @@ def generate(arguments: argparse.Namespace) -> None:
 
 
 def translate(arguments: argparse.Namespace) -> None:
-    """One translation a line."""
+    """One translation per line."""
     items = texts(arguments)
     with load(arguments, "translate") as model:
         results = model.translate(
@@ -53,7 +54,7 @@ def translate(arguments: argparse.Namespace) -> None:
 
 
 def summarize(arguments: argparse.Namespace) -> None:
-    """One summary a line."""
+    """One summary per line."""
     items = texts(arguments)
     with load(arguments, "summarize") as model:
         results = model.summarize(items, progress=progress(arguments), **generation(arguments))
@@ -72,13 +73,15 @@ def _rewritten(arguments: argparse.Namespace, items: list[str], results: list[An
 
 
 def embed(arguments: argparse.Namespace) -> None:
-    """Vectors."""
+    """Embeddings."""
     if arguments.output:
         if arguments.json:
-            raise OptionError("--output and --json exclude each other: a .npy file holds no JSON")
+            raise OptionError("--output and --json exclude each other: a .npy file is not JSON")
         folder = Path(arguments.output).parent
-        if not folder.is_dir():  # said before the work, and not after it
-            raise OptionError(f"--output is {arguments.output}, and there is no folder {folder}: make it first")
+        if not folder.is_dir():  # fail before the work
+            raise OptionError(
+                f"--output is {arguments.output}, but the folder {folder} does not exist: create it first"
+            )
     items = texts(arguments)
     with load(arguments) as model:
         vectors = need(model, "embed", "embed")(
@@ -130,12 +133,12 @@ def classify(arguments: argparse.Namespace) -> None:
 def _pair(item: str) -> tuple[str, str]:
     left, tab, right = item.partition("\t")
     if not tab:
-        raise OptionError(f"--pairs is set, and {shown(item)} is one text: expected two with a tab between them")
+        raise OptionError(f"--pairs is set, but {short_repr(item)} is one text: expected two texts separated by a tab")
     return left, right
 
 
 def tag(arguments: argparse.Namespace) -> None:
-    """Labelled stretches, one a line; texts are set apart by an empty line."""
+    """Labelled spans, one per line; an empty line separates texts."""
     items = texts(arguments)
     with load(arguments, "tag") as model:
         results = model.tag(
@@ -156,7 +159,7 @@ def tag(arguments: argparse.Namespace) -> None:
 
 
 def answer(arguments: argparse.Namespace) -> None:
-    """The answer that each context gives."""
+    """The answer from each context."""
     items = texts(arguments)
     with load(arguments, "answer") as model:
         results = model.answer(
@@ -226,7 +229,7 @@ def score(arguments: argparse.Namespace) -> None:
 
 
 def info(arguments: argparse.Namespace) -> None:
-    """Facts, one a line."""
+    """Facts, one per line."""
     facts = _installation() if arguments.model is None else _facts(arguments)
     if arguments.json:
         write_json(facts)
@@ -245,7 +248,7 @@ def info(arguments: argparse.Namespace) -> None:
 
 
 def cached(arguments: argparse.Namespace) -> None:
-    """Packed weights on disk: one file a line, or their removal."""
+    """Lists packed weights on disk, one file per line, or removes them."""
     from .. import packed
 
     if arguments.clear:
@@ -263,7 +266,7 @@ def cached(arguments: argparse.Namespace) -> None:
             print(f"{_size(size):>10}  {path}")
     if not found and not arguments.json:
         root = packed.folder()
-        print(f"nothing in {root}" if root is not None else f"off, by {packed.VARIABLE}")
+        print(f"nothing in {root}" if root is not None else f"off ({packed.VARIABLE})")
 
 
 def _facts(arguments: argparse.Namespace) -> dict[str, Any]:

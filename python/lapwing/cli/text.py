@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import OptionError, shown
+from ..errors import OptionError, short_repr
 from ..progress import Callback
 
 
@@ -24,7 +24,7 @@ def texts(arguments: argparse.Namespace) -> list[str]:
     for name in files:
         content = _content(name)
         if arguments.unit == "lines":
-            # Not splitlines, which also cuts at form feeds and at separators inside of a text.
+            # Not splitlines, which also splits at form feeds and other separators within a text.
             found += [line for line in content.split("\n") if line.strip()]
         elif content.strip():
             found.append(content.removesuffix("\n"))
@@ -34,26 +34,26 @@ def texts(arguments: argparse.Namespace) -> list[str]:
 
 
 def _content(name: str) -> str:
-    """What a file or standard input (-) holds, without a mark of byte order at its beginning."""
+    """The contents of a file or of standard input (-), without a byte order mark."""
     where = "standard input" if name == "-" else name
     try:
         content = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise OptionError(f"{where} is no text in UTF-8: its byte {error.start} is 0x{byte:02x}") from error
+        raise OptionError(f"{where} is not UTF-8: byte {error.start} is 0x{byte:02x}") from error
     return _utf8(content, where).removeprefix("\ufeff")
 
 
 def _utf8(text: str, where: str) -> str:
-    """The text, if it was UTF-8: Python puts lone surrogates in the place of other bytes."""
+    """The text, if it was UTF-8: Python decodes other bytes to lone surrogates."""
     wrong = next((character for character in text if "\udc80" <= character <= "\udcff"), None)
     if wrong is not None:
-        raise OptionError(f"{where} is no text in UTF-8: it holds the byte 0x{ord(wrong) - 0xDC00:02x}")
+        raise OptionError(f"{where} is not UTF-8: it contains the byte 0x{ord(wrong) - 0xDC00:02x}")
     return text
 
 
 def plain(value: Any) -> Any:
-    """A result in JSON's types."""
+    """A result converted to JSON types."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -74,7 +74,7 @@ def write_json(value: Any, **more: Any) -> None:
 
 
 def progress(arguments: argparse.Namespace) -> bool | Callback | None:
-    """Progress on a terminal, unless it is to be quiet."""
+    """Progress on a terminal, unless --quiet is set."""
     return True if sys.stderr.isatty() and not arguments.quiet else None
 
 
@@ -86,26 +86,26 @@ def load(arguments: argparse.Namespace, task: str | None = None) -> Any:
         arguments.model,
         weights=arguments.weights,
         activations=arguments.activations,
-        kv=arguments.kv,
+        kv_cache=arguments.kv_cache,
         threads=arguments.threads,
         task=task,
         revision=arguments.revision,
         local_files_only=arguments.offline,
-        cache=arguments.cache,
+        packed_cache=arguments.packed_cache,
         progress=progress(arguments),
     )
 
 
 def need(model: Any, method: str, command: str) -> Any:
-    """The model's method for a command; OptionError if this shape of model has none."""
+    """The model's method for a command; OptionError if this class of models lacks it."""
     found = getattr(model, method, None)
     if found is None:
-        raise OptionError(f"{command} needs another model: {model!r} does not {method}")
+        raise OptionError(f"{command} needs another model: {model!r} has no method {method}")
     return found
 
 
 def generation(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of generation that were given."""
+    """The given options of generation."""
     from ..models.options import GenerateOptions
 
     names = GenerateOptions.__annotations__
@@ -113,22 +113,22 @@ def generation(arguments: argparse.Namespace) -> dict[str, Any]:
     for name, value in arguments.option:
         if name in given:
             raise OptionError(
-                f"{name} is given twice, as {shown(given[name])} and as {shown(value)}: expected one of them"
+                f"{name} is given twice, as {short_repr(given[name])} and as {short_repr(value)}: expected one of them"
             )
         given[name] = value
     if given.get("logprobs") is not None and not arguments.json:
-        raise OptionError("logprobs is set, and only --json shows them: add it")
+        raise OptionError("logprobs is set without --json, which shows them: add --json")
     return given
 
 
 def json_list(path: str | None, what: str) -> list[Any] | None:
-    """A list from a JSON file, if one is named."""
+    """The list in a JSON file, if one is named."""
     if path is None:
         return None
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise OptionError(f"{what} {path} is no JSON: {error}") from error
+        raise OptionError(f"{what} {path} is not JSON: {error}") from error
     if not isinstance(found, list):
-        raise OptionError(f"{what} {path} holds {type(found).__name__}: expected a list")
+        raise OptionError(f"{what} {path} contains {type(found).__name__}: expected a list")
     return found

@@ -1,5 +1,5 @@
-"""Checks of what a caller passes: each returns the value in the form that the library computes with, or raises
-OptionError with the argument's name, its value and what was expected."""
+"""Validation of arguments: each function returns the value in normalized form, or raises OptionError with the
+argument's name, its value and what was expected."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ContextLengthError, OptionError, shown
+from ..errors import ContextLengthError, OptionError, short_repr
 
 BIG = (1 << 53) - 1
-"""The bound of whole numbers that have no other."""
+"""Upper bound of integers without a specific one."""
 
 
 def number(name: str, value: Any, low: float, high: float, *, whole: bool = False, open_low: bool = False) -> Any:
-    """A finite number between two bounds; ``open_low`` excludes the lower one."""
+    """A finite number between two bounds; ``open_low`` excludes the lower bound."""
     kinds = (int,) if whole else (int, float)
     if isinstance(value, np.generic):
         value = value.item()
@@ -24,10 +24,10 @@ def number(name: str, value: Any, low: float, high: float, *, whole: bool = Fals
         what = "a whole number" if whole else "a number"
         above = "above" if open_low else "from"
         low_text, high_text = (str(bound) if whole else f"{bound:g}" for bound in (low, high))
-        # The bound of numbers that have no other is of interest to nobody but those who pass it.
+        # The generic bound is shown only if it is exceeded.
         beyond = isinstance(value, kinds) and value > high
         bound = f" to {high_text}" if high < BIG or beyond else ""
-        raise OptionError(f"{name} is {shown(value)}: expected {what} {above} {low_text}{bound}")
+        raise OptionError(f"{name} is {short_repr(value)}: expected {what} {above} {low_text}{bound}")
     return value if whole else float(value)
 
 
@@ -40,15 +40,15 @@ def whole(name: str, value: Any, low: int = 1, high: int = BIG) -> int:
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise OptionError(f"{name} is {shown(value)}: expected True or False")
+        raise OptionError(f"{name} is {short_repr(value)}: expected True or False")
     return bool(value)
 
 
 def choice(name: str, value: Any, known: Iterable[str]) -> str:
-    """One of the names that there are."""
+    """One of the known names."""
     *names, last = known
     if not isinstance(value, str) or value not in (*names, last):
-        raise OptionError(f"{name} is {shown(value)}: expected {', '.join(names)} or {last}")
+        raise OptionError(f"{name} is {short_repr(value)}: expected {', '.join(names)} or {last}")
     return value
 
 
@@ -58,55 +58,55 @@ def optional_flag(name: str, value: Any) -> bool | None:
 
 
 def optional_text(name: str, value: Any) -> str | None:
-    """A text or None."""
+    """A string or None."""
     if value is not None and not isinstance(value, str):
-        raise OptionError(f"{name} is {shown(value)}: expected a text or None")
+        raise OptionError(f"{name} is {short_repr(value)}: expected a string or None")
     return value
 
 
 def texts(name: str, value: Any) -> list[str]:
-    """A list of texts."""
+    """A list of strings."""
     items = listed(name, value, "a list of texts")
     for item in items:
         if not isinstance(item, str):
-            raise OptionError(f"{name} holds {shown(item)}: expected texts")
+            raise OptionError(f"{name} holds {short_repr(item)}: expected texts")
     return items
 
 
 def listed(name: str, value: Any, expected: str) -> list[Any]:
-    """The items of something ordered: no text, bytes, mapping or set."""
+    """The items of an ordered iterable; strings, bytes, mappings and sets are refused."""
     if isinstance(value, str | bytes | bytearray | Mapping | set | frozenset) or not isinstance(value, Iterable):
-        raise OptionError(f"{name} is {shown(value)}: expected {expected}")
+        raise OptionError(f"{name} is {short_repr(value)}: expected {expected}")
     try:
         return list(value)
-    except TypeError as error:  # an array without dimensions
-        raise OptionError(f"{name} is {shown(value)}: expected {expected}") from error
+    except TypeError as error:  # a zero-dimensional array
+        raise OptionError(f"{name} is {short_repr(value)}: expected {expected}") from error
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is one text."""
+    """Whether a value is a string."""
     return isinstance(value, str)
 
 
 def is_text_or_pair(value: Any) -> bool:
-    """Whether a value is one text or a tuple of two."""
+    """Whether a value is a string or a pair of strings."""
     return is_text(value) or (isinstance(value, tuple) and len(value) == 2 and all(map(is_text, value)))
 
 
 def one_or_many(value: Any, is_one: Callable[[Any], bool], what: str) -> tuple[list[Any], bool]:
-    """The items as a list, and whether there was a single one."""
+    """The items as a list, and whether a single item was given."""
     if is_one(value):
         return [value], True
     one = "a text" if is_one is is_text else "a text or a pair of texts"
     items = listed(what, value, f"{one}, or a list of such")
     for index, item in enumerate(items):
         if not is_one(item):
-            raise OptionError(f"{what} {index} is {shown(item)}: expected {one}")
+            raise OptionError(f"{what} {index} is {short_repr(item)}: expected {one}")
     return items, False
 
 
 def id_lists(value: Any, what: str = "ids") -> tuple[list[Any], bool]:
-    """Lists of ids, and whether a single list was given."""
+    """A list of id sequences, and whether a single sequence was given."""
     if isinstance(value, np.ndarray):
         return ([value], True) if value.ndim <= 1 else (list(value), False)
     items = listed(what, value, "a list of ids, or a list of such lists")
@@ -116,7 +116,7 @@ def id_lists(value: Any, what: str = "ids") -> tuple[list[Any], bool]:
 
 
 def ids(value: Any, vocab_size: int, limit: int | None, what: str = "ids") -> list[int]:
-    """Ids of one sequence: whole numbers, at least one, in the vocabulary, not more than ``limit``."""
+    """Ids of one sequence: at least one and at most ``limit`` integers in the vocabulary."""
     if isinstance(value, np.ndarray):
         if value.ndim != 1 or (value.size and value.dtype.kind not in "iu"):
             raise OptionError(
@@ -127,7 +127,7 @@ def ids(value: Any, vocab_size: int, limit: int | None, what: str = "ids") -> li
         found = []
         for place, index in enumerate(listed(what, value, "a list of ids")):
             if not isinstance(index, int | np.integer) or isinstance(index, bool):
-                raise OptionError(f"{what} holds {shown(index)} at position {place}: expected whole numbers")
+                raise OptionError(f"{what} holds {short_repr(index)} at position {place}: expected whole numbers")
             found.append(int(index))
     if not found:
         raise OptionError(f"{what} is empty: expected at least one token")
@@ -143,8 +143,8 @@ def ids(value: Any, vocab_size: int, limit: int | None, what: str = "ids") -> li
 
 
 def layer(number: Any, layers: Sequence[Any]) -> int:
-    """A layer's number; negative ones count from the last."""
+    """The index of a layer; negative ones count from the end."""
     count = len(layers)
     if not isinstance(number, int | np.integer) or isinstance(number, bool) or not -count <= number < count:
-        raise OptionError(f"layer is {shown(number)}: expected 0 to {count - 1}, or -{count} to -1 from the last")
+        raise OptionError(f"layer is {short_repr(number)}: expected 0 to {count - 1}, or -{count} to -1 from the last")
     return int(number) % count

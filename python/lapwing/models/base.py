@@ -1,10 +1,11 @@
-"""What all loaded models share: the compiled model, its tokenizer, its life and its handle."""
+"""The base of all loaded models: the compiled model, its tokenizer, closing and pickling."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -23,21 +24,36 @@ if TYPE_CHECKING:
 
     from .. import _core
     from ..spec import Model as Spec
+    from .pooling import Recipe
 
 LOGIT_BYTES = 256 << 20
-"""Bound of the logits held at once where every position's are needed."""
+"""Bound of the logits in memory where those of every position are needed."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 IdList = Sequence[int]
 
 DEFAULT_BATCH_TOKENS = 8192
-"""Tokens computed at once: enough rows to keep every core busy, little enough memory for wide models."""
+"""Tokens per batch: enough rows to keep all cores busy, and little memory even for wide models."""
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What a loader hands to a model."""
+class LoadedParts:
+    """What `loading` gives a model.
+
+    Attributes:
+        core: the compiled model.
+        folder: the checkpoint's folder.
+        config: config.json.
+        spec: the description that ``core`` was built from.
+        identity: the name under which the checkpoint can be loaded again.
+        options: the options of `load` that differ from None.
+        reload: loads the model again from ``identity`` and ``options``, for pickling.
+        architecture: ``model_type`` of config.json.
+        task: the task that was requested, if any.
+        generation: generation_config.json with the overrides of the call.
+        recipe: how to pool embeddings, for an embedding model.
+    """
 
     core: _core.Model
     folder: Path
@@ -45,22 +61,23 @@ class Parts:
     spec: Spec
     identity: str
     options: dict[str, Any]
+    reload: Callable[[str, Mapping[str, Any]], Any]
     architecture: str
     task: str | None
     generation: Mapping[str, Any] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe | None = None
 
 
 class BaseModel:
-    """A loaded model. Use `lapwing.load` to get one; it is a context manager, and pickles as a handle: its id and
-    the options it was loaded with, to be loaded again on arrival.
+    """A loaded model, returned by `lapwing.load`. It is a context manager; pickling stores its name and
+    options, and unpickling loads it again.
 
-    One model may be used from several threads; calls on it that compute run one after the other.
+    A model may be used from several threads; its computations are serialized.
     """
 
     kind: ClassVar[str] = "model"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: LoadedParts) -> None:
         self._parts = parts
         self._core: _core.Model | None = parts.core
         self._tokenizer: Tokenizer | None = None
@@ -81,7 +98,7 @@ class BaseModel:
 
     @property
     def spec(self) -> Spec:
-        """The description from which the model was built."""
+        """The description that the model was built from."""
         return self._parts.spec
 
     @property
@@ -98,7 +115,7 @@ class BaseModel:
 
     @property
     def max_length(self) -> int | None:
-        """The longest sequence in tokens."""
+        """The maximum sequence length in tokens."""
         stack = self.spec.decoder or self.spec.encoder
         return None if stack is None else stack_length(stack)
 
@@ -123,11 +140,12 @@ class BaseModel:
         )
 
     def close(self) -> None:
-        """Frees the weights, the caches and every stream that is not at its end; also at the end of a ``with`` block.
+        """Frees the weights, the caches and all unfinished streams; also called at the end of a ``with``
+        block.
 
-        Any thread may close, at any time, and never waits: calls that run in other threads, and streams that are read
-        on, end soon with `ModelClosedError`, and what they hold is freed as they end. What computes afterwards raises
-        the same error; the tokenizer and the configuration remain. Closing twice is fine.
+        Any thread may call it at any time, and it does not block: calls running in other threads, and open
+        streams, end soon with `ModelClosedError` and release their memory then. Later computations raise the
+        same error; the tokenizer and the configuration remain usable. Closing twice has no effect.
         """
         core, self._core = self._core, None
         if core is not None:
@@ -149,18 +167,16 @@ class BaseModel:
         return f"{type(self).__name__}({self._parts.identity!r}, architecture={self._parts.architecture!r}{state})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from ..loading import reload
+        return self._parts.reload, (self._parts.identity, dict(self._parts.options))
 
-        return reload, (self._parts.identity, dict(self._parts.options))
-
-    # -- helpers of the derived classes ------------------------------------------------------------
+    # -- helpers for derived classes ---------------------------------------------------------------
 
     def _check_ids(self, ids: Any, vocab_size: int, limit: int | None, what: str = "ids") -> list[int]:
-        """Ids as a list of ints in range and not too many."""
+        """Validated ids of one sequence."""
         return arguments.ids(ids, vocab_size, limit, what)
 
     def _logit_tokens(self, batch_tokens: int) -> int:
-        """``batch_tokens``, less where the vocabulary is large."""
+        """``batch_tokens``, reduced if the vocabulary is large."""
         stack = self.spec.decoder or self.spec.encoder
         width = 1 if stack is None else stack.stem.vocab_size
         return min(arguments.whole("batch_tokens", batch_tokens), max(1, LOGIT_BYTES // (4 * width)))
@@ -175,7 +191,8 @@ class BaseModel:
         progress: bool | Callback | None,
         what: str,
     ) -> list[Result]:
-        """Runs batches of items of similar size, each within the token budget, and restores their order."""
+        """Runs batches of similarly sized items within the token budget, and restores the order of the
+        items."""
         arguments.whole("batch_tokens", batch_tokens)
         sizes = [size(item) for item in items]
         order = sorted(range(len(items)), key=lambda index: -sizes[index])
@@ -196,14 +213,20 @@ class BaseModel:
 
 
 def stack_length(stack: Any) -> int | None:
-    """The longest sequence of a stack: its position table's rows, or the bound of the configuration."""
+    """The maximum sequence length of a stack: the rows of its position table, or the bound of the
+    configuration."""
     if stack.stem.positions:
         return int(stack.stem.positions)
     return int(stack.max_length) if stack.max_length else None
 
 
+def split_rows(rows: NDArray[np.float32], starts: NDArray[np.int32]) -> list[NDArray[np.float32]]:
+    """The inverse of `ragged`: the rows of each sequence."""
+    return [rows[first:last] for first, last in pairwise(starts)]
+
+
 def ragged(sequences: Sequence[IdList]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """All sequences one after the other, and their borders."""
+    """The concatenated ids of all sequences, and the offsets of the sequences."""
     starts = np.zeros(len(sequences) + 1, np.int32)
     starts[1:] = np.cumsum([len(ids) for ids in sequences])
     flat = np.empty(int(starts[-1]), np.int32)

@@ -1,4 +1,4 @@
-"""From one language to another: how each family of translation models is told what to translate into what."""
+"""Languages of translation: how each family of models encodes the source and the target language."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import CheckpointError, OptionError, shown
+from ..errors import CheckpointError, OptionError, short_repr
 from ..tokenizer import Tokenizer, multilingual
 from . import languages
 
 _CODE = re.compile(r"__[a-z]{2,3}__|[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
-"""A language as M2M-100, NLLB and mBART write it."""
+"""A language code of M2M-100, NLLB or mBART."""
 
 
 @dataclass(frozen=True)
 class Direction:
-    """How a text is encoded, and how the decoder begins.
+    """The encoding of a text, and the first tokens of the decoder.
 
-    ``prefix`` is put before the text; ``language`` is the token of the source's language, in the place of the
-    tokenizer's own; ``forced`` is the first token after the decoder's start, ``start`` the start itself.
+    ``prefix`` is prepended to the text; ``language`` is the token of the source language, which replaces the
+    tokenizer's default; ``start`` is the decoder's start token, ``forced`` the token after it.
     """
 
     prefix: str = ""
@@ -34,7 +34,7 @@ class Direction:
         if self.language is None:
             return encoding.ids
         own = tokenizer.token_to_id(multilingual.source_token(tokenizer.config))
-        # The text itself may spell out a language too: only what the tokenizer put around it counts.
+        # The text may contain a language token too: only the one that the tokenizer added counts.
         around = [
             place
             for place, (index, special) in enumerate(zip(encoding.ids, encoding.special, strict=True))
@@ -42,7 +42,7 @@ class Direction:
         ]
         if len(around) != 1:
             raise CheckpointError(
-                f"the tokenizer of {tokenizer.folder} puts {len(around)} language tokens around a text: expected one"
+                f"the tokenizer of {tokenizer.folder} adds {len(around)} language tokens to a text: expected one"
             )
         ids = list(encoding.ids)
         ids[around[0]] = self.language
@@ -53,12 +53,12 @@ class Direction:
         if self.forced is None and self.start is None:
             return {}
         if given.get("forced_bos") is not None:
-            raise OptionError("forced_bos and target_lang both say how the text begins: leave one out")
+            raise OptionError("forced_bos and target_lang both set the first token: remove one of them")
         return {} if self.forced is None else {"forced_bos": self.forced}
 
 
 def task_settings(config: Mapping[str, Any], task: str, source: str | None, target: str | None) -> Mapping[str, Any]:
-    """The settings that old checkpoints keep in config.json under a task's name, such as translation_en_to_de."""
+    """The settings of a task, such as translation_en_to_de, in config.json of old checkpoints."""
     params = config.get("task_specific_params")
     if not isinstance(params, Mapping):
         return {}
@@ -84,18 +84,18 @@ def choose(
     source: str | None,
     target: str | None,
 ) -> Direction:
-    """The direction that ``source`` and ``target`` name, either of which may be left to the checkpoint.
+    """The direction for ``source`` and ``target``; None uses the checkpoint's default.
 
     Args:
-        tokenizer: the checkpoint's.
+        tokenizer: that of the checkpoint.
         settings: its generation settings.
-        task: what `task_settings` found.
-        in_words: the model is told its languages in the text (T5).
+        task: the result of `task_settings`.
+        in_words: the prompt names the languages in English (T5).
         source: the language of the texts.
         target: the language to translate into.
 
     Raises:
-        OptionError: a language that the checkpoint does not have, or that it needs and was not given.
+        OptionError: the checkpoint lacks a language, or needs one that was not given.
     """
     if multilingual.kind(tokenizer.config):
         return _by_token(tokenizer, settings, source, target)
@@ -106,21 +106,25 @@ def choose(
     codes = {text[2:-2]: text for text in sorted(tokenizer.language_prefixes())}
     if codes and (target is not None or own_target is None):
         if target is None:
-            raise OptionError(f"target_lang is needed: this checkpoint translates into {languages.some(list(codes))}")
+            raise OptionError(
+                f"target_lang is needed: this checkpoint translates into {languages.first_few(list(codes))}"
+            )
         return Direction(prefix=codes[languages.code(target, list(codes), "target_lang")] + " ")
     for name, asked, own in (("source_lang", source, own_source), ("target_lang", target, own_target)):
         if asked is None:
             continue
         if own is None:
-            raise OptionError(f"{name} is {shown(asked)}, but this checkpoint names no languages: leave it out")
+            raise OptionError(f"{name} is {short_repr(asked)}, but this checkpoint has no languages: remove it")
         if not languages.same(str(asked), str(own)):
-            raise OptionError(f"{name} is {shown(asked)}: this checkpoint translates from {own_source} to {own_target}")
+            raise OptionError(
+                f"{name} is {short_repr(asked)}: this checkpoint translates from {own_source} to {own_target}"
+            )
     return Direction()
 
 
 def _by_token(tokenizer: Tokenizer, settings: Mapping[str, Any], source: str | None, target: str | None) -> Direction:
-    """Languages as tokens of their own. mBART's first models start the decoder with the language; all others start as
-    usual and force it next."""
+    """Languages as special tokens. The first mBART models start the decoder with the language; all others
+    force it as the second token."""
     texts = {index: tokenizer.id_to_token(index) or "" for index in sorted(tokenizer.special_ids)}
     codes = {text: index for index, text in texts.items() if _CODE.fullmatch(text)}
     starts = multilingual.kind(tokenizer.config) == "MBart"
@@ -128,7 +132,7 @@ def _by_token(tokenizer: Tokenizer, settings: Mapping[str, Any], source: str | N
     if target is None and settled is None:
         target = tokenizer.config.get("tgt_lang")
     if target is None and settled is None:
-        raise OptionError(f"target_lang is needed: this checkpoint translates into {languages.some(list(codes))}")
+        raise OptionError(f"target_lang is needed: this checkpoint translates into {languages.first_few(list(codes))}")
     source = source if source is not None else multilingual.source_token(tokenizer.config)
     language = codes[languages.code(source, list(codes), "source_lang")]
     wanted = None if target is None else codes[languages.code(target, list(codes), "target_lang")]
@@ -136,14 +140,16 @@ def _by_token(tokenizer: Tokenizer, settings: Mapping[str, Any], source: str | N
 
 
 def _in_words(source: str | None, target: str | None, task: Mapping[str, Any]) -> Direction:
-    """T5: the task is said in English before the text."""
+    """T5: a prefix in English names the task."""
     prefix = task.get("prefix")
     if isinstance(prefix, str):
         return Direction(prefix=prefix)
     if source is None and target is None:
-        raise OptionError("source_lang and target_lang are needed: this model is told them in words; or use generate")
+        raise OptionError(
+            "source_lang and target_lang are needed, since the prompt of this model names them; or use generate"
+        )
     if source is None or target is None:
-        raise OptionError("source_lang and target_lang go together: this model is told both in words")
+        raise OptionError("source_lang and target_lang must both be set: the prompt of this model names both")
     known: Sequence[str] = [language.name for language in languages.LANGUAGES]
     names = [languages.code(text, known, what) for what, text in (("source_lang", source), ("target_lang", target))]
     return Direction(prefix=f"translate {names[0]} to {names[1]}: ")

@@ -1,4 +1,4 @@
-"""Encoders: hidden states, embeddings and the tasks of their heads."""
+"""Encoders: hidden states, embeddings and task heads."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import ContextLengthError, OptionError, shown
+from ..errors import ContextLengthError, OptionError, short_repr
 from ..progress import Callback
 from ..results import Answer, Classification, EncoderOutput, Fill, Ranked, Tag
 from ..tokenizer import Encoding
 from . import arguments, tasks
 from .arguments import flag, id_lists, is_text, is_text_or_pair, one_or_many, optional_flag, optional_text, whole
-from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, ragged
+from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, ragged, split_rows
 from .options import id_list
 from .pooling import Embedder
 
@@ -27,13 +27,14 @@ TextOrPair = str | tuple[str, str]
 
 
 class TextEncoder(BaseModel):
-    """An encoder, or a decoder that serves as one: embeddings, classification, tags, answers, ranks, masks.
+    """An encoder, or a decoder used as one: embeddings, classification, tagging, question answering, ranking
+    and mask filling.
 
-    Of an encoder-decoder with a task head, hidden states and attentions are the encoder's; the head reads the decoder,
-    which is fed the same tokens after its start token.
+    For an encoder-decoder with a task head, hidden states and attentions are those of the encoder; the head
+    reads the decoder, whose input is its start token and the same tokens.
 
-    Which tasks a checkpoint serves depends on its head; the others raise OptionError. Each method takes one item or
-    a list and returns the same shape.
+    The head of a checkpoint determines which tasks it supports; the others raise OptionError. Each method
+    takes one item or a list and returns the same shape.
     """
 
     kind: ClassVar[str] = "encoder"
@@ -53,9 +54,9 @@ class TextEncoder(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> EncoderOutput | list[EncoderOutput]:
-        """Hidden states of a text or a pair of texts, with the special tokens around them.
+        """Final hidden states of a text or a pair of texts, including special tokens.
 
-        ``hidden_states`` and ``attentions`` add those of every layer.
+        ``hidden_states`` and ``attentions`` add those of all layers.
         """
         items, single = one_or_many(text, is_text_or_pair, "text")
         flag("hidden_states", hidden_states)
@@ -102,16 +103,17 @@ class TextEncoder(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Floats:
-        """Vectors of texts as the checkpoint's sentence-transformers files say: float32 [n, dim], or [dim] for one.
+        """Embeddings as the checkpoint's sentence-transformers files specify: float32 [n, dim], or [dim] for
+        one text.
 
         Args:
-            normalize: unit length; None leaves it to the checkpoint.
-            prompt: put before each text; ``prompt_name`` takes one of the checkpoint's own.
-            truncate: True cuts texts that are too long, False raises ContextLengthError; None cuts them only where
-                the checkpoint itself sets a bound (``max_seq_length`` of sentence-transformers).
-            max_tokens: longest text in tokens, instead of the checkpoint's bound.
-            truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka), before they are normalized;
-                None leaves it to the checkpoint.
+            normalize: scales to unit length; None follows the checkpoint.
+            prompt: prepended to each text; ``prompt_name`` selects one of the checkpoint's prompts.
+            truncate: True truncates texts that are too long, False raises ContextLengthError; None truncates
+                only if the checkpoint sets a bound (``max_seq_length`` of sentence-transformers).
+            max_tokens: maximum length of a text in tokens, instead of the checkpoint's bound.
+            truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka), before
+                normalization; None follows the checkpoint.
         """
         return Embedder.of(self).embed(
             texts,
@@ -138,10 +140,10 @@ class TextEncoder(BaseModel):
         """The labels of a text or pair.
 
         Args:
-            top_k: how many labels to return; None returns all.
-            scores: "softmax" (one label of several), "sigmoid" (each label alone), "none" (raw logits), or "auto":
-                as config.json's ``problem_type`` says.
-            truncate: cuts texts that are too long.
+            top_k: number of labels to return; None returns all.
+            scores: "softmax" (exclusive labels), "sigmoid" (independent labels), "none" (raw logits), or
+                "auto": as ``problem_type`` of config.json specifies.
+            truncate: truncates texts that are too long.
         """
         self._require_head("classify", per_token=False)
         items, single = one_or_many(text, is_text_or_pair, "text")
@@ -168,13 +170,13 @@ class TextEncoder(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[Tag] | list[list[Tag]]:
-        """Labelled stretches of a text, such as names, with their characters.
+        """Labelled spans of a text, such as names, with their character offsets.
 
         Args:
-            aggregation: "none" (each token), "simple" (adjacent tokens of one label), or of the tokens of a word
-                "first", "average" or "max", then adjacent words.
-            ignore_labels: labels that are left out.
-            stride: reads a long text in windows that share so many tokens.
+            aggregation: "none" (each token), "simple" (joins adjacent tokens of one label), or "first",
+                "average" or "max" (labels words by their tokens, then joins adjacent words).
+            ignore_labels: labels to omit.
+            stride: reads a long text in windows that overlap by this many tokens.
         """
         self._require_head("tag", per_token=True)
         tasks.check_aggregation(aggregation)
@@ -225,10 +227,12 @@ class TextEncoder(BaseModel):
         """The span of a context that answers a question.
 
         Args:
-            question: one question, or a list as long as that of contexts (one context serves all).
-            top_k: how many further answers to put into ``alternatives``, less one.
-            allow_no_answer: lets "no answer" win, as an empty text.
-            window: tokens read at once; a longer context is read in windows that share ``stride`` tokens.
+            question: one question, or a list; one question or one context is combined with every item of the
+                other.
+            top_k: number of answers: the best one and ``top_k - 1`` ``alternatives``.
+            allow_no_answer: allows "no answer" as an empty text.
+            window: maximum tokens per pass; a longer context is read in windows that overlap by ``stride``
+                tokens.
             align_to_words: extends a span to whole words.
         """
         self._require_head("answer", per_token=True)
@@ -242,7 +246,9 @@ class TextEncoder(BaseModel):
         if single_question and not single_context:
             questions = questions * len(contexts)
         if len(questions) != len(contexts):
-            raise OptionError(f"there are {len(questions)} questions and {len(contexts)} contexts: expected as many")
+            raise OptionError(
+                f"there are {len(questions)} questions and {len(contexts)} contexts: expected equal numbers"
+            )
         for name, value, least in (
             ("top_k", top_k, 1),
             ("max_answer_tokens", max_answer_tokens, 1),
@@ -293,16 +299,17 @@ class TextEncoder(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Any:
-        """Candidates for each mask token in a text, best first: a list for one mask, a list of lists for several.
+        """Candidates for each mask token in a text, best first: a list for one mask, a list of lists for
+        several.
 
-        ``targets`` limits the candidates to these tokens.
+        ``targets`` restricts the candidates to these tokens.
         """
         if self.spec.language_head is None:
             raise OptionError(f"{self._parts.identity} has no language head: fill_mask needs a masked language model")
         mask = self.tokenizer.mask_token
         mask_id = self.tokenizer.mask_token_id
         if mask is None or mask_id is None:
-            raise OptionError(f"{self._parts.identity} names no mask token: fill_mask needs one in its tokenizer files")
+            raise OptionError(f"{self._parts.identity} has no mask token in its tokenizer files: fill_mask needs one")
         whole("top_k", top_k)
         words = None if targets is None else arguments.texts("targets", targets)
         items, single = one_or_many(text, is_text, "text")
@@ -350,18 +357,18 @@ class TextEncoder(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[Ranked]:
-        """The documents by relevance for a query, best first.
+        """The documents sorted by relevance to a query, best first.
 
-        A checkpoint with a head of one output reads each pair (a cross-encoder); an embedding model compares
-        vectors, with its prompts "query" and "document" where it has them.
+        A checkpoint with a one-output head scores each pair (cross-encoder); an embedding model compares
+        embeddings, with its prompts "query" and "document" if it has them.
 
         Args:
-            top_k: how many to return.
-            scores: of a cross-encoder, "sigmoid" or "none" (raw logits); "auto" takes the checkpoint's choice, else
-                the sigmoid.
+            top_k: number of documents to return.
+            scores: for a cross-encoder, "sigmoid" or "none" (raw logits); "auto" follows the checkpoint and
+                defaults to the sigmoid.
         """
         if not is_text(query):
-            raise OptionError(f"query is {shown(query)}: expected one text")
+            raise OptionError(f"query is {short_repr(query)}: expected one text")
         texts, single = one_or_many(documents, is_text, "documents")
         if single:
             raise OptionError("documents is one text: expected a list")
@@ -372,11 +379,11 @@ class TextEncoder(BaseModel):
         asked = [name for name, prompt in prompts.items() if optional_text(name, prompt) is not None]
         if self.spec.head is not None:
             if asked:
-                raise OptionError(f"{asked[0]} is set: this cross-encoder reads pairs as they are and has no prompts")
+                raise OptionError(f"{asked[0]} is set: a cross-encoder has no prompts")
             values = self._cross_scores(query, texts, scores, truncate, batch_tokens, progress)
         else:
             if not isinstance(scores, str) or scores != "auto":
-                raise OptionError(f"scores is {shown(scores)}: an embedding model ranks by its own similarity")
+                raise OptionError(f"scores is {short_repr(scores)}: an embedding model always uses its own similarity")
             values = tasks.bi_scores(
                 Embedder.of(self),
                 query,
@@ -412,33 +419,40 @@ class TextEncoder(BaseModel):
 
     # -- token level ---------------------------------------------------------------------------------
 
-    def hidden_states(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> list[Floats]:
-        """Final hidden states of each sequence, float32 [tokens, hidden]."""
-        flat, starts, segments = self._lists(ids, segment_ids)
-        return _split(self.core.encode(flat, starts, segments), starts)
+    def encode(
+        self, ids: IdList | Sequence[IdList], segment_ids: IdList | Sequence[IdList] | None = None
+    ) -> Floats | list[Floats]:
+        """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of
+        sequences."""
+        lists, single = id_lists(ids)
+        kinds = None if segment_ids is None else id_lists(segment_ids, "segment_ids")[0]
+        flat, starts, segments = self._checked(lists, kinds)
+        states = split_rows(self.core.encode(flat, starts, segments), starts)
+        return states[0] if single else states
 
-    def all_hidden_states(self, ids: IdList, segment_ids: IdList | None = None) -> list[Floats]:
-        """Of one sequence the embedding, then each layer's output, float32 [tokens, hidden] each."""
+    def hidden_states(self, ids: IdList, segment_ids: IdList | None = None) -> list[Floats]:
+        """Hidden states of all layers for one sequence: the embedding, then each layer's output, the last
+        after the final norm; float32 [tokens, hidden] each."""
         flat, starts, segments = self._checked([ids], None if segment_ids is None else [segment_ids])
         return self.core.hidden_states(flat, starts, segments)
 
     def pooled(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> Floats:
         """The pooler's output, float32 [n, hidden]."""
         if self.spec.pooler is None:
-            raise OptionError(f"{self._parts.identity} has no pooler: use hidden_states or embed")
+            raise OptionError(f"{self._parts.identity} has no pooler: use encode or embed")
         flat, starts, segments = self._lists(ids, segment_ids)
         return self.core.pooled(flat, starts, segments)
 
     def head_logits(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> list[Floats]:
-        """The head's output of each sequence: [outputs], or [tokens, outputs] for a head that keeps every token.
+        """The output of the head for each sequence: [outputs], or [tokens, outputs] for a token-level head.
 
-        For a masked language model they are the logits over the vocabulary, [tokens, vocab].
+        For a masked language model, the logits over the vocabulary, [tokens, vocab].
         """
         flat, starts, segments = self._lists(ids, segment_ids)
         if self.spec.head is None:
             if self.spec.language_head is None:
-                raise OptionError(f"{self._parts.identity} has no head: use hidden_states")
-            return _split(self.core.logits(flat, starts, segments), starts)
+                raise OptionError(f"{self._parts.identity} has no head: use encode")
+            return split_rows(self.core.logits(flat, starts, segments), starts)
         return self._read_head([list(map(int, flat[a:b])) for a, b in pairwise(starts)], segments)
 
     def attentions(self, ids: IdList, layer: int, segment_ids: IdList | None = None) -> Floats:
@@ -446,7 +460,7 @@ class TextEncoder(BaseModel):
         flat, _, segments = self._checked([ids], None if segment_ids is None else [segment_ids])
         return self.core.attentions(flat, arguments.layer(layer, self._stack.layers), segments)
 
-    # -- inside --------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------
 
     @property
     def _outputs(self) -> int:
@@ -461,19 +475,19 @@ class TextEncoder(BaseModel):
             )
         if (head.pool == "none") != per_token:
             kind = "each token" if head.pool == "none" else "whole texts"
-            raise OptionError(f"the head of {self._parts.identity} is for {kind}: it cannot serve {where}")
+            raise OptionError(f"the head of {self._parts.identity} is for {kind}: it does not support {where}")
 
     def _encode(self, item: TextOrPair, truncate: bool = False) -> Encoding:
         text, pair = (item, None) if isinstance(item, str) else item
         encoding = self.tokenizer.encoding(text, pair)
         limit = self.max_length
         if not encoding.ids:
-            raise OptionError("a text is empty and the checkpoint adds no tokens to it: expected some text")
+            raise OptionError("a text is empty and the tokenizer adds no special tokens: expected some text")
         if limit is not None and len(encoding) > limit:
             if not truncate:
                 raise ContextLengthError(
                     f"a text has {len(encoding)} tokens: expected at most {limit}, the length of this model; "
-                    "truncate=True cuts it there where the method has that option"
+                    "truncate=True shortens it, if the method has that option"
                 )
             encoding = tasks.truncated(encoding, limit)
         return encoding
@@ -491,9 +505,9 @@ class TextEncoder(BaseModel):
 
     def _read_head(self, ids: Sequence[IdList], segments: Any) -> list[Floats]:
         head, padding = self.spec.head, self.config.get("pad_token_id")
-        assert head is not None  # every caller has looked
+        assert head is not None  # checked by every caller
         if head.pool == "last" and segments is None:
-            # Such a head reads the last token that is no padding, wherever the sequence ends.
+            # The head reads the last token that is not padding.
             ids = [one[: _content(one, padding)] for one in ids]
         flat, starts = ragged(ids)
         if self.spec.encoder is None or self.spec.decoder is None:
@@ -501,23 +515,23 @@ class TextEncoder(BaseModel):
         else:
             targets, ends = ragged([self._target(one, whole=head.pool == "none") for one in ids])
             found = self.core.decoder_head(flat, starts, targets, ends)
-        return _split(found, starts) if head.pool == "none" else list(found)
+        return split_rows(found, starts) if head.pool == "none" else list(found)
 
     def _target(self, ids: IdList, whole: bool) -> list[int]:
-        """What an encoder-decoder's decoder is fed: its start token and the text, less the last token.
+        """The decoder's input for an encoder-decoder: its start token and the text without the last token.
 
-        A head over whole texts reads the state at the last end token; what follows that cannot change it.
+        A text-level head reads the state at the last end token, which later tokens cannot change.
         """
         ends = id_list(self.config.get("eos_token_id"), "eos_token_id")
         most = self.spec.decoder.stem.vocab_size - 1 if self.spec.decoder is not None else 0
         start = self.config.optional_size("decoder_start_token_id", least=0, most=most)
         if start is None or self._parts.architecture == "mbart":
-            start = ids[-1]  # the language, in mBART
+            start = ids[-1]  # mBART: the language token
         length = len(ids)
         if not whole:
             places = [place for place, token in enumerate(ids, 1) if token in ends]
             if not places:
-                raise OptionError(f"ids lack the end token {ends}, whose state the head reads: expected one")
+                raise OptionError(f"ids have no end token {ends}, whose state the head reads: expected one")
             length = places[-1]
         return [start, *ids[: length - 1]]
 
@@ -526,7 +540,7 @@ class TextEncoder(BaseModel):
         return self._checked(lists, None if segment_ids is None else id_lists(segment_ids, "segment_ids")[0])
 
     def _checked(self, lists: Sequence[Any], segment_lists: Sequence[Any] | None) -> tuple[Any, Any, Any]:
-        """Ids of all sequences, their borders, and segments where the model has any."""
+        """Concatenated ids, sequence offsets, and segments if the model has any."""
         stack = self._stack
         checked = [self._check_ids(sequence, stack.stem.vocab_size, self.max_length) for sequence in lists]
         flat, starts = ragged(checked)
@@ -534,17 +548,13 @@ class TextEncoder(BaseModel):
             return flat, starts, None
         kinds = [self._check_ids(part, max(stack.stem.segments, 1), None, "segment_ids") for part in segment_lists]
         if [len(part) for part in kinds] != [len(part) for part in checked]:
-            raise OptionError("segment_ids has other lengths than ids: expected one for each token")
+            raise OptionError("segment_ids and ids differ in length: expected one segment per token")
         return flat, starts, ragged(kinds)[0] if stack.stem.segments else None
 
 
 def _content(ids: IdList, padding: Any) -> int:
-    """The length of a sequence without the padding at its end, at least 1."""
+    """The length of a sequence without trailing padding, at least 1."""
     length = len(ids)
     while length > 1 and ids[length - 1] == padding:
         length -= 1
     return length
-
-
-def _split(rows: Floats, starts: Any) -> list[Floats]:
-    return [rows[starts[index] : starts[index + 1]] for index in range(len(starts) - 1)]

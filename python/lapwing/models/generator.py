@@ -1,4 +1,4 @@
-"""Decoders: text from text, chat, scores."""
+"""Decoders: text generation, chat, scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..results import Chunk, Generation, Score
 from ..tokenizer import template
 from . import arguments, engine
 from .arguments import flag, id_lists, is_text, one_or_many
-from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, Parts, ragged
+from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, LoadedParts, ragged, split_rows
 from .options import Defaults, Request, resolve
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ Messages = Sequence[Mapping[str, Any]]
 class TextGenerator(BaseModel):
     """A decoder with a language head.
 
-    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the options
-    of the generating methods. Each takes one prompt or a list and returns the same shape; a list is decoded
-    together, and each text comes out as it would alone.
+    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the
+    options of the generating methods. Each takes one prompt or a list and returns the same shape; a list is
+    decoded as a batch, with the same results as one by one.
     """
 
     kind: ClassVar[str] = "decoder"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: LoadedParts) -> None:
         super().__init__(parts)
         self._defaults = Defaults.read(parts.generation, parts.config, encoder_decoder=False)
 
@@ -72,7 +72,7 @@ class TextGenerator(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation | list[Generation]:
-        """Continues a prompt, or each of several.
+        """Continues one prompt or a list.
 
         Raises:
             OptionError: an option that cannot be honoured.
@@ -84,9 +84,10 @@ class TextGenerator(BaseModel):
         return results[0] if single else results
 
     def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
-        """Continues a prompt and yields the text as it comes. The chunks of several prompts carry their ``index``.
+        """Continues one prompt or a list, yielding the text as it is generated; ``index`` of a chunk is its
+        prompt.
 
-        Closing the iterator stops the work at once.
+        Closing the iterator stops the generation immediately.
         """
         prompts, _ = one_or_many(prompt, is_text, "prompt")
         request = self._resolve(options, "stream", streaming=True)
@@ -105,16 +106,16 @@ class TextGenerator(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Generation | list[Generation]:
-        """The assistant's answer to a conversation, or to each of several.
+        """The assistant's answer to one conversation or a list.
 
         Args:
             messages: objects with ``role`` and ``content``, or a list of such lists.
-            tools: JSON schemas or functions, for templates that offer tools.
-            documents: objects with ``title`` and ``text``, for templates of retrieval.
+            tools: JSON schemas or functions, for templates that support tools.
+            documents: objects with ``title`` and ``text``, for retrieval templates.
             chat_template: name or text of a template.
-            template_variables: further names that the template knows, such as ``enable_thinking``.
-            continue_final_message: goes on with the last message instead of beginning one.
-            allow_control_tokens: lets control tokens in messages act as such.
+            template_variables: additional variables of the template, such as ``enable_thinking``.
+            continue_final_message: continues the last message instead of starting a new one.
+            allow_control_tokens: makes control tokens in messages effective.
         """
         listed = isinstance(messages, list | tuple) and bool(messages)
         many = listed and isinstance(messages[0], list | tuple)
@@ -147,7 +148,7 @@ class TextGenerator(BaseModel):
         allow_control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Chunk]:
-        """As `chat` for one conversation, yielding the answer as it comes."""
+        """As `chat` for one conversation, yielding the answer as it is generated."""
         request = self._resolve(options, "stream_chat", streaming=True)
         prompt = self._conversation(
             messages,
@@ -168,7 +169,7 @@ class TextGenerator(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Score | list[Score]:
-        """The log-probability of each token of a text given all before it.
+        """The log-probability of each token of a text given all tokens before it.
 
         Raises:
             ContextLengthError: a text is longer than the model.
@@ -207,7 +208,7 @@ class TextGenerator(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Floats:
-        """Vectors of texts, for checkpoints with the files of sentence-transformers; see `TextEncoder.embed`."""
+        """Embeddings of texts, for checkpoints with sentence-transformers files; see `TextEncoder.embed`."""
         from .pooling import Embedder
 
         embedder = Embedder.of(self)
@@ -232,9 +233,9 @@ class TextGenerator(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Any:
-        """New ids for each list of prompt ids: a list of lists; for a single list of ids, one list.
+        """The new ids of each list of prompt ids, as a list of lists; for a single list of ids, one list.
 
-        With ``num_hypotheses`` or ``n``, each is a list of `Hypothesis`.
+        With ``num_hypotheses`` or ``n``, a list of `Hypothesis` per prompt instead of the ids.
         """
         prompts, single = id_lists(ids)
         request = self._resolve(options, "generate_ids")
@@ -256,8 +257,17 @@ class TextGenerator(BaseModel):
         checked = self._check_ids(ids, self._vocab_size, self.max_length)
         return self.core.logits(*ragged([checked]))
 
+    def encode(self, ids: IdList | Sequence[IdList]) -> Floats | list[Floats]:
+        """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of
+        sequences."""
+        lists, single = id_lists(ids)
+        flat, starts = ragged([self._check_ids(one, self._vocab_size, self.max_length) for one in lists])
+        states = split_rows(self.core.encode(flat, starts), starts)
+        return states[0] if single else states
+
     def hidden_states(self, ids: IdList) -> list[Floats]:
-        """The embedding, then each layer's output, the last after the final norm: float32 [tokens, hidden] each."""
+        """Hidden states of all layers for one sequence: the embedding, then each layer's output, the last
+        after the final norm; float32 [tokens, hidden] each."""
         checked = self._check_ids(ids, self._vocab_size, self.max_length)
         return self.core.hidden_states(*ragged([checked]))
 
@@ -266,7 +276,7 @@ class TextGenerator(BaseModel):
         checked = self._check_ids(ids, self._vocab_size, self.max_length)
         return self.core.attentions(ragged([checked])[0], self._layer(layer))
 
-    # -- inside --------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------
 
     def _layer(self, layer: int) -> int:
         stack = self.spec.decoder
@@ -282,7 +292,7 @@ class TextGenerator(BaseModel):
         if streaming and (request.beams > 1 or request.samples > 1):
             name = "beams" if request.beams > 1 else "n"
             raise OptionError(
-                f"{name} is set for {where}, which shows one text as it comes: use generate, or set it to 1"
+                f"{name} is set for {where}, which yields one text per prompt: use generate, or set it to 1"
             )
         return request
 
@@ -291,7 +301,7 @@ class TextGenerator(BaseModel):
         if not ids:
             start = self._defaults.get("bos_token_id")
             if not isinstance(start, int):
-                raise OptionError("prompt is empty, and the checkpoint names no start token: expected some text")
+                raise OptionError("prompt is empty, and the checkpoint has no start token: expected some text")
             ids = [start]
         return self._check_ids(ids, self._vocab_size, self.max_length, "prompt")
 
@@ -356,7 +366,7 @@ class TextGenerator(BaseModel):
             rows = logits[starts[index] : starts[index + 1] - 1]
             values: list[float] = []
             if len(rows):
-                # In float64, row by row, so that a text's score does not depend on its neighbours.
+                # In float64, row by row, so that the score of a text does not depend on its batch.
                 wide = rows.astype(np.float64)
                 top = wide.max(axis=1)
                 total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
@@ -373,5 +383,5 @@ class TextGenerator(BaseModel):
 
 
 def _perplexity(values: Sequence[float]) -> float:
-    # The bound is where float64 ends; without scored tokens nothing was uncertain.
+    # exp(709.8) overflows float64; without scored tokens the perplexity is 1.
     return math.exp(min(-math.fsum(values) / len(values), 700.0)) if values else 1.0

@@ -1,7 +1,7 @@
-"""Languages as the families of translation models write them.
+"""Language codes of the families of translation models.
 
-A caller names a language as the checkpoint does ("deu_Latn", "de_DE", "__de__"), by its code ("de", "deu") or in
-English ("German").
+A caller names a language in the checkpoint's spelling ("deu_Latn", "de_DE", "__de__"), as a code ("de",
+"deu") or in English ("German").
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import OptionError, shown
+from ..errors import OptionError, short_repr
 
 # Two-letter code, three-letter code, English name, FLORES-200 code, mBART code ("-": none).
 _TABLE = """
@@ -95,7 +95,7 @@ zu zul Zulu zul_Latn -
 
 @dataclass(frozen=True)
 class Language:
-    """One language under its names."""
+    """The names of one language."""
 
     two: str
     three: str
@@ -104,7 +104,7 @@ class Language:
     mbart: str
 
     def forms(self) -> tuple[str, ...]:
-        """Every way in which a checkpoint may write it."""
+        """All spellings that checkpoints use."""
         forms = (self.two, self.three, self.name, self.flores, self.mbart, f"__{self.two}__")
         return tuple(form for form in forms if form != "-")
 
@@ -113,7 +113,7 @@ LANGUAGES = tuple(Language(*line.split()) for line in _TABLE.split("\n") if line
 
 
 def find(text: str) -> Language | None:
-    """The language that a text names, in any of its forms and in any case."""
+    """The language of a name, in any of its forms, case-insensitively."""
     lower = text.lower()
     for language in LANGUAGES:
         if any(form.lower() == lower for form in language.forms()):
@@ -122,15 +122,15 @@ def find(text: str) -> Language | None:
 
 
 def code(text: str, known: Sequence[str], what: str) -> str:
-    """How a checkpoint writes the language that ``text`` names.
+    """The checkpoint's spelling of the language ``text``.
 
     Args:
-        text: the checkpoint's own code, or any name of the language.
-        known: the codes that the checkpoint has.
+        text: the checkpoint's code, or any name of the language.
+        known: the codes of the checkpoint.
         what: the option, for the message.
 
     Raises:
-        OptionError: it has none for this language; names the nearest that it has.
+        OptionError: the checkpoint lacks the language; the message names the nearest ones.
     """
     by_lower = {own.lower(): own for own in reversed(known)}
     language = find(text)
@@ -138,24 +138,24 @@ def code(text: str, known: Sequence[str], what: str) -> str:
     for form in forms:
         if form.lower() in by_lower:
             return by_lower[form.lower()]
-    # A code without its script or country, where that leaves no doubt: "ceb" for "ceb_Latn".
+    # A code without script or country, if it is unambiguous: "ceb" for "ceb_Latn".
     begins = [own for own in known if own.lower().split("_")[0] == text.lower().split("_")[0]]
     if len(begins) == 1 and "_" not in text:
         return begins[0]
     names = {name.lower(): own for own in known if (found := find(own)) is not None for name in found.forms()}
     near = difflib.get_close_matches(text.lower(), {**names, **by_lower}, n=8, cutoff=0.5)
     nearest = list(dict.fromkeys([*begins, *(by_lower.get(name) or names[name] for name in near)]))
-    meant = f"the nearest are {some(nearest)}" if nearest else f"it has {some(known)}"
-    raise OptionError(f"{what} is {shown(text)}, which this checkpoint does not have: {meant}")
+    meant = f"the nearest are {first_few(nearest)}" if nearest else f"it has {first_few(known)}"
+    raise OptionError(f"{what} is {short_repr(text)}, which this checkpoint does not have: {meant}")
 
 
-def some(names: Sequence[str]) -> str:
-    """The first of many names."""
+def first_few(names: Sequence[str]) -> str:
+    """The first few of many names."""
     return ", ".join(map(repr, names[:8])) + (" ..." if len(names) > 8 else "")
 
 
 def same(left: str, right: str) -> bool:
-    """Whether two texts name one language."""
+    """Whether two names mean the same language."""
     if left.lower() == right.lower():
         return True
     found = find(left)

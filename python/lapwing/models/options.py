@@ -1,8 +1,8 @@
-"""Options of generation: what a call may ask, what generation_config.json sets, and what crosses to Rust.
+"""Options of generation: those of a call, the defaults of generation_config.json, and the JSON for Rust.
 
-The checkpoint's generation_config.json gives the defaults, read as transformers reads it; where there is none,
-config.json does. Each key of it is honoured (`HONOURED`), refused by name once it asks for something
-(`REFUSED`), or without effect on the text (`WITHOUT_EFFECT`, and any key that transformers does not know).
+Defaults come from the checkpoint's generation_config.json as in transformers, or from config.json if there is
+none. Each key is honoured (`HONOURED`), refused by name if its value has an effect (`REFUSED`), or without
+effect on the text (`WITHOUT_EFFECT`, and any key that transformers does not know).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from ..errors import CheckpointError, OptionError, shown
+from ..errors import CheckpointError, OptionError, short_repr
 from .arguments import BIG, flag, listed, number
 
 if TYPE_CHECKING:
@@ -27,39 +27,41 @@ if TYPE_CHECKING:
     Processor = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32]]
 
 DEFAULT_MAX_TOKENS = 256
-"""New tokens where neither the call nor the checkpoint sets a bound."""
+"""Maximum number of new tokens if neither the call nor the checkpoint sets one."""
 
 
 class GenerateOptions(TypedDict, total=False):
     """Options of every generating method, all optional.
 
-    Length: ``max_tokens`` and ``min_tokens`` count new tokens; ``ignore_eos`` goes on past end tokens;
-    ``stop`` is a text or several at which generation ends (the text itself is left out); ``stop_ids`` are further
-    end tokens; after ``max_time`` seconds no further token is begun.
+    Length: ``max_tokens`` and ``min_tokens`` count new tokens; ``ignore_eos`` continues past end tokens;
+    ``stop`` is one or more texts at which generation ends (the text itself is removed); ``stop_ids`` are
+    additional end tokens; no new token starts after ``max_time`` seconds.
 
-    Choice: ``temperature`` 0 is greedy; above 0, tokens are drawn after ``top_k``, ``top_p`` (Holtzman et al. 2019),
-    ``min_p`` (Nguyen et al. 2024), ``typical_p`` (Meister et al. 2022), ``epsilon_cutoff`` and ``eta_cutoff`` (Hewitt
-    et al. 2022) and ``top_h`` (Potraghloo et al. 2025) have left some out; ``seed`` makes draws repeatable; ``n`` asks
-    for several texts, drawn independently.
+    Sampling: ``temperature`` 0 is greedy; above 0, tokens are sampled after the filters ``top_k``, ``top_p``
+    (Holtzman et al. 2019), ``min_p`` (Nguyen et al. 2024), ``typical_p`` (Meister et al. 2022),
+    ``epsilon_cutoff`` and ``eta_cutoff`` (Hewitt et al. 2022) and ``top_h`` (Potraghloo et al. 2025);
+    ``seed`` makes samples reproducible; ``n`` is the number of texts, sampled independently.
 
     Search: ``beams``, ``length_penalty``, ``early_stopping`` (False, True or "never") as in transformers;
-    ``num_hypotheses`` asks for the best ones.
+    ``num_hypotheses`` is the number of hypotheses to return.
 
-    Changes of the logits: ``repetition_penalty`` (Keskar et al. 2019), ``encoder_repetition_penalty``,
+    Logits processors: ``repetition_penalty`` (Keskar et al. 2019), ``encoder_repetition_penalty``,
     ``presence_penalty``, ``frequency_penalty``, ``no_repeat_ngram_size``, ``encoder_no_repeat_ngram_size``,
-    ``logit_bias`` (id to added value), ``sequence_bias`` (pairs of ids and what is added to the last one's logit after
-    the others), ``bad_words`` (texts or lists of ids), ``suppress_tokens`` (ids),
-    ``begin_suppress_tokens`` (ids, at the first new token), ``forced_bos`` (id, encoder-decoders only) and ``forced_eos`` (ids), ``processor`` (a
-    function of the ids so far and the logits [vocab] that returns new logits; called at each step of each sequence,
-    which is slow), ``exponential_decay_length_penalty`` (a start and a factor: after so many new tokens the end becomes
-    ever likelier), ``remove_invalid_values`` (logits that are no finite numbers become finite), ``renormalize_logits``
-    (scores of beams are normalized after their changes).
+    ``logit_bias`` (mapping of ids to added values), ``sequence_bias`` (id sequences with a value that is
+    added to the logit of the last id when it would follow the others), ``bad_words`` (texts or lists of ids),
+    ``suppress_tokens`` (ids), ``begin_suppress_tokens`` (ids, for the first new token), ``forced_bos`` (id,
+    encoder-decoders only), ``forced_eos`` (ids), ``processor`` (a function of the ids so far and the logits
+    [vocab] that returns new logits; slow, because it is called at each step of each sequence),
+    ``exponential_decay_length_penalty`` (a start and a factor: after that many new tokens the logit of the
+    end token grows exponentially), ``remove_invalid_values`` (replaces non-finite logits by finite ones),
+    ``renormalize_logits`` (normalizes the scores of beams after the other processors).
 
-    Speed, without any effect on the result: ``prompt_lookup`` guesses so many tokens from what followed the last few ones
-    earlier in the text or the source (0: none); ``draft_model`` is a smaller `TextGenerator` of the same vocabulary that
-    guesses ``draft_tokens`` (4) at a time.
+    Speculative decoding, without effect on the result: ``prompt_lookup`` is the number of tokens to guess
+    from the text after an earlier occurrence of the last tokens, in the text or the source (0: none);
+    ``draft_model`` is a smaller `TextGenerator` with the same vocabulary that guesses ``draft_tokens`` (4) at
+    a time.
 
-    Results: ``logprobs`` True or the number of alternatives to report beside each token.
+    Results: ``logprobs`` is True, or the number of alternatives to report for each token.
     """
 
     max_tokens: int | None
@@ -106,11 +108,11 @@ class GenerateOptions(TypedDict, total=False):
 
 
 HONOURED = {
-    "max_length": "max_tokens (less the prompt, or the start token of a decoder)",
+    "max_length": "max_tokens (minus the prompt, or the decoder's start token)",
     "max_new_tokens": "max_tokens",
-    "min_length": "min_tokens (less the prompt, or the start token of a decoder)",
+    "min_length": "min_tokens (minus the prompt, or the decoder's start token)",
     "min_new_tokens": "min_tokens",
-    "do_sample": "temperature: 0 where it is false",
+    "do_sample": "temperature: 0 if false",
     "temperature": "temperature",
     "top_k": "top_k",
     "top_p": "top_p",
@@ -142,7 +144,7 @@ HONOURED = {
     "decoder_start_token_id": "the decoder's first token",
     "stop_strings": "stop",
 }
-"""Keys of generation_config.json and the option that each sets."""
+"""Keys of generation_config.json and the options that they set."""
 
 REFUSED: dict[str, tuple[Any, ...]] = {
     "assistant_early_exit": (None, 0),
@@ -156,7 +158,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {
     "token_healing": (None, False),
     "watermarking_config": (None,),
 }
-"""Keys that would change the text and are not supported, with the values at which they do not."""
+"""Unsupported keys that would change the text, with their neutral values."""
 
 WITHOUT_EFFECT = frozenset(
     [
@@ -190,12 +192,12 @@ WITHOUT_EFFECT = frozenset(
         "_from_model_config",
     ]
 )
-"""Keys about caches, drafts, compilation, padding and the form of transformers' results."""
+"""Keys for caches, drafts, compilation, padding and the form of transformers' results."""
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """The checkpoint's own settings, under their names in generation_config.json."""
+    """The checkpoint's settings, under their names in generation_config.json."""
 
     values: Mapping[str, Any]
     source: str
@@ -207,7 +209,7 @@ class Defaults:
 
     @staticmethod
     def read(generation: Mapping[str, Any] | None, config: Mapping[str, Any], encoder_decoder: bool) -> Defaults:
-        """From generation_config.json, or from config.json where there is none."""
+        """From generation_config.json, or from config.json if there is none."""
         keys = {*HONOURED, *REFUSED}
         source = "config.json" if generation is None else "generation_config.json"
         values = dict(generation) if generation is not None else {k: config[k] for k in keys if k in config}
@@ -225,23 +227,23 @@ def id_list(value: Any, what: str) -> list[int]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = [value]
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise CheckpointError(f"{what} is {shown(value)}: expected an id or a list of ids")
+        raise CheckpointError(f"{what} is {short_repr(value)}: expected an id or a list of ids")
     for index in value:
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
-            raise CheckpointError(f"{what} holds {index!r}: expected ids from 0")
+            raise CheckpointError(f"{what} holds {short_repr(index)}: expected ids from 0")
     return list(value)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call's options, checked and complete, apart from what depends on a prompt's length."""
+    """The validated options of one call, except those that depend on the length of a prompt."""
 
     core: dict[str, Any]
-    """Fields of the JSON that crosses to Rust."""
+    """Fields of the JSON for Rust."""
     max_tokens: int | None
-    """New tokens, if set as such."""
+    """Maximum number of new tokens, if set."""
     max_length: int | None
-    """New tokens and the prompt (or the decoder's start), if set as such."""
+    """Maximum length including the prompt (or the decoder's start token), if set."""
     explicit_length: bool
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
@@ -259,7 +261,7 @@ class Request:
 
 
 _SEARCH = {"length_penalty": 1, "early_stopping": False, "renormalize_logits": False}
-"""Options that only a beam search has, with the values at which they say nothing."""
+"""Options that only apply to beam search, with their neutral values."""
 _NEUTRAL = {
     "top_k": (0,),
     "top_p": (1,),
@@ -273,7 +275,7 @@ _BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
 _RANGES: dict[str, tuple[str, float, float, bool, bool, Any]] = {
-    # option: (generation_config.json's key, low, high, whole number, low itself excluded, neutral value)
+    # option: (key of generation_config.json, low, high, integer, low excluded, neutral value)
     "top_k": ("top_k", 0, BIG, True, False, 0),
     "top_p": ("top_p", 0, 1, False, True, 1.0),
     "min_p": ("min_p", 0, 1, False, False, 0.0),
@@ -298,15 +300,15 @@ def resolve(
     encode: Callable[[str], list[list[int]]],
     where: str,
 ) -> Request:
-    """Checks a call's options, fills in the checkpoint's, and puts them in the form that Rust reads.
+    """Validates a call's options, fills in the checkpoint's defaults, and builds the JSON for Rust.
 
-    Where the checkpoint samples by default and the call sets temperature to 0, the checkpoint's penalties do not
-    apply either, unless the call names them.
+    If the checkpoint samples by default and the call sets temperature to 0, the checkpoint's penalties do not
+    apply unless the call sets them.
 
-    ``encode`` gives the ids of a forbidden text, in each way that it may be cut; ``where`` names the method.
+    ``encode`` returns the ids of a forbidden text, for each way to tokenize it; ``where`` names the method.
 
     Raises:
-        OptionError: an unknown option, a value outside its range, or options that exclude each other.
+        OptionError: an unknown option, a value out of range, or options that exclude each other.
     """
     given = {name: value for name, value in options.items() if value is not None}
     for name in options:
@@ -314,7 +316,7 @@ def resolve(
             raise OptionError(f"{where} has no option {_suggest(name)}")
     _refuse(defaults)
     core: dict[str, Any] = {}
-    # A checkpoint that samples tunes its penalties for that: a call that asks for the likeliest tokens gets them.
+    # The penalties of a checkpoint that samples are tuned for sampling: a greedy call ignores them.
     bare = bool(defaults.get("do_sample")) and given.get("temperature") == 0
     for name, (key, low, high, whole, open_low, neutral) in _RANGES.items():
         value = given.get(name)
@@ -328,24 +330,24 @@ def resolve(
     _tokens(core, given, defaults, encode)
     early = given.get("early_stopping", defaults.get("early_stopping"))
     if not (early is None or isinstance(early, bool) or (isinstance(early, str) and early == "never")):
-        raise OptionError(f"early_stopping is {shown(early)}: expected False, True or 'never'")
+        raise OptionError(f"early_stopping is {short_repr(early)}: expected False, True or 'never'")
     asked = [name for name, neutral in _SEARCH.items() if given.get(name, neutral) != neutral]
     if asked and core["beams"] == 1:
-        raise OptionError(f"{asked[0]} compares the hypotheses of a beam search: set beams above 1, or leave it out")
+        raise OptionError(f"{asked[0]} applies only to beam search: set beams above 1, or remove it")
     core["early_stopping"] = early or False
     logprobs = given.get("logprobs")
     if isinstance(logprobs, bool):
         logprobs = 0 if logprobs else None
     if logprobs is not None:
         logprobs = number("logprobs", logprobs, 0, 1000, whole=True)
-    # Translations and samples carry a score, asked for or not.
+    # Translations and samples always carry a score.
     scored = logprobs is not None or defaults.encoder_decoder or core["samples"] > 1
     core["logprobs"], core["top_logprobs"] = scored, logprobs or 0
     draft = _speculation(core, given)
     max_tokens, max_length = _lengths(core, given, defaults)
     processor = given.get("processor")
     if processor is not None and not callable(processor):
-        raise OptionError(f"processor is {shown(processor)}: expected a function")
+        raise OptionError(f"processor is {short_repr(processor)}: expected a function")
     return Request(
         core=core,
         max_tokens=max_tokens,
@@ -359,7 +361,7 @@ def resolve(
 
 
 def _suggest(name: str) -> str:
-    """An unknown option's name with those that were perhaps meant, and all there are."""
+    """The name of an unknown option with similar names and all known ones."""
     known = sorted(GenerateOptions.__annotations__)
     meant = HONOURED.get(name, "").split(" ")[0].rstrip(":,")
     near = [meant] if meant in known else difflib.get_close_matches(name, known, n=3, cutoff=0.6)
@@ -368,17 +370,20 @@ def _suggest(name: str) -> str:
 
 
 def _speculation(core: dict[str, Any], given: Mapping[str, Any]) -> Any:
-    """Settles what guesses tokens; the compiled draft model, where there is one."""
+    """Resolves the options of speculative decoding; returns the compiled draft model, if any."""
     for name, low, value in (("prompt_lookup", 0, 0), ("draft_tokens", 1, 4)):
         core[name] = number(name, given.get(name, value), low, 64, whole=True)
     draft = given.get("draft_model")
     if draft is None and "draft_tokens" in given:
-        raise OptionError("draft_tokens is set without draft_model, which would guess them")
+        raise OptionError("draft_tokens is set without draft_model: set both, or remove it")
     if draft is not None and getattr(draft, "kind", None) != "decoder":
-        raise OptionError(f"draft_model is {shown(draft)}: expected a TextGenerator")
+        raise OptionError(f"draft_model is {short_repr(draft)}: expected a TextGenerator")
     named = "draft_model" if draft is not None else "prompt_lookup" if core["prompt_lookup"] else None
     if named is not None and core["beams"] > 1:
-        raise OptionError(f"{named} is set with beams {core['beams']}: a beam search is not guessed; set beams to 1")
+        raise OptionError(
+            f"{named} is set with beams {core['beams']}: speculative decoding does not support beam search; "
+            "set beams to 1"
+        )
     return None if draft is None else draft.core
 
 
@@ -387,13 +392,13 @@ def _refuse(defaults: Defaults) -> None:
         value = defaults.get(key)
         if value not in neutral:
             raise OptionError(
-                f"{defaults.source} sets {key} to {shown(value)}, which is not supported: "
-                f"load the model with generation_config={{{key!r}: None}} to go without it"
+                f"{defaults.source} sets {key} to {short_repr(value)}, which is not supported: "
+                f"load the model with generation_config={{{key!r}: None}} to remove it"
             )
 
 
 def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) -> None:
-    """Settles how tokens are chosen: greedily, by drawing, or by beam search."""
+    """Resolves how tokens are chosen: greedy, sampling or beam search."""
     beams = given.get("beams", defaults.get("num_beams") or 1)
     core["beams"] = number("beams", beams, 1, 256, whole=True)
     if "temperature" in given:
@@ -401,7 +406,7 @@ def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) 
         if core["temperature"] > 0 and core["beams"] > 1:
             if "beams" in given:
                 raise OptionError(
-                    f"temperature is {core['temperature']:g} with beams {core['beams']}: a beam search does not draw; "
+                    f"temperature is {core['temperature']:g} with beams {core['beams']}: beam search does not sample; "
                     "set temperature to 0, or beams to 1"
                 )
             core["beams"] = 1
@@ -410,17 +415,17 @@ def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) 
         what = f"temperature of {defaults.source}"
         core["temperature"] = 1.0 if value is None else number(what, value, 0, 1e6)
         if "top_k" not in given and defaults.get("top_k") is None:
-            core["top_k"] = 50  # transformers' own default, for checkpoints that ask to sample
+            core["top_k"] = 50  # transformers' default for checkpoints that sample
     elif defaults.get("do_sample") and "beams" not in given:
         raise OptionError(
-            f"{defaults.source} asks for a beam search that draws, which is not supported: set temperature or beams"
+            f"{defaults.source} requests beam search with sampling, which is not supported: set temperature or beams"
         )
     else:
         core["temperature"] = 0.0
         asked = [name for name, neutral in _NEUTRAL.items() if given.get(name, neutral[0]) not in neutral]
         if asked and core["beams"] == 1:
             raise OptionError(
-                f"{', '.join(asked)} chooses among drawn tokens, but decoding is greedy: set temperature above 0"
+                f"{', '.join(asked)} filters sampled tokens, but decoding is greedy: set temperature above 0"
             )
     if core["temperature"] == 0:
         core.update({name: _RANGES[name][5] for name in _NEUTRAL})
@@ -432,13 +437,13 @@ def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) 
     core["samples"] = number("n", samples, 1, 1024, whole=True)
     if core["num_hypotheses"] > core["beams"]:
         raise OptionError(
-            f"num_hypotheses is {core['num_hypotheses']} with beams {core['beams']}: expected at most one a beam"
+            f"num_hypotheses is {core['num_hypotheses']} with beams {core['beams']}: expected at most one per beam"
         )
     if core["samples"] > 1 and core["temperature"] == 0:
         way = "set num_hypotheses" if beam_search else "set temperature above 0"
-        raise OptionError(f"n is {core['samples']}, but nothing is drawn, so all texts would be equal: {way}")
+        raise OptionError(f"n is {core['samples']}, but without sampling all texts would be equal: {way}")
     seed = given.get("seed")
-    # Without a seed each call draws anew.
+    # Without a seed every call samples anew.
     core["seed"] = secrets.randbits(64) if seed is None else number("seed", seed, 0, (1 << 64) - 1, whole=True)
 
 
@@ -453,7 +458,7 @@ def _tokens(
     core["stop_ids"] = list(dict.fromkeys([*defaults.end_ids, *_ids("stop_ids", given.get("stop_ids"))]))
     bias = given.get("logit_bias", {})
     if not isinstance(bias, Mapping):
-        raise OptionError(f"logit_bias is {shown(bias)}: expected a mapping of ids to numbers")
+        raise OptionError(f"logit_bias is {short_repr(bias)}: expected a mapping of ids to numbers")
     core["logit_bias"] = {
         str(_ids("logit_bias", [index])[0]): number("logit_bias", value, -1e9, 1e9) for index, value in bias.items()
     }
@@ -464,13 +469,13 @@ def _tokens(
         if not all(found):
             raise OptionError("bad_words holds an empty text: expected at least one token")
         words += found
-    # As in transformers: forbidding the end token is what min_tokens is for.
+    # As in transformers: min_tokens forbids the end token, bad_words does not.
     ends = [[index] for index in core["eos_ids"]]
     core["bad_words_ids"] = [word for word in words if word not in ends]
     for name in ("suppress_tokens", "begin_suppress_tokens"):
         core[name] = _ids(name, given.get(name, defaults.get(name)))
     if "forced_bos" in given and not defaults.encoder_decoder:
-        raise OptionError("forced_bos sets the first token of an encoder-decoder's text: add it to the prompt instead")
+        raise OptionError("forced_bos applies only to encoder-decoders: add the token to the prompt instead")
     first = _ids("forced_bos", given.get("forced_bos", defaults.get("forced_bos_token_id")))
     if len(first) > 1:
         raise OptionError(f"forced_bos is {first}: expected one id")
@@ -485,7 +490,7 @@ def _tokens(
 
 
 def _named(name: str, given: Mapping[str, Any], defaults: Defaults) -> tuple[str, Any]:
-    """An option that the checkpoint may set under the same name: how to call it in an error, and its value."""
+    """An option that the checkpoint may set under the same name: its name for errors, and its value."""
     if name in given:
         return name, given[name]
     return f"{name} of {defaults.source}", defaults.get(name)
@@ -498,7 +503,7 @@ def _ids(name: str, value: Any) -> list[int]:
     found = []
     for index in items:
         if not isinstance(index, int | np.integer) or isinstance(index, bool) or not 0 <= index < 1 << 31:
-            raise OptionError(f"{name} holds {shown(index)}: expected ids from 0")
+            raise OptionError(f"{name} holds {short_repr(index)}: expected ids from 0")
         found.append(int(index))
     return found
 
@@ -508,12 +513,13 @@ def _items(name: str, value: Any) -> list[Any]:
 
 
 def _sequence_bias(name: str, value: Any) -> list[list[Any]]:
-    """As transformers writes it: a list of [ids, bias], or an object whose keys are ids or tuples of them."""
+    """In the format of transformers: a list of [ids, bias], or an object whose keys are ids or tuples of
+    ids."""
     pairs = list(value.items()) if isinstance(value, Mapping) else _items(name, value)
     found = []
     for pair in pairs:
         if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise OptionError(f"{name} holds {shown(pair)}: expected [ids, bias]")
+            raise OptionError(f"{name} holds {short_repr(pair)}: expected [ids, bias]")
         ids, bias = pair
         if isinstance(ids, str):
             texts = ids.strip("()[] ").replace(",", " ").split()
@@ -528,7 +534,7 @@ def _decay(name: str, value: Any) -> list[Any] | None:
     if value is None:
         return None
     if not isinstance(value, Sequence) or len(value) != 2:
-        raise OptionError(f"{name} is {shown(value)}: expected a start and a factor")
+        raise OptionError(f"{name} is {short_repr(value)}: expected a start and a factor")
     return [number(name, value[0], 0, BIG, whole=True), number(name, value[1], 1e-3, 1e3)]
 
 
@@ -546,7 +552,9 @@ def _lengths(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults)
         value = number("max_tokens", given["max_tokens"], 1, BIG, whole=True)
         if core["min_tokens"] > value:
             if "min_tokens" in given:
-                raise OptionError(f"min_tokens is {core['min_tokens']} with max_tokens {value}: expected no more")
+                raise OptionError(
+                    f"min_tokens is {core['min_tokens']} with max_tokens {value}: expected at most max_tokens"
+                )
             core["min_tokens"] = value
         return value, None
     for key in ("max_new_tokens", "max_length"):
@@ -563,5 +571,5 @@ def _stops(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else _items("stop", value)
     for text in texts:
         if not isinstance(text, str) or not text:
-            raise OptionError(f"stop holds {shown(text)}: expected texts of at least one character")
+            raise OptionError(f"stop holds {short_repr(text)}: expected texts of at least one character")
     return tuple(texts)

@@ -1,5 +1,6 @@
-"""Vectors of texts as the files of sentence-transformers describe them: modules.json, pooling, dense layers,
-normalization, prompts. Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084"""
+"""Embeddings as described by the files of sentence-transformers: modules.json, pooling, dense layers,
+normalization,
+prompts. Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084"""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import CheckpointError, ContextLengthError, OptionError, shown
+from ..checkpoint import read_json, read_object, read_safetensors
+from ..errors import CheckpointError, ContextLengthError, OptionError, short_repr
 from ..progress import Callback
-from ..tokenizer.files import read_json, read_object
 from .arguments import BIG, is_text, one_or_many, optional_flag, optional_text, whole
 from .base import BaseModel, ragged
 from .tasks import sigmoid
@@ -31,7 +32,7 @@ MODES = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last",
 }
-"""Flags of a pooling configuration, in the order in which several are joined."""
+"""Flags of a pooling configuration, in the order of concatenation."""
 
 _NAMES = {
     "cls": "first",
@@ -41,7 +42,7 @@ _NAMES = {
 }
 
 _normal = np.vectorize(lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))), otypes=[np.float64])
-"""The normal distribution's cumulative function."""
+"""The cumulative distribution function of the standard normal distribution."""
 
 _ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     "identity": lambda x: x,
@@ -62,7 +63,7 @@ class Dense:
     activation: str
 
     def apply(self, x: Floats) -> Floats:
-        # Row by row: a product's sums must not depend on how many texts come together.
+        # Row by row: the sums must not depend on the batch.
         rows = [self.weight @ row for row in x]
         out = np.stack(rows).astype(np.float32) if rows else np.zeros((0, len(self.weight)), np.float32)
         if self.bias is not None:
@@ -72,7 +73,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What happens to the hidden states of a text, and to the text before."""
+    """How hidden states become an embedding, and how the text is prepared."""
 
     modes: tuple[str, ...] = ("mean",)
     normalize: bool = False
@@ -87,7 +88,7 @@ class Recipe:
 
     @staticmethod
     def read(folder: Path) -> Recipe | None:
-        """The recipe of a folder, or None if it is no embedding model of sentence-transformers."""
+        """The recipe of a folder, or None if it is not an embedding model of sentence-transformers."""
         path = folder / "modules.json"
         extra = read_object(folder / "config_sentence_transformers.json")
         if not path.is_file() or extra.get("model_type") == "CrossEncoder":
@@ -112,10 +113,10 @@ class Recipe:
                 normalize = True
             elif kind not in ("Dropout",):
                 raise CheckpointError(
-                    f"{path} has a module {kind}, which is not supported: expected Transformer, Pooling, Dense or Normalize"
+                    f"{path} has the unsupported module {kind}: expected Transformer, Pooling, Dense or Normalize"
                 )
         text = read_object(transformer / "sentence_bert_config.json")
-        # Newer folders have the bound among the tokenizer's settings.
+        # Newer folders have the bound in the tokenizer's settings.
         bounds = (
             text.get("max_seq_length"),
             read_object(transformer / "tokenizer_config.json").get("model_max_length"),
@@ -141,7 +142,7 @@ class Recipe:
 def _inside(folder: Path, name: str) -> Path:
     place = (folder / name).resolve()
     if not place.is_relative_to(folder.resolve()):
-        raise CheckpointError(f"modules.json names the path {shown(name)}, which leads out of {folder}")
+        raise CheckpointError(f"modules.json names the path {short_repr(name)}, which is outside {folder}")
     return place
 
 
@@ -162,17 +163,11 @@ def _pooling(place: Path) -> tuple[tuple[str, ...], bool]:
 
 
 def _dense(place: Path) -> Dense:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
     config = read_object(place / "config.json")
     path = place / "model.safetensors"
     if not path.is_file():
         raise CheckpointError(f"{path} is missing: expected the weights of a dense layer as safetensors")
-    try:
-        tensors = load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    tensors = read_safetensors(path)
     weight = tensors.get("linear.weight")
     bias = tensors.get("linear.bias")
     shape = (config.get("out_features"), config.get("in_features"))
@@ -182,13 +177,13 @@ def _dense(place: Path) -> Dense:
     name = str(config.get("activation_function", "Tanh")).rsplit(".", 1)[-1].lower()
     if name not in _ACTIVATIONS:
         raise CheckpointError(f"{place / 'config.json'} has the activation {name}: expected {', '.join(_ACTIVATIONS)}")
-    return Dense(weight.astype(np.float32), None if bias is None else bias.astype(np.float32), name)
+    return Dense(weight.float32().read(), None if bias is None else bias.float32().read(), name)
 
 
 def pool(hidden: Floats, mode: str, skip: int = 0) -> Floats:
-    """One vector of the hidden states [tokens, hidden] of one text, but for the first ``skip`` tokens, a prompt's.
+    """Pools the hidden states [tokens, hidden] of one text, without the first ``skip`` tokens (the prompt).
 
-    What a token weighs by its position does not depend on ``skip``.
+    The position weights of the remaining tokens do not depend on ``skip``.
     """
     kept = hidden[min(skip, len(hidden) - 1) :]
     if mode == "first":
@@ -206,7 +201,7 @@ def pool(hidden: Floats, mode: str, skip: int = 0) -> Floats:
 
 
 class Embedder:
-    """Makes vectors with a model and a recipe."""
+    """Computes embeddings with a model and a recipe."""
 
     def __init__(self, model: BaseModel, recipe: Recipe) -> None:
         self._model = model
@@ -217,18 +212,17 @@ class Embedder:
         """The embedder of a loaded model.
 
         Raises:
-            OptionError: its checkpoint does not say how to make vectors.
+            OptionError: the checkpoint has no recipe.
         """
-        recipe = model._parts.extra.get("recipe")
+        recipe = model._parts.recipe
         if recipe is None:
             raise OptionError(
-                f"{model._parts.identity} is not an embedding model: it has no modules.json that says how to pool; "
-                "use hidden_states"
+                f"{model._parts.identity} is not an embedding model: it has no modules.json with a pooling; use encode"
             )
         return Embedder(model, recipe)
 
     def prompt_text(self, prompt: str | None, prompt_name: str | None) -> str:
-        """The text put before each text."""
+        """The text prepended to each text."""
         optional_text("prompt", prompt)
         optional_text("prompt_name", prompt_name)
         if prompt is not None:
@@ -240,7 +234,7 @@ class Embedder:
             return ""
         if not isinstance(name, str) or name not in self.recipe.prompts:
             known = ", ".join(sorted(self.recipe.prompts)) or "none"
-            raise OptionError(f"prompt_name is {shown(name)}: this checkpoint has {known}")
+            raise OptionError(f"prompt_name is {short_repr(name)}: this checkpoint has {known}")
         return self.recipe.prompts[name]
 
     def embed(
@@ -256,7 +250,7 @@ class Embedder:
         batch_tokens: int,
         progress: bool | Callback | None,
     ) -> Floats:
-        """Vectors, [n, dim]; one vector [dim] for one text."""
+        """Embeddings, [n, dim], or [dim] for one text."""
         items, single = one_or_many(texts, is_text, "text")
         before = self.prompt_text(prompt, prompt_name)
         optional_flag("normalize", normalize)
@@ -317,7 +311,7 @@ class Embedder:
         return min(bounds, default=None)
 
     def _after(self) -> int:
-        """Special tokens behind a text."""
+        """The number of special tokens after a text."""
         special = self._model.tokenizer.encoding("a").special
         return next((n for n, flag in enumerate(reversed(special)) if not flag), 0)
 
@@ -326,15 +320,16 @@ class Embedder:
         encoding = tokenizer.encoding(text.lower() if self.recipe.lower else text)
         ids = encoding.ids
         if not ids:
-            raise OptionError("a text is empty and the checkpoint adds no tokens to it: expected some text")
+            raise OptionError("a text is empty and the tokenizer adds no special tokens: expected some text")
         if limit is not None and len(ids) > limit:
-            # A bound in the checkpoint's own files is its instruction to cut; the model's length alone is not.
+            # Only a bound in the checkpoint's files permits truncation by default, not the length of the
+            # model.
             cut = self.recipe.max_tokens is not None if truncate is None else truncate
             if not cut:
                 raise ContextLengthError(
-                    f"a text has {len(ids)} tokens: expected at most {limit}; truncate=True cuts it there"
+                    f"a text has {len(ids)} tokens: expected at most {limit}; truncate=True shortens it"
                 )
-            # The text is cut, its special tokens stay.
+            # Truncates the text and keeps the special tokens.
             over = len(ids) - limit
             last = max(index for index, flag in enumerate(encoding.special) if not flag)
             ids = ids[: last + 1 - over] + ids[last + 1 :]
@@ -342,13 +337,13 @@ class Embedder:
 
 
 def unit_length(vectors: Floats) -> Floats:
-    """Each row divided by its length; a row of zeros stays."""
+    """Rows scaled to unit length; rows of zeros are unchanged."""
     lengths = np.sqrt((vectors.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
     return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
 
 
 def similarity(left: Floats, right: Floats, how: str) -> Floats:
-    """Scores of one vector with rows: cosine, dot, or the negative euclidean or manhattan distance."""
+    """Similarity of a vector to each row: cosine, dot, or the negative euclidean or manhattan distance."""
     wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
     if how == "dot":
         scores = (wide_right * wide_left).sum(axis=1)
@@ -360,5 +355,5 @@ def similarity(left: Floats, right: Floats, how: str) -> Floats:
         norms = np.sqrt((wide_right**2).sum(axis=1)) * np.sqrt((wide_left**2).sum())
         scores = (wide_right * wide_left).sum(axis=1) / np.maximum(norms, 1e-12)
     else:
-        raise CheckpointError(f"the similarity {how} is not known: expected cosine, dot, euclidean or manhattan")
+        raise CheckpointError(f"the similarity {how} is unknown: expected cosine, dot, euclidean or manhattan")
     return np.asarray(scores, np.float32)

@@ -1,4 +1,4 @@
-"""Cutting a text into sentences, for models that translate one sentence at a time."""
+"""Splits a text into sentences, for models that translate sentence by sentence."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _ABBREVIATIONS = re.compile(
 
 
 def split(text: str) -> list[tuple[str, str]]:
-    """Sentences with the white space behind each; joined, they are the text without its outer spaces.
+    """Sentences, each with the white space after it; concatenated, they are the stripped text.
 
-    A sentence ends at . ! ? before white space and a capital, or at a line's end; not after an initial, a number
-    or a common abbreviation.
+    A sentence ends at . ! ? before white space and a capital letter, or at the end of a line, but not after
+    an initial, a number or a common abbreviation.
     """
     text = text.strip()
     parts: list[tuple[str, str]] = []

@@ -13,7 +13,7 @@ from ..progress import Callback, Progress
 from ..results import Chunk, Hypothesis, Translation
 from . import arguments, directions, engine, sentences
 from .arguments import flag, id_lists, is_text, one_or_many, optional_text
-from .base import BaseModel, IdList, Parts, ragged, stack_length
+from .base import BaseModel, IdList, LoadedParts, ragged, split_rows, stack_length
 from .directions import Direction
 from .options import Defaults, Request, id_list, resolve
 
@@ -26,25 +26,25 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 BATCH_SOURCES = 32
-"""Texts decoded together."""
+"""Texts per batch."""
 
 
 class Seq2Seq(BaseModel):
     """An encoder-decoder.
 
-    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the options
-    of the generating methods. Each takes one text or a list and returns the same shape.
+    Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the
+    options of the generating methods. Each takes one text or a list and returns the same shape.
     """
 
     kind: ClassVar[str] = "encoder-decoder"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: LoadedParts) -> None:
         super().__init__(parts)
         self._defaults = Defaults.read(parts.generation, parts.config, encoder_decoder=True)
 
     @property
     def max_source_length(self) -> int | None:
-        """The longest source in tokens."""
+        """The maximum source length in tokens."""
         stack = self.spec.encoder
         return None if stack is None else stack_length(stack)
 
@@ -82,18 +82,18 @@ class Seq2Seq(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Translation | list[Translation]:
-        """Translates.
+        """Translates one text or a list.
 
         Args:
-            source_lang: the language of the texts, for models of many: as the checkpoint writes it, by its code, or
-                in English.
+            source_lang: the language of the texts, for multilingual models: in the checkpoint's spelling, as
+                a code, or in English.
             target_lang: the language to translate into.
-            split_sentences: translates each sentence alone and joins the results; the ids and scores are then those
-                of all sentences together.
+            split_sentences: translates sentence by sentence and joins the results; the ids and scores then
+                cover all sentences.
 
         Raises:
-            OptionError: an option or a language that the checkpoint does not have.
-            ContextLengthError: a text longer than the model.
+            OptionError: an option that cannot be honoured, or a language that the checkpoint lacks.
+            ContextLengthError: a text is longer than the model.
         """
         items, single = one_or_many(texts, is_text, "text")
         flag("split_sentences", split_sentences)
@@ -110,7 +110,8 @@ class Seq2Seq(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Translation | list[Translation]:
-        """Summarizes. The checkpoint's prefix and settings for summaries are used where it has them."""
+        """Summarizes one text or a list, with the checkpoint's prefix and settings for summaries if it has
+        them."""
         items, single = one_or_many(texts, is_text, "text")
         task = self._task("summarization")
         prefix = task.get("prefix", self.config.get("prefix"))
@@ -126,7 +127,7 @@ class Seq2Seq(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Translation | list[Translation]:
-        """Text to text, with nothing put before the texts."""
+        """Text to text, without a prefix."""
         items, single = one_or_many(texts, is_text, "text")
         request = self._resolve(options, "generate", {})
         results = self._texts(items, Direction(), request, progress, "generating", False)
@@ -140,10 +141,10 @@ class Seq2Seq(BaseModel):
         target_lang: str | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Iterator[Chunk]:
-        """As `translate` where languages are given, else as `generate`, yielding the text as it comes.
+        """As `translate` if languages are given, else as `generate`, yielding the text as it is generated.
 
-        A stream shows one text a source, so it is greedy or drawn: the checkpoint's own beams are set to 1, and
-        ``beams`` is refused.
+        A stream yields one text per source, so it is greedy or sampled: the checkpoint's beams are set to 1,
+        and ``beams`` is refused.
         """
         items, _ = one_or_many(texts, is_text, "text")
         if options.get("beams") is None:
@@ -157,7 +158,7 @@ class Seq2Seq(BaseModel):
         if request.beams > 1 or request.samples > 1:
             name = "beams" if request.beams > 1 else "n"
             raise OptionError(
-                f"{name} is set for stream, which shows one text as it comes: use generate, or set it to 1"
+                f"{name} is set for stream, which yields one text per source: use generate, or set it to 1"
             )
         return engine.stream(self._job([self._source(text, direction) for text in items], request, direction))
 
@@ -170,9 +171,9 @@ class Seq2Seq(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[list[Hypothesis]] | list[Hypothesis]:
-        """For each list of source ids its hypotheses, best first; for a single list of ids, its hypotheses.
+        """The hypotheses of each list of source ids, best first; for a single list of ids, its hypotheses.
 
-        Their ids are new tokens: the decoder's start token is not among them.
+        Their ids are new tokens, without the decoder's start token.
         """
         lists, single = id_lists(ids)
         sources = [self._check_source(source) for source in lists]
@@ -183,26 +184,28 @@ class Seq2Seq(BaseModel):
                 results.append([h.hypothesis(request) for h in found])
         return results[0] if single else results
 
-    def encode(self, ids: Sequence[IdList]) -> list[Floats]:
-        """The encoder's final hidden states of each source, float32 [tokens, hidden]."""
-        lists, _ = id_lists(ids)
+    def encode(self, ids: IdList | Sequence[IdList]) -> Floats | list[Floats]:
+        """The encoder's final hidden states of one source, float32 [tokens, hidden], or a list of them for a
+        list of sources."""
+        lists, single = id_lists(ids)
         flat, starts = ragged([self._check_source(source) for source in lists])
-        rows = self.core.encode(flat, starts)
-        return [rows[starts[index] : starts[index + 1]] for index in range(len(starts) - 1)]
+        states = split_rows(self.core.encode(flat, starts), starts)
+        return states[0] if single else states
 
-    def encoder_hidden_states(self, ids: IdList) -> list[Floats]:
-        """Of one source the embedding, then each encoder layer's output, float32 [tokens, hidden] each."""
-        return self.core.hidden_states(*ragged([self._check_source(ids)]))
-
-    def decoder_logits(self, source_ids: IdList, target_ids: IdList) -> Floats:
-        """Logits at every position of the decoder's input, which begins with its start token: float32 [tokens, vocab]."""
-        source, target = self._pair(source_ids, target_ids)
-        return self.core.decoder_logits(*ragged([source]), *ragged([target]))
-
-    def decoder_hidden_states(self, source_ids: IdList, target_ids: IdList) -> list[Floats]:
-        """The decoder's embedding, then each layer's output, float32 [tokens, hidden] each."""
+    def hidden_states(self, source_ids: IdList, target_ids: IdList | None = None) -> list[Floats]:
+        """Hidden states of all layers of the encoder, or with ``target_ids`` (the decoder's input) of the
+        decoder: the embedding, then each layer's output, the last after the final norm; float32 [tokens,
+        hidden] each."""
+        if target_ids is None:
+            return self.core.hidden_states(*ragged([self._check_source(source_ids)]))
         source, target = self._pair(source_ids, target_ids)
         return self.core.decoder_hidden_states(*ragged([source]), *ragged([target]))
+
+    def decoder_logits(self, source_ids: IdList, target_ids: IdList) -> Floats:
+        """Logits at every position of ``target_ids``, which begin with the start token: float32 [tokens,
+        vocab]."""
+        source, target = self._pair(source_ids, target_ids)
+        return self.core.decoder_logits(*ragged([source]), *ragged([target]))
 
     def attentions(
         self,
@@ -212,8 +215,9 @@ class Seq2Seq(BaseModel):
         *,
         cross: bool = False,
     ) -> Floats:
-        """Attention probabilities of one layer: of the encoder [heads, source, source]; with ``target_ids`` of the
-        decoder [heads, target, target], or with ``cross`` [heads, target, source]."""
+        """Attention probabilities of one layer: of the encoder, [heads, source, source]; with ``target_ids``,
+        of the decoder, [heads, target, target]; with ``cross``, of its cross-attention, [heads, target,
+        source]."""
         if target_ids is None:
             if flag("cross", cross):
                 raise OptionError("cross is set without target_ids: expected the decoder's input")
@@ -225,7 +229,7 @@ class Seq2Seq(BaseModel):
         number = arguments.layer(layer, self.spec.decoder.layers if self.spec.decoder else ())
         return self.core.decoder_attentions(ragged([source])[0], ragged([target])[0], number, cross)
 
-    # -- inside --------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------
 
     def _vocab(self, stack: Any) -> int:
         return 0 if stack is None else int(stack.stem.vocab_size)
@@ -240,7 +244,7 @@ class Seq2Seq(BaseModel):
     def _source(self, text: str, direction: Direction) -> list[int]:
         ids = direction.encode(self.tokenizer, text)
         if not ids:
-            raise OptionError("a text is empty and the checkpoint adds no tokens to it: expected some text")
+            raise OptionError("a text is empty and the tokenizer adds no special tokens: expected some text")
         return self._check_source(ids)
 
     def _start_ids(self) -> list[int]:
@@ -254,7 +258,7 @@ class Seq2Seq(BaseModel):
         default = self.config.get("pad_token_id")
         if not isinstance(default, int):
             raise CheckpointError(
-                f"{self._parts.identity} names no decoder_start_token_id in generation_config.json or config.json"
+                f"{self._parts.identity} has no decoder_start_token_id in generation_config.json or config.json"
             )
         return [default]
 

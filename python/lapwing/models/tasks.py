@@ -1,4 +1,4 @@
-"""What follows the heads' logits: labels, tags, answers, masks, ranks. Semantics as the field's pipelines have them."""
+"""Postprocessing of the heads' logits: labels, tags, answers, masks, ranks; as in transformers' pipelines."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ContextLengthError, OptionError, shown
+from ..checkpoint import read_object
+from ..errors import ContextLengthError, OptionError, short_repr
 from ..results import Answer, Classification, Fill, Label, Tag
 from ..tokenizer import Encoding, Tokenizer
-from ..tokenizer.files import read_object
 from .arguments import choice, whole
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def labels(config: Mapping[str, Any], count: int) -> list[str]:
 
 
 def score_function(config: Mapping[str, Any], asked: str, count: int) -> str:
-    """Which function turns logits into scores."""
+    """The function that converts logits to scores."""
     if choice("scores", asked, ("auto", "softmax", "sigmoid", "none")) != "auto":
         return asked
     kind = config.get("problem_type")
@@ -82,7 +82,7 @@ def classification(row: Floats, names: Sequence[str], how: str, top_k: int | Non
 
 
 def rank_function(folder: Path, config: Mapping[str, Any], asked: str) -> str:
-    """A cross-encoder's function: the call's, the one its files name, or the sigmoid."""
+    """The activation function of a cross-encoder: that of the call, that of its files, or the sigmoid."""
     if choice("scores", asked, ("auto", "sigmoid", "none")) != "auto":
         return asked
     inner = config.get("sentence_transformers")
@@ -91,7 +91,10 @@ def rank_function(folder: Path, config: Mapping[str, Any], asked: str) -> str:
     named = named or config.get("sbert_ce_default_activation_function")
     name = str(named or "Sigmoid").rsplit(".", 1)[-1].removesuffix("()").lower()
     if name not in ("sigmoid", "identity"):
-        raise OptionError(f"the checkpoint names the activation {named!r}: set scores to sigmoid or none")
+        raise OptionError(
+            f"the checkpoint has the activation {short_repr(named)}, which is not supported: "
+            "set scores to sigmoid or none"
+        )
     return "none" if name == "identity" else "sigmoid"
 
 
@@ -103,7 +106,7 @@ def bi_scores(
     document_prompt: str | None,
     **options: Any,
 ) -> list[float]:
-    """Similarities of a query's vector with the documents' vectors."""
+    """Similarities of the embeddings of a query and of documents."""
     from .pooling import similarity
 
     known = embedder.recipe.prompts
@@ -126,7 +129,7 @@ def bi_scores(
 
 
 def truncated(encoding: Encoding, limit: int) -> Encoding:
-    """The encoding cut to ``limit`` tokens from the end of its longer text; special tokens stay."""
+    """Truncates an encoding to ``limit`` tokens at the end of its longer text; special tokens are kept."""
     keep = [True] * len(encoding)
     lengths = {part: sum(1 for s in encoding.sequences if s == part) for part in (0, 1)}
     over = len(encoding) - limit
@@ -139,7 +142,7 @@ def truncated(encoding: Encoding, limit: int) -> Encoding:
         for index in places[len(places) - cut[part] :]:
             keep[index] = False
     if sum(keep) > limit:
-        raise ContextLengthError(f"the special tokens alone are more than {limit} tokens")
+        raise ContextLengthError(f"the special tokens alone exceed {limit} tokens")
     return _select(encoding, [index for index, flag in enumerate(keep) if flag])
 
 
@@ -155,21 +158,21 @@ def _select(encoding: Encoding, places: Sequence[int]) -> Encoding:
 
 
 def windows(encoding: Encoding, limit: int | None, stride: int | None, part: int = 0) -> list[Encoding]:
-    """The encoding in stretches of at most ``limit`` tokens, which share ``stride`` tokens of the text ``part``;
-    special tokens and the other text stand in each."""
+    """Splits an encoding into windows of at most ``limit`` tokens that overlap by ``stride`` tokens of the
+    text ``part``; each contains the special tokens and the other text."""
     if limit is None or len(encoding) <= limit:
         return [encoding]
     if stride is None:
         raise ContextLengthError(
             f"a text has {len(encoding)} tokens: expected at most {limit}, the length of this model; "
-            "stride reads it in windows"
+            "set stride to read it in windows"
         )
     places = [index for index, s in enumerate(encoding.sequences) if s == part]
     others = len(encoding) - len(places)
     room = limit - others
     if whole("stride", stride, 0) >= room:
         raise OptionError(
-            f"stride is {stride}: expected 0 to {room - 1}, as {room} tokens of the text fit into a window"
+            f"stride is {stride}: expected 0 to {room - 1}, since {room} tokens of the text fit into a window"
         )
     found = []
     start = 0
@@ -201,7 +204,7 @@ class _Piece:
 
 
 def check_aggregation(name: str) -> None:
-    """Raises OptionError for an unknown way to join tokens."""
+    """Raises OptionError for an unknown aggregation."""
     choice("aggregation", name, AGGREGATIONS)
 
 
@@ -213,13 +216,13 @@ def tags(
     aggregation: str,
     ignore: frozenset[str],
 ) -> list[Tag]:
-    """Tokens of a text, or of its windows, joined into stretches of one label.
+    """Tokens of a text, or of its windows, joined into spans of one label.
 
-    Of stretches from different windows that overlap the longest stands, then the surest.
+    Overlapping spans from different windows are resolved in favour of the longest, then the highest score.
     """
     found = []
     for encoding, logits in parts:
-        pieces = _stretches(_tokens(tokenizer, text, encoding, softmax(logits)), names, aggregation)
+        pieces = _spans_of_labels(_tokens(tokenizer, text, encoding, softmax(logits)), names, aggregation)
         found += [piece for piece in pieces if piece.label not in ignore]
     if len(parts) > 1:
         found = _without_overlaps(found)
@@ -227,7 +230,7 @@ def tags(
 
 
 def _tokens(tokenizer: Tokenizer, text: str, encoding: Encoding, scores: Any) -> list[_Token]:
-    """The tokens of the text itself, with their probabilities and whether they go on with a word."""
+    """The tokens of the text, with their probabilities and whether they continue a word."""
     found = []
     unk = tokenizer.unk_token_id
     for place, (start, end) in enumerate(encoding.offsets):
@@ -244,7 +247,7 @@ def _tokens(tokenizer: Tokenizer, text: str, encoding: Encoding, scores: Any) ->
     return found
 
 
-def _stretches(items: Sequence[_Token], names: Sequence[str], aggregation: str) -> list[_Piece]:
+def _spans_of_labels(items: Sequence[_Token], names: Sequence[str], aggregation: str) -> list[_Piece]:
     if aggregation in ("none", "simple"):
         pieces = [_piece(token.scores, names, token.start, token.end) for token in items]
     else:
@@ -289,7 +292,7 @@ def _word(group: Sequence[_Token], names: Sequence[str], aggregation: str) -> _P
 
 
 def _split_label(label: str) -> tuple[str, str]:
-    """Prefix and name: B-PER is ("B", "PER"); a label without prefix continues."""
+    """Prefix and name: B-PER is ("B", "PER"); a label without a prefix counts as I."""
     return (label[0], label[2:]) if label[:2] in ("B-", "I-") else ("I", label)
 
 
@@ -322,7 +325,7 @@ class _Span:
 
 
 class Reader:
-    """Finds spans in contexts that are read in windows."""
+    """Finds answer spans in contexts that are split into windows."""
 
     def __init__(self, tokenizer: Tokenizer, limit: int | None, window: int, stride: int) -> None:
         whole("window", window)
@@ -331,14 +334,15 @@ class Reader:
         self._stride = stride
 
     def windows(self, question: str, context: str) -> list[Encoding]:
-        """The pair, as often as its context needs windows."""
+        """The windows of a question and its context."""
         if not context.strip():
             raise OptionError("context is empty: expected some text")
         encoding = self._tokenizer.encode_pair(question, context)
         asked = sum(1 for s in encoding.sequences if s != 1)
         if asked >= self._window:
             raise ContextLengthError(
-                f"the question has {asked} tokens with special tokens: expected fewer than the window of {self._window}"
+                f"the question has {asked} tokens including special tokens: "
+                f"expected fewer than the window of {self._window}"
             )
         stride = min(self._stride, (self._window - asked) // 2) if len(encoding) > self._window else self._stride
         return windows(encoding, self._window, stride, part=1)
@@ -353,11 +357,11 @@ class Reader:
         max_answer_tokens: int,
         align_to_words: bool,
     ) -> Answer:
-        """The best span of all windows."""
+        """The best span over all windows."""
         spans: dict[str, _Span] = {}
         none_score = 1.0
         for encoding, logits in parts:
-            # Spans of one word may become the same answer.
+            # Several spans may align to the same words.
             wanted = 2 * top_k + 10 if align_to_words else top_k
             found, null = self._spans(encoding, logits, wanted, max_answer_tokens)
             none_score = min(none_score, null)
@@ -367,7 +371,7 @@ class Reader:
                     start, end = _whole_words(encoding, first, last)
                 text = context[start:end]
                 known = spans.get(text.lower())
-                if known is not None:  # the same words elsewhere, or seen from another window
+                if known is not None:  # the same words elsewhere, or in another window
                     spans[text.lower()] = _Span(known.text, known.score + score, known.start, known.end)
                 else:
                     spans[text.lower()] = _Span(text, score, start, end)
@@ -429,13 +433,13 @@ def _whole_words(encoding: Encoding, first: int, last: int) -> tuple[int, int]:
 
 
 def target_id(tokenizer: Tokenizer, target: str) -> int:
-    """The id of a candidate given as text: a token as the vocabulary writes it, or a word that is one token."""
+    """The id of a candidate: a token in the vocabulary's spelling, or a word that is a single token."""
     index = tokenizer.token_to_id(target)
     if index is not None:
         return index
     ids = tokenizer.encode(target, add_special_tokens=False)
     if len(ids) != 1:
-        raise OptionError(f"the target {shown(target)} is {len(ids)} tokens: expected one")
+        raise OptionError(f"the target {short_repr(target)} is {len(ids)} tokens: expected one")
     return ids[0]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from ..errors import OptionError, shown
+from ..errors import OptionError, short_repr
 from . import template
 from .encoding import Encoding
 from .files import build, guarded, read_config, special_tokens
@@ -21,11 +21,11 @@ __all__ = ["Encoding", "StreamDecoder", "Tokenizer"]
 class Tokenizer:
     """The tokenizer of a checkpoint folder.
 
-    ``bos_token``, ``eos_token`` ... are the special tokens' texts, ``bos_token_id`` ... their ids; None where the
-    checkpoint has none. ``chat_templates`` maps names to templates.
+    ``bos_token``, ``eos_token`` ... are the texts of the special tokens, ``bos_token_id`` ... their ids; None
+    if the checkpoint has none. ``chat_templates`` maps names to templates.
 
     Raises:
-        CheckpointError: the folder has no tokenizer, or a damaged one.
+        CheckpointError: the folder has no tokenizer, or it is damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -62,14 +62,14 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens, the added ones included."""
+        """Number of tokens, including added ones."""
         if self._marian is not None:
             return self._marian.vocab_size()
         return int(self._backend.get_vocab_size(True))
 
     @property
     def max_length(self) -> int | None:
-        """``model_max_length`` of the configuration where it is a real bound."""
+        """``model_max_length`` of the configuration, or None if it is a placeholder."""
         value = self.config.get("model_max_length")
         if isinstance(value, int | float) and 0 < value < 1 << 40:
             return int(value)
@@ -77,29 +77,29 @@ class Tokenizer:
 
     @property
     def word_pieces(self) -> bool:
-        """Whether a piece that goes on with a word says so in its text (WordPiece)."""
+        """Whether continuation pieces are marked in their text (WordPiece)."""
         return self._backend is not None and bool(getattr(self._backend.model, "continuing_subword_prefix", None))
 
     @property
     def special_ids(self) -> frozenset[int]:
-        """Ids that decoding leaves out with ``skip_special_tokens``."""
+        """Ids that ``skip_special_tokens`` omits."""
         return self._special_ids
 
     def token_to_id(self, token: str) -> int | None:
-        """The id of one token's exact text."""
+        """The id of a token, by its exact text in the vocabulary."""
         if not isinstance(token, str):
-            raise OptionError(f"a token is {shown(token)}: expected a text")
+            raise OptionError(f"a token is {short_repr(token)}: expected a text")
         if self._marian is not None:
             return self._marian.token_to_id(token)
         found = self._backend.token_to_id(token)
         return None if found is None else int(found)
 
     def id_to_token(self, index: int) -> str | None:
-        """The text of one id as the vocabulary writes it."""
+        """The text of an id in the vocabulary."""
         try:
             index = operator.index(index)
         except TypeError as error:
-            raise OptionError(f"an id is {shown(index)}: expected a whole number") from error
+            raise OptionError(f"an id is {short_repr(index)}: expected a whole number") from error
         if self._marian is not None:
             return self._marian.id_to_token(index)
         try:
@@ -109,7 +109,7 @@ class Tokenizer:
         return None if found is None else str(found)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a text, with the special tokens that the checkpoint puts around it."""
+        """The ids of a text, with the special tokens that the checkpoint adds."""
         return self.encoding(text, add_special_tokens=add_special_tokens).ids
 
     def encode_pair(self, text: str, pair: str, *, add_special_tokens: bool = True) -> Encoding:
@@ -124,10 +124,10 @@ class Tokenizer:
         add_special_tokens: bool = True,
         target: bool = False,
     ) -> Encoding:
-        """Ids, segments and offsets of a text or pair. ``target`` cuts with the target's pieces (Marian)."""
+        """Ids, segments and offsets of a text or pair. ``target`` uses the target vocabulary (Marian)."""
         for value in (text,) if pair is None else (text, pair):
             if not isinstance(value, str):
-                raise OptionError(f"a text is {shown(value)}: expected str")
+                raise OptionError(f"a text is {short_repr(value)}: expected str")
             template.check_text(value)
         if self._marian is not None:
             return self._marian.encode(text, pair, add_special_tokens, target)
@@ -150,21 +150,21 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         """The ids of many texts."""
         if isinstance(texts, str | bytes):
-            raise OptionError(f"texts is one text, {shown(texts)}: expected a list of texts; encode takes one")
+            raise OptionError(f"texts is one text, {short_repr(texts)}: expected a list of texts; encode takes one")
         return [self.encode(text, add_special_tokens=add_special_tokens) for text in texts]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD."""
+        """The text of ids; invalid UTF-8 becomes U+FFFD."""
         if isinstance(ids, int):
             ids = [ids]
         if isinstance(ids, str | bytes):
-            raise OptionError(f"ids are {shown(ids)}: expected a list of whole numbers")
+            raise OptionError(f"ids are {short_repr(ids)}: expected a list of whole numbers")
         try:
             values = [operator.index(index) for index in ids]
         except TypeError as error:
             raise OptionError(f"ids cannot be decoded: {error}: expected a list of whole numbers") from error
         if any(not 0 <= index < 1 << 32 for index in values):
-            raise OptionError("ids hold a number outside 0 to 4294967295: expected token ids")
+            raise OptionError("ids contain a number outside 0 to 4294967295: expected token ids")
         if self._marian is not None:
             return self._marian.decode(values, skip_special_tokens)
         text = guarded(
@@ -174,19 +174,20 @@ class Tokenizer:
         return clean_up(text) if self._clean_up else str(text)
 
     def language_prefixes(self) -> list[str]:
-        """Tokens such as ``>>fra<<`` that name the target language (Marian)."""
+        """Target language tokens such as ``>>fra<<`` (Marian)."""
         marian = self._marian
         vocab = marian.vocab() if marian is not None else self._backend.get_vocab(True)
         return [text for text in vocab if text.startswith(">>") and text.endswith("<<")]
 
     def decode_pieces(self, ids: Iterable[int]) -> str:
-        """What the target's SentencePiece model alone makes of ids (Marian); elsewhere as `decode`."""
+        """The text of ids according to the target's SentencePiece model alone (Marian); otherwise as
+        `decode`."""
         if self._marian is not None:
             return self._marian.decode_pieces(list(ids))
         return self.decode(ids)
 
     def stream(self, *, skip_special_tokens: bool = True) -> StreamDecoder:
-        """A decoder that takes ids as they come and returns text whose characters are complete."""
+        """An incremental decoder, which returns only complete characters."""
 
         def decode(ids: Sequence[int]) -> str:
             return self.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -205,16 +206,16 @@ class Tokenizer:
         chat_template: str | None = None,
         **variables: Any,
     ) -> str:
-        """The text of a conversation, as the checkpoint's template writes it.
+        """The text of a conversation, rendered with the checkpoint's template.
 
         Args:
-            messages: objects with ``role`` and ``content`` (and what else the template knows).
-            add_generation_prompt: ends with the header of the assistant's next message.
+            messages: objects with ``role`` and ``content`` (and other keys of the template).
+            add_generation_prompt: appends the header of the assistant's next message.
             tools: JSON schemas of functions, or Python functions with type hints and a docstring.
-            documents: objects with ``title`` and ``text``, for templates of retrieval.
-            continue_final_message: ends inside the last message, for the model to go on.
+            documents: objects with ``title`` and ``text``, for retrieval templates.
+            continue_final_message: leaves the last message open, so that the model continues it.
             chat_template: name of one of ``chat_templates``, or the text of a template.
-            variables: further names for the template, such as ``enable_thinking``.
+            variables: additional variables of the template, such as ``enable_thinking``.
         """
         tools, documents = template.items("tools", tools), template.items("documents", documents)
         request = self._request(messages, add_generation_prompt, tools, documents, continue_final_message, variables)
@@ -234,28 +235,28 @@ class Tokenizer:
     ) -> list[int]:
         """The ids of a conversation.
 
-        A control token that a message spells out stays text, unless ``allow_control_tokens``; only the
-        template itself writes controls.
+        Control tokens spelled out in messages stay text unless ``allow_control_tokens``; only the template
+        itself produces control tokens.
         """
         tools, documents = template.items("tools", tools), template.items("documents", documents)
         source = self._template(chat_template, tools)
         request = self._request(messages, add_generation_prompt, tools, documents, continue_final_message, variables)
         tokens = [] if allow_control_tokens or self._marian is not None else self._control
-        marks = template.Marks(tokens, source, request) if tokens else None
-        marked = request if marks is None else marks.request(request)
+        guard = template.ControlTokenGuard(tokens, source, request) if tokens else None
+        marked = request if guard is None else guard.request(request)
         text = template.render(source, marked, self.specials)
-        if marks is None or marked == request:
+        if guard is None or marked == request:
             return self.encode(text, add_special_tokens=False)
-        return self._encode_spelled(*marks.split(text), sorted(tokens, key=len, reverse=True))
+        return self._encode_spelled(*guard.split(text), sorted(tokens, key=len, reverse=True))
 
     def _encode_spelled(self, text: str, spelled: Sequence[int], tokens: Sequence[str]) -> list[int]:
-        """Encodes ``text``, where the control tokens that begin at ``spelled`` are to stay text.
+        """Encodes ``text``; the control tokens at the positions ``spelled`` stay text.
 
-        The stretches between the template's own control tokens that hold a spelled-out one are encoded by a twin
-        of the backend without control tokens; all others as usual.
+        Spans between the template's control tokens are encoded by a copy of the backend without control
+        tokens if they contain a spelled-out one, otherwise as usual.
         """
         keep = set(spelled)
-        stretches: list[tuple[int, int, bool]] = []
+        spans: list[tuple[int, int, bool]] = []
         start = at = 0
         dirty = False
         while at < len(text):
@@ -266,14 +267,14 @@ class Tokenizer:
                 dirty = True
                 at += len(token)
             else:
-                stretches.append((start, at, dirty))
-                stretches.append((at, at + len(token), False))
+                spans.append((start, at, dirty))
+                spans.append((at, at + len(token), False))
                 at += len(token)
                 start, dirty = at, False
-        stretches.append((start, at, dirty))
+        spans.append((start, at, dirty))
         ids: list[int] = []
         clean_from = 0
-        for first, last, plain in stretches:
+        for first, last, plain in spans:
             if plain:
                 ids += self.encode(text[clean_from:first], add_special_tokens=False)
                 ids += self._encode(self._plain_backend(first == 0), text[first:last], None, False).ids
@@ -318,7 +319,7 @@ class Tokenizer:
 
 
 def clean_up(text: str) -> str:
-    """Removes the spaces that word pieces leave before punctuation and contractions."""
+    """Removes the spaces before punctuation and contractions that WordPiece decoding leaves."""
     for found, put in (
         (" .", "."),
         (" ?", "?"),

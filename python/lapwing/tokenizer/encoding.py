@@ -1,4 +1,4 @@
-"""What a tokenizer makes of a text."""
+"""The result of tokenizing a text."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Encoding:
-    """Ids of one text or pair, and where they come from.
+    """Ids of a text or pair, and their origin.
 
-    ``offsets`` are characters of the text (or of the pair's second text, where ``sequences`` is 1);
-    ``sequences`` is None at special tokens, and ``special`` is 1 there. ``words`` numbers the words that the
-    tokenizer cuts first, in each text anew.
+    ``offsets`` are character positions in the text (or in the second text of the pair, where ``sequences`` is
+    1); ``sequences`` is None for special tokens, whose ``special`` is 1. ``words`` are the indices of the
+    pre-tokenized words, counted separately in each text.
     """
 
     ids: list[int]

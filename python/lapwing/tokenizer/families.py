@@ -1,5 +1,5 @@
-"""How the families without a tokenizer.json arrange their vocabulary around a SentencePiece model, a word list
-or a merge list. Each function returns the description that `tokenizers` reads."""
+"""Tokenizers of families without a tokenizer.json, built from a SentencePiece model, a word list or a merge
+list. Each function returns a description in the format of `tokenizers`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, short_repr
 from .sentencepiece import (
     CONTROL,
     NORMAL,
@@ -29,7 +29,7 @@ Json = dict[str, Any]
 def bos_eos_template(
     specials: Mapping[str, str], add_bos: bool, add_eos: bool, id_of: Callable[[str], int | None]
 ) -> Json:
-    """Arguments of `TemplateProcessing` that put the start token before and the end token after each text."""
+    """Arguments of `TemplateProcessing` that add the start token before and the end token after each text."""
     bos = specials.get("bos_token") if add_bos else None
     eos = specials.get("eos_token") if add_eos else None
     before, after = ([bos] if bos else []), ([eos] if eos else [])
@@ -77,10 +77,10 @@ def description(**parts: Any) -> Json:
 
 
 METASPACE: Json = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "always", "split": True}
-"""Marks where words begin, also at the start; as a decoder the reverse."""
+"""Marks the beginnings of words, also at the start of the text; as a decoder, the reverse."""
 
 WORDS: Json = {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]}
-"""Word by word, as the unigram families cut text."""
+"""Pre-tokenization into words, as in the unigram families."""
 
 
 def charsmap(model: SentencePieceModel) -> list[Json]:
@@ -98,7 +98,7 @@ def from_sentencepiece(
     config: Json,
     specials: dict[str, str],
 ) -> Json:
-    """The tokenizer of a family that ships a SentencePiece model, by the class that its configuration names."""
+    """The tokenizer of a family with a SentencePiece model, selected by the class in its configuration."""
     name = str(config.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
     makers: dict[str, Callable[[SentencePieceModel, Json, dict[str, str]], Json]] = {
         "Llama": _llama,
@@ -118,8 +118,8 @@ def from_sentencepiece(
         elsewhere = {"M2M100", "MBart", "MBart50", "Marian", "Nllb"}
         known = ", ".join(sorted(f"{key}Tokenizer" for key in {*makers, *elsewhere} if key))
         raise CheckpointError(
-            f"{path} is the model of a {name}Tokenizer, whose vocabulary has tokens that this file does not hold: "
-            f"expected a tokenizer.json beside it, or one of {known}"
+            f"{path} is the model of a {name}Tokenizer, whose vocabulary has tokens that are not in this file: "
+            f"expected a tokenizer.json next to it, or one of {known}"
         )
     return makers[name](model, config, specials)
 
@@ -131,7 +131,7 @@ def control_tokens(pieces: list[Piece]) -> list[Json]:
 
 
 def _llama(model: SentencePieceModel, config: Json, specials: dict[str, str]) -> Json:
-    """Llama, Gemma and whatever uses the file as it is."""
+    """Llama, Gemma and others that use the file unchanged."""
     gemma = str(config.get("tokenizer_class", "")).startswith("Gemma")
     add_bos = bool(config.get("add_bos_token", True)) and 0 <= model.bos_id < len(model.pieces)
     add_eos = bool(config.get("add_eos_token", False)) and 0 <= model.eos_id < len(model.pieces)
@@ -177,10 +177,10 @@ def _t5(model: SentencePieceModel, config: Json, specials: dict[str, str]) -> Js
     _unigram(model, "T5")
     extra = config.get("extra_ids", 100)
     if not isinstance(extra, int) or not 0 <= extra <= 10_000:
-        raise CheckpointError(f"tokenizer_config.json has extra_ids {extra!r}: expected 0 to 10000")
+        raise CheckpointError(f"tokenizer_config.json has extra_ids {short_repr(extra)}: expected 0 to 10000")
     pieces = list(model.pieces)
     have = {piece.text for piece in pieces}
-    # The sentinels stand behind the vocabulary in falling order.
+    # The sentinels follow the vocabulary in descending order.
     sentinels = [f"<extra_id_{index}>" for index in range(extra - 1, -1, -1)]
     pieces += [Piece(text, 0.0, CONTROL) for text in sentinels if text not in have]
     ids = _ids(pieces)
@@ -297,14 +297,16 @@ def _pegasus(model: SentencePieceModel, config: Json, specials: dict[str, str]) 
     _unigram(model, "Pegasus")
     offset = config.get("offset", 103)
     if not isinstance(offset, int) or not 3 <= offset <= 10_000:
-        raise CheckpointError(f"tokenizer_config.json has offset {offset!r}: expected 3 to 10000")
+        raise CheckpointError(f"tokenizer_config.json has offset {short_repr(offset)}: expected 3 to 10000")
     head = [Piece(text, 0.0, CONTROL) for text in ("<pad>", "</s>", "<mask_1>", "<mask_2>")]
     head += [Piece(f"<unk_{index}>", 0.0, CONTROL) for index in range(2, offset)]
-    # The model's own piece i has the id i + offset.
+    # Piece i of the model has the id i + offset.
     pieces = [*head, *model.pieces[2:]]
     unk_id = offset + model.unk_id
     if not 0 <= unk_id < len(pieces):
-        raise CheckpointError(f"the SentencePiece model of Pegasus names piece {model.unk_id} as the unknown one")
+        raise CheckpointError(
+            f"the SentencePiece model of Pegasus has the unknown piece {model.unk_id}, which is out of range"
+        )
     ids = _ids(pieces)
     for name, text in {"pad_token": "<pad>", "eos_token": "</s>", "mask_token": "<mask_2>"}.items():
         specials.setdefault(name, text)
@@ -320,7 +322,7 @@ def _pegasus(model: SentencePieceModel, config: Json, specials: dict[str, str]) 
 
 
 def from_wordpiece(path: Path, text: str, config: Json, specials: dict[str, str]) -> Json:
-    """BERT's word list, one piece a line."""
+    """BERT's word list, one piece per line."""
     vocab: dict[str, int] = {}
     for index, line in enumerate(text.split("\n")):
         if line or index == 0:
@@ -380,8 +382,8 @@ def from_byte_level(folder: Path, vocab: Json, merges: str, config: Json, specia
     if name not in _GPT2_LIKE:
         known = ", ".join(f"{key}Tokenizer" for key in _GPT2_LIKE if key)
         raise CheckpointError(
-            f"{folder} has vocab.json and merges.txt of a {name}Tokenizer, whose way to cut words is not known: "
-            f"expected a tokenizer.json beside them, or one of {known}"
+            f"{folder} has vocab.json and merges.txt of a {name}Tokenizer, whose pre-tokenization is unknown: "
+            f"expected a tokenizer.json next to them, or one of {known}"
         )
     ids = {text: index for text, index in vocab.items() if isinstance(index, int) and index >= 0}
     lines = [line for line in merges.split("\n") if line and not line.startswith("#version")]
@@ -432,7 +434,7 @@ def from_byte_level(folder: Path, vocab: Json, merges: str, config: Json, specia
             "trim_offsets": True,
             "add_prefix_space": prefix,
         }
-        if name == "Blenderbot":  # no start token, and no second text
+        if name == "Blenderbot":  # no start token and no separator
             end = specials["eos_token"]
             post = _template(f"A:0 {end}:0", f"A:0 {end}:0 B:0 {end}:0", ids)
     elif config.get("add_bos_token"):

@@ -1,7 +1,7 @@
-"""Finds the tokenizer of a checkpoint folder and builds it, whatever form it has.
+"""Finds and builds the tokenizer of a checkpoint folder.
 
-In order: ``tokenizer.json``; ``source.spm`` with ``vocab.json`` (Marian, elsewhere); a SentencePiece model;
-``vocab.txt`` (WordPiece); ``vocab.json`` with ``merges.txt`` (byte-level BPE).
+Search order: ``tokenizer.json``; ``source.spm`` with ``vocab.json`` (Marian, in marian.py); a SentencePiece
+model; ``vocab.txt`` (WordPiece); ``vocab.json`` with ``merges.txt`` (byte-level BPE).
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..checkpoint import read_object
 from ..errors import CheckpointError
 from . import families, multilingual, sentencepiece
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
-
-MAX_JSON_BYTES = 512 << 20
-"""No tokenizer file known is a tenth of this."""
 
 SPECIAL_NAMES = (
     "bos_token",
@@ -34,7 +32,8 @@ Result = TypeVar("Result")
 
 
 def guarded(what: str, call: Callable[[], Result]) -> Result:
-    """Runs ``call`` and turns any failure of the tokenizers library, panics included, into CheckpointError."""
+    """Runs ``call`` and converts any failure of the tokenizers library, including panics, to
+    CheckpointError."""
     try:
         return call()
     except (KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
@@ -43,31 +42,6 @@ def guarded(what: str, call: Callable[[], Result]) -> Result:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise CheckpointError(f"{what}: {error}") from error
-
-
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file; CheckpointError names the file and what is wrong with it."""
-    try:
-        size = path.stat().st_size
-        if size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{path} has {size} bytes: expected at most {MAX_JSON_BYTES}")
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds {type(value).__name__}: expected an object")
-    return value
 
 
 _CLASSES = {
@@ -90,7 +64,7 @@ _CLASSES = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """tokenizer_config.json, with the class that config.json or its family names where it names none."""
+    """tokenizer_config.json; a missing class is filled in from config.json or the family."""
     config = read_object(folder / "tokenizer_config.json")
     if not config.get("tokenizer_class") and (folder / "config.json").is_file():
         model = read_object(folder / "config.json")
@@ -110,14 +84,14 @@ def read_text(path: Path) -> str:
 
 
 def content(value: Any) -> str | None:
-    """The text of a token written as a string or as an object."""
+    """The text of a token, which is a string or an object."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None
 
 
 def special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Name to text of the special tokens: those of tokenizer_config.json, then of special_tokens_map.json."""
+    """Special tokens by name, from tokenizer_config.json, else from special_tokens_map.json."""
     found: dict[str, str] = {}
     fallback = read_object(folder / "special_tokens_map.json")
     for name in SPECIAL_NAMES:
@@ -129,12 +103,13 @@ def special_tokens(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 
 def build(folder: Path, config: dict[str, Any], specials: dict[str, str]) -> Backend:
-    """The backend of a folder that is not Marian's, complete with added tokens and post-processor."""
+    """The backend of a non-Marian folder, with added tokens and post-processor."""
     from tokenizers import Tokenizer as Backend
 
     path = folder / "tokenizer.json"
     if path.is_file():
-        # A parse in Python first would double the time of large vocabularies; the library checks the form.
+        # Parsing in Python first would double the time for large vocabularies; the library validates the
+        # file.
         backend = guarded(f"{path} cannot be read", lambda: Backend.from_file(str(path)))
         from_file = True
     else:
@@ -197,8 +172,8 @@ def _describe(folder: Path, config: dict[str, Any], specials: dict[str, str]) ->
 
 
 def _add_tokens(backend: Backend, folder: Path, config: dict[str, Any], specials: dict[str, str]) -> None:
-    """Adds the tokens that tokenizer_config.json, added_tokens.json and the special tokens name and the backend
-    lacks, at the ids they name."""
+    """Adds missing tokens of tokenizer_config.json, added_tokens.json and the special tokens to the backend,
+    at their ids."""
     from tokenizers import AddedToken
 
     have = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -220,8 +195,8 @@ def _add_tokens(backend: Backend, folder: Path, config: dict[str, Any], specials
         got = backend.token_to_id(token.content)
         if known is None and got != index:
             raise CheckpointError(
-                f"the added token {token.content!r} of {folder} should have id {index}, but the vocabulary gives it "
-                f"{got}: ids between {got} and {index} are named nowhere"
+                f"the added token {token.content!r} of {folder} should have id {index}, but the vocabulary assigns "
+                f"{got}: ids between {got} and {index} are missing"
             )
     have |= {token.content for token in wanted.values()}
     extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
@@ -239,8 +214,8 @@ def _add_tokens(backend: Backend, folder: Path, config: dict[str, Any], specials
 def _mark_language(
     backend: Backend, folder: Path, config: dict[str, Any], specials: dict[str, str], must: bool
 ) -> None:
-    """Makes the languages of the class special tokens, and puts that of the configuration where the class has it,
-    whatever tokenizer.json says."""
+    """Makes the language codes of the class special tokens, and adds the configured language at the position
+    that the class specifies, overriding tokenizer.json."""
     from tokenizers import AddedToken
     from tokenizers.processors import TemplateProcessing
 
@@ -259,8 +234,8 @@ _BOS_CLASSES = ("Llama", "CodeLlama", "Gemma", "Cohere", "GPTNeoX")
 
 
 def _update_post_processor(backend: Backend, config: dict[str, Any], specials: dict[str, str]) -> None:
-    """Where the configuration says which of the start and end tokens are added, its word stands above
-    the post-processor of tokenizer.json."""
+    """Applies ``add_bos_token`` and ``add_eos_token`` of the configuration, which override the post-processor
+    of tokenizer.json."""
     add_bos, add_eos = config.get("add_bos_token"), config.get("add_eos_token")
     if add_bos is None and add_eos is None:
         return

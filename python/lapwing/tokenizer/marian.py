@@ -1,6 +1,7 @@
-"""Marian's tokenizer: pieces by ``source.spm`` or ``target.spm``, ids by ``vocab.json``.
+"""Marian's tokenizer: pieces from ``source.spm`` or ``target.spm``, ids from ``vocab.json``.
 
-Special tokens written in a text are text. A prefix such as ``>>fra<<`` that is in the vocabulary is one token.
+Special tokens spelled out in a text stay text. A prefix such as ``>>fra<<`` is one token if the vocabulary
+has it.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..checkpoint import read_object
+from ..errors import CheckpointError, short_repr
 from . import sentencepiece
 from .encoding import Encoding
-from .files import guarded, read_object
+from .files import guarded
 
 
 class Marian:
@@ -38,9 +40,9 @@ class Marian:
         self.special_ids = frozenset(self._target_ids[text] for text in specials.values() if text in self._target_ids)
 
     def encode(self, text: str, pair: str | None, add_special_tokens: bool, target: bool = False) -> Encoding:
-        """Ids of the source text (of the target with ``target``), the end token last."""
+        """Ids of a source text (with ``target``, of a target text), with the end token last."""
         if pair is not None:
-            raise CheckpointError("this tokenizer translates single texts: it has no form for pairs")
+            raise CheckpointError("this tokenizer does not support pairs of texts")
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         vocab = self._target_ids if target else self._ids
@@ -64,7 +66,7 @@ class Marian:
         return Encoding(ids, [0] * len(ids), offsets, sequence, special, [None] * len(ids))
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool) -> str:
-        """Text of target ids."""
+        """The text of target ids."""
         parts: list[str] = []
         run: list[str] = []
         for index in ids:
@@ -80,7 +82,7 @@ class Marian:
         return "".join(parts).replace(sentencepiece.SPACE, " ").strip()
 
     def decode_pieces(self, ids: Sequence[int]) -> str:
-        """What the SentencePiece model of the target alone makes of the ids' pieces."""
+        """The text of target ids according to the SentencePiece model alone."""
         return self._target.join([self._texts.get(index, "<unk>") for index in ids])
 
     def token_to_id(self, text: str) -> int | None:
@@ -98,11 +100,11 @@ class Marian:
 
 def _vocabulary(path: Path) -> dict[str, int]:
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: expected the ids of the pieces beside source.spm")
+        raise CheckpointError(f"{path} is missing: expected the ids of the pieces, next to source.spm")
     vocab = read_object(path)
     for text, index in vocab.items():
         if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 1 << 31:
-            raise CheckpointError(f"{path} gives {text!r} the id {index!r}: expected a number from 0")
+            raise CheckpointError(f"{path} maps {text!r} to the id {short_repr(index)}: expected a number from 0")
     return vocab
 
 
@@ -120,7 +122,8 @@ class _Pieces:
             self._map = sentencepiece.CharacterMap(model.charsmap) if model.charsmap else None
         except ValueError as error:
             raise CheckpointError(f"{path} is not a SentencePiece model: {error}") from error
-        # Both are applied in cut, to the letter: the library goes by grapheme clusters and strips all white space.
+        # Both are applied in `cut`, exactly: the library works on grapheme clusters and strips all white
+        # space.
         model.charsmap = b""
         self._squeeze = model.remove_extra_whitespaces
         model.remove_extra_whitespaces = False
@@ -165,7 +168,7 @@ class _Pieces:
         ]
 
     def join(self, pieces: list[str]) -> str:
-        """Pieces that the model does not know are kept as they are; one leading space goes."""
+        """Concatenates pieces; unknown ones are kept, and one leading space is removed."""
         out: list[str] = []
         for piece in pieces:
             kind = self._kinds.get(piece, sentencepiece.UNKNOWN)
@@ -181,7 +184,7 @@ class _Pieces:
 
 
 def _squeeze(text: str, origins: list[int]) -> tuple[str, list[int]]:
-    """Without spaces at the ends, and with one for many between words."""
+    """Strips spaces at the ends and collapses them between words."""
     if text == text.strip(" ") and "  " not in text:
         return text, origins
     keep = [index for index, char in enumerate(text) if char != " " or (index > 0 and text[index - 1] != " ")]

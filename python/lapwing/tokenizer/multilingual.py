@@ -1,6 +1,7 @@
-"""Tokenizers of translation models for many languages: a SentencePiece model, then one token a language.
+"""Tokenizers of multilingual translation models: a SentencePiece model, followed by one token per language.
 
-Each text carries the token of its language. The classes differ in the languages, and in where that token stands.
+Each text contains the token of its language. The classes differ in their languages and in the token's
+position.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, short_repr
 from . import families
 from .sentencepiece import CONTROL, UNKNOWN, Piece, SentencePieceModel, decoder_json, model_json, normalizer_json
 
@@ -50,32 +51,34 @@ _M2M_100 = (
 _WMT_21 = "en ha is ja cs ru zh de"
 
 LANGUAGES = {"MBart": _MBART, "MBart50": _MBART_50, "Nllb": _NLLB}
-"""The languages of a class in the order of their tokens behind the vocabulary."""
+"""The languages of a class, in the order of their tokens after the vocabulary."""
 
 DEFAULT_SOURCE = {"MBart": "en_XX", "MBart50": "en_XX", "Nllb": "eng_Latn", "M2M100": "en"}
-"""The language of a text where tokenizer_config.json names none, by class."""
+"""The default source language of a class, if tokenizer_config.json has none."""
 
 
 def kind(config: Json) -> str:
-    """The class of a configuration, if it is one of these, else ""."""
+    """The class of a configuration if it is one of these, else ""."""
     name = str(config.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
     return name if name in DEFAULT_SOURCE else ""
 
 
 def languages(config: Json) -> list[str]:
-    """The tokens of the languages of a configuration's class."""
+    """The language tokens of a configuration's class."""
     name = kind(config)
     if name != "M2M100":
         return LANGUAGES[name].split()
     lists = {"m2m100": _M2M_100, "wmt21": _WMT_21}
     codes = config.get("language_codes") or "m2m100"
-    if codes not in lists:
-        raise CheckpointError(f"tokenizer_config.json has language_codes {codes!r}: expected {' or '.join(lists)}")
+    if not isinstance(codes, str) or codes not in lists:
+        raise CheckpointError(
+            f"tokenizer_config.json has language_codes {short_repr(codes)}: expected {' or '.join(lists)}"
+        )
     return [f"__{code}__" for code in lists[codes].split()]
 
 
 def source_token(config: Json) -> str:
-    """The token of a text's language, as the configuration has it."""
+    """The token of the configured source language."""
     name = kind(config)
     code = str(config.get("src_lang") or DEFAULT_SOURCE[name])
     return f"__{code}__" if name == "M2M100" and not code.startswith("__") else code
@@ -87,7 +90,7 @@ def suffixed(config: Json) -> bool:
 
 
 def template(config: Json, specials: dict[str, str], id_of: Callable[[str], int | None]) -> Json | None:
-    """Arguments of `TemplateProcessing`; None where the vocabulary lacks the language."""
+    """Arguments of `TemplateProcessing`; None if the vocabulary lacks the language."""
     language, end = source_token(config), specials.get("eos_token", "</s>")
     ids = {text: id_of(text) for text in (language, end)}
     if None in ids.values():
@@ -103,7 +106,8 @@ def template(config: Json, specials: dict[str, str], id_of: Callable[[str], int 
 def from_sentencepiece(
     path: Path, model: SentencePieceModel, config: Json, specials: dict[str, str], vocab: Json | None
 ) -> Json:
-    """The tokenizer of one of these classes, from its SentencePiece model (and for M2M-100 the ids of vocab.json)."""
+    """The tokenizer of one of these classes, from its SentencePiece model (for M2M-100 also the ids of
+    vocab.json)."""
     name = kind(config)
     for key, text in {"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "pad_token": "<pad>"}.items():
         specials.setdefault(key, text)
@@ -130,11 +134,9 @@ def from_sentencepiece(
 
 
 def _m2m_100(path: Path, model: SentencePieceModel, vocab: Json | None, config: Json) -> Json:
-    """Pieces by the SentencePiece model, ids by vocab.json, then one token a language."""
+    """Pieces from the SentencePiece model, ids from vocab.json, then one token per language."""
     if vocab is None:
-        raise CheckpointError(
-            f"{path} is the model of an M2M100Tokenizer: expected the vocab.json of its ids beside it"
-        )
+        raise CheckpointError(f"{path} is the model of an M2M100Tokenizer: expected vocab.json with its ids next to it")
     ids = {text: index for text, index in vocab.items() if isinstance(index, int) and 0 <= index < len(vocab)}
     families.require(ids, "<s>", "<pad>", "</s>", "<unk>")
     by_id = {index: text for text, index in ids.items()}

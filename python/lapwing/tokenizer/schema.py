@@ -1,6 +1,6 @@
-"""JSON schemas of Python functions, in the form that chat templates expect of tools.
+"""JSON schemas of Python functions, in the format that chat templates expect for tools.
 
-The docstring is Google's: a summary, ``Args:`` with one line an argument, ``Returns:``.
+Docstrings follow Google's style: a summary, ``Args:`` with one line per argument, ``Returns:``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ _TYPES = {int: "integer", float: "number", str: "string", bool: "boolean", type(
 
 
 def describe(tool: Any) -> Any:
-    """A tool as it is if it is a mapping, else the schema of the function."""
+    """A mapping unchanged, else the schema of the function."""
     if isinstance(tool, Mapping):
         return tool
     if not (inspect.isfunction(tool) or inspect.ismethod(tool)):
         raise OptionError(f"a tool is {type(tool).__name__}: expected a JSON schema or a function")
     summary, arguments, returns = _docstring(inspect.getdoc(tool) or "")
     if not summary:
-        raise OptionError(
-            f"the function {tool.__name__} has no docstring: expected what it does, for the model to read"
-        )
+        raise OptionError(f"the function {tool.__name__} has no docstring: expected a description for the model")
     hints = get_type_hints(tool)
     properties: dict[str, Any] = {}
     required: list[str] = []

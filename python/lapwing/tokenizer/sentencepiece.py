@@ -1,7 +1,7 @@
-"""Reads a SentencePiece model (``.spm``, ``.model``) and describes it in the form of ``tokenizer.json``.
+"""Reads a SentencePiece model (``.spm``, ``.model``) and converts it to the format of ``tokenizer.json``.
 
-The file is a protobuf message of a handful of fields; the reader below knows only those. Two algorithms
-are supported, unigram and BPE, with byte fallback and the precompiled normalization map.
+The file is a protobuf message; the reader below parses only the few fields that matter. It supports unigram
+and BPE, with byte fallback and the precompiled normalization map.
 Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226
 """
 
@@ -17,13 +17,13 @@ from typing import Any
 from ..errors import CheckpointError
 
 SPACE = "\u2581"
-"""The visible character (lower one eighth block) that stands for a space inside pieces."""
+"""The character (lower one eighth block) that represents a space inside pieces."""
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BPE = 1, 2
 
 MAX_PIECES = 4_000_000
-"""Bound of the vocabulary, far above any known model: a damaged file must not exhaust memory."""
+"""Bound of the vocabulary, far above any known model, so that a damaged file cannot exhaust memory."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Piece:
 
 @dataclass
 class SentencePieceModel:
-    """The fields of a model file that decide how text is cut."""
+    """The fields of a model file that affect tokenization."""
 
     pieces: list[Piece] = field(default_factory=list)
     algorithm: int = UNIGRAM
@@ -61,7 +61,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(data) or shift > 63:
-            raise ValueError("a number runs past the end")
+            raise ValueError("a number extends past the end")
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -89,13 +89,13 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
         else:
             raise ValueError(f"wire type {wire}")
         if size > len(data) - at:
-            raise ValueError("a field runs past the end")
+            raise ValueError("a field extends past the end")
         yield number, data[at : at + size]
         at += size
 
 
 def _signed(value: int | bytes) -> int:
-    """An int32 field: negative numbers are written as 64-bit two's complement."""
+    """An int32 field: negative numbers are encoded as 64-bit two's complement."""
     if isinstance(value, bytes):
         raise ValueError("a number was expected")
     return value - (1 << 64) if value >= 1 << 63 else value
@@ -122,9 +122,9 @@ def _piece(data: bytes) -> Piece:
 
 
 class CharacterMap:
-    """The precompiled normalization: a trie from strings of UTF-8 to their replacements, longest match first.
+    """The precompiled normalization: a trie from UTF-8 strings to replacements, longest match first.
 
-    The trie is a double array of 32-bit units (Darts-clone); the replacements follow it, each ended by a zero byte.
+    The trie is a double array of 32-bit units (Darts-clone); the zero-terminated replacements follow it.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -133,11 +133,11 @@ class CharacterMap:
             raise ValueError("the character map is damaged")
         self._units = struct.unpack(f"<{size // 4}I", data[4 : 4 + size])
         self._texts = data[4 + size :]
-        # Text of printable ASCII is its own normal form in every published map, and is recognized at once.
+        # Fast path: printable ASCII is its own normal form in every published map.
         self._ascii_is_plain = all(self._match(bytes([code]), 0) is None for code in range(32, 127))
 
     def _match(self, data: bytes, start: int) -> tuple[int, int] | None:
-        """Length of the longest prefix of ``data[start:]`` in the trie, and where its replacement begins."""
+        """Length of the longest prefix of ``data[start:]`` in the trie, and the offset of its replacement."""
         units = self._units
         found = None
         node = self._offset(units[0])
@@ -161,7 +161,7 @@ class CharacterMap:
         return unit >> 10 << ((unit & (1 << 9)) >> 6)
 
     def normalize(self, text: str) -> tuple[str, list[int]]:
-        """The normal form, and for each of its characters the place of its origin in ``text`` (and the end)."""
+        """The normal form, and the position in ``text`` of each of its characters (and of the end)."""
         if self._ascii_is_plain and text.isascii() and text.isprintable():
             return text, list(range(len(text) + 1))
         data = text.encode("utf-8")
@@ -190,7 +190,8 @@ def read(path: Path) -> SentencePieceModel:
     """Reads a model file.
 
     Raises:
-        CheckpointError: the file is not a SentencePiece model, or uses an algorithm other than unigram or BPE.
+        CheckpointError: the file is not a SentencePiece model, or uses an algorithm other than unigram or
+            BPE.
     """
     try:
         data = path.read_bytes()
@@ -213,12 +214,11 @@ def read(path: Path) -> SentencePieceModel:
         names = {3: "word", 4: "char"}
         found = names.get(model.algorithm, str(model.algorithm))
         raise CheckpointError(
-            f"{path} uses the algorithm {found}: expected unigram or BPE; a tokenizer.json beside it would be used instead"
+            f"{path} uses the algorithm {found}: expected unigram or BPE; "
+            "a tokenizer.json next to it would be used instead"
         )
     if not 0 <= model.unk_id < len(model.pieces):
-        raise CheckpointError(
-            f"{path} names piece {model.unk_id} as the unknown one, but holds {len(model.pieces)} pieces"
-        )
+        raise CheckpointError(f"{path} has the unknown piece {model.unk_id}, but only {len(model.pieces)} pieces")
     return model
 
 
@@ -255,8 +255,8 @@ def _normalizer(model: SentencePieceModel, data: bytes) -> None:
 
 
 def merges(vocab: dict[str, int], pieces: list[Piece]) -> list[list[str]]:
-    """The merge list of a BPE model, which stores only its pieces: better scores merge first, and of the
-    ways to cut one piece in two the one with the smaller ids."""
+    """The merge list of a BPE model, which stores only its pieces: better scores merge first; ties between
+    the splits of a piece are resolved in favour of smaller ids."""
     found: list[tuple[float, int, int, int, str, str]] = []
     for piece in pieces:
         if piece.kind not in (NORMAL, USER_DEFINED):
@@ -273,10 +273,10 @@ def merges(vocab: dict[str, int], pieces: list[Piece]) -> list[list[str]]:
 def model_json(
     model: SentencePieceModel, pieces: list[Piece], unk_id: int, *, hide_special: bool = False
 ) -> dict[str, Any]:
-    """The ``model`` part of a tokenizer.json over ``pieces`` (the file's, or as a family reorders them).
+    """The ``model`` part of a tokenizer.json for ``pieces`` (those of the file, or reordered by a family).
 
-    Unused pieces, and with ``hide_special`` control and unknown ones too, get names that no text contains, so
-    that they keep their ids and never match.
+    Unused pieces, and with ``hide_special`` control and unknown ones too, get names that do not occur in
+    text: they keep their ids and never match.
     """
     hidden = {UNUSED} | ({CONTROL, UNKNOWN} if hide_special else set())
     names = [
@@ -310,10 +310,10 @@ def model_json(
 
 
 def normalizer_json(model: SentencePieceModel, *, prefix: bool) -> dict[str, Any] | None:
-    """The ``normalizer`` part: the file's character map, then its rules for spaces.
+    """The ``normalizer`` part: the character map of the file, then its rules for spaces.
 
-    With ``prefix`` the space before the first word is put here, in front of each stretch between special
-    tokens; else a pre-tokenizer does it.
+    With ``prefix``, the normalizer adds the space before the first word, in each span between special tokens;
+    otherwise a pre-tokenizer adds it.
     """
     steps: list[dict[str, Any]] = []
     if model.charsmap:
@@ -332,8 +332,8 @@ def normalizer_json(model: SentencePieceModel, *, prefix: bool) -> dict[str, Any
 
 
 def pre_tokenizer_json(model: SentencePieceModel) -> dict[str, Any]:
-    """The ``pre_tokenizer`` part where the space goes before the first word of the text alone. A sentence
-    is cut as a whole, since pieces may span spaces."""
+    """The ``pre_tokenizer`` part that adds a space before the first word of the text only. It does not split,
+    since pieces may span spaces."""
     return {
         "type": "Metaspace",
         "replacement": SPACE,

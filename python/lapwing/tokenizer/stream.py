@@ -1,4 +1,4 @@
-"""Decoding a stream of ids piece by piece, never showing half a character."""
+"""Incremental decoding of a stream of ids into complete characters."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _CONTEXT = 8
-"""Tokens before the new ones that are decoded again, so that spaces and joints come out as in the whole."""
+"""Tokens before the new ones that are decoded again, so that spaces and merges equal those of the whole
+text."""
 _CLEAN_TAIL = 4
-"""Length of the longest pattern that the clean-up of spaces removes or joins."""
+"""Length of the longest pattern of `clean_up`."""
 
 
 class StreamDecoder:
-    """Turns ids into text as they come; the texts of all calls, joined, equal the decoded whole.
+    """Decodes ids incrementally; the concatenated texts of all calls equal the decoding of all ids.
 
-    Text is held back while its end may still change: an unfinished character in UTF-8, a run of byte tokens
-    (whose meaning is settled by the first token after it), a space that the clean-up may still remove.
+    Text is held back while its end may still change: an incomplete UTF-8 character, a run of byte tokens
+    (which the next token determines), a space that `clean_up` may still remove.
     """
 
     def __init__(
@@ -37,14 +38,14 @@ class StreamDecoder:
         self._text = ""
 
     def push(self, ids: Sequence[int]) -> str:
-        """Takes new ids and returns the text that is now settled."""
+        """Takes new ids and returns the text that is now final."""
         if not ids:
             return ""
         self._ids.extend(ids)
         if self._clean_up:
             self._text = self._decode(self._ids)
             return self._show(len(self._text) - _CLEAN_TAIL)
-        # Tokens that are left out do not end a run of bytes.
+        # Skipped tokens do not end a run of byte tokens.
         last = next((index for index in reversed(self._ids) if index not in self._skip), None)
         if last is None or self._is_byte(last):
             return ""
@@ -55,7 +56,7 @@ class StreamDecoder:
         self._text += now[len(before) :]
         self._read = len(self._ids)
         start = max(self._window, self._read - _CONTEXT)
-        # A window that decodes to nothing would be taken for the start of the text.
+        # A window that decodes to the empty string would count as the start of the text.
         if start > self._window and self._settled(start):
             self._window = start
         return self._show(len(self._text))

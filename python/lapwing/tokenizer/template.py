@@ -1,4 +1,5 @@
-"""Chat templates: finding them in a folder, rendering them, and keeping a message's text out of the controls."""
+"""Chat templates: finding them in a folder, rendering them, and protecting against control tokens in
+messages."""
 
 from __future__ import annotations
 
@@ -10,21 +11,22 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, Error, OptionError, shown
-from .files import read_object, read_text
+from ..checkpoint import read_object
+from ..errors import CheckpointError, Error, OptionError, short_repr
+from .files import read_text
 
 Message = Mapping[str, Any]
 
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
-_MOST_DEPTH = 100
+_MAX_DEPTH = 100
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def find(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """All templates of a folder by name; the unnamed one is "default".
 
-    ``chat_template.jinja`` stands above tokenizer_config.json, which stands above chat_template.json; more
-    templates by name are in ``additional_chat_templates/``.
+    ``chat_template.jinja`` overrides tokenizer_config.json, which overrides chat_template.json; additional
+    named templates are in ``additional_chat_templates/``.
     """
     found: dict[str, str] = {}
     legacy = read_object(folder / "chat_template.json").get("chat_template")
@@ -38,7 +40,7 @@ def find(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
                     and isinstance(entry.get("name"), str)
                     and isinstance(entry.get("template"), str)
                 ):
-                    raise CheckpointError(f"{folder} names a chat template without a name or a text: {entry!r}")
+                    raise CheckpointError(f"{folder} has a chat template without a name or a text: {short_repr(entry)}")
                 found[entry["name"]] = entry["template"]
         elif isinstance(value, dict):
             found.update({str(key): str(text) for key, text in value.items()})
@@ -55,16 +57,17 @@ def find(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def choose(templates: Mapping[str, str], name: str | None, tools: bool) -> str:
-    """The text of the template to use: the one named, else "tool_use" where tools are given, else the default."""
+    """The template to use: the named one, else "tool_use" if tools are given, else the default."""
     if name is not None:
         if not isinstance(name, str):
-            raise OptionError(f"chat_template is {shown(name)}: expected the name or the text of a template")
+            raise OptionError(f"chat_template is {short_repr(name)}: expected the name or the text of a template")
         if name in templates:
             return templates[name]
         if "{" in name:
             return name
         raise OptionError(
-            f"chat_template is {shown(name)}: expected one of {', '.join(sorted(templates)) or 'none'} or the text of a template"
+            f"chat_template is {short_repr(name)}: expected one of {', '.join(sorted(templates)) or 'none'} "
+            "or the text of a template"
         )
     if tools and "tool_use" in templates:
         return templates["tool_use"]
@@ -72,10 +75,11 @@ def choose(templates: Mapping[str, str], name: str | None, tools: bool) -> str:
         return templates["default"]
     if templates:
         raise OptionError(
-            f"the checkpoint has no default chat template: name one of {', '.join(sorted(templates))} with chat_template"
+            "the checkpoint has no default chat template: "
+            f"select one of {', '.join(sorted(templates))} with chat_template"
         )
     raise OptionError(
-        "the checkpoint has no chat template: use generate with a prompt, or give the text of one with chat_template"
+        "the checkpoint has no chat template: use generate with a prompt, or pass a template as chat_template"
     )
 
 
@@ -83,25 +87,25 @@ _OWN = ("messages", "tools", "documents", "add_generation_prompt", "continue_fin
 
 
 def variables(given: Any) -> dict[str, Any]:
-    """Further names for a template: a mapping of texts, none of them an argument of its own."""
+    """Additional variables of a template; the names of arguments are refused."""
     if given is None:
         return {}
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise OptionError(f"template_variables is {type(given).__name__}: expected a mapping of names to values")
     for name in _OWN:
         if name in given:
-            raise OptionError(f"template_variables holds {name}: give it as an argument of its own")
+            raise OptionError(f"template_variables holds {name}: pass it as the argument {name}")
     return dict(given)
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """``value`` rebuilt from JSON's types, as far as it has any; anything else raises OptionError."""
-    if depth > _MOST_DEPTH:
-        raise OptionError(f"a chat template's values are nested more than {_MOST_DEPTH} deep")
+    """``value`` converted to JSON types; raises OptionError if that is impossible."""
+    if depth > _MAX_DEPTH:
+        raise OptionError(f"a chat template's values are nested more than {_MAX_DEPTH} deep")
     if isinstance(value, str):
         return check_text(value)
     if isinstance(value, float) and not math.isfinite(value):
-        raise OptionError(f"a chat template takes numbers that JSON can write: got {value}")
+        raise OptionError(f"a chat template takes numbers that JSON can represent: got {value}")
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
@@ -113,20 +117,20 @@ def plain(value: Any, depth: int = 0) -> Any:
     dump = getattr(value, "model_dump", None)
     if callable(dump):
         return plain(dump(), depth + 1)
-    items = getattr(value, "tolist", None)  # numbers and arrays of NumPy
+    items = getattr(value, "tolist", None)  # NumPy scalars and arrays
     if callable(items):
         return plain(items(), depth + 1)
     raise OptionError(f"a chat template takes text, numbers, lists and objects: got {type(value).__name__}")
 
 
 def check_text(text: str) -> str:
-    """The text, which UTF-8 has to be able to write."""
+    """Returns the text if it can be encoded in UTF-8."""
     if not text.isascii():
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise OptionError(
-                f"the text has a lone surrogate at character {error.start}: expected text that UTF-8 can write"
+                f"the text has a lone surrogate at character {error.start}: expected text that UTF-8 can encode"
             ) from error
     return text
 
@@ -136,12 +140,12 @@ def items(name: str, value: Any) -> list[Any] | None:
     if value is None:
         return None
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise OptionError(f"{name} is {shown(value)}: expected a list or None")
+        raise OptionError(f"{name} is {short_repr(value)}: expected a list or None")
     return list(value)
 
 
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages as plain objects without empty keys."""
+    """The messages as plain objects without null values."""
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise OptionError(f"messages is {type(messages).__name__}: expected a list of objects with role and content")
     if not messages:
@@ -149,7 +153,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     checked = []
     for index, message in enumerate(messages):
         if isinstance(message, str | bytes):
-            raise OptionError(f"message {index} is {shown(message)}: expected an object with role and content")
+            raise OptionError(f"message {index} is {short_repr(message)}: expected an object with role and content")
         try:
             value = plain(message)
         except OptionError as error:
@@ -158,13 +162,13 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise OptionError(f"message {index} has no role: expected an object with role and content")
         value = {key: item for key, item in value.items() if item is not None}
         content = value.get("content", "")
-        # Templates leave out a content that is neither, without a word.
+        # Templates silently omit content of other types.
         if not isinstance(content, str | dict) and not (
             isinstance(content, list) and all(isinstance(part, str | dict) for part in content)
         ):
             raise OptionError(
-                f"the content of message {index} is {shown(content)}: expected a text, or a list of parts "
-                "(of a tool's result its text)"
+                f"the content of message {index} is {short_repr(content)}: expected a text, or a list of parts "
+                "(for the result of a tool: its text)"
             )
         reasoning = next((value[key] for key in _REASONING if key in value), None)
         if reasoning is not None:
@@ -175,7 +179,7 @@ def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Request:
-    """Everything that a template may see."""
+    """The variables of a template."""
 
     messages: list[dict[str, Any]]
     tools: list[Any] | None
@@ -189,7 +193,7 @@ def render(source: str, request: Request, specials: Mapping[str, str]) -> str:
     """The text of a conversation.
 
     Raises:
-        OptionError: the template refuses the messages, or the last message cannot be continued.
+        OptionError: the template rejects the messages, or the last message cannot be continued.
     """
     from .. import _core
 
@@ -238,40 +242,40 @@ def _tag_final(messages: list[dict[str, Any]], source: str) -> tuple[list[dict[s
 def _cut_final(text: str, final: str) -> str:
     at = text.rfind(_CONTINUE.strip())
     if at < 0 or final.strip() not in text:
-        raise OptionError("continue_final_message: the chat template leaves out or changes the last message")
+        raise OptionError("continue_final_message: the chat template omits or changes the last message")
     if text[at : at + len(_CONTINUE)] == _CONTINUE:
         return text[:at]
-    return text[:at].rstrip()  # the template trims its messages
+    return text[:at].rstrip()  # the template strips its messages
 
 
-class Marks:
-    """Puts a private character behind the first character of whatever in a message may become a control token.
+class ControlTokenGuard:
+    """Inserts a private-use character into every text of a message that may become a control token.
 
-    That is one spelled out, in any case of its letters (templates change them), and a beginning of one at the end of a
-    text, white space aside: what follows may complete it.
+    That is a spelled-out token, in any case (templates may change it), and a prefix of one at the end of a
+    text, ignoring white space, since the next text may complete it. The mark follows the first character.
     """
 
     def __init__(self, tokens: Sequence[str], source: str, request: Request) -> None:
-        # A character that nobody has written, as the texts that are marked are anybody's.
+        # A character that does not occur in the template or in any of the untrusted texts.
         written = json.dumps([source, asdict(request)], ensure_ascii=False)
         self._mark = next(mark for mark in map(chr, range(0x10FFFD, 0x10FF00, -1)) if mark not in written)
         self._whole = re.compile(f"(?={'|'.join(re.escape(token) for token in tokens)})", re.IGNORECASE)
-        self._beginnings = {token[:size].lower() for token in tokens for size in range(1, len(token))}
+        self._prefixes = {token[:size].lower() for token in tokens for size in range(1, len(token))}
         self._longest = max(map(len, tokens))
 
     def text(self, text: str, *, open_end: bool = True) -> str:
-        """One text with its marks; ``open_end`` says that another may follow it."""
+        """A text with marks; ``open_end`` means that another text may follow it."""
         places = {found.start() for found in self._whole.finditer(text)}
         if open_end:
             end = len(text.rstrip())
             starts = range(max(end - self._longest + 1, 0), end)
-            places |= {start for start in starts if text[start:end].lower() in self._beginnings}
+            places |= {start for start in starts if text[start:end].lower() in self._prefixes}
         for place in sorted(places, reverse=True):
             text = text[: place + 1] + self._mark + text[place + 1 :]
         return text
 
     def request(self, request: Request) -> Request:
-        """Everything that is given, with its marks; equal to ``request`` where there are none."""
+        """The request with marks; equal to ``request`` if nothing needs one."""
         return replace(
             request,
             messages=self.all(request.messages),
@@ -291,7 +295,7 @@ class Marks:
         return value
 
     def split(self, text: str) -> tuple[str, list[int]]:
-        """The text without marks, and the positions of the characters before them."""
+        """The text without marks, and the positions of the marked characters."""
         parts = text.split(self._mark)
         positions = []
         length = 0
