@@ -174,6 +174,14 @@ def test_vectors_are_used_through_multiversion() -> None:
             assert not re.search(r"\bvectors::", path.read_text(encoding="utf-8")), path
 
 
+def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """All nodes below ``node`` except those under TYPE_CHECKING."""
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield child
+            yield from runtime_nodes(child)
+
+
 def python_uses(path: Path) -> Iterator[str]:
     """The rooms that a file imports at run time, also inside functions."""
     tree = ast.parse(path.read_text(encoding="utf-8"))

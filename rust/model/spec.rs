@@ -3,8 +3,7 @@
 //! `blocks/`, that of a stem in `stem.rs`.
 
 pub use super::blocks::BodySpec as Body;
-pub use super::blocks::attention::{Alibi, AttentionSpec as Attention, NormOver, QueryScale, RelativeBias};
-pub use super::blocks::positions::{DynamicRotary, LongRotary, Rotary};
+pub use super::blocks::positions::Rotary;
 pub use super::stem::StemSpec as Stem;
 use crate::error::{Error, Result};
 use crate::ops::norm::NormKind;

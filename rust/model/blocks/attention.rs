@@ -1,8 +1,10 @@
 //! Self-attention: queries, keys and values, their norms and rotations, the cached keys and values, and the output layer.
 //! Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>
 
-use super::positions::{Positions, Rotary};
-use super::{Capture, Captured, Operator, Part, Pass, Stream, Widths};
+use super::operator::{Capture, Captured, Operator, Widths};
+use super::pass::{Part, Pass};
+use super::positions::{Alibi, BiasBy, BiasRule, Positions, RelativeBias, Rotary};
+use super::stream::Stream;
 use crate::error::Result;
 use crate::model::spec::{Norm as NormSpec, mirror};
 use crate::model::state::{State, StateKind};
@@ -16,12 +18,6 @@ use crate::ops::rotary::rotate;
 use crate::tensor::{Buffer, sized};
 use crate::threads::Team;
 use serde::{Deserialize, Serialize};
-
-mirror!(/// T5's bias by bucketed distance.
-RelativeBias { buckets: usize, max_distance: usize, bidirectional: bool });
-
-mirror!(/// Bias linear in the distance.
-Alibi { slopes: Vec<f64>, #[serde(default)] rounded: bool });
 
 mirror!(/// Queries that grow with the logarithm of their position.
 QueryScale { beta: f64, original_length: usize });
@@ -97,23 +93,6 @@ pub(super) fn check_heads(place: &str, heads: usize, kv_heads: usize, head_dim: 
     Ok(())
 }
 
-impl RelativeBias {
-    fn validate(&self, place: &str) -> Result<()> {
-        let halves = if self.bidirectional { 2 } else { 1 };
-        if self.buckets / halves < 2 || self.buckets > 65536 {
-            let expected = format!("{} to 65536", 2 * halves);
-            return refuse(place, "relative_bias.buckets", self.buckets, &expected);
-        }
-        size(place, "relative_bias.max_distance", self.max_distance)?;
-        let min = self.buckets / halves / 2 + 1;
-        if self.max_distance < min {
-            let expected = format!("at least {min}");
-            return refuse(place, "relative_bias.max_distance", self.max_distance, &expected);
-        }
-        Ok(())
-    }
-}
-
 /// Loaded self-attention.
 pub struct Attention {
     spec: AttentionSpec,
@@ -123,8 +102,7 @@ pub struct Attention {
     output: Linear,
     query_norm: Option<Norm>,
     key_norm: Option<Norm>,
-    /// `[buckets, heads]`
-    relative_bias: Vec<f32>,
+    bias: Option<BiasRule>,
 }
 
 /// Memory that passes reuse.
@@ -192,9 +170,7 @@ impl Operator for Attention {
             output: walk.linear(&format!("{name}.output"), width, q, a.output_bias),
             query_norm: walk.norm(&format!("{name}.query_norm"), a.query_norm.as_ref(), &shape(a.heads)),
             key_norm: walk.norm(&format!("{name}.key_norm"), a.key_norm.as_ref(), &shape(a.kv_heads)),
-            relative_bias: a.relative_bias.as_ref().map_or_else(Vec::new, |r| {
-                walk.values(format!("{name}.relative_bias.weight"), vec![r.buckets, a.heads])
-            }),
+            bias: bias_rule(a, walk, name),
             spec: a.clone(),
         }
     }
@@ -283,7 +259,6 @@ impl Attention {
         if let Some(scale) = &a.query_scale {
             scale_queries(scale, pass, q, a.heads * a.head_dim);
         }
-        positions.make_bias(a, &self.relative_bias, &pass.view.spans);
         let scores = Scores {
             heads: a.heads,
             kv_heads: a.kv_heads,
@@ -293,7 +268,7 @@ impl Attention {
             causal: a.causal,
             window: a.window,
             softcap: a.softcap.map(|c| c as f32),
-            distance_bias: positions.bias(a),
+            distance_bias: self.bias.as_ref().map(|rule| positions.bias(rule, &pass.view.spans)),
         };
         if let Some(capture) = capture {
             capture.extend(probabilities(q, sequences, kv, &scores));
@@ -302,6 +277,19 @@ impl Attention {
         ops::attention::attention(pass.team, attention, q, sequences, kv, &scores, context);
         stream.project(pass, &self.output, context);
     }
+}
+
+/// The bias by distance, with its table.
+fn bias_rule(a: &AttentionSpec, walk: &mut Walk<'_>, name: &str) -> Option<BiasRule> {
+    let by = match (&a.alibi, &a.relative_bias) {
+        (Some(alibi), _) => BiasBy::Alibi(alibi.clone()),
+        (None, Some(relative)) => {
+            let shape = vec![relative.buckets, a.heads];
+            BiasBy::Buckets(relative.clone(), walk.values(format!("{name}.relative_bias.weight"), shape))
+        }
+        (None, None) => return None,
+    };
+    Some(BiasRule { heads: a.heads, scale: a.scale, by })
 }
 
 /// Multiplies queries by `1 + beta * log(1 + floor(position / original_length))`.

@@ -1,6 +1,8 @@
 //! A centred convolution over the rows of a sequence (DeBERTa-v2-xl): `activation(conv1d(x) + bias)`.
 
-use super::{Capture, Operator, Pass, Stream, Widths};
+use super::operator::{Capture, Operator, Widths};
+use super::pass::Pass;
+use super::stream::Stream;
 use crate::error::Result;
 use crate::model::spec::mirror;
 use crate::model::state::State;

@@ -1,7 +1,9 @@
 //! Cross-attention: queries of the decoder attend to keys and values of a source, which are computed once.
 
 use super::attention::{NormOver, check_heads};
-use super::{Capture, Captured, Operator, Pass, Stream, Widths};
+use super::operator::{Capture, Captured, Operator, Widths};
+use super::pass::Pass;
+use super::stream::Stream;
 use crate::error::Result;
 use crate::matmul::{self, linear};
 use crate::model::spec::{Norm as NormSpec, mirror};

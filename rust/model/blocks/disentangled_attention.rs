@@ -2,7 +2,9 @@
 //! He et al. 2021, <https://arxiv.org/abs/2006.03654>
 
 use super::attention::check_heads;
-use super::{Capture, Captured, Operator, Pass, Stream, Widths};
+use super::operator::{Capture, Captured, Operator, Widths};
+use super::pass::Pass;
+use super::stream::Stream;
 use crate::error::Result;
 use crate::matmul::dense::{Shape, multiply};
 use crate::matmul::{self, linear};

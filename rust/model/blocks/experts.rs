@@ -5,7 +5,9 @@
 //! in ascending order, each by one fused multiply-add, so its bits do not depend on the rows beside it.
 
 use super::feed_forward::{FeedForward, FeedForwardSpec};
-use super::{Capture, Operator, Pass, Stream, Widths};
+use super::operator::{Capture, Operator, Widths};
+use super::pass::Pass;
+use super::stream::Stream;
 use crate::error::Result;
 use crate::matmul::{self, Matrix, Target, linear};
 use crate::model::spec::{mirror, one};

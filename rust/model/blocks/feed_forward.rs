@@ -1,6 +1,8 @@
 //! The feed-forward network: `down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` without a gate.
 
-use super::{Capture, Operator, Pass, Stream, Widths};
+use super::operator::{Capture, Operator, Widths};
+use super::pass::Pass;
+use super::stream::Stream;
 use crate::error::Result;
 use crate::matmul::Target;
 use crate::model::spec::mirror;

@@ -4,17 +4,18 @@
 //! state and forward pass, and one line in [`bodies!`] below. What all blocks share is the [`Stream`] of hidden states
 //! that they read and add to, and the [`Pass`] over some rows of a batch.
 
-pub mod attention;
+mod attention;
 mod convolution;
 mod cross_attention;
 mod disentangled_attention;
 mod experts;
 mod feed_forward;
+mod operator;
+mod pass;
 pub mod positions;
 mod short_convolution;
 mod stream;
 
-use super::rows::View;
 use super::spec;
 use super::state::{State, StateKind, StatePlace};
 use super::validate::Site;
@@ -22,94 +23,10 @@ use super::weights::Walk;
 use crate::error::Result;
 use crate::matmul;
 use crate::tensor::Buffer;
-use crate::threads::Team;
-use stream::Edges;
-pub use stream::Stream;
-
-/// Everything a body reads besides its weights, its input and its state.
-#[derive(Clone, Copy)]
-pub struct Pass<'a> {
-    pub team: &'a Team<'a>,
-    pub view: &'a View,
-    pub rows: usize,
-    pub hidden: usize,
-    pub part: Part,
-    /// Number of the view, by which tables of positions are known to be its own.
-    pub stamp: u64,
-    /// Normalized table of relative positions that the layers share; empty without one.
-    pub relative: &'a [f32],
-}
-
-/// What a body that splits computes of the rows of a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    All,
-    /// Stores the rows' state and gives no output.
-    Store,
-    /// Gives the output of rows whose state is stored.
-    Output,
-}
-
-/// Widths of the states that a body reads.
-#[derive(Debug, Clone, Copy)]
-pub struct Widths {
-    pub hidden: usize,
-    /// The encoder's final states, which cross-attention reads; 0 without an encoder.
-    pub source: usize,
-}
-
-/// Which probabilities a body can hand out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Captured {
-    SelfAttention,
-    CrossAttention,
-}
-
-/// Where a body puts the probabilities that a caller wants to see, `[heads, queries, keys]` of each sequence.
-pub type Capture<'a> = Option<&'a mut Vec<f32>>;
-
-/// The body of a block.
-pub trait Operator: Sized {
-    /// Its description.
-    type Spec;
-    /// Memory that passes reuse.
-    type Scratch: Default + Send;
-    /// Name of its tensors within a layer.
-    const NAME: &'static str;
-    /// An output row depends on its own input row, and on the source, alone.
-    const ROW_WISE: bool = false;
-    /// It can store the state of rows first and give the output of some of them later ([`Part`]).
-    const SPLITS: bool = false;
-    const CAPTURED: Option<Captured> = None;
-    /// It reads the stack's table of relative positions.
-    const READS_RELATIVE: bool = false;
-
-    /// Refuses sizes and numbers out of bounds.
-    fn validate(spec: &Self::Spec, place: &str, site: &Site<'_>) -> Result<()>;
-
-    /// Takes its tensors, named `{name}.{part}`.
-    fn load(spec: &Self::Spec, walk: &mut Walk<'_>, name: &str, widths: Widths) -> Self;
-
-    /// What it keeps of a sequence between steps.
-    fn state(_spec: &Self::Spec, _hidden: usize) -> StateKind {
-        StateKind::None
-    }
-
-    /// Rotation of its queries and keys.
-    fn rotary(_spec: &Self::Spec) -> Option<&spec::Rotary> {
-        None
-    }
-
-    /// Runs over the rows of a pass: reads the stream's input, adds its output to the stream.
-    fn forward(
-        &self,
-        pass: &Pass<'_>,
-        stream: &mut Stream<'_>,
-        state: State<'_>,
-        scratch: &mut Self::Scratch,
-        capture: Capture<'_>,
-    );
-}
+use operator::{Capture, Operator};
+pub use operator::{Captured, Widths};
+pub use pass::{Part, Pass};
+use stream::{Edges, Stream};
 
 /// Makes the enums over all operators: descriptions, loaded bodies, and their scratch memory.
 macro_rules! bodies {

@@ -1,7 +1,6 @@
 //! Tables of positions: angles of rotary embeddings, and biases of ALiBi and T5's buckets, shared by the layers that are
 //! alike. Su et al. 2021, <https://arxiv.org/abs/2104.09864>
 
-use super::attention::{Alibi, AttentionSpec, RelativeBias};
 use crate::error::Result;
 use crate::model::rows::Span;
 use crate::model::spec::mirror;
@@ -24,6 +23,29 @@ Rotary {
     #[serde(default)] long: Option<LongRotary>,
     #[serde(default)] dynamic: Option<DynamicRotary>,
 });
+
+mirror!(/// T5's bias by bucketed distance.
+RelativeBias { buckets: usize, max_distance: usize, bidirectional: bool });
+
+mirror!(/// Bias linear in the distance.
+Alibi { slopes: Vec<f64>, #[serde(default)] rounded: bool });
+
+impl RelativeBias {
+    pub(super) fn validate(&self, place: &str) -> Result<()> {
+        let halves = if self.bidirectional { 2 } else { 1 };
+        if self.buckets / halves < 2 || self.buckets > 65536 {
+            let expected = format!("{} to 65536", 2 * halves);
+            return refuse(place, "relative_bias.buckets", self.buckets, &expected);
+        }
+        size(place, "relative_bias.max_distance", self.max_distance)?;
+        let min = self.buckets / halves / 2 + 1;
+        if self.max_distance < min {
+            let expected = format!("at least {min}");
+            return refuse(place, "relative_bias.max_distance", self.max_distance, &expected);
+        }
+        Ok(())
+    }
+}
 
 impl Rotary {
     pub(super) fn validate(&self, place: &str, head_dim: usize) -> Result<()> {
@@ -68,13 +90,21 @@ impl Rotary {
     }
 }
 
-/// How a bias depends on the distance.
-#[derive(Debug, Clone)]
-struct Rule {
-    alibi: Option<Alibi>,
-    /// What the attention scales by, where the rule needs it.
-    scale: f64,
-    relative: Option<RelativeBias>,
+/// A bias that depends on the distance of query and key.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BiasRule {
+    pub heads: usize,
+    /// The scale of the scores.
+    pub scale: f64,
+    pub by: BiasBy,
+}
+
+/// What gives the bias.
+#[derive(Debug, Clone, PartialEq)]
+pub enum BiasBy {
+    Alibi(Alibi),
+    /// Rows of a table, `[buckets, heads]`.
+    Buckets(RelativeBias, Vec<f32>),
 }
 
 /// The angles of one rotation.
@@ -90,8 +120,8 @@ struct Rotation {
 pub struct Positions {
     /// Of each rotation that some layer has.
     rotations: Vec<Rotation>,
-    /// The last biases by distance, and the rule and the numbers that they were made of.
-    bias: Option<(DistanceBias, Rule, Vec<f32>)>,
+    /// The last biases, and their rule.
+    bias: Option<(DistanceBias, BiasRule)>,
     frequencies: Vec<f64>,
 }
 
@@ -130,45 +160,36 @@ impl Positions {
         angles
     }
 
-    /// Makes the table of biases, unless the last one serves: layers mostly share theirs, and the next token of a
-    /// sequence needs hardly more.
-    pub fn make_bias(&mut self, a: &AttentionSpec, table: &[f32], spans: &[Span]) {
-        let scale = if a.alibi.as_ref().is_some_and(|alibi| alibi.rounded) { a.scale } else { 0.0 };
-        if a.alibi.is_none() && a.relative_bias.is_none() {
-            return;
-        }
+    /// The biases of a rule for the distances in some spans. The last ones serve again if they can: layers mostly share
+    /// their rule, and the next token of a sequence needs hardly more.
+    pub fn bias(&mut self, rule: &BiasRule, spans: &[Span]) -> &DistanceBias {
         let reach = spans.iter().map(|s| s.first + s.rows.len()).max().unwrap_or(1);
-        if let Some((bias, old, numbers)) = &self.bias
-            && bias.reach() >= reach
-            && (&old.alibi, old.scale, &old.relative) == (&a.alibi, scale, &a.relative_bias)
-            && numbers == table
-        {
-            return;
+        if !self.bias.as_ref().is_some_and(|(bias, last)| bias.reach() >= reach && last == rule) {
+            self.bias = Some((rule.table(reach.next_power_of_two()), rule.clone()));
         }
-        let rule = Rule { alibi: a.alibi.clone(), scale, relative: a.relative_bias.clone() };
-        let reach = reach.next_power_of_two();
-        let bias = if let Some(r) = &rule.relative {
-            let rows: Vec<usize> = (-(reach as isize)..=reach as isize)
-                .map(|d| bucket(d, r.buckets, r.max_distance, r.bidirectional))
-                .collect();
-            DistanceBias::new(a.heads, reach, |h, d| table[rows[(d + reach as isize) as usize] * a.heads + h])
-        } else {
-            let alibi = rule.alibi.as_ref().expect("one of the two");
-            let slopes = &alibi.slopes;
-            if alibi.rounded {
-                let round = |x: f32| bf16::from_f32(x).to_f32();
-                DistanceBias::of_keys(a.heads, reach, |h, k| {
-                    a.scale as f32 * round(round(slopes[h] as f32) * round(k as f32))
-                })
-            } else {
-                DistanceBias::new(a.heads, reach, |h, d| (slopes[h] * d as f64) as f32)
-            }
-        };
-        self.bias = Some((bias, rule, table.to_vec()));
+        &self.bias.as_ref().expect("just made").0
     }
+}
 
-    /// The biases that were made last, for an attention that has any.
-    pub fn bias(&self, a: &AttentionSpec) -> Option<&DistanceBias> {
-        self.bias.as_ref().map(|b| &b.0).filter(|_| a.alibi.is_some() || a.relative_bias.is_some())
+impl BiasRule {
+    fn table(&self, reach: usize) -> DistanceBias {
+        let heads = self.heads;
+        match &self.by {
+            BiasBy::Buckets(r, table) => {
+                let distances = -(reach as isize)..=reach as isize;
+                let rows: Vec<usize> =
+                    distances.map(|d| bucket(d, r.buckets, r.max_distance, r.bidirectional)).collect();
+                DistanceBias::new(heads, reach, |h, d| table[rows[(d + reach as isize) as usize] * heads + h])
+            }
+            BiasBy::Alibi(Alibi { slopes, rounded: true }) => {
+                let round = |x: f32| bf16::from_f32(x).to_f32();
+                DistanceBias::of_keys(heads, reach, |h, k| {
+                    self.scale as f32 * round(round(slopes[h] as f32) * round(k as f32))
+                })
+            }
+            BiasBy::Alibi(Alibi { slopes, .. }) => {
+                DistanceBias::new(heads, reach, |h, d| (slopes[h] * d as f64) as f32)
+            }
+        }
     }
 }

@@ -2,7 +2,9 @@
 //! convolution over a few tokens, of which a sequence keeps the last inputs. Liquid AI 2025,
 //! <https://arxiv.org/abs/2511.23404>
 
-use super::{Capture, Operator, Pass, Stream, Widths};
+use super::operator::{Capture, Operator, Widths};
+use super::pass::Pass;
+use super::stream::Stream;
 use crate::error::Result;
 use crate::model::rows::Span;
 use crate::model::spec::mirror;

@@ -1,6 +1,6 @@
 //! The residual stream around one block: where its input comes from and where its output goes.
 
-use super::Pass;
+use super::pass::Pass;
 use crate::matmul::{self, Input, Target, linear};
 use crate::model::weights::Linear;
 use crate::ops::norm::Norm;

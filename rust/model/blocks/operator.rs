@@ -1,0 +1,70 @@
+//! What an operator gives to be the body of a block.
+
+use super::pass::Pass;
+use super::positions::Rotary;
+use super::stream::Stream;
+use crate::error::Result;
+use crate::model::state::{State, StateKind};
+use crate::model::validate::Site;
+use crate::model::weights::Walk;
+
+/// Widths of the states that a body reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Widths {
+    pub hidden: usize,
+    /// The encoder's final states, which cross-attention reads; 0 without an encoder.
+    pub source: usize,
+}
+
+/// Which probabilities a body can hand out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Captured {
+    SelfAttention,
+    CrossAttention,
+}
+
+/// Where a body puts the probabilities that a caller wants to see, `[heads, queries, keys]` of each sequence.
+pub type Capture<'a> = Option<&'a mut Vec<f32>>;
+
+/// The body of a block.
+pub trait Operator: Sized {
+    /// Its description.
+    type Spec;
+    /// Memory that passes reuse.
+    type Scratch: Default + Send;
+    /// Name of its tensors within a layer.
+    const NAME: &'static str;
+    /// An output row depends on its own input row, and on the source, alone.
+    const ROW_WISE: bool = false;
+    /// It can store the state of rows first and give the output of some of them later ([`Part`]).
+    const SPLITS: bool = false;
+    const CAPTURED: Option<Captured> = None;
+    /// It reads the stack's table of relative positions.
+    const READS_RELATIVE: bool = false;
+
+    /// Refuses sizes and numbers out of bounds.
+    fn validate(spec: &Self::Spec, place: &str, site: &Site<'_>) -> Result<()>;
+
+    /// Takes its tensors, named `{name}.{part}`.
+    fn load(spec: &Self::Spec, walk: &mut Walk<'_>, name: &str, widths: Widths) -> Self;
+
+    /// What it keeps of a sequence between steps.
+    fn state(_spec: &Self::Spec, _hidden: usize) -> StateKind {
+        StateKind::None
+    }
+
+    /// Rotation of its queries and keys.
+    fn rotary(_spec: &Self::Spec) -> Option<&Rotary> {
+        None
+    }
+
+    /// Runs over the rows of a pass: reads the stream's input, adds its output to the stream.
+    fn forward(
+        &self,
+        pass: &Pass<'_>,
+        stream: &mut Stream<'_>,
+        state: State<'_>,
+        scratch: &mut Self::Scratch,
+        capture: Capture<'_>,
+    );
+}
