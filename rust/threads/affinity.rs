@@ -5,8 +5,12 @@
 //! milliseconds (Linux does on virtual machines, whose idle cores look busy), which halves the speed of two
 //! threads. Measurements need a core for each thread.
 
+/// Runs one chunk on one thread.
+pub type Chunk<'a> = &'a (dyn Fn(usize, usize) + Sync);
+
 #[cfg(target_os = "linux")]
 mod linux {
+    use super::Chunk;
     use std::sync::{Mutex, PoisonError};
     use std::time::{Duration, Instant};
 
@@ -96,7 +100,7 @@ mod linux {
 
     impl Pinned {
         /// Pins `threads` threads, each of which must run one of the chunks that `run(chunks, f)` runs.
-        pub fn new(threads: usize, run: &dyn Fn(usize, &(dyn Fn(usize, usize) + Sync))) -> Self {
+        pub fn new(threads: usize, run: &dyn Fn(usize, Chunk<'_>)) -> Self {
             let start = Instant::now();
             let met: Mutex<Vec<Thread>> = Mutex::new(Vec::new());
             let met_by = || met.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,7 +163,7 @@ mod elsewhere {
     pub struct Pinned;
 
     impl Pinned {
-        pub fn new(_: usize, _: &dyn Fn(usize, &(dyn Fn(usize, usize) + Sync))) -> Self {
+        pub fn new(_: usize, _: &dyn Fn(usize, super::Chunk<'_>)) -> Self {
             Pinned
         }
     }
