@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::session::{MAX_RETAINED_BYTES, Session, finite, missing};
-use super::weights::Linear;
+use super::walk::Linear;
 use crate::error::Result;
 use crate::matmul::linear;
 use crate::ops::kv::KvType;

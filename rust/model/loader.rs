@@ -1,7 +1,8 @@
 //! Loading: checks the shapes and values of the tensors of a description and packs each when it is added.
 
 use super::spec;
-use super::weights::{Loaded, Needed, Use, Weights, needed};
+use super::walk::{Loaded, Needed, Use};
+use super::weights::{Weights, needed};
 use crate::error::{Error, Result};
 use crate::matmul::{Activations, Matrix};
 use crate::ops::kv::KvType;

@@ -9,7 +9,9 @@
 //! * encoder-decoders: [`Session::cross`] prepares sources once, then as decoders.
 
 mod blocks;
+mod bounds;
 mod cache;
+mod describe;
 mod forward_whole;
 mod head;
 mod loader;
@@ -23,13 +25,15 @@ mod stack;
 mod state;
 mod stem;
 mod validate;
+mod walk;
 mod weights;
 
 pub use cache::{Cache, SequenceId};
 pub use loader::{Loader, Options, Summary};
 pub use rows::Span;
 pub use session::Session;
-pub use weights::{Needed, Use, needed};
+pub use walk::{Needed, Use};
+pub use weights::needed;
 
 use crate::error::Result;
 use crate::matmul::Activations;

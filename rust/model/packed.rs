@@ -20,7 +20,7 @@ mod atomic_file;
 mod checksum;
 
 use super::loader::Loader;
-use super::weights::Loaded;
+use super::walk::Loaded;
 use crate::error::{Error, Result};
 use crate::matmul::{LAYOUT_VERSION, Matrix, Storage};
 use crate::tensor::WeightType;

@@ -2,49 +2,14 @@
 //! A test sends every description there and back. The description of a block's body stands in the body's own file in
 //! `blocks/`, that of a stem in `stem.rs`.
 
-pub use super::blocks::BodySpec as Body;
 pub use super::blocks::positions::Rotary;
+pub use super::blocks::{BlockSpec as Block, BodySpec as Body};
+pub use super::describe::Norm;
+use super::describe::{mirror, one};
 pub use super::stem::StemSpec as Stem;
 use crate::error::{Error, Result};
-use crate::ops::norm::NormKind;
 use crate::simd::Activation;
 use serde::{Deserialize, Serialize};
-
-/// A description with its fields; unknown ones are refused.
-macro_rules! mirror {
-    ($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident : $type:ty),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub struct $name { $($(#[$attribute])* pub $field: $type),* }
-    };
-}
-pub(super) use mirror;
-
-pub(super) fn one() -> f64 {
-    1.0
-}
-
-mirror!(/// Normalization over the last dimension.
-Norm {
-    kind: NormKind,
-    eps: f64,
-    weight: bool,
-    #[serde(default)] bias: bool,
-});
-
-mirror!(/// A residual block around a body.
-Block {
-    body: Body,
-    /// Name of its tensors within the layer; the body's own where absent.
-    #[serde(default)] name: Option<String>,
-    #[serde(default)] input_norm: Option<Norm>,
-    #[serde(default)] output_norm: Option<Norm>,
-    #[serde(default)] residual_norm: Option<Norm>,
-    #[serde(default = "one")] residual_scale: f64,
-    #[serde(default)] residual_after_norm: bool,
-    #[serde(default)] from_layer_input: bool,
-});
 
 mirror!(/// Blocks that run one after the other.
 Layer { blocks: Vec<Block> });
@@ -104,13 +69,6 @@ mirror!(
         #[serde(default)] head: Option<Head>,
     }
 );
-
-impl Block {
-    /// Name of its tensors within the layer.
-    pub fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or_else(|| self.body.default_name())
-    }
-}
 
 impl Stack {
     /// Width of the final states.

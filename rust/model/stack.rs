@@ -6,7 +6,7 @@ use super::rows::{Span, Views};
 use super::spec;
 use super::state::{State, StateLayout, StatePlace};
 use super::stem::{self, Input, Stem};
-use super::weights::{Linear, Walk};
+use super::walk::{Linear, Walk};
 use crate::error::Result;
 use crate::matmul::linear;
 use crate::ops::norm::Norm;
@@ -107,7 +107,10 @@ fn gather(x: &mut [f32], rows: &[usize], width: usize) {
 impl Stack {
     /// Takes the tensors of a stack; `source` is the width of an encoder's states beside it.
     pub(super) fn load(s: &spec::Stack, walk: &mut Walk<'_>, name: &str, source: usize) -> Stack {
-        let (hidden, layout) = (s.hidden_size, StateLayout::of(s));
+        let hidden = s.hidden_size;
+        let layers = s.layers.iter().map(|layer| &layer.blocks);
+        let layout =
+            StateLayout::of(layers.map(|blocks| blocks.iter().map(|block| block.body.state(hidden))));
         let widths = Widths { hidden, source };
         let stem = Stem::load(&s.stem, walk, name, hidden);
         let relative = s.relative.as_ref().map_or_else(Vec::new, |table| {

@@ -1,7 +1,6 @@
 //! What the blocks of a stack keep of a sequence between steps, and where it lies in a [`Cache`](super::Cache).
 
 use super::slots::SlotRows;
-use super::spec;
 use crate::ops::kv::{KvBlocks, KvShape};
 
 /// What a body keeps of a sequence.
@@ -90,11 +89,11 @@ pub struct StateLayout {
 }
 
 impl StateLayout {
-    pub fn of(stack: &spec::Stack) -> StateLayout {
+    /// The layout for layers whose blocks keep these states.
+    pub fn of<L: Iterator<Item = StateKind>>(layers: impl Iterator<Item = L>) -> StateLayout {
         let mut layout = StateLayout::default();
-        for layer in &stack.layers {
-            let places =
-                layer.blocks.iter().map(|block| layout.add(block.body.state(stack.hidden_size))).collect();
+        for layer in layers {
+            let places = layer.map(|kind| layout.add(kind)).collect();
             layout.places.push(places);
         }
         layout

@@ -1,10 +1,10 @@
 //! Stems: what turns a model's input into the first hidden states. A stem owns its description, checks, tensors and
 //! forward pass, as a block's body does.
 
+use super::bounds::{finite, norms, positive, refuse, size, vocabulary};
+use super::describe::{Norm as NormSpec, mirror, one};
 use super::rows::Span;
-use super::spec::{Norm as NormSpec, mirror, one};
-use super::validate::{finite, norms, positive, refuse, size, vocabulary};
-use super::weights::{Linear, Use, Walk};
+use super::walk::{Linear, Use, Walk};
 use crate::error::{Error, Result};
 use crate::matmul::{self, Matrix, linear};
 use crate::ops::norm::Norm;

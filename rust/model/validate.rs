@@ -1,72 +1,16 @@
 //! Bounds of a description: every size and number is checked once, here and in the `validate` of each body, so that
 //! nothing later has to.
 
-use super::spec::{Block, Dense, Head, LanguageHead, Layer, Model, Norm, Stack};
-use crate::error::{Error, Result};
+use super::bounds::{Site, finite, norms, positive, refuse, size, vocabulary};
+use super::spec::{Block, Dense, Head, LanguageHead, Layer, Model, Stack};
+use crate::error::Result;
 use std::collections::HashSet;
-
-/// Largest size in a description: beyond it is a mistake, and products of three fit in 64 bits.
-pub(super) const MAX_SIZE: usize = 1 << 20;
 
 /// Layers of a stack, and blocks of a layer.
 const MAX_LAYERS: usize = 4096;
 
-/// What a body may depend on besides its own description.
-pub struct Site<'a> {
-    pub stack: &'a Stack,
-    pub decoder: bool,
-    /// The stack is a decoder beside an encoder.
-    pub source: bool,
-}
-
-pub(super) fn refuse<T>(place: &str, field: &str, got: impl std::fmt::Display, expected: &str) -> Result<T> {
-    Err(Error::Spec(format!("{place}.{field} is {got}: expected {expected}")))
-}
-
-pub(super) fn size(place: &str, field: &str, value: usize) -> Result<()> {
-    if value == 0 || value > MAX_SIZE {
-        return refuse(place, field, value, "1 to 1048576");
-    }
-    Ok(())
-}
-
-pub(super) fn finite(place: &str, field: &str, value: f64) -> Result<()> {
-    if !value.is_finite() || value.abs() > 1e30 {
-        return refuse(place, field, value, "a finite number");
-    }
-    Ok(())
-}
-
-pub(super) fn positive(place: &str, field: &str, value: f64) -> Result<()> {
-    finite(place, field, value)?;
-    if value <= 0.0 {
-        return refuse(place, field, value, "a number above zero");
-    }
-    Ok(())
-}
-
-/// Entries of a vocabulary.
-pub(super) fn vocabulary(place: &str, field: &str, value: usize) -> Result<()> {
-    if value == 0 || value / 4 > MAX_SIZE {
-        return refuse(place, field, value, "1 to 4194304");
-    }
-    Ok(())
-}
-
-/// Checks the norms that are given.
-pub(super) fn norms(place: &str, norms: &[(&str, &Option<Norm>)]) -> Result<()> {
-    for (name, norm) in norms {
-        if let Some(norm) = norm
-            && !(norm.eps.is_finite() && (0.0..=1.0).contains(&norm.eps))
-        {
-            return refuse(&format!("{place}.{name}"), "eps", norm.eps, "0 to 1");
-        }
-    }
-    Ok(())
-}
-
 impl Block {
-    fn validate(&self, place: &str, first: bool, site: &Site<'_>) -> Result<()> {
+    fn validate(&self, place: &str, first: bool, site: &Site) -> Result<()> {
         norms(
             place,
             &[
@@ -85,7 +29,7 @@ impl Block {
 }
 
 impl Layer {
-    fn validate(&self, place: &str, site: &Site<'_>) -> Result<()> {
+    fn validate(&self, place: &str, site: &Site) -> Result<()> {
         if self.blocks.is_empty() || self.blocks.len() > MAX_LAYERS {
             return refuse(place, "blocks", format!("{} blocks", self.blocks.len()), "1 to 4096");
         }
@@ -131,7 +75,8 @@ impl Stack {
             return refuse(place, "layers", format!("{} layers", self.layers.len()), "1 to 4096");
         }
         norms(place, &[("final_norm", &self.final_norm)])?;
-        let site = Site { stack: self, decoder, source };
+        let relative_rows = self.relative.as_ref().map(|table| table.rows);
+        let site = Site { hidden_size: self.hidden_size, relative_rows, decoder, source };
         for (i, layer) in self.layers.iter().enumerate() {
             layer.validate(&format!("{place}.layers.{i}"), &site)?;
         }

@@ -1,57 +1,12 @@
-//! A model's weights: what they are, and by which names and shapes a checkpoint gives them.
-//!
-//! One walk over the description names every tensor, its shape and its use. It is made twice: first to list
-//! what is needed ([`needed`]), then, when everything has arrived, to take the packed tensors ([`Weights::take`]); so
-//! the names stand in one place.
+//! The weights of a whole model.
 
 use super::spec;
 use super::stack::Stack;
-use crate::matmul::{Matrix, Target};
+use super::walk::{Linear, Loaded, Needed, Use, Walk};
 use crate::ops::norm::Norm;
 use std::collections::HashMap;
-use std::sync::Arc;
 
-/// What a tensor is for, which decides how it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
-    /// Weights of a linear layer.
-    Linear,
-    /// Token table or language head: kept in 6 bits where the rest has 4.
-    Vocabulary,
-    /// Router of experts: its rounding decides which experts run, so it stays in f32.
-    Router,
-    /// Vectors and small tables: always f32.
-    Values,
-}
-
-/// A tensor that the description needs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Needed {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub purpose: Use,
-}
-
-/// A tensor as it is kept: packed, or as plain numbers.
-#[derive(Clone)]
-pub enum Loaded {
-    Matrix(Arc<Matrix>),
-    Values(Arc<Vec<f32>>),
-}
-
-/// A linear layer.
-pub struct Linear {
-    pub weight: Arc<Matrix>,
-    pub bias: Option<Vec<f32>>,
-}
-
-impl Linear {
-    /// The product `out[rows, outputs] = x weight.T + bias`.
-    pub fn target<'a>(&'a self, out: &'a mut [f32]) -> Target<'a> {
-        Target::new(&self.weight, self.bias.as_deref(), out)
-    }
-}
-
+/// A loaded layer of a head.
 pub struct DenseWeights {
     pub linear: Linear,
     pub norm: Option<Norm>,
@@ -74,69 +29,21 @@ pub struct Weights {
 impl Weights {
     /// The weights of `spec`, each tensor of [`needed`] from `loaded`.
     pub(super) fn take(spec: &spec::Model, loaded: &HashMap<String, Loaded>) -> Self {
-        let mut walk = Walk { needed: Vec::new(), loaded: Some(loaded) };
+        let mut walk = Walk::take(loaded);
         let weights = walk.model(spec);
-        debug_assert!(walk.needed.is_empty());
+        debug_assert!(walk.needed().is_empty(), "all tensors are loaded");
         weights
     }
 }
 
 /// Every tensor that `spec` needs, in the order of the model.
 pub fn needed(spec: &spec::Model) -> Vec<Needed> {
-    let mut walk = Walk { needed: Vec::new(), loaded: None };
+    let mut walk = Walk::list();
     walk.model(spec);
-    walk.needed
-}
-
-/// Walks the description, either listing what is needed or taking what has been loaded.
-pub struct Walk<'a> {
-    needed: Vec<Needed>,
-    loaded: Option<&'a HashMap<String, Loaded>>,
+    walk.needed()
 }
 
 impl Walk<'_> {
-    pub(super) fn matrix(
-        &mut self,
-        name: String,
-        outputs: usize,
-        inputs: usize,
-        purpose: Use,
-    ) -> Arc<Matrix> {
-        match self.loaded.and_then(|l| l.get(&name)) {
-            Some(Loaded::Matrix(matrix)) => Arc::clone(matrix),
-            _ => {
-                self.needed.push(Needed { name, shape: vec![outputs, inputs], purpose });
-                Arc::new(Matrix::empty())
-            }
-        }
-    }
-
-    pub(super) fn values(&mut self, name: String, shape: Vec<usize>) -> Vec<f32> {
-        match self.loaded.and_then(|l| l.get(&name)) {
-            Some(Loaded::Values(values)) => values.to_vec(),
-            _ => {
-                self.needed.push(Needed { name, shape, purpose: Use::Values });
-                Vec::new()
-            }
-        }
-    }
-
-    pub(super) fn linear(&mut self, name: &str, outputs: usize, inputs: usize, bias: bool) -> Linear {
-        let weight = self.matrix(format!("{name}.weight"), outputs, inputs, Use::Linear);
-        let bias = bias.then(|| self.values(format!("{name}.bias"), vec![outputs]));
-        Linear { weight, bias }
-    }
-
-    pub(super) fn norm(&mut self, name: &str, norm: Option<&spec::Norm>, shape: &[usize]) -> Option<Norm> {
-        let norm = norm?;
-        let mut tensor = |wanted: bool, part: &str| match wanted {
-            true => self.values(format!("{name}.{part}"), shape.to_vec()),
-            false => Vec::new(),
-        };
-        let (weight, bias) = (tensor(norm.weight, "weight"), tensor(norm.bias, "bias"));
-        Some(Norm { kind: norm.kind, eps: norm.eps as f32, weight, bias })
-    }
-
     fn dense(&mut self, name: &str, layers: &[spec::Dense], mut width: usize) -> (Vec<DenseWeights>, usize) {
         let mut out = Vec::new();
         for (i, dense) in layers.iter().enumerate() {

@@ -6,10 +6,10 @@ use super::pass::{Part, Pass};
 use super::positions::{Alibi, BiasBy, BiasRule, Positions, RelativeBias, Rotary};
 use super::stream::Stream;
 use crate::error::Result;
-use crate::model::spec::{Norm as NormSpec, mirror};
+use crate::model::bounds::{Site, finite, norms, positive, refuse, size};
+use crate::model::describe::{Norm as NormSpec, mirror};
 use crate::model::state::{State, StateKind};
-use crate::model::validate::{Site, finite, norms, positive, refuse, size};
-use crate::model::weights::{Linear, Walk};
+use crate::model::walk::{Linear, Walk};
 use crate::ops;
 use crate::ops::attention::{Scores, probabilities};
 use crate::ops::kv::{KvBlocks, KvShape, Sequences};
@@ -123,7 +123,7 @@ impl Operator for Attention {
     const SPLITS: bool = true;
     const CAPTURED: Option<Captured> = Some(Captured::SelfAttention);
 
-    fn validate(a: &AttentionSpec, place: &str, site: &Site<'_>) -> Result<()> {
+    fn validate(a: &AttentionSpec, place: &str, site: &Site) -> Result<()> {
         check_heads(place, a.heads, a.kv_heads, a.head_dim)?;
         finite(place, "scale", a.scale)?;
         if a.window == Some(0) {

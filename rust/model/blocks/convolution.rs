@@ -4,10 +4,10 @@ use super::operator::{Capture, Operator, Widths};
 use super::pass::Pass;
 use super::stream::Stream;
 use crate::error::Result;
-use crate::model::spec::mirror;
+use crate::model::bounds::{Site, refuse, size};
+use crate::model::describe::mirror;
 use crate::model::state::State;
-use crate::model::validate::{Site, refuse, size};
-use crate::model::weights::Walk;
+use crate::model::walk::Walk;
 use crate::simd::Activation;
 
 mirror!(/// A convolution of an odd kernel over groups of channels.
@@ -26,13 +26,13 @@ impl Operator for Convolution {
     type Scratch = ();
     const NAME: &'static str = "convolution";
 
-    fn validate(c: &ConvolutionSpec, place: &str, site: &Site<'_>) -> Result<()> {
+    fn validate(c: &ConvolutionSpec, place: &str, site: &Site) -> Result<()> {
         size(place, "kernel", c.kernel)?;
         size(place, "groups", c.groups)?;
         if c.kernel % 2 == 0 {
             return refuse(place, "kernel", c.kernel, "an odd number");
         }
-        if !site.stack.hidden_size.is_multiple_of(c.groups) {
+        if !site.hidden_size.is_multiple_of(c.groups) {
             return refuse(place, "groups", c.groups, "a divisor of hidden_size");
         }
         if site.decoder {

@@ -6,10 +6,10 @@ use super::pass::Pass;
 use super::stream::Stream;
 use crate::error::Result;
 use crate::matmul::{self, linear};
-use crate::model::spec::{Norm as NormSpec, mirror};
+use crate::model::bounds::{Site, finite, norms, positive, refuse};
+use crate::model::describe::{Norm as NormSpec, mirror};
 use crate::model::state::{State, StateKind};
-use crate::model::validate::{Site, finite, norms, positive, refuse};
-use crate::model::weights::{Linear, Walk};
+use crate::model::walk::{Linear, Walk};
 use crate::ops;
 use crate::ops::attention::{Scores, probabilities};
 use crate::ops::kv::{KvBlocks, KvShape, Sequences};
@@ -59,7 +59,7 @@ impl Operator for CrossAttention {
     const ROW_WISE: bool = true;
     const CAPTURED: Option<Captured> = Some(Captured::CrossAttention);
 
-    fn validate(a: &CrossAttentionSpec, place: &str, site: &Site<'_>) -> Result<()> {
+    fn validate(a: &CrossAttentionSpec, place: &str, site: &Site) -> Result<()> {
         check_heads(place, a.heads, a.kv_heads, a.head_dim)?;
         finite(place, "scale", a.scale)?;
         if let Some(cap) = a.softcap {

@@ -8,10 +8,10 @@ use super::stream::Stream;
 use crate::error::Result;
 use crate::matmul::dense::{Shape, multiply};
 use crate::matmul::{self, linear};
-use crate::model::spec::mirror;
+use crate::model::bounds::{MAX_SIZE, Site, finite, refuse, size};
+use crate::model::describe::mirror;
 use crate::model::state::State;
-use crate::model::validate::{MAX_SIZE, Site, finite, refuse, size};
-use crate::model::weights::{Linear, Walk};
+use crate::model::walk::{Linear, Walk};
 use crate::ops::softmax::softmax;
 use crate::simd::level;
 use crate::tensor::Disjoint;
@@ -53,12 +53,12 @@ impl Operator for DisentangledAttention {
     const CAPTURED: Option<Captured> = Some(Captured::SelfAttention);
     const READS_RELATIVE: bool = true;
 
-    fn validate(d: &DisentangledAttentionSpec, place: &str, site: &Site<'_>) -> Result<()> {
+    fn validate(d: &DisentangledAttentionSpec, place: &str, site: &Site) -> Result<()> {
         check_heads(place, d.heads, d.heads, d.head_dim)?;
         finite(place, "scale", d.scale)?;
         size(place, "span", d.span)?;
         size(place, "max_distance", d.max_distance)?;
-        if site.stack.relative.as_ref().map(|table| table.rows) != Some(2 * d.span) {
+        if site.relative_rows != Some(2 * d.span) {
             return refuse(place, "span", d.span, "half of the rows of the stack's relative table");
         }
         if d.buckets > MAX_SIZE || (d.buckets > 0 && (d.buckets < 4 || d.max_distance <= d.buckets / 2)) {

@@ -10,10 +10,10 @@ use super::pass::Pass;
 use super::stream::Stream;
 use crate::error::Result;
 use crate::matmul::{self, Matrix, Target, linear};
-use crate::model::spec::{mirror, one};
+use crate::model::bounds::{Site, positive, refuse, size};
+use crate::model::describe::{mirror, one};
 use crate::model::state::State;
-use crate::model::validate::{Site, positive, refuse, size};
-use crate::model::weights::{Use, Walk};
+use crate::model::walk::{Use, Walk};
 use crate::ops::softmax::softmax;
 use crate::simd::{Activation, activate, add_scaled};
 use crate::tensor::{Buffer, sized};
@@ -77,7 +77,7 @@ impl Operator for Experts {
     const NAME: &'static str = "experts";
     const ROW_WISE: bool = true;
 
-    fn validate(e: &ExpertsSpec, place: &str, site: &Site<'_>) -> Result<()> {
+    fn validate(e: &ExpertsSpec, place: &str, site: &Site) -> Result<()> {
         let r = &e.router;
         size(place, "router.count", r.count)?;
         if r.per_token == 0 || r.per_token > r.count {

@@ -5,10 +5,10 @@ use super::pass::Pass;
 use super::stream::Stream;
 use crate::error::Result;
 use crate::matmul::Target;
-use crate::model::spec::mirror;
+use crate::model::bounds::{Site, refuse, size};
+use crate::model::describe::mirror;
 use crate::model::state::State;
-use crate::model::validate::{Site, refuse, size};
-use crate::model::weights::{Linear, Walk};
+use crate::model::walk::{Linear, Walk};
 use crate::simd::Activation;
 use crate::tensor::{Buffer, sized};
 
@@ -37,7 +37,7 @@ impl Operator for FeedForward {
     const NAME: &'static str = "feed_forward";
     const ROW_WISE: bool = true;
 
-    fn validate(f: &FeedForwardSpec, place: &str, _site: &Site<'_>) -> Result<()> {
+    fn validate(f: &FeedForwardSpec, place: &str, _site: &Site) -> Result<()> {
         size(place, "width", f.width)?;
         if f.gate_bias && !f.gated {
             return refuse(place, "gate_bias", true, "false where gated is false");

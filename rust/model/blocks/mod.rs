@@ -16,10 +16,10 @@ pub mod positions;
 mod short_convolution;
 mod stream;
 
-use super::spec;
+use super::bounds::Site;
+use super::describe::{Norm, mirror, one};
 use super::state::{State, StateKind, StatePlace};
-use super::validate::Site;
-use super::weights::Walk;
+use super::walk::Walk;
 use crate::error::Result;
 use crate::matmul;
 use crate::tensor::Buffer;
@@ -55,7 +55,7 @@ macro_rules! bodies {
                 match self { $(BodySpec::$name(_) => $module::$name::NAME,)* }
             }
 
-            pub(super) fn validate(&self, place: &str, site: &Site<'_>) -> Result<()> {
+            pub(super) fn validate(&self, place: &str, site: &Site) -> Result<()> {
                 match self { $(BodySpec::$name(spec) => $module::$name::validate(spec, place, site),)* }
             }
 
@@ -78,7 +78,7 @@ macro_rules! bodies {
             }
 
             /// Rotation of its queries and keys.
-            pub fn rotary(&self) -> Option<&spec::Rotary> {
+            pub fn rotary(&self) -> Option<&positions::Rotary> {
                 match self { $(BodySpec::$name(spec) => $module::$name::rotary(spec),)* }
             }
         }
@@ -132,6 +132,26 @@ impl BodySpec {
     }
 }
 
+mirror!(/// A residual block around a body.
+BlockSpec {
+    body: BodySpec,
+    /// Name of its tensors within the layer; the body's own where absent.
+    #[serde(default)] name: Option<String>,
+    #[serde(default)] input_norm: Option<Norm>,
+    #[serde(default)] output_norm: Option<Norm>,
+    #[serde(default)] residual_norm: Option<Norm>,
+    #[serde(default = "one")] residual_scale: f64,
+    #[serde(default)] residual_after_norm: bool,
+    #[serde(default)] from_layer_input: bool,
+});
+
+impl BlockSpec {
+    /// Name of its tensors within the layer.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_else(|| self.body.default_name())
+    }
+}
+
 /// A loaded block.
 pub struct Block {
     pub body: Body,
@@ -155,14 +175,14 @@ pub struct Scratch {
 
 impl Block {
     pub(super) fn load(
-        spec: &spec::Block,
+        spec: &BlockSpec,
         walk: &mut Walk<'_>,
         layer: &str,
         widths: Widths,
         place: StatePlace,
     ) -> Block {
         let name = format!("{layer}.{}", spec.name());
-        let mut norm = |part: &str, norm: &Option<spec::Norm>| {
+        let mut norm = |part: &str, norm: &Option<Norm>| {
             walk.norm(&format!("{name}.{part}"), norm.as_ref(), &[widths.hidden])
         };
         let edges = Edges {

@@ -4,9 +4,9 @@ use super::pass::Pass;
 use super::positions::Rotary;
 use super::stream::Stream;
 use crate::error::Result;
+use crate::model::bounds::Site;
 use crate::model::state::{State, StateKind};
-use crate::model::validate::Site;
-use crate::model::weights::Walk;
+use crate::model::walk::Walk;
 
 /// Widths of the states that a body reads.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,7 @@ pub trait Operator: Sized {
     const READS_RELATIVE: bool = false;
 
     /// Refuses sizes and numbers out of bounds.
-    fn validate(spec: &Self::Spec, place: &str, site: &Site<'_>) -> Result<()>;
+    fn validate(spec: &Self::Spec, place: &str, site: &Site) -> Result<()>;
 
     /// Takes its tensors, named `{name}.{part}`.
     fn load(spec: &Self::Spec, walk: &mut Walk<'_>, name: &str, widths: Widths) -> Self;

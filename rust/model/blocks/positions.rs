@@ -2,9 +2,9 @@
 //! alike. Su et al. 2021, <https://arxiv.org/abs/2104.09864>
 
 use crate::error::Result;
+use crate::model::bounds::{finite, positive, refuse, size};
+use crate::model::describe::mirror;
 use crate::model::rows::Span;
-use crate::model::spec::mirror;
-use crate::model::validate::{finite, positive, refuse, size};
 use crate::ops::position_bias::{DistanceBias, bucket};
 use crate::ops::rotary::Angles;
 use half::bf16;
@@ -18,7 +18,7 @@ DynamicRotary { base: f64, factor: f64, original_length: usize });
 mirror!(/// Rotation of the first dimensions of each head.
 Rotary {
     inv_freq: Vec<f64>,
-    #[serde(default = "crate::model::spec::one")] scale: f64,
+    #[serde(default = "crate::model::describe::one")] scale: f64,
     #[serde(default)] interleaved: bool,
     #[serde(default)] long: Option<LongRotary>,
     #[serde(default)] dynamic: Option<DynamicRotary>,

@@ -6,11 +6,11 @@ use super::operator::{Capture, Operator, Widths};
 use super::pass::Pass;
 use super::stream::Stream;
 use crate::error::Result;
+use crate::model::bounds::{Site, refuse};
+use crate::model::describe::mirror;
 use crate::model::rows::Span;
-use crate::model::spec::mirror;
 use crate::model::state::{State, StateKind};
-use crate::model::validate::{Site, refuse};
-use crate::model::weights::{Linear, Walk};
+use crate::model::walk::{Linear, Walk};
 use crate::simd::{LANES, multiversion};
 use crate::tensor::{Buffer, sized};
 
@@ -75,7 +75,7 @@ impl Operator for ShortConvolution {
     type Scratch = Scratch;
     const NAME: &'static str = "short_convolution";
 
-    fn validate(c: &ShortConvolutionSpec, place: &str, _site: &Site<'_>) -> Result<()> {
+    fn validate(c: &ShortConvolutionSpec, place: &str, _site: &Site) -> Result<()> {
         if c.kernel < 2 || c.kernel > MAX_KERNEL {
             return refuse(place, "kernel", c.kernel, "2 to 64");
         }

@@ -2,7 +2,7 @@
 
 use super::pass::Pass;
 use crate::matmul::{self, Input, Target, linear};
-use crate::model::weights::Linear;
+use crate::model::walk::Linear;
 use crate::ops::norm::Norm;
 use crate::simd::add_scaled;
 use crate::tensor::{Buffer, sized};
