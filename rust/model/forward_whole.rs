@@ -2,10 +2,11 @@
 
 use super::blocks::{Body, Captured};
 use super::cache::{Cache, SequenceId};
-use super::session::{Session, finite, missing};
+use super::loaded::{Batch, missing};
+use super::session::{Session, finite};
+use super::spec;
 use super::stack::{Capture, Stack};
 use super::weights::DenseWeights;
-use super::{Batch, spec};
 use crate::error::{Error, Result};
 use crate::ops::kv::{Sequence, Sequences};
 use crate::ops::pool::Pooling;

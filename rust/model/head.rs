@@ -1,7 +1,7 @@
 //! The language head: logits of states, or only the largest of each row.
 
-use super::Model;
-use super::session::{MAX_RETAINED_BYTES, Session, finite, missing};
+use super::loaded::{Model, missing};
+use super::session::{MAX_RETAINED_BYTES, Session, finite};
 use super::walk::Linear;
 use crate::error::Result;
 use crate::matmul::linear;

@@ -4,7 +4,8 @@
 //! would be computed. A kept sequence is handed over, a hit is a fork of it: blocks are shared by reference counts, never
 //! copied. The least recently used sequences go first when there is no room.
 
-use super::{Cache, SequenceId, spec};
+use super::cache::{Cache, SequenceId};
+use super::spec;
 
 /// Bytes that a model keeps unless told otherwise.
 pub const DEFAULT_BYTES: usize = 512 << 20;

@@ -1,19 +1,20 @@
 //! A caller's turn on a model: runs its stacks.
 
 use super::cache::Cache;
+use super::loaded::{Batch, ENCODER_ROWS, Model, SHARED_ROWS, missing};
 use super::rows::Span;
+use super::spec;
 use super::stack::{Caches, Capture, Rows, Scratch, Stack};
 use super::stem::Input;
 use super::weights::DenseWeights;
-use super::{Batch, ENCODER_ROWS, Model, SHARED_ROWS, spec};
 use crate::error::{Error, Result};
 use crate::matmul::linear;
 use crate::ops::kv::KvType;
 use crate::simd::activate;
 use crate::tensor::sized;
-use crate::threads::Team;
+use crate::threads::{Hook, Team};
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 /// Bytes of a call's logits, or of its keys and values, up to which the memory is kept for the next call.
 pub(super) const MAX_RETAINED_BYTES: usize = 64 << 20;
@@ -22,13 +23,6 @@ const MIN_SHARE_ROWS: usize = 32;
 /// Rows of a share: enough that threads that read weights by themselves do not wait for them, few enough that what a row
 /// needs stays in a thread's own cache.
 const SHARE_ROWS: usize = 128;
-
-pub(super) fn missing(what: &str) -> Error {
-    Error::Option(format!(
-        "this model has no {}: the checkpoint is of another kind",
-        what.trim_start_matches("a ")
-    ))
-}
 
 /// A caller's turn on a model.
 pub struct Session<'a> {
@@ -44,6 +38,40 @@ fn check_length(length: usize, longest: usize, what: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+impl Model {
+    /// Waits for this caller's turn and runs `body`; `hook` is asked now and then whether to stop.
+    pub fn session<R>(&self, hook: Hook<'_>, body: impl FnOnce(&mut Session<'_>) -> Result<R>) -> Result<R> {
+        self.pool.enter(hook, |team| self.with(team, body))
+    }
+
+    /// Whether the calling thread is inside of a session.
+    pub fn held_by_this_thread(&self) -> bool {
+        self.pool.held_by_this_thread()
+    }
+
+    /// [`Model::session`], or nothing where another caller has the model: callers that hold models and wait for others'
+    /// could wait for each other.
+    pub fn session_if_free<R>(
+        &self,
+        hook: Hook<'_>,
+        body: impl FnOnce(&mut Session<'_>) -> Result<R>,
+    ) -> Result<Option<R>> {
+        self.pool.enter_if_free(hook, |team| self.with(team, body))
+    }
+
+    fn with<R>(&self, team: &Team<'_>, body: impl FnOnce(&mut Session<'_>) -> Result<R>) -> Result<R> {
+        let mut own = Scratch::default();
+        // A forked child may find the lock held by a thread that it does not have.
+        let mut guard = match self.scratch.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(PoisonError::into_inner(poisoned)),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        let scratch = guard.as_deref_mut().unwrap_or(&mut own);
+        body(&mut Session { model: self, team, scratch })
+    }
 }
 
 impl<'a> Session<'a> {

@@ -1,6 +1,8 @@
 //! Equal bits on every instruction set.
 
-use super::*;
+use super::TILE;
+use super::tile::{exp_one_at, exp_scores_at, merge_at};
+use crate::simd::LANES;
 use crate::simd::testing::{every_level_equals_portable, numbers, with_extremes};
 
 #[test]

@@ -1,7 +1,7 @@
 //! Partition of the work of attention.
 
-use super::super::kv::BLOCK;
-use super::{Call, TILE};
+use super::call::{Call, TILE};
+use crate::ops::kv::{BLOCK, Sequence};
 use std::ops::Range;
 
 /// Target number of query rows (positions times grouped heads) of a work item.
@@ -39,6 +39,22 @@ impl WorkItem {
 }
 
 impl Call<'_> {
+    /// The blocks of an item's sequence.
+    pub fn table(&self, item: &WorkItem) -> &[u32] {
+        self.sequences.table(self.sequence(item.sequence))
+    }
+
+    /// Query rows of an item per key head.
+    pub fn rows(&self, item: &WorkItem) -> usize {
+        item.queries * self.group()
+    }
+
+    /// Index in `queries` and `out` of the first query head that shares a key head, for one query of an item.
+    pub fn first_head(&self, item: &WorkItem, head: usize, query: usize) -> usize {
+        let s = self.sequence(item.sequence);
+        (s.rows.start + item.query + query) * self.scores.heads + (item.kv_head + head) * self.group()
+    }
+
     /// Successive queries of a sequence with some key heads, and all tiles that they see.
     pub fn item(
         &self,
@@ -125,7 +141,7 @@ impl Call<'_> {
     /// samples of one prompt), and the number of these tiles.
     fn shared_prefix(&self, sequence: usize, max: usize) -> (usize, usize) {
         let s = self.sequence(sequence);
-        let alone = |s: &super::Sequence| s.rows.len() == 1;
+        let alone = |s: &Sequence| s.rows.len() == 1;
         if !self.scores.causal || self.scores.window.is_some() || !alone(s) {
             return (1, 0);
         }

@@ -1,7 +1,8 @@
 //! Attention probabilities as one matrix, for inspection.
 
-use super::super::kv::{KvBlocks, Sequences};
-use super::{Call, SHARED_FROM, Scores, TILE, ThreadScratch, exp_one};
+use super::call::{Call, SHARED_FROM, Scores, TILE};
+use super::tile::{ThreadScratch, exp_one};
+use crate::ops::kv::{KvBlocks, Sequences};
 
 /// The probabilities of the sequences in order, `[heads, queries, length]` each.
 pub fn probabilities(

@@ -1,6 +1,8 @@
 use super::*;
+use crate::ops::kv::{BLOCK, Sequence};
 use crate::ops::kv::{KvShape, KvType, Values};
 use crate::threads::Pool;
+use std::ops::Range;
 
 /// Query heads, key heads, head dimension.
 const SIZES: [(usize, usize, usize); 4] = [(8, 8, 16), (6, 3, 24), (8, 2, 64), (3, 1, 8)];
