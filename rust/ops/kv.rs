@@ -7,58 +7,16 @@
 //! of each head has a scale of its own, `[head][32]`, for keys and for values.
 
 mod plane;
+mod types;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::threads::Team;
 use plane::{Order, Plane};
 use std::ops::Range;
-
-/// Tokens in a block.
-pub const BLOCK: usize = 32;
+pub use types::{BLOCK, KvType, Numbers, SEGMENT};
 
 /// Stores of fewer elements than this run on the caller alone.
 const SERIAL_BELOW: usize = 16 * 1024;
-
-/// Blocks that are allocated together.
-pub const SEGMENT: usize = 16;
-
-/// Element type of keys and values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KvType {
-    F32,
-    F16,
-    Q8,
-}
-
-impl KvType {
-    /// Its name in the public interface.
-    pub fn name(self) -> &'static str {
-        match self {
-            KvType::F32 => "f32",
-            KvType::F16 => "f16",
-            KvType::Q8 => "q8",
-        }
-    }
-
-    /// Parses `f32`, `f16` or `q8`.
-    pub fn parse(name: &str) -> Result<KvType> {
-        match name {
-            "f32" => Ok(KvType::F32),
-            "f16" => Ok(KvType::F16),
-            "q8" => Ok(KvType::Q8),
-            other => Err(Error::Option(format!(
-                "kv_cache={other:?} is unknown: expected \"auto\", \"f32\", \"f16\" or \"q8\""
-            ))),
-        }
-    }
-}
-
-/// Elements of a block: f32, or the bits of f16.
-#[derive(Debug, Clone, Copy)]
-pub enum Numbers<'a> {
-    F32(&'a [f32]),
-    F16(&'a [u16]),
-}
 
 /// What a token's keys and values are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +124,6 @@ impl KvBlocks {
     }
 
     /// Allocates the memory of blocks `0..blocks`.
-    #[cfg(test)]
     pub fn grow(&mut self, blocks: usize) -> Result<()> {
         (0..blocks.div_ceil(SEGMENT)).try_for_each(|segment| self.allocate_segment(segment))
     }
@@ -228,13 +185,6 @@ impl KvBlocks {
         }
         let [a, b] = self.segments.get_disjoint_mut([a, b]).expect(IN_USE);
         b.as_mut().expect(IN_USE).copy_from(a.as_ref().expect(IN_USE), from, to);
-    }
-
-    /// Copies a block of another cache of the same kind onto one of this.
-    pub fn copy_block_of(&mut self, other: &KvBlocks, from: u32, to: u32) {
-        debug_assert_eq!((self.shape, self.kv_type), (other.shape, other.kv_type));
-        let ((source, from), to) = (other.segment(from), to as usize);
-        self.segments[to / SEGMENT].as_mut().expect(IN_USE).copy_from(source, from, to % SEGMENT);
     }
 
     /// Prefetches the keys of one head of a block.

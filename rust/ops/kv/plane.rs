@@ -1,6 +1,6 @@
 //! The keys, or the values, of a segment in one element type.
 
-use super::{BLOCK, KvType, Numbers, SEGMENT};
+use super::types::{BLOCK, KvType, Numbers, SEGMENT};
 use crate::error::Result;
 use crate::simd::{LANES, level, multiversion, prefetch, to_f16, to_f32_at};
 use crate::tensor::Buffer;
