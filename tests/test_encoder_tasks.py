@@ -342,7 +342,7 @@ def test_aggregation_follows_the_pipelines() -> None:
     ]
 
     def shown(aggregation: str) -> list[tuple[str, str, float]]:
-        found = tasks._stretches(items, names, aggregation)
+        found = tasks._spans_of_labels(items, names, aggregation)
         return [(tag.label, text[tag.start : tag.end], round(tag.score, 6)) for tag in found]
 
     assert shown("none") == [

@@ -27,7 +27,7 @@ def some_ids(seed: int, length: int, vocab: int = 60) -> list[int]:
 
 @pytest.mark.parametrize("kv", ["f32", "f16", "q8"])
 def test_ids_and_scores_are_those_of_a_fresh_model(kv: str) -> None:
-    own, fresh = load(kv=kv), load(kv=kv, prefix_cache=False)
+    own, fresh = load(kv_cache=kv), load(kv_cache=kv, prefix_cache=False)
     base = some_ids(1, 45)
     generator = random.Random(2)
     prompts = [base, base, base[:7], base[:33], [*base, *some_ids(3, 20)]]
@@ -155,7 +155,7 @@ def test_the_option_is_checked_and_goes_with_the_handle() -> None:
 
 @pytest.mark.parametrize("name", ["marian", "bert-sentence"])
 def test_bytes_for_prompts_are_refused_where_there_are_none(name: str) -> None:
-    with pytest.raises(lapwing.OptionError, match=r"prefix_cache is 4096.*keeps none"):
+    with pytest.raises(lapwing.OptionError, match=r"prefix_cache is 4096.*only a TextGenerator has a prefix cache"):
         lapwing.load(GOLDEN / name, prefix_cache=4096)
     lapwing.load(GOLDEN / name, prefix_cache=False).close()
 
