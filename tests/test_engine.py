@@ -120,7 +120,7 @@ def test_many_prompts_wait_for_room() -> None:
         assert found[-1] == model.generate_ids(prompts[-1], max_tokens=4, temperature=0, ignore_eos=True)
 
 
-def test_streams_of_one_thread_do_not_run_ahead() -> None:
+def test_streams_of_one_thread_take_turns() -> None:
     with lapwing.load(GOLDEN / "llama") as model:
         options: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "ignore_eos": True}
         first, second = model.stream("Hello", **options), model.stream("What is it", **options)

@@ -1,4 +1,4 @@
-//! Choosing a token: the likeliest, or a random one of those that the filters leave.
+//! Choosing a token: the most probable one, or a random one of those that the filters leave.
 
 use super::options::Options;
 use crate::matmul::PIECE;
@@ -31,9 +31,9 @@ pub fn uniform(seed: u64, sequence: usize, step: usize) -> f64 {
     (x >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Memory that draws use again.
+/// Memory that draws reuse.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct Scratch {
     weights: Vec<f32>,
     /// Sums of each [`PIECE`] of weights.
     pieces: Vec<f64>,
@@ -43,24 +43,24 @@ pub struct Memory {
 
 /// A random token by temperature, top-h, top-k, top-p, min-p, typical-p, epsilon and eta, in that order. `u` is
 /// in [0, 1).
-pub fn sample(o: &Options, logits: &[f32], u: f64, memory: &mut Memory) -> u32 {
+pub fn sample(o: &Options, logits: &[f32], u: f64, scratch: &mut Scratch) -> u32 {
     if !filtered(o) {
-        let Some(total) = weigh(o, logits, memory) else { return argmax(logits) };
-        return draw_any(memory, u * total);
+        let Some(total) = weigh(o, logits, scratch) else { return argmax(logits) };
+        return draw_any(scratch, u * total);
     }
-    if !keep(o, logits, memory) {
+    if !keep(o, logits, scratch) {
         return argmax(logits);
     }
-    draw(&memory.kept, u * sum(&memory.kept))
+    draw(&scratch.kept, u * sum(&scratch.kept))
 }
 
 /// The probability of each token under `sample`, 0 for those that the filters drop.
 pub fn probabilities(o: &Options, logits: &[f32]) -> Vec<f64> {
     let mut found = vec![0.0; logits.len()];
-    let mut memory = Memory::default();
-    if o.temperature > 0.0 && keep(o, logits, &mut memory) {
-        let all = sum(&memory.kept);
-        for &(id, w) in &memory.kept {
+    let mut scratch = Scratch::default();
+    if o.temperature > 0.0 && keep(o, logits, &mut scratch) {
+        let all = sum(&scratch.kept);
+        for &(id, w) in &scratch.kept {
             found[id as usize] = w / all;
         }
     } else {
@@ -69,8 +69,8 @@ pub fn probabilities(o: &Options, logits: &[f32]) -> Vec<f64> {
     found
 }
 
-/// Most likeliest tokens that are looked for one by one; beyond, all are weighed and sorted.
-const MOST_TOP: usize = 1024;
+/// Largest `top_k` whose tokens are looked for one by one; beyond, all are weighed and sorted.
+const MAX_TOP_K: usize = 1024;
 
 fn filtered(o: &Options) -> bool {
     o.top_k > 0
@@ -86,11 +86,11 @@ fn sum(kept: &[(u32, f64)]) -> f64 {
     kept.iter().map(|k| k.1).sum()
 }
 
-/// Probabilities of all tokens up to a factor, the likeliest 1, and their sum; none if the temperature leaves only the
-/// likeliest.
-fn weigh(o: &Options, logits: &[f32], memory: &mut Memory) -> Option<f64> {
-    // The filters do not need normalized probabilities, only ratios to the likeliest.
-    let Memory { weights, pieces, .. } = memory;
+/// Probabilities of all tokens up to a factor, 1 for the most probable one, and their sum; none if the temperature leaves
+/// only that one.
+fn weigh(o: &Options, logits: &[f32], scratch: &mut Scratch) -> Option<f64> {
+    // The filters do not need normalized probabilities, only ratios to the most probable token.
+    let Scratch { weights, pieces, .. } = scratch;
     weights.clear();
     weights.extend(logits.iter().map(|&l| l / o.temperature as f32));
     let peak = maximum(weights);
@@ -110,10 +110,10 @@ fn weigh(o: &Options, logits: &[f32], memory: &mut Memory) -> Option<f64> {
     Some(pieces.iter().sum())
 }
 
-/// Keeps the `top_k` likeliest tokens, and ties with the last of them as the reference does, without a look at what the
-/// others weigh; false if the temperature leaves only the likeliest.
-fn keep_top(o: &Options, logits: &[f32], memory: &mut Memory) -> bool {
-    let Memory { weights, kept, best, .. } = memory;
+/// Keeps the `top_k` most probable tokens, and ties with the last of them as the reference does, without a look at what the
+/// others weigh; false if the temperature leaves only one token.
+fn keep_top(o: &Options, logits: &[f32], scratch: &mut Scratch) -> bool {
+    let Scratch { weights, kept, best, .. } = scratch;
     let scaled = |logit: f32| logit / o.temperature as f32;
     let best = best.of(logits, o.top_k);
     let (peak, least) = (scaled(best[0].1), scaled(best[best.len() - 1].1));
@@ -136,24 +136,24 @@ fn keep_top(o: &Options, logits: &[f32], memory: &mut Memory) -> bool {
     true
 }
 
-/// Makes `memory.kept` the tokens that may be drawn, at least one; false if the temperature leaves only the likeliest.
-fn keep(o: &Options, logits: &[f32], memory: &mut Memory) -> bool {
-    memory.kept.clear();
+/// Makes `scratch.kept` the tokens that may be drawn, at least one; false if the temperature leaves only one token.
+fn keep(o: &Options, logits: &[f32], scratch: &mut Scratch) -> bool {
+    scratch.kept.clear();
     let heavier = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     let mut total = None;
-    if (1..=MOST_TOP).contains(&o.top_k) && o.top_h == 0.0 {
-        if !keep_top(o, logits, memory) {
+    if (1..=MAX_TOP_K).contains(&o.top_k) && o.top_h == 0.0 {
+        if !keep_top(o, logits, scratch) {
             return false;
         }
     } else {
-        let Some(all) = weigh(o, logits, memory) else { return false };
+        let Some(all) = weigh(o, logits, scratch) else { return false };
         total = (o.top_k == 0 && o.top_h == 0.0).then_some(all);
         // Tokens this rare lie outside of top_p together, so that most need not be sorted.
         let rare = match total {
             Some(total) if o.top_p < 1.0 => ((1.0 - o.top_p) * total / logits.len() as f64).min(1.0),
             _ => 0.0,
         };
-        let Memory { weights, kept, .. } = memory;
+        let Scratch { weights, kept, .. } = scratch;
         let all = weights.iter().enumerate().map(|(i, &w)| (i as u32, f64::from(w)));
         kept.extend(all.filter(|&(_, w)| w > 0.0 && w >= rare));
         if o.top_h > 0.0 {
@@ -167,7 +167,7 @@ fn keep(o: &Options, logits: &[f32], memory: &mut Memory) -> bool {
             kept.retain(|k| k.1 >= least);
         }
     }
-    let kept = &mut memory.kept;
+    let kept = &mut scratch.kept;
     kept.sort_unstable_by(heavier);
     if o.top_p < 1.0 {
         let all = total.unwrap_or_else(|| sum(kept));
@@ -187,7 +187,7 @@ fn keep(o: &Options, logits: &[f32], memory: &mut Memory) -> bool {
     if o.typical_p < 1.0 {
         typical(o.typical_p, kept);
     }
-    // The likeliest of those left always stays.
+    // The most probable of those left always stays.
     let cut = |kept: &mut Vec<(u32, f64)>, least: f64| {
         let all = sum(kept);
         let most = kept.iter().fold(0.0, |m: f64, k| m.max(k.1));
@@ -210,12 +210,12 @@ fn entropy(kept: &[(u32, f64)]) -> f64 {
 }
 
 /// Tokens that may be drawn under `top_h`.
-const MOST_BY_ENTROPY: usize = 100;
+const MAX_BY_ENTROPY: usize = 100;
 
-/// Keeps the likeliest tokens up to a share of the entropy that the first hundred have. Potraghloo et al. 2025,
+/// Keeps the most probable tokens up to a share of the entropy that the first hundred have. Potraghloo et al. 2025,
 /// <https://arxiv.org/abs/2509.02510>
 fn entropy_bounded(share: f64, kept: &mut Vec<(u32, f64)>) {
-    kept.truncate(MOST_BY_ENTROPY);
+    kept.truncate(MAX_BY_ENTROPY);
     let all = sum(kept);
     let bound = share * entropy(kept);
     let mut so_far = 0.0;
@@ -260,8 +260,8 @@ fn draw(weights: &[(u32, f64)], target: f64) -> u32 {
 }
 
 /// The same of all tokens: first the piece, then the token in it.
-fn draw_any(memory: &mut Memory, mut target: f64) -> u32 {
-    let Memory { weights, pieces, kept, .. } = memory;
+fn draw_any(scratch: &mut Scratch, mut target: f64) -> u32 {
+    let Scratch { weights, pieces, kept, .. } = scratch;
     let mut chosen = None;
     for (number, &sum) in pieces.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
         if let Some(before) = chosen.replace(number) {
@@ -286,7 +286,7 @@ mod tests {
         let n = 20_000;
         let mut counts = vec![0.0; logits.len()];
         for step in 0..n {
-            counts[sample(o, logits, uniform(7, 3, step), &mut Memory::default()) as usize] +=
+            counts[sample(o, logits, uniform(7, 3, step), &mut Scratch::default()) as usize] +=
                 1.0 / f64::from(n as u32);
         }
         counts
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn the_likeliest_are_kept_with_their_ties() {
+    fn the_most_probable_are_kept_with_their_ties() {
         for (seed, top_k) in [1, 2, 50, 300, 699, 900].into_iter().enumerate() {
             for temperature in [0.3, 1.0, 7.0] {
                 let logits = vocabulary(seed);
@@ -354,11 +354,11 @@ mod tests {
         let p = probabilities(&o, &logits);
         let mut before = 0.0;
         for (id, p) in p.into_iter().enumerate() {
-            let got = sample(&o, &logits, before + p / 2.0, &mut Memory::default());
+            let got = sample(&o, &logits, before + p / 2.0, &mut Scratch::default());
             assert_eq!(got as usize, id);
             before += p;
         }
-        assert_eq!(sample(&o, &logits, 1.0, &mut Memory::default()), 699);
+        assert_eq!(sample(&o, &logits, 1.0, &mut Scratch::default()), 699);
     }
 
     #[test]

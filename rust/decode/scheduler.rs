@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Sequences that are fed side by side; beyond, prompts wait.
-const MAX_RUNNING: usize = 256;
+const MAX_RUNNING: usize = 128;
 /// Bytes of an empty cache that are kept for the next sequences.
 const MAX_IDLE_BYTES: usize = 64 << 20;
 

@@ -1,5 +1,5 @@
-//! The choice among the scores of the next token: all logits of a row where they are to be changed or drawn from, else only
-//! the largest. Both give the same tokens and the same log-probabilities.
+//! The choice of the next token from its scores: from all logits of a row where they are changed or drawn from, else from the
+//! largest alone. Both give the same tokens and the same log-probabilities.
 
 use super::beam_search::{Candidate, Search};
 use super::options::Options;
@@ -87,29 +87,29 @@ fn normalized<L: FromIterator<(u32, f32)>>(best: &[(u32, f32)], n: usize, normal
     best[..n.min(best.len())].iter().map(|&(id, v)| (id, v - normalizer)).collect()
 }
 
-/// Memory that choices use again.
+/// Memory that choices reuse.
 #[derive(Default)]
-struct Memory {
+struct Scratch {
     /// A row of logits before processing.
     plain: Vec<f32>,
     best: TopK,
     chosen: Vec<(u32, f32)>,
     sums: Sums,
     sorted: Vec<u32>,
-    drawing: sample::Memory,
+    drawing: sample::Scratch,
 }
 
 thread_local! {
     /// Memory of this thread, as large as a vocabulary.
-    static MEMORY: Cell<Memory> = Cell::default();
+    static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
 /// What `f` makes with this thread's memory.
-fn with_memory<T>(f: impl FnOnce(&mut Memory) -> T) -> T {
+fn with_scratch<T>(f: impl FnOnce(&mut Scratch) -> T) -> T {
     // Taken, not borrowed: a processor of the caller's may generate with another model meanwhile.
-    let mut memory = MEMORY.take();
-    let result = f(&mut memory);
-    MEMORY.set(memory);
+    let mut scratch = SCRATCH.take();
+    let result = f(&mut scratch);
+    SCRATCH.set(scratch);
     result
 }
 
@@ -142,7 +142,7 @@ pub(super) fn choose(
         }
     };
     let changed = process::needed(o, settings.processor.is_some());
-    with_memory(|Memory { plain, best, sums, sorted, drawing, .. }| {
+    with_scratch(|Scratch { plain, best, sums, sorted, drawing, .. }| {
         let mut choice = Choice::default();
         let mut normalizer = 0.0;
         if scored {
@@ -213,7 +213,7 @@ pub(super) fn continuations(
         }
     };
     let changed = process::needed(o, settings.processor.is_some());
-    with_memory(|Memory { plain, best, chosen, sums, sorted, .. }| {
+    with_scratch(|Scratch { plain, best, chosen, sums, sorted, .. }| {
         let normalizer = sums.log_sum_exp(logits);
         let mut shift = normalizer;
         let top_tokens: Option<Arc<[_]>> =

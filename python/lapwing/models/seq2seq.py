@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-BATCH_SOURCES = 32
-"""Texts per batch."""
-
 
 class Seq2Seq(BaseModel):
     """An encoder-decoder.
@@ -294,13 +291,12 @@ class Seq2Seq(BaseModel):
     def _run(
         self, sources: Sequence[IdList], request: Request, direction: Direction, bar: Progress
     ) -> list[list[engine.Finished]]:
+        # The engine admits them in this order: long ones first leave no long one alone at the end.
         order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
+        found = engine.run(self._job([sources[index] for index in order], request, direction), bar.reports)
         results: list[list[engine.Finished]] = [[] for _ in sources]
-        for start in range(0, len(order), BATCH_SOURCES):
-            batch = order[start : start + BATCH_SOURCES]
-            found = engine.run(self._job([sources[index] for index in batch], request, direction), bar.reports)
-            for index, hypotheses in zip(batch, found, strict=True):
-                results[index] = hypotheses
+        for index, hypotheses in zip(order, found, strict=True):
+            results[index] = hypotheses
         return results
 
     def _texts(
