@@ -161,7 +161,7 @@ def test_processors_run_on_the_thread_of_their_call() -> None:
 def test_an_error_ends_its_own_call_alone() -> None:
     """Options that leave no token, beside calls that go on."""
     with lapwing.load(GOLDEN / "llama") as model:
-        vocabulary = model.spec.decoder.vocab_size
+        vocabulary = model.spec.decoder.stem.vocab_size
         options: dict[str, Any] = {"max_tokens": 40, "temperature": 0, "ignore_eos": True}
         want = model.generate_ids([3, 4, 5], **options)
         found: list[Any] = []
@@ -203,7 +203,7 @@ def test_a_generation_stays_with_the_process_that_began_it() -> None:
 
 MEMORY = """
 import json, resource, sys, lapwing
-model = lapwing.load(sys.argv[1], cache=False, threads=2)
+model = lapwing.load(sys.argv[1], packed_cache=False, threads=2)
 prompts, options = [[1 + i, 2, 3, 4] for i in range(1000)], json.loads(sys.argv[2])
 model.generate_ids(prompts[:1], max_tokens=2, **options)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import lapwing
 from lapwing.architectures import check, describe
 from lapwing.checkpoint import open_checkpoint
-from lapwing.checkpoint.tensor import widen
+from lapwing.checkpoint.tensor import to_f32
 from lapwing.spec import Attention, Body, Experts, FeedForward, Model, Router, ShortConvolution
 
 from .test_decoders import GOLDEN, config_of, spec
@@ -32,7 +32,7 @@ def bodies(model: Model, place: str) -> list[Body]:
 def arrays(folder: Path) -> tuple[Model, dict[str, Array]]:
     model, tensors, unused = describe(open_checkpoint(folder))
     assert not unused
-    return model, {name: widen(t.read(), t.dtype).reshape(t.shape) for name, t in tensors.items()}
+    return model, {name: to_f32(t.read(), t.dtype).reshape(t.shape) for name, t in tensors.items()}
 
 
 def stacked(name: str, folder: Path) -> Path:
