@@ -129,7 +129,7 @@ impl Group {
     /// Gives a sequence of `length` tokens blocks for `tokens` more. A last block that is shared is replaced by a copy.
     fn lengthen(&mut self, id: SequenceId, length: usize, tokens: usize) -> Result<()> {
         let last = self.tables[id].last().copied().filter(|&b| b != HOLE);
-        if let Some(last) = last.filter(|&b| length % BLOCK != 0 && self.references[b as usize] > 1) {
+        if let Some(last) = last.filter(|&b| !length.is_multiple_of(BLOCK) && self.references[b as usize] > 1) {
             let copy = self.allocate()?;
             self.copies.push((last, copy));
             self.release(last);
@@ -421,7 +421,7 @@ impl Cache {
         // Borders that the next tokens do not already leave as the step's last state.
         let recent = (end.saturating_sub(1) / BLOCK * BLOCK).saturating_sub((RECENT_SNAPSHOTS - 1) * BLOCK);
         for border in (first / BLOCK + 1..).map(|block| block * BLOCK).take_while(|&border| border < end) {
-            if border % distance == 0 || border >= recent {
+            if border.is_multiple_of(distance) || border >= recent {
                 state.pending.push((border, slots.allocate()?));
             }
         }
@@ -443,7 +443,7 @@ impl Cache {
             state.previous = Some((state.length, state.current.replace(next)));
             state.length = lengths[id].expect("the sequence is alive");
             state.snapshots.append(&mut state.pending);
-            if *history > 0 && state.length % BLOCK == 0 {
+            if *history > 0 && state.length.is_multiple_of(BLOCK) {
                 slots.reference(next);
                 state.snapshots.push((state.length, next));
             }
@@ -452,7 +452,7 @@ impl Cache {
             let surplus = state.snapshots.len() > most;
             state.snapshots.retain(|&(border, slot)| {
                 at += 1;
-                let kept = at > recent || border % distance == 0 && !(surplus && at % 2 == 0);
+                let kept = at > recent || border.is_multiple_of(distance) && !(surplus && usize::is_multiple_of(at, 2));
                 if !kept {
                     slots.release(slot);
                 }

@@ -137,7 +137,7 @@ impl Stack {
             .enumerate()
             .flat_map(|(i, blocks)| blocks.iter().enumerate().map(move |(j, b)| (i, j, b)));
         let mixers = places.filter(|(_, _, block)| !block.body.is_row_wise());
-        let last_mixer = mixers.map(|(i, j, _)| (i, j)).last();
+        let last_mixer = mixers.map(|(i, j, _)| (i, j)).next_back();
         Stack {
             stem,
             layers,

@@ -29,7 +29,7 @@ impl Operator for Convolution {
     fn validate(c: &ConvolutionSpec, place: &str, site: &Site) -> Result<()> {
         size(place, "kernel", c.kernel)?;
         size(place, "groups", c.groups)?;
-        if c.kernel % 2 == 0 {
+        if c.kernel.is_multiple_of(2) {
             return refuse(place, "kernel", c.kernel, "an odd number");
         }
         if !site.hidden_size.is_multiple_of(c.groups) {

@@ -35,7 +35,7 @@ macro_rules! bodies {
         #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
         #[serde(tag = "kind", rename_all = "snake_case")]
         pub enum BodySpec {
-            $($name(<$module::$name as Operator>::Spec),)*
+            $($name(Box<<$module::$name as Operator>::Spec>),)*
         }
 
         /// A loaded body.
