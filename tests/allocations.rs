@@ -141,7 +141,10 @@ fn steps(engine: &Arc<Engine>, prompts: usize, options: &Options) -> Vec<[usize;
 /// (those of beams in one of two places at a time) with the prompt or without, or the cache, which takes another block.
 fn grows(length: usize) -> bool {
     let generated = length - PROMPT;
-    (generated - 1).is_power_of_two() || [length, length - 1].iter().any(|&n| n % BLOCK == 0 || n % PROMPT == 0 && (n / PROMPT).is_power_of_two())
+    (generated - 1).is_power_of_two()
+        || [length, length - 1]
+            .iter()
+            .any(|&n| n % BLOCK == 0 || n % PROMPT == 0 && (n / PROMPT).is_power_of_two())
 }
 
 #[test]
@@ -215,7 +218,8 @@ fn calls_that_join_and_leave_between_steps_change_nothing() {
         r#"{"temperature": 0.9, "samples": 3, "repetition_penalty": 1.2}"#,
     ];
     // Prompts of several passes too.
-    let prompt = |i: usize| -> Vec<u32> { (0..[3, 700, 40, 1200][i % 4]).map(|n| (n % (7 + i)) as u32).collect() };
+    let prompt =
+        |i: usize| -> Vec<u32> { (0..[3, 700, 40, 1200][i % 4]).map(|n| (n % (7 + i)) as u32).collect() };
     let requests = || (0..8).map(|i| request(&prompt(i), options[i % 3 + i / 6], 12 + i));
     let want: Vec<Vec<Event>> = requests().map(|request| alone(&fresh, request)).collect();
     std::thread::scope(|scope| {
@@ -282,7 +286,8 @@ fn a_step_that_fails_hurts_no_others() {
     paused.advance(&|| false, 3, &mut first).expect("generates");
     assert_eq!(first, want[..6]);
     // A panic ends the calls that the engine has, and no others.
-    let panics = Request { processor: Some(Arc::new(|_: &[u32], _: &mut [f32]| panic!("on purpose"))), ..plain() };
+    let panics =
+        Request { processor: Some(Arc::new(|_: &[u32], _: &mut [f32]| panic!("on purpose"))), ..plain() };
     let mut panics = engine.add(panics).expect("may be generated");
     for call in [&mut panics, &mut paused] {
         let error = call.advance(&|| false, 0, &mut Vec::new()).expect_err("fails");
