@@ -125,8 +125,8 @@ class Model:
 
 @final
 class Generation:
-    """Prompts being continued. Ids are without the prompt. A processor runs on the thread that computes the step, which
-    may be that of another call."""
+    """Prompts being continued. Ids are without the prompt. Calls of all threads share steps; a processor runs on the thread
+    that called ``advance``."""
 
     def advance(self, steps: int) -> list[tuple[int, int, float, list[tuple[int, float]]]]:
         """Runs up to ``steps`` steps of these prompts (0: to the end) and returns the new tokens as

@@ -3,9 +3,9 @@
 use super::engine::{Command, Engine};
 use super::mailbox::Mailbox;
 use super::options::{Options, in_vocabulary};
-use super::scheduler::Group;
 use super::sequence::{Event, FinishReason, Hypothesis, Processor, Prompt, Settings};
 use super::speculate::Draft;
+use super::state::Group;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::threads::Hook;

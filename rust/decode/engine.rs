@@ -5,8 +5,9 @@
 //! them goes on. The desk's lock is only held for moments, never while a hook or a processor runs.
 
 use super::mailbox::Mailbox;
-use super::scheduler::{Group, Scheduler};
+use super::scheduler::Scheduler;
 use super::sequence::{FinishReason, Prompt};
+use super::state::Group;
 use crate::error::{Error, Result};
 use crate::model::prefix::{self, Summary};
 use crate::model::{Model, Session};
@@ -167,7 +168,7 @@ fn drain(desk: &mut Desk, scheduler: &mut Scheduler) {
             Command::LimitPrefixes(bytes) => scheduler.limit_prefixes(bytes),
         }
     }
-    scheduler.report.deliver(calls);
+    scheduler.state.report.deliver(calls);
     *prefixes = scheduler.prefixes();
 }
 
@@ -218,9 +219,9 @@ impl Seat<'_> {
         let mut desk = self.engine.desk();
         let desk = &mut *desk;
         // Before commands: what a call has computed until it leaves counts.
-        scheduler.report.deliver(&mut desk.calls);
+        scheduler.state.report.deliver(&mut desk.calls);
         drain(desk, scheduler);
-        for (call, group) in &mut scheduler.groups {
+        for (call, group) in &mut scheduler.state.groups {
             group.active = desk.calls.get(call).is_some_and(|mailbox| mailbox.takes_part(self.own));
         }
         for (&call, mailbox) in desk.calls.iter().filter(|(call, _)| **call != self.call) {

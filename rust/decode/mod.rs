@@ -2,7 +2,7 @@
 //!
 //! An [`Engine`] belongs to a model. [`Engine::add`] gives it prompts, which is a [`Call`]; [`Call::advance`] computes steps
 //! and returns the call's new tokens. In a step (`scheduler`, `step`) every sequence is fed what the cache lacks (`feed`), the
-//! scores behind it are changed (`process`) and become a token (`scores`, `sample`, `beam_search`). Sequences join and leave
+//! scores behind it are changed (`process`) and become a token (`scoring`, `scores`, `sample`, `beam_search`). Sequences join and leave
 //! between steps; what one becomes does not depend on the others, to the bit.
 
 mod beam_batch;
@@ -17,8 +17,10 @@ mod running;
 pub mod sample;
 mod scheduler;
 mod scores;
+mod scoring;
 mod sequence;
 mod speculate;
+mod state;
 mod step;
 
 pub use call::{Call, Request};

@@ -6,76 +6,24 @@
 //! the seed, the sequence's number in its call and the step alone.
 
 use super::running::{Running, Work};
-use super::sequence::{Event, FinishReason, Hypothesis, Prompt, Settings};
-use super::speculate::Draft;
+use super::sequence::{FinishReason, Prompt};
+use super::state::{Group, Report, State};
 use super::step::Step;
 use crate::error::{Error, Result};
 use crate::model::prefix::{self, Prefixes};
-use crate::model::{Batch, Cache, ENCODER_ROWS, Model, SequenceId, Session};
+use crate::model::{Batch, ENCODER_ROWS, Model, SequenceId, Session};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 /// Sequences that are fed side by side; beyond, prompts wait.
 const MAX_RUNNING: usize = 128;
 /// Bytes of an empty cache that are kept for the next sequences.
 const MAX_IDLE_BYTES: usize = 64 << 20;
 
-/// A call as the scheduler sees it.
-pub(super) struct Group {
-    pub draft: Option<Draft>,
-    /// Whether its sequences take part in the next step.
-    pub active: bool,
-    /// Whether any of its sequences had a part in the current round.
-    pub stepped: bool,
-    deadline: Option<Instant>,
-    begun: bool,
-}
-
-impl Group {
-    pub fn new(draft: Option<Draft>) -> Group {
-        Group { draft, active: false, stepped: false, deadline: None, begun: false }
-    }
-
-    /// Starts the clock with the first step.
-    fn begin(&mut self, settings: &Settings) {
-        if !self.begun {
-            self.begun = true;
-            // A time that the clock cannot hold never comes.
-            let seconds = settings.options.max_time.map(Duration::try_from_secs_f64);
-            self.deadline = seconds.and_then(|s| Instant::now().checked_add(s.ok()?));
-        }
-    }
-
-    fn late(&self) -> bool {
-        self.deadline.is_some_and(|end| Instant::now() >= end)
-    }
-}
-
-/// What steps have brought, by call.
-#[derive(Default)]
-pub(super) struct Report {
-    pub events: Vec<(u64, Event)>,
-    /// Streams that ended, by their number.
-    pub ended: Vec<(u64, usize, FinishReason)>,
-    /// Beam searches that ended, by their prompt's number.
-    pub hypotheses: Vec<(u64, usize, Vec<Hypothesis>)>,
-    pub failed: Vec<(u64, Error)>,
-    /// Calls all of whose running sequences have had their part: one step of the call.
-    pub rounds: Vec<u64>,
-}
-
 pub(super) struct Scheduler {
-    pub(super) model: Arc<Model>,
-    pub(super) cache: Cache,
-    /// Keys and values of sources, in an encoder-decoder.
-    pub(super) cross: Option<Cache>,
-    pub(super) prefixes: Option<Prefixes>,
-    pub(super) groups: HashMap<u64, Group>,
+    pub state: State,
     waiting: VecDeque<Prompt>,
-    pub(super) running: Vec<Running>,
-    pub(super) step: Step,
-    pub report: Report,
+    step: Step,
 }
 
 impl Scheduler {
@@ -85,21 +33,20 @@ impl Scheduler {
         let cross = model.spec().encoder.as_ref().map(|_| model.cache(true)).transpose()?;
         let mut cache = model.cache(false)?;
         let prefixes = prefix::reusable(model.spec()).then(|| Prefixes::new(prefix_bytes, &mut cache));
-        Ok(Scheduler {
+        let state = State {
             cache,
             model,
             cross,
             prefixes,
             groups: HashMap::new(),
-            waiting: VecDeque::new(),
             running: Vec::new(),
-            step: Step::default(),
             report: Report::default(),
-        })
+        };
+        Ok(Scheduler { state, waiting: VecDeque::new(), step: Step::default() })
     }
 
     pub fn add(&mut self, call: u64, group: Group, prompts: Vec<Prompt>) {
-        self.groups.insert(call, group);
+        self.state.groups.insert(call, group);
         self.waiting.extend(prompts);
     }
 
@@ -108,12 +55,12 @@ impl Scheduler {
         let samples = |prompt: &Prompt| prompt.settings.options.samples;
         let found =
             |prompt: &Prompt| prompt.settings.call == call && prompt.number == sequence / samples(prompt);
-        if let Some(running) = self.running.iter_mut().find(|running| found(&running.prompt))
+        if let Some(running) = self.state.running.iter_mut().find(|running| found(&running.prompt))
             && let Work::Streams(list) = &mut running.work
         {
             let sample = sequence % list.len();
             list[sample].reason.get_or_insert(reason);
-            self.retire();
+            self.state.retire();
         } else if let Some(i) = self.waiting.iter().position(|prompt| found(prompt) && samples(prompt) == 1) {
             self.waiting.remove(i);
         }
@@ -121,34 +68,21 @@ impl Scheduler {
 
     /// Takes a call's sequences out of the batch; what they computed is left to later prompts.
     pub fn remove(&mut self, call: u64) {
-        self.take_out(call, true);
-        self.groups.remove(&call);
+        self.waiting.retain(|prompt| prompt.settings.call != call);
+        self.state.take_out(call, true);
+        self.state.groups.remove(&call);
         self.trim();
     }
 
-    fn take_out(&mut self, call: u64, keep: bool) {
-        let Scheduler { cache, cross, prefixes, running, waiting, .. } = self;
-        waiting.retain(|prompt| prompt.settings.call != call);
-        running.retain_mut(|running| {
-            if running.call() == call {
-                running.retire(true, cache, prefixes.as_mut().filter(|_| keep), None, &mut |_, _| {});
-                if let (Some(source), Some(cross)) = (running.source, cross.as_mut()) {
-                    cross.release(source);
-                }
-            }
-            running.call() != call
-        });
-    }
-
     pub fn limit_prefixes(&mut self, bytes: usize) {
-        if let Some(prefixes) = &mut self.prefixes {
-            prefixes.limit(bytes, &mut self.cache);
+        if let Some(prefixes) = &mut self.state.prefixes {
+            prefixes.limit(bytes, &mut self.state.cache);
         }
         self.trim();
     }
 
     pub fn prefixes(&self) -> prefix::Summary {
-        self.prefixes.as_ref().map(Prefixes::summary).unwrap_or_default()
+        self.state.prefixes.as_ref().map(Prefixes::summary).unwrap_or_default()
     }
 
     /// One step of all active calls; what it brings is in the report, even of a step that failed half-way. Sequences that have
@@ -159,17 +93,22 @@ impl Scheduler {
     pub fn step(&mut self, s: &mut Session<'_>) -> Result<()> {
         self.close_rounds();
         self.step.clear();
-        let result = self.admit(s).and_then(|()| self.feed(s));
+        let result = self.admit(s).and_then(|()| self.step.run(&mut self.state, s));
         self.settle(result.is_ok());
         match result {
             Err(error) if error != Error::Interrupted => {
                 // Not the error of one sequence: all that took part in the step have it.
                 let mut calls: Vec<u64> = self.step.calls().collect();
                 if calls.is_empty() {
-                    calls =
-                        self.groups.iter().filter(|(_, group)| group.active).map(|(&call, _)| call).collect();
+                    calls = self
+                        .state
+                        .groups
+                        .iter()
+                        .filter(|(_, group)| group.active)
+                        .map(|(&call, _)| call)
+                        .collect();
                 }
-                calls.into_iter().for_each(|call| self.report.failed.push((call, error.clone())));
+                calls.into_iter().for_each(|call| self.state.report.failed.push((call, error.clone())));
                 self.drop_failed();
                 Ok(())
             }
@@ -187,12 +126,11 @@ impl Scheduler {
         if self.waiting.is_empty() {
             return Ok(());
         }
-        let active = |groups: &HashMap<u64, Group>, call: u64| groups.get(&call).is_some_and(|g| g.active);
-        let running = self.running.iter().filter(|running| active(&self.groups, running.call()));
+        let running = self.state.running.iter().filter(|running| self.state.active(running.call()));
         let mut width: usize = running.map(|running| running.prompt.width()).sum();
         let (mut admitted, mut rows, mut i) = (Vec::new(), 0, 0);
         while let Some(prompt) = self.waiting.get(i) {
-            if !active(&self.groups, prompt.settings.call) {
+            if !self.state.active(prompt.settings.call) {
                 i += 1;
                 continue;
             }
@@ -210,27 +148,29 @@ impl Scheduler {
                 return Err(Error::Interrupted);
             }
             Err(error) if admitted.len() == 1 => {
-                self.report.failed.push((admitted[0].settings.call, error));
+                self.state.report.failed.push((admitted[0].settings.call, error));
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
         for (i, prompt) in admitted.into_iter().enumerate() {
-            if let Some(group) = self.groups.get_mut(&prompt.settings.call) {
+            if let Some(group) = self.state.groups.get_mut(&prompt.settings.call) {
                 group.begin(&prompt.settings);
             }
-            let root = match &mut self.prefixes {
-                Some(prefixes) => prefixes.start(&prompt.ids, &mut self.cache),
-                None => self.cache.start(),
+            let root = match &mut self.state.prefixes {
+                Some(prefixes) => prefixes.start(&prompt.ids, &mut self.state.cache),
+                None => self.state.cache.start(),
             };
-            self.running.push(Running::new(prompt, root, sources.get(i).copied()));
+            self.state.running.push(Running::new(prompt, root, sources.get(i).copied()));
         }
         Ok(())
     }
 
     /// Encodes the sources of prompts; none without an encoder.
     fn encode(&mut self, s: &mut Session<'_>, prompts: &[Prompt]) -> Result<Vec<SequenceId>> {
-        let Some(cross) = self.cross.as_mut().filter(|_| !prompts.is_empty()) else { return Ok(Vec::new()) };
+        let Some(cross) = self.state.cross.as_mut().filter(|_| !prompts.is_empty()) else {
+            return Ok(Vec::new());
+        };
         let (mut ids, mut starts) = (Vec::new(), vec![0]);
         for prompt in prompts {
             ids.extend_from_slice(&prompt.source);
@@ -248,16 +188,16 @@ impl Scheduler {
     /// What follows a step: sequences go back to where they were if they have no new token, searches go on, those that have
     /// ended leave.
     fn settle(&mut self, whole: bool) {
-        self.step.roll_back(&mut self.cache, &self.running, &mut self.groups);
+        self.step.roll_back(&mut self.state.cache, &self.state.running, &mut self.state.groups);
         for row in self.step.rows().filter(|row| whole && row.done) {
-            let running = &mut self.running[row.running];
+            let running = &mut self.state.running[row.running];
             running.fed |= running.read;
-            if let Some(group) = self.groups.get_mut(&running.call()) {
+            if let Some(group) = self.state.groups.get_mut(&running.call()) {
                 group.stepped |= running.fed;
             }
         }
-        for running in &mut self.running {
-            let Some(group) = self.groups.get(&running.call()) else { continue };
+        for running in &mut self.state.running {
+            let Some(group) = self.state.groups.get(&running.call()) else { continue };
             let late = running.read && group.active && group.late();
             match &mut running.work {
                 Work::Streams(list) if late => {
@@ -268,40 +208,18 @@ impl Scheduler {
                 Work::Streams(_) => {}
                 Work::Search(searching) if searching.offered == 0 => {}
                 Work::Search(searching) if searching.complete() => {
-                    searching.advance(&running.prompt.settings.options, &mut self.cache, late);
+                    searching.advance(&running.prompt.settings.options, &mut self.state.cache, late);
                 }
                 Work::Search(searching) => searching.withdraw(),
             }
         }
-        self.retire();
+        self.state.retire();
         self.expire();
-    }
-
-    /// Sequences that have ended leave the batch.
-    fn retire(&mut self) {
-        let Scheduler { cache, cross, prefixes, groups, running, report, .. } = self;
-        running.retain_mut(|running| {
-            let (call, over) = (running.call(), running.over());
-            let draft = groups.get_mut(&call).and_then(|group| group.draft.as_mut());
-            running.retire(false, cache, prefixes.as_mut(), draft, &mut |number, stream| {
-                report.ended.extend(stream.reason.map(|reason| (call, number, reason)));
-            });
-            if over {
-                if let Work::Search(searching) = &running.work {
-                    let found = searching.search.hypotheses(&running.prompt.settings.options);
-                    report.hypotheses.push((call, running.prompt.number, found));
-                }
-                if let (Some(source), Some(cross)) = (running.source, cross.as_mut()) {
-                    cross.release(source);
-                }
-            }
-            !over
-        });
     }
 
     /// Prompts that wait past their time end without a token; beam searches have one step to find hypotheses.
     fn expire(&mut self) {
-        let Scheduler { groups, waiting, report, .. } = self;
+        let Scheduler { state: State { groups, report, .. }, waiting, .. } = self;
         if groups.values().all(|group| group.deadline.is_none()) {
             return;
         }
@@ -317,32 +235,34 @@ impl Scheduler {
     }
 
     fn drop_failed(&mut self) {
-        for i in 0..self.report.failed.len() {
-            let call = self.report.failed[i].0;
-            self.take_out(call, false);
+        for i in 0..self.state.report.failed.len() {
+            let call = self.state.report.failed[i].0;
+            self.waiting.retain(|prompt| prompt.settings.call != call);
+            self.state.take_out(call, false);
         }
     }
 
     /// A round of a call is over when all its running sequences have had their part in it, and no prompt is still being read.
     fn close_rounds(&mut self) {
-        for (&call, group) in self.groups.iter_mut().filter(|(_, group)| group.stepped) {
-            let mut own = self.running.iter_mut().filter(|running| running.call() == call);
+        for (&call, group) in self.state.groups.iter_mut().filter(|(_, group)| group.stepped) {
+            let mut own = self.state.running.iter_mut().filter(|running| running.call() == call);
             if own.all(|running| running.read) {
                 group.stepped = false;
-                self.running
+                self.state
+                    .running
                     .iter_mut()
                     .filter(|running| running.call() == call)
                     .for_each(|running| running.fed = false);
-                self.report.rounds.push(call);
+                self.state.report.rounds.push(call);
             }
         }
     }
 
     /// Gives back memory that nothing uses once no sequence is running.
     fn trim(&mut self) {
-        if self.running.is_empty() {
-            self.cache.shrink(MAX_IDLE_BYTES);
-            if let Some(cross) = &mut self.cross {
+        if self.state.running.is_empty() {
+            self.state.cache.shrink(MAX_IDLE_BYTES);
+            if let Some(cross) = &mut self.state.cross {
                 cross.shrink(MAX_IDLE_BYTES);
             }
         }

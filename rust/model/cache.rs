@@ -129,7 +129,8 @@ impl Group {
     /// Gives a sequence of `length` tokens blocks for `tokens` more. A last block that is shared is replaced by a copy.
     fn lengthen(&mut self, id: SequenceId, length: usize, tokens: usize) -> Result<()> {
         let last = self.tables[id].last().copied().filter(|&b| b != HOLE);
-        if let Some(last) = last.filter(|&b| !length.is_multiple_of(BLOCK) && self.references[b as usize] > 1) {
+        if let Some(last) = last.filter(|&b| !length.is_multiple_of(BLOCK) && self.references[b as usize] > 1)
+        {
             let copy = self.allocate()?;
             self.copies.push((last, copy));
             self.release(last);
@@ -452,7 +453,8 @@ impl Cache {
             let surplus = state.snapshots.len() > most;
             state.snapshots.retain(|&(border, slot)| {
                 at += 1;
-                let kept = at > recent || border.is_multiple_of(distance) && !(surplus && usize::is_multiple_of(at, 2));
+                let kept = at > recent
+                    || border.is_multiple_of(distance) && !(surplus && usize::is_multiple_of(at, 2));
                 if !kept {
                     slots.release(slot);
                 }

@@ -68,7 +68,7 @@ fn call_processor(function: &Py<PyAny>, raised: &Raised, ids: &[u32], logits: &m
         };
         call().map_err(|error| {
             let text = error.to_string();
-            // Kept for the thread whose call it is, which may not be this one.
+            // Kept for `advance`, which raises it.
             *raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             Error::Option(format!("the logits processor failed: {text}"))
         })

@@ -1,0 +1,111 @@
+//! The batch: what runs, in which calls, and the caches of its sequences.
+
+use super::running::{Running, Work};
+use super::sequence::{Event, FinishReason, Hypothesis, Settings};
+use super::speculate::Draft;
+use crate::error::Error;
+use crate::model::prefix::Prefixes;
+use crate::model::{Cache, Model};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A call as the scheduler sees it.
+pub(super) struct Group {
+    pub draft: Option<Draft>,
+    /// Whether its sequences take part in the next step.
+    pub active: bool,
+    /// Whether any of its sequences had a part in the current round.
+    pub stepped: bool,
+    pub deadline: Option<Instant>,
+    begun: bool,
+}
+
+impl Group {
+    pub fn new(draft: Option<Draft>) -> Group {
+        Group { draft, active: false, stepped: false, deadline: None, begun: false }
+    }
+
+    /// Starts the clock with the first step.
+    pub fn begin(&mut self, settings: &Settings) {
+        if !self.begun {
+            self.begun = true;
+            // A time that the clock cannot hold never comes.
+            let seconds = settings.options.max_time.map(Duration::try_from_secs_f64);
+            self.deadline = seconds.and_then(|s| Instant::now().checked_add(s.ok()?));
+        }
+    }
+
+    pub fn late(&self) -> bool {
+        self.deadline.is_some_and(|end| Instant::now() >= end)
+    }
+}
+
+/// What steps have brought, by call.
+#[derive(Default)]
+pub(super) struct Report {
+    pub events: Vec<(u64, Event)>,
+    /// Streams that ended, by their number.
+    pub ended: Vec<(u64, usize, FinishReason)>,
+    /// Beam searches that ended, by their prompt's number.
+    pub hypotheses: Vec<(u64, usize, Vec<Hypothesis>)>,
+    pub failed: Vec<(u64, Error)>,
+    /// Calls all of whose running sequences have had their part: one step of the call.
+    pub rounds: Vec<u64>,
+}
+
+/// What steps work on.
+pub(super) struct State {
+    pub model: Arc<Model>,
+    /// Keys and values of all sequences.
+    pub cache: Cache,
+    /// Keys and values of sources, in an encoder-decoder.
+    pub cross: Option<Cache>,
+    pub prefixes: Option<Prefixes>,
+    pub groups: HashMap<u64, Group>,
+    pub running: Vec<Running>,
+    pub report: Report,
+}
+
+impl State {
+    /// Whether a call takes part in steps.
+    pub fn active(&self, call: u64) -> bool {
+        self.groups.get(&call).is_some_and(|group| group.active)
+    }
+
+    /// Takes a call's sequences out of the batch; with `keep` what they computed is left to later prompts.
+    pub fn take_out(&mut self, call: u64, keep: bool) {
+        let State { cache, cross, prefixes, running, .. } = self;
+        running.retain_mut(|running| {
+            if running.call() == call {
+                running.retire(true, cache, prefixes.as_mut().filter(|_| keep), None, &mut |_, _| {});
+                if let (Some(source), Some(cross)) = (running.source, cross.as_mut()) {
+                    cross.release(source);
+                }
+            }
+            running.call() != call
+        });
+    }
+
+    /// Sequences that have ended leave the batch.
+    pub fn retire(&mut self) {
+        let State { cache, cross, prefixes, groups, running, report, .. } = self;
+        running.retain_mut(|running| {
+            let (call, over) = (running.call(), running.over());
+            let draft = groups.get_mut(&call).and_then(|group| group.draft.as_mut());
+            running.retire(false, cache, prefixes.as_mut(), draft, &mut |number, stream| {
+                report.ended.extend(stream.reason.map(|reason| (call, number, reason)));
+            });
+            if over {
+                if let Work::Search(searching) = &running.work {
+                    let found = searching.search.hypotheses(&running.prompt.settings.options);
+                    report.hypotheses.push((call, running.prompt.number, found));
+                }
+                if let (Some(source), Some(cross)) = (running.source, cross.as_mut()) {
+                    cross.release(source);
+                }
+            }
+            !over
+        });
+    }
+}
