@@ -43,7 +43,7 @@ UNSAFE = (
     "matmul/",
     "simd/",
     "roofline.rs",
-    "ops/attention/",
+    "ops/attention",
     "model/blocks/disentangled_attention.rs",
     "model/packed.rs",
     "python/",
