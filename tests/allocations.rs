@@ -5,7 +5,7 @@ use _core::decode::options::Options;
 use _core::decode::{Engine, Event, Request};
 use _core::error::Error;
 use _core::model::{self, Loader, Model};
-use _core::ops::kv::BLOCK;
+use _core::ops::kv::KV_BLOCK;
 use _core::tensor::{DType, Source, WeightType};
 use _core::threads::Pool;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -127,7 +127,7 @@ fn grows(length: usize) -> bool {
     (generated - 1).is_power_of_two()
         || [length, length - 1]
             .iter()
-            .any(|&n| n % BLOCK == 0 || n % PROMPT == 0 && (n / PROMPT).is_power_of_two())
+            .any(|&n| n % KV_BLOCK == 0 || n % PROMPT == 0 && (n / PROMPT).is_power_of_two())
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use super::engine::{Command, Engine};
 use super::mailbox::Mailbox;
 use super::options::{Options, in_vocabulary};
+use super::running_batch::CallState;
 use super::sequence::{Event, FinishReason, Hypothesis, Processor, Prompt, Settings};
 use super::speculate::Draft;
-use super::state::Group;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::threads::Hook;
@@ -124,7 +124,7 @@ impl Engine {
         let prompts = prompts.collect();
         let mut desk = self.desk();
         desk.calls.insert(call, mailbox);
-        self.post(&mut desk, Command::Add(call, Box::new(Group::new(draft)), prompts));
+        self.post(&mut desk, Command::Add(call, Box::new(CallState::new(draft)), prompts));
         drop(desk);
         Ok(Call { engine: Arc::clone(self), settings, process: std::process::id() })
     }

@@ -5,9 +5,9 @@
 //! them goes on. The desk's lock is only held for moments, never while a hook or a processor runs.
 
 use super::mailbox::Mailbox;
+use super::running_batch::CallState;
 use super::scheduler::Scheduler;
 use super::sequence::{FinishReason, Prompt};
-use super::state::Group;
 use crate::error::{Error, Result};
 use crate::model::prefix::{self, Summary};
 use crate::model::{Model, Session};
@@ -34,7 +34,7 @@ pub struct Engine {
 
 /// What calls want of the scheduler.
 pub(super) enum Command {
-    Add(u64, Box<Group>, Vec<Prompt>),
+    Add(u64, Box<CallState>, Vec<Prompt>),
     Stop(u64, usize, FinishReason),
     Remove(u64),
     LimitPrefixes(usize),
@@ -157,10 +157,10 @@ fn drain(desk: &mut Desk, scheduler: &mut Scheduler) {
     let Desk { inbox, calls, prefixes, .. } = desk;
     for command in inbox.drain(..) {
         match command {
-            Command::Add(call, group, prompts) => {
+            Command::Add(call, call_state, prompts) => {
                 if let Some(mailbox) = calls.get_mut(&call) {
                     mailbox.scheduled = true;
-                    scheduler.add(call, *group, prompts);
+                    scheduler.add(call, *call_state, prompts);
                 }
             }
             Command::Stop(call, sequence, reason) => scheduler.stop(call, sequence, reason),
@@ -221,8 +221,8 @@ impl Seat<'_> {
         // Before commands: what a call has computed until it leaves counts.
         scheduler.state.report.deliver(&mut desk.calls);
         drain(desk, scheduler);
-        for (call, group) in &mut scheduler.state.groups {
-            group.active = desk.calls.get(call).is_some_and(|mailbox| mailbox.takes_part(self.own));
+        for (call, call_state) in &mut scheduler.state.call_states {
+            call_state.active = desk.calls.get(call).is_some_and(|mailbox| mailbox.takes_part(self.own));
         }
         for (&call, mailbox) in desk.calls.iter().filter(|(call, _)| **call != self.call) {
             if mailbox.wanted.is_some() && mailbox.satisfied() {

@@ -79,7 +79,7 @@ impl Feed {
         &mut self,
         s: &mut Session<'_>,
         cache: &mut Cache,
-        cross: Option<&mut Cache>,
+        sources: Option<&mut Cache>,
     ) -> Result<Option<Range<usize>>> {
         let Feed { tokens, rows, spans, asked, wanted, next: (from, row) } = self;
         spans.clear();
@@ -99,8 +99,8 @@ impl Feed {
                 first,
                 total: total.max(first + end - at),
                 source: source.unwrap_or(0),
-                source_length: match (source, &cross) {
-                    (Some(source), Some(cross)) => cross.length(source),
+                source_length: match (source, &sources) {
+                    (Some(source), Some(sources)) => sources.length(source),
                     _ => 0,
                 },
             });
@@ -112,7 +112,7 @@ impl Feed {
             at = end;
         }
         cache.extend_all(s.team, spans.iter().map(|span| (span.sequence, span.rows.len())))?;
-        s.forward(&tokens[*from..to], spans, cache, cross, wanted)?;
+        s.forward(&tokens[*from..to], spans, cache, sources, wanted)?;
         (*from, *row) = (to, now);
         Ok(Some(begun..now))
     }

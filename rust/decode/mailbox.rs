@@ -1,7 +1,7 @@
 //! What a call is owed: the events of its sequences until its thread takes them, and its results.
 
+use super::running_batch::Report;
 use super::sequence::{Event, FinishReason, Hypothesis, Settings};
-use super::state::Report;
 use crate::error::Error;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar};

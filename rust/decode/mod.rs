@@ -5,6 +5,7 @@
 //! scores behind it are changed (`process`) and become a token (`scoring`, `scores`, `sample`, `beam_search`). Sequences join and leave
 //! between steps; what one becomes does not depend on the others, to the bit.
 
+mod active_prompt;
 mod beam_batch;
 mod beam_search;
 mod call;
@@ -13,14 +14,13 @@ mod feed;
 mod mailbox;
 pub mod options;
 pub mod process;
-mod running;
+mod running_batch;
 pub mod sample;
 mod scheduler;
 mod scores;
 mod scoring;
 mod sequence;
 mod speculate;
-mod state;
 mod step;
 
 pub use call::{Call, Request};

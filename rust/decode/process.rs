@@ -18,11 +18,11 @@ pub struct Context<'a> {
 }
 
 /// A function of the caller that changes logits: (ids so far, logits).
-pub type Custom<'a> = &'a (dyn Fn(&[u32], &mut [f32]) -> Result<()> + Send + Sync);
+pub type ProcessorRef<'a> = &'a (dyn Fn(&[u32], &mut [f32]) -> Result<()> + Send + Sync);
 
 /// Whether `process` would change anything; if not, it need not be called.
-pub fn needed(o: &Options, custom: bool) -> bool {
-    changes(o, custom)
+pub fn needed(o: &Options, processor: bool) -> bool {
+    changes(o, processor)
         || o.no_repeat_ngram_size > 0
         || o.encoder_no_repeat_ngram_size > 0
         || !o.bad_words_ids.is_empty()
@@ -35,8 +35,8 @@ pub fn needed(o: &Options, custom: bool) -> bool {
 }
 
 /// Whether `process` does more than to rule out tokens.
-fn changes(o: &Options, custom: bool) -> bool {
-    custom
+fn changes(o: &Options, processor: bool) -> bool {
+    processor
         || !o.logit_bias.is_empty()
         || !o.sequence_bias.is_empty()
         || o.repetition_penalty != 1.0
@@ -52,7 +52,7 @@ pub fn process(
     o: &Options,
     c: &Context<'_>,
     logits: &mut [f32],
-    custom: Option<Custom<'_>>,
+    processor: Option<ProcessorRef<'_>>,
     sorted: &mut Vec<u32>,
 ) -> Result<()> {
     for (&id, &bias) in &o.logit_bias {
@@ -98,8 +98,8 @@ pub fn process(
         }
     }
     suppressed(o, c, &mut |id| logits[id as usize] = FORBIDDEN);
-    match custom {
-        Some(custom) => custom(c.ids, logits),
+    match processor {
+        Some(processor) => processor(c.ids, logits),
         None => Ok(()),
     }
 }
@@ -141,12 +141,12 @@ fn suppressed(o: &Options, c: &Context<'_>, put: &mut dyn FnMut(u32)) {
 
 /// Makes `ids` the tokens that `process` rules out, in ascending order; false where it does anything else to the logits at
 /// this step.
-pub fn only_forbids(o: &Options, c: &Context<'_>, custom: bool, ids: &mut Vec<u32>) -> bool {
+pub fn only_forbids(o: &Options, c: &Context<'_>, processor: bool, ids: &mut Vec<u32>) -> bool {
     ids.clear();
-    if !needed(o, custom) {
+    if !needed(o, processor) {
         return true;
     }
-    if changes(o, custom) || forced(o, c).is_some() {
+    if changes(o, processor) || forced(o, c).is_some() {
         return false;
     }
     forbidden(o, c, &mut |id| ids.push(id));
@@ -203,7 +203,7 @@ mod tests {
     fn run(options: Options, ids: &[u32], prompt: usize, source: &[u32]) -> Vec<f32> {
         let mut logits: Vec<f32> = (0..10).map(|i| i as f32 - 4.5).collect();
         let context = Context { ids, prompt, max_length: 8, source };
-        process(&options, &context, &mut logits, None, &mut Vec::new()).expect("no custom processor");
+        process(&options, &context, &mut logits, None, &mut Vec::new()).expect("no processor");
         logits
     }
 

@@ -5,9 +5,9 @@
 //! steps. The results of a sequence do not depend on the others: logits are equal to the bit, and a random draw depends on
 //! the seed, the sequence's number in its call and the step alone.
 
-use super::running::{Running, Work};
+use super::active_prompt::{ActivePrompt, Work};
+use super::running_batch::{CallState, Report, RunningBatch};
 use super::sequence::{FinishReason, Prompt};
-use super::state::{Group, Report, State};
 use super::step::Step;
 use crate::error::{Error, Result};
 use crate::model::prefix::{self, Prefixes};
@@ -21,7 +21,7 @@ const MAX_RUNNING: usize = 128;
 const MAX_IDLE_BYTES: usize = 64 << 20;
 
 pub(super) struct Scheduler {
-    pub state: State,
+    pub state: RunningBatch,
     waiting: VecDeque<Prompt>,
     step: Step,
 }
@@ -30,23 +30,23 @@ impl Scheduler {
     /// # Errors
     /// The model has no decoder.
     pub fn new(model: Arc<Model>, prefix_bytes: usize) -> Result<Scheduler> {
-        let cross = model.spec().encoder.as_ref().map(|_| model.cache(true)).transpose()?;
+        let sources = model.spec().encoder.as_ref().map(|_| model.cache(true)).transpose()?;
         let mut cache = model.cache(false)?;
         let prefixes = prefix::reusable(model.spec()).then(|| Prefixes::new(prefix_bytes, &mut cache));
-        let state = State {
+        let state = RunningBatch {
             cache,
             model,
-            cross,
+            sources,
             prefixes,
-            groups: HashMap::new(),
+            call_states: HashMap::new(),
             running: Vec::new(),
             report: Report::default(),
         };
         Ok(Scheduler { state, waiting: VecDeque::new(), step: Step::default() })
     }
 
-    pub fn add(&mut self, call: u64, group: Group, prompts: Vec<Prompt>) {
-        self.state.groups.insert(call, group);
+    pub fn add(&mut self, call: u64, call_state: CallState, prompts: Vec<Prompt>) {
+        self.state.call_states.insert(call, call_state);
         self.waiting.extend(prompts);
     }
 
@@ -70,7 +70,7 @@ impl Scheduler {
     pub fn remove(&mut self, call: u64) {
         self.waiting.retain(|prompt| prompt.settings.call != call);
         self.state.take_out(call, true);
-        self.state.groups.remove(&call);
+        self.state.call_states.remove(&call);
         self.trim();
     }
 
@@ -102,9 +102,9 @@ impl Scheduler {
                 if calls.is_empty() {
                     calls = self
                         .state
-                        .groups
+                        .call_states
                         .iter()
-                        .filter(|(_, group)| group.active)
+                        .filter(|(_, call_state)| call_state.active)
                         .map(|(&call, _)| call)
                         .collect();
                 }
@@ -154,21 +154,21 @@ impl Scheduler {
             Err(error) => return Err(error),
         };
         for (i, prompt) in admitted.into_iter().enumerate() {
-            if let Some(group) = self.state.groups.get_mut(&prompt.settings.call) {
-                group.begin(&prompt.settings);
+            if let Some(call_state) = self.state.call_states.get_mut(&prompt.settings.call) {
+                call_state.begin(&prompt.settings);
             }
             let root = match &mut self.state.prefixes {
                 Some(prefixes) => prefixes.start(&prompt.ids, &mut self.state.cache),
                 None => self.state.cache.start(),
             };
-            self.state.running.push(Running::new(prompt, root, sources.get(i).copied()));
+            self.state.running.push(ActivePrompt::new(prompt, root, sources.get(i).copied()));
         }
         Ok(())
     }
 
     /// Encodes the sources of prompts; none without an encoder.
     fn encode(&mut self, s: &mut Session<'_>, prompts: &[Prompt]) -> Result<Vec<SequenceId>> {
-        let Some(cross) = self.state.cross.as_mut().filter(|_| !prompts.is_empty()) else {
+        let Some(cache) = self.state.sources.as_mut().filter(|_| !prompts.is_empty()) else {
             return Ok(Vec::new());
         };
         let (mut ids, mut starts) = (Vec::new(), vec![0]);
@@ -176,11 +176,11 @@ impl Scheduler {
             ids.extend_from_slice(&prompt.source);
             starts.push(ids.len());
         }
-        let sequences: Vec<SequenceId> = prompts.iter().map(|_| cross.start()).collect();
+        let sequences: Vec<SequenceId> = prompts.iter().map(|_| cache.start()).collect();
         let batch = Batch { ids: &ids, starts: &starts, segments: None };
-        let encoded = s.cross_into(&batch, cross, &sequences);
+        let encoded = s.encode_sources_into(&batch, cache, &sequences);
         if encoded.is_err() {
-            sequences.iter().for_each(|&id| cross.release(id));
+            sequences.iter().for_each(|&id| cache.release(id));
         }
         encoded.map(|()| sequences)
     }
@@ -188,17 +188,17 @@ impl Scheduler {
     /// What follows a step: sequences go back to where they were if they have no new token, searches go on, those that have
     /// ended leave.
     fn settle(&mut self, whole: bool) {
-        self.step.roll_back(&mut self.state.cache, &self.state.running, &mut self.state.groups);
+        self.step.roll_back(&mut self.state.cache, &self.state.running, &mut self.state.call_states);
         for row in self.step.rows().filter(|row| whole && row.done) {
             let running = &mut self.state.running[row.running];
             running.fed |= running.read;
-            if let Some(group) = self.state.groups.get_mut(&running.call()) {
-                group.stepped |= running.fed;
+            if let Some(call_state) = self.state.call_states.get_mut(&running.call()) {
+                call_state.stepped |= running.fed;
             }
         }
         for running in &mut self.state.running {
-            let Some(group) = self.state.groups.get(&running.call()) else { continue };
-            let late = running.read && group.active && group.late();
+            let Some(call_state) = self.state.call_states.get(&running.call()) else { continue };
+            let late = running.read && call_state.active && call_state.late();
             match &mut running.work {
                 Work::Streams(list) if late => {
                     list.iter_mut().for_each(|stream| {
@@ -219,13 +219,13 @@ impl Scheduler {
 
     /// Prompts that wait past their time end without a token; beam searches have one step to find hypotheses.
     fn expire(&mut self) {
-        let Scheduler { state: State { groups, report, .. }, waiting, .. } = self;
-        if groups.values().all(|group| group.deadline.is_none()) {
+        let Scheduler { state: RunningBatch { call_states, report, .. }, waiting, .. } = self;
+        if call_states.values().all(|call_state| call_state.deadline.is_none()) {
             return;
         }
         waiting.retain(|prompt| {
             let o = &prompt.settings.options;
-            let late = o.beams == 1 && groups.get(&prompt.settings.call).is_some_and(Group::late);
+            let late = o.beams == 1 && call_states.get(&prompt.settings.call).is_some_and(CallState::late);
             if late {
                 let samples = (0..o.samples).map(|sample| prompt.sequence(sample));
                 report.ended.extend(samples.map(|n| (prompt.settings.call, n, FinishReason::Time)));
@@ -244,10 +244,12 @@ impl Scheduler {
 
     /// A round of a call is over when all its running sequences have had their part in it, and no prompt is still being read.
     fn close_rounds(&mut self) {
-        for (&call, group) in self.state.groups.iter_mut().filter(|(_, group)| group.stepped) {
+        for (&call, call_state) in
+            self.state.call_states.iter_mut().filter(|(_, call_state)| call_state.stepped)
+        {
             let mut own = self.state.running.iter_mut().filter(|running| running.call() == call);
             if own.all(|running| running.read) {
-                group.stepped = false;
+                call_state.stepped = false;
                 self.state
                     .running
                     .iter_mut()
@@ -262,8 +264,8 @@ impl Scheduler {
     fn trim(&mut self) {
         if self.state.running.is_empty() {
             self.state.cache.shrink(MAX_IDLE_BYTES);
-            if let Some(cross) = &mut self.state.cross {
-                cross.shrink(MAX_IDLE_BYTES);
+            if let Some(sources) = &mut self.state.sources {
+                sources.shrink(MAX_IDLE_BYTES);
             }
         }
     }

@@ -54,15 +54,15 @@ pub(super) fn leading(
     forbidden: &mut Vec<u32>,
 ) -> Option<Leading> {
     forbidden.clear();
-    let (o, custom) = (&settings.options, settings.processor.is_some());
+    let (o, processor) = (&settings.options, settings.processor.is_some());
     let searches = o.beams > 1;
     let drawn = !searches && o.temperature > 0.0;
-    if drawn || searches && o.renormalize_logits && process::needed(o, custom) {
+    if drawn || searches && o.renormalize_logits && process::needed(o, processor) {
         return None;
     }
     let known = match context {
-        Some(context) => process::only_forbids(o, context, custom, forbidden),
-        None => !process::needed(o, custom),
+        Some(context) => process::only_forbids(o, context, processor, forbidden),
+        None => !process::needed(o, processor),
     };
     if !known {
         return None;
@@ -151,7 +151,7 @@ pub(super) fn choose(
         }
         let plain = (scored && changed).then(|| copy(logits, plain));
         if changed {
-            process::process(o, context, logits, settings.custom(), sorted)?;
+            process::process(o, context, logits, settings.processor(), sorted)?;
             check(logits)?;
         }
         choice.token = if o.temperature == 0.0 {
@@ -223,7 +223,7 @@ pub(super) fn continuations(
             // The reference processes log-probabilities here, not logits.
             logits.iter_mut().for_each(|v| *v -= normalizer);
             shift = 0.0;
-            process::process(o, context, logits, settings.custom(), sorted)?;
+            process::process(o, context, logits, settings.processor(), sorted)?;
             check(logits)?;
             if o.renormalize_logits {
                 shift = sums.log_sum_exp(logits);

@@ -1,12 +1,12 @@
 //! What the scores behind rows lead to: tokens of streams, continuations of beams.
 
+use super::active_prompt::{ActivePrompt, Work};
 use super::beam_search::Candidate;
 use super::feed::Asked;
-use super::running::{Running, Work};
+use super::running_batch::Report;
 use super::scores::{Leading, RowScores, choose, continuations, leading};
 use super::sequence::Choice;
 use super::speculate::Guesses;
-use super::state::Report;
 use crate::error::{Error, Result};
 use crate::model::{Cache, Model, SequenceId, Session};
 use crate::ops::top_logits::TopLogits;
@@ -48,7 +48,7 @@ pub(super) struct Scoring<'a> {
     pub guesses: &'a Guesses,
     pub forbidden: &'a mut Vec<Vec<u32>>,
     pub cache: &'a mut Cache,
-    pub running: &'a mut [Running],
+    pub running: &'a mut [ActivePrompt],
     pub report: &'a mut Report,
     pub outcomes: &'a mut Vec<Mutex<Outcome>>,
 }
@@ -184,7 +184,7 @@ impl Scoring<'_> {
     /// What the scores of one row lead to.
     fn decide(&self, n: usize, mut scores: RowScores<'_>, outcome: &mut Outcome) -> Result<()> {
         let row = &self.rows[self.asked[n].row];
-        let Running { prompt, work, read, .. } = &self.running[row.running];
+        let ActivePrompt { prompt, work, read, .. } = &self.running[row.running];
         let (settings, forbidden) = (&*prompt.settings, &*self.forbidden[n]);
         outcome.choices.clear();
         let list = match work {

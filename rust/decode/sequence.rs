@@ -1,7 +1,7 @@
 //! The vocabulary of the room: what a sequence is, what it was given, and why it ended.
 
 use super::options::Options;
-use super::process::{Context, Custom};
+use super::process::{Context, ProcessorRef};
 use crate::error::{Error, Result};
 use crate::model::SequenceId;
 use std::sync::Arc;
@@ -78,8 +78,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub(super) fn custom(&self) -> Option<Custom<'_>> {
-        self.processor.as_deref().map(|processor| processor as Custom<'_>)
+    pub(super) fn processor(&self) -> Option<ProcessorRef<'_>> {
+        self.processor.as_deref().map(|processor| processor as ProcessorRef<'_>)
     }
 }
 

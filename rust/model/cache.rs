@@ -11,7 +11,7 @@ use super::slots::{SlotState, Slots};
 use super::state::{State, StateLayout, StatePlace};
 use crate::error::{Error, Result};
 use crate::ops::attention::TILE;
-use crate::ops::kv::{BLOCK, KvBlocks, KvType, SEGMENT};
+use crate::ops::kv::{KV_BLOCK, KvBlocks, KvType, SEGMENT};
 use crate::threads::Team;
 
 /// A sequence of a cache.
@@ -129,14 +129,15 @@ impl Group {
     /// Gives a sequence of `length` tokens blocks for `tokens` more. A last block that is shared is replaced by a copy.
     fn lengthen(&mut self, id: SequenceId, length: usize, tokens: usize) -> Result<()> {
         let last = self.tables[id].last().copied().filter(|&b| b != HOLE);
-        if let Some(last) = last.filter(|&b| !length.is_multiple_of(BLOCK) && self.references[b as usize] > 1)
+        if let Some(last) =
+            last.filter(|&b| !length.is_multiple_of(KV_BLOCK) && self.references[b as usize] > 1)
         {
             let copy = self.allocate()?;
             self.copies.push((last, copy));
             self.release(last);
             *self.tables[id].last_mut().expect("it has a last block") = copy;
         }
-        while self.tables[id].len() * BLOCK < length + tokens {
+        while self.tables[id].len() * KV_BLOCK < length + tokens {
             let block = self.allocate()?;
             self.tables[id].push(block);
         }
@@ -146,7 +147,7 @@ impl Group {
     /// The first entry of a sequence's table that the token at position `length` and later ones read.
     fn visible_from(&self, length: usize) -> usize {
         let window = self.window.unwrap_or(usize::MAX);
-        (length + 1).saturating_sub(window) / TILE * (TILE / BLOCK)
+        (length + 1).saturating_sub(window) / TILE * (TILE / KV_BLOCK)
     }
 
     /// Blocks of a sequence that have left the window.
@@ -306,7 +307,7 @@ impl Cache {
         }
         self.lengths[id] = Some(length);
         for group in &mut self.groups {
-            while group.tables[id].len() > length.div_ceil(BLOCK) {
+            while group.tables[id].len() > length.div_ceil(KV_BLOCK) {
                 let block = group.tables[id].pop().expect("it is longer");
                 group.release(block);
             }
@@ -409,7 +410,7 @@ impl Cache {
 
     /// Allocates the slots that a step from `first` to `end` tokens writes.
     fn reserve_slots(&mut self, id: SequenceId, first: usize, end: usize) -> Result<()> {
-        let distance = BLOCK * self.snapshot_blocks();
+        let distance = KV_BLOCK * self.snapshot_blocks();
         let Cache { slots, states, history, .. } = self;
         let state = &mut states[id];
         if let Some((_, Some(slot))) = state.previous.take() {
@@ -420,8 +421,11 @@ impl Cache {
             return Ok(());
         }
         // Borders that the next tokens do not already leave as the step's last state.
-        let recent = (end.saturating_sub(1) / BLOCK * BLOCK).saturating_sub((RECENT_SNAPSHOTS - 1) * BLOCK);
-        for border in (first / BLOCK + 1..).map(|block| block * BLOCK).take_while(|&border| border < end) {
+        let recent =
+            (end.saturating_sub(1) / KV_BLOCK * KV_BLOCK).saturating_sub((RECENT_SNAPSHOTS - 1) * KV_BLOCK);
+        for border in
+            (first / KV_BLOCK + 1..).map(|block| block * KV_BLOCK).take_while(|&border| border < end)
+        {
             if border.is_multiple_of(distance) || border >= recent {
                 state.pending.push((border, slots.allocate()?));
             }
@@ -434,7 +438,7 @@ impl Cache {
         if self.slots.is_empty() {
             return;
         }
-        let distance = BLOCK * self.snapshot_blocks();
+        let distance = KV_BLOCK * self.snapshot_blocks();
         let Cache { slots, states, lengths, history, .. } = self;
         // A few snapshots always: with large states they are all that the history has room for.
         let most = (*history / 4 / slots.slot_bytes()).max(2 * RECENT_SNAPSHOTS);
@@ -444,7 +448,7 @@ impl Cache {
             state.previous = Some((state.length, state.current.replace(next)));
             state.length = lengths[id].expect("the sequence is alive");
             state.snapshots.append(&mut state.pending);
-            if *history > 0 && state.length.is_multiple_of(BLOCK) {
+            if *history > 0 && state.length.is_multiple_of(KV_BLOCK) {
                 slots.reference(next);
                 state.snapshots.push((state.length, next));
             }

@@ -6,7 +6,7 @@
 //! * encoders: [`Session::encode`] gives final states, [`Session::task_head`] and [`Session::pooler`] what follows;
 //! * decoders: [`Session::forward`] feeds new tokens of cached sequences; [`Session::logits`] turns the final states that it
 //!   leaves into logits, [`Session::with_top_logits`] finds the largest;
-//! * encoder-decoders: [`Session::cross`] prepares sources once, then as decoders.
+//! * encoder-decoders: [`Session::encode_sources`] prepares sources once, then as decoders.
 
 mod blocks;
 mod bounds;

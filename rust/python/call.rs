@@ -49,16 +49,16 @@ fn handles_signals() -> bool {
 pub type End<'a> = &'a (dyn Fn() -> Option<Error> + Sync);
 
 /// Signals of Python, and an end that another thread may ask for, as the hook of a pool.
-struct Watch<'a> {
+struct Interrupt<'a> {
     end: Option<End<'a>>,
     signals: bool,
     raised: Mutex<Option<PyErr>>,
     ended: Mutex<Option<Error>>,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Interrupt<'a> {
     fn new(end: Option<End<'a>>) -> Self {
-        Watch { end, signals: handles_signals(), raised: Mutex::new(None), ended: Mutex::new(None) }
+        Interrupt { end, signals: handles_signals(), raised: Mutex::new(None), ended: Mutex::new(None) }
     }
 
     fn ask(&self) -> bool {
@@ -96,9 +96,9 @@ pub fn interruptible<R: Send>(
     end: End<'_>,
     body: impl FnOnce(Hook<'_>) -> Result<R> + Send,
 ) -> PyResult<R> {
-    let watch = Watch::new(Some(end));
-    let result = py.detach(|| guarded(|| body(&|| watch.ask())));
-    watch.finish(py, result)
+    let interrupt = Interrupt::new(Some(end));
+    let result = py.detach(|| guarded(|| body(&|| interrupt.ask())));
+    interrupt.finish(py, result)
 }
 
 /// Runs `body` on the model's threads, without the interpreter.
@@ -117,9 +117,9 @@ pub fn work<R: Send>(
     pool: &Pool,
     body: impl FnOnce(&Team<'_>) -> Result<R> + Send,
 ) -> PyResult<R> {
-    let watch = Watch::new(None);
-    let result = py.detach(|| guarded(|| pool.enter(&|| watch.ask(), body)));
-    watch.finish(py, result)
+    let interrupt = Interrupt::new(None);
+    let result = py.detach(|| guarded(|| pool.enter(&|| interrupt.ask(), body)));
+    interrupt.finish(py, result)
 }
 
 /// Ids of several sequences.

@@ -302,7 +302,7 @@ impl Model {
         let guesser = draft.as_ref().map(|draft| draft.get(py)).transpose()?;
         flags.extend(draft.map(|draft| Arc::clone(&draft.flag)));
         let (ending, raised) = (Ending::new(flags), generation::Raised::default());
-        let custom = processor
+        let processor = processor
             .map(|function| generation::processor(function, Arc::clone(&ending), Arc::clone(&raised)));
         let make = || {
             let options = Options::from_json(options, engine.model().vocab_size()?)?;
@@ -312,7 +312,7 @@ impl Model {
                 _ => Vec::new(),
             };
             let limits = limits.unwrap_or_default();
-            engine.add(Request { prompts, sources, options, limits, processor: custom, draft: guesser })
+            engine.add(Request { prompts, sources, options, limits, processor, draft: guesser })
         };
         let call = make().map_err(|e| raise(py, &e))?;
         Ok(Generation::wrap(call, ending, raised))

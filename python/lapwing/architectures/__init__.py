@@ -25,9 +25,9 @@ ALIASES: dict[str, str] = {
     "camembert": "roberta",
     "data2vec-text": "roberta",
     "deberta-v2": "deberta_v2",
-    "gemma3": "_text",
+    "gemma3": "_multimodal",
     "megatron-bert": "megatron_bert",
-    "mistral3": "_text",
+    "mistral3": "_multimodal",
     "new": "gte",
     "xlm-roberta": "roberta",
     "xlm-roberta-xl": "xlm_roberta_xl",
@@ -105,10 +105,10 @@ def complete(config: Config) -> Config:
     """
     defaults = getattr(family(config), "DEFAULTS", {})
     config = config.with_values(**{key: value for key, value in defaults.items() if key not in config})
-    for most, keys in BOUNDS.items():
+    for maximum, keys in BOUNDS.items():
         for key in keys:
             # Before anything counts to such a number.
-            config.size(key, default=1, least=0, most=most)
+            config.size(key, default=1, minimum=0, maximum=maximum)
     return config
 
 

@@ -16,7 +16,7 @@ STACKED = {GATE_UP: "layers.{i}.mlp.experts.gate_up_proj", DOWN: "layers.{i}.mlp
 
 def count(config: Config) -> int:
     """Number of experts of a layer."""
-    return config.size("num_local_experts", "num_experts", most=4096)
+    return config.size("num_local_experts", "num_experts", maximum=4096)
 
 
 def with_experts(config: Config, layer: Layer, *, width: int, renormalize: bool) -> Layer:

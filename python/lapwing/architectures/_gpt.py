@@ -31,7 +31,7 @@ BLOCKS = {
 """Names that begin with GPT-2's for what is around the projections."""
 
 
-def words(
+def with_llama_keys(
     config: Config,
     *,
     hidden: int,
@@ -57,7 +57,7 @@ def words(
         num_attention_heads=count,
         num_key_value_heads=None,
         head_dim=None,
-        max_position_embeddings=config.size(*LENGTH, default=length, most=ENDLESS),
+        max_position_embeddings=config.size(*LENGTH, default=length, maximum=ENDLESS),
         intermediate_size=config.size(width, default=4 * size) if width else 4 * size,
         hidden_act=config.get(act),
     )
@@ -78,7 +78,7 @@ def layer(
     parallel: bool = False,
     **fields: Any,
 ) -> Layer:
-    """Causal attention, of which ``fields`` change something, and a plain feed-forward network; `words` were put in."""
+    """Causal attention with ``fields`` replaced, and a plain feed-forward network; ``config`` is that of `with_llama_keys`."""
     four = bias if isinstance(bias, tuple) else (bias,) * 4
     one = llama.layer(config, rotation, norm, bias=four, mlp_bias=mlp_bias, gated=False, parallel=parallel)
     return edit(one, "attention", **fields)
@@ -97,7 +97,7 @@ def decoder(
     """A model of these layers, or of one repeated.
 
     Args:
-        config: the configuration, with `words`.
+        config: the configuration of `with_llama_keys`.
         task: a value of `TASKS`.
         layers: the layers.
         norm: the final norm.

@@ -75,7 +75,7 @@ def encoder(
         stem=TokenStem(
             vocab_size=config.size("vocab_size", default=vocab),
             positions=positions if placed else 0,
-            segments=config.size("type_vocab_size", default=segments, least=0),
+            segments=config.size("type_vocab_size", default=segments, minimum=0),
             norm=layer_norm(config),
         ),
         layers=(layer,) * config.size("num_hidden_layers", default=12),

@@ -67,10 +67,10 @@ def _disentangled(config: Config) -> DisentangledAttention | None:
     kinds = _kinds(config) & {"c2p", "p2c"}
     if not config.flag("relative_attention") or not kinds:
         return None
-    longest = config.size("max_relative_positions", default=-1, least=-1)
+    longest = config.size("max_relative_positions", default=-1, minimum=-1)
     if longest < 1:
         longest = config.size("max_position_embeddings", default=512)
-    buckets = max(config.size("position_buckets", default=-1, least=-1), 0)
+    buckets = max(config.size("position_buckets", default=-1, minimum=-1), 0)
     heads, terms = config.size("num_attention_heads"), 1 + len(kinds)
     head_dim = config.size("hidden_size") // heads
     return DisentangledAttention(
@@ -91,7 +91,7 @@ def _disentangled(config: Config) -> DisentangledAttention | None:
 
 
 def _convolution(config: Config) -> Block | None:
-    kernel = config.size("conv_kernel_size", default=0, least=0)
+    kernel = config.size("conv_kernel_size", default=0, minimum=0)
     if not kernel:
         return None
     body = Convolution(

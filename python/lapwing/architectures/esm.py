@@ -24,7 +24,7 @@ NAMES = {
     "encoder.layers.{i}.feed_forward.input_norm": "encoder.layer.{i}.LayerNorm",
     "encoder.norm": "encoder.emb_layer_norm_after",
 }
-KEPT = 1 - 0.15 * 0.8
+KEPT_SHARE = 1 - 0.15 * 0.8
 """Share of tokens that training left unmasked."""
 
 
@@ -50,7 +50,7 @@ def spec(config: Config, task: str) -> Model:
     stack = bert.encoder(config, layer, positions=positions, placed=not _rotates(config))
     dropout = None
     if config.flag("token_dropout"):
-        dropout = TokenDropout(mask=config.size("mask_token_id", least=0), kept=KEPT)
+        dropout = TokenDropout(mask=config.size("mask_token_id", minimum=0), kept=KEPT_SHARE)
     stem = replace(stack.stem, norm=norm if config.flag("emb_layer_norm_before") else None, dropout=dropout)
     return roberta.heads(config, task, replace(stack, stem=stem, final_norm=norm))
 

@@ -25,8 +25,8 @@ DEFAULTS = {
 
 
 def _words(config: Config) -> Config:
-    """The configuration in Llama's words, with the number of key heads that the two architectures name differently."""
-    config = _gpt.words(
+    """The configuration with Llama's keys, with the number of key heads that the two architectures name differently."""
+    config = _gpt.with_llama_keys(
         config, hidden=4544, layers=32, heads=71, length=2048, width="ffn_hidden_size", act="activation"
     )
     heads, count = config.size("num_attention_heads"), config.get("num_kv_heads")
@@ -46,7 +46,7 @@ def _norms(config: Config) -> int:
         if new:
             raise config.wrong("parallel_attn", "true with new_decoder_architecture")
         return 0
-    count = config.size("num_ln_in_parallel_attn", default=2 if new else 1, most=2)
+    count = config.size("num_ln_in_parallel_attn", default=2 if new else 1, maximum=2)
     if count == 2 and not new:
         raise config.wrong("num_ln_in_parallel_attn", "1 without new_decoder_architecture")
     return count

@@ -38,7 +38,7 @@ NAMES = {
 
 
 def _words(config: Config) -> Config:
-    config = _gpt.words(
+    config = _gpt.with_llama_keys(
         config, hidden=6144, layers=44, heads=64, length=2048, width="intermediate_size", act="hidden_act"
     )
     # Where the parameters of the rotation do not have them.

@@ -50,8 +50,8 @@ NAMES = {
 }
 
 
-def _words(config: Config) -> Config:
-    """The configuration in Llama's words; the first checkpoints have names of their own, which come first."""
+def _with_llama_keys(config: Config) -> Config:
+    """The configuration with Llama's keys; the first checkpoints have names of their own, which come first."""
     own = {"theta": "rope_theta", "tie_embedding": "tie_word_embeddings", "block_ff_dim": "intermediate_size"}
     config = config.with_values(**{theirs: config[key] for key, theirs in own.items() if key in config})
     return config.with_values(hidden_act="silu", intermediate_size=_width(config))
@@ -83,10 +83,10 @@ def _types(config: Config, layers: int) -> list[str]:
 
 
 def spec(config: Config, task: str) -> Model:
-    config = _words(config)
+    config = _with_llama_keys(config)
     norm = Norm(kind="rms", eps=config.number("norm_eps", default=1e-5))
     one = llama.layer(config, rotary(config, llama.head_dim(config)), norm, head_norm=norm)
-    convolution = ShortConvolution(kernel=config.size("conv_L_cache", least=2, most=64), bias=config.flag("conv_bias"))
+    convolution = ShortConvolution(kernel=config.size("conv_L_cache", minimum=2, maximum=64), bias=config.flag("conv_bias"))
     layers = {
         llama.FULL: edit(one, "attention", name="operator"),
         CONVOLUTION: edit(one, "attention", name="operator", body=convolution),
@@ -96,7 +96,7 @@ def spec(config: Config, task: str) -> Model:
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
-    out = llama.tensors(_words(config), checkpoint, task, names=NAMES)
+    out = llama.tensors(_with_llama_keys(config), checkpoint, task, names=NAMES)
     for name in list(out):
         if ".convolution_output." in name:
             out[name.replace("convolution_output", "output")] = out.pop(name)

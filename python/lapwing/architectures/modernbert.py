@@ -67,7 +67,7 @@ def spec(config: Config, task: str) -> Model:
     default = ["sliding_attention" if i % every else "full_attention" for i in range(count)]
     plain = attention(config, hidden, heads, bias=config.flag("attention_bias"))
     # The window counts both sides of a token and leaves the token itself out.
-    local = config.size("local_attention", default=128, least=0) // 2 + 1
+    local = config.size("local_attention", default=128, minimum=0) // 2 + 1
     kinds = {
         "full_attention": replace(plain, rotary=_rotary(config, plain.head_dim, "full_attention")),
         "sliding_attention": replace(plain, rotary=_rotary(config, plain.head_dim, "sliding_attention"), window=local),

@@ -37,7 +37,7 @@ NAMES = {
 
 
 def _words(config: Config) -> Config:
-    return _gpt.words(config, hidden=2048, layers=24, heads=16, length=2048).with_values(hidden_act="gelu")
+    return _gpt.with_llama_keys(config, hidden=2048, layers=24, heads=16, length=2048).with_values(hidden_act="gelu")
 
 
 def _slopes(heads: int, steepest: float) -> tuple[float, ...]:

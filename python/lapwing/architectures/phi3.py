@@ -31,7 +31,7 @@ def spec(config: Config, task: str) -> Model:
         raise rope.wrong("rope_type", "default or longrope")
     norm = llama.rms(config)
     rotation = rotary(config, llama.head_dim(config), rope=rope, round_up=True)
-    layer = llama.layer(config, rotation, norm, window=config.optional_size("sliding_window", most=1 << 30))
+    layer = llama.layer(config, rotation, norm, window=config.optional_size("sliding_window", maximum=1 << 30))
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 
 

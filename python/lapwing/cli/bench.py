@@ -54,8 +54,8 @@ class Row:
     work: str
     unit: str
     median: float
-    least: float
-    most: float
+    slowest: float
+    fastest: float
     of_read: float | None
     of_peak: float | None
 
@@ -80,7 +80,7 @@ def bench(arguments: argparse.Namespace) -> None:
             ]
             print(
                 f"{row.work:{width}}  {row.median:9.1f} {row.unit}/s  "
-                f"({row.least:.1f} to {row.most:.1f})  {', '.join(parts)}".rstrip()
+                f"({row.slowest:.1f} to {row.fastest:.1f})  {', '.join(parts)}".rstrip()
             )
 
 
@@ -111,8 +111,8 @@ def measure(works: list[Work], threads: int, rounds: int, shown: Any = None) -> 
                 work=work.name,
                 unit=work.unit,
                 median=work.units / middle,
-                least=work.units / max(times),
-                most=work.units / min(times),
+                slowest=work.units / max(times),
+                fastest=work.units / min(times),
                 of_read=work.bytes / middle / read / 1e9 if work.bytes else None,
                 of_peak=work.multiply_adds / middle / peak / 1e9 if work.multiply_adds else None,
             )
@@ -198,9 +198,9 @@ def decode(model: TextGenerator, steps: int, batch: int, context: int) -> Work:
     return Work(name, "tokens", run, steps * batch, bytes=float(read) * steps, prepare=prepare)
 
 
-def start_decoding(model: TextGenerator, prompts: list[list[int]], most: int) -> _core.Generation:
-    """A greedy generation of at most ``most`` tokens that has computed nothing yet."""
-    request = model._resolve({"temperature": 0, "ignore_eos": True, "max_tokens": most}, "bench")
+def start_decoding(model: TextGenerator, prompts: list[list[int]], max_tokens: int) -> _core.Generation:
+    """A greedy generation of at most ``max_tokens`` tokens that has computed nothing yet."""
+    request = model._resolve({"temperature": 0, "ignore_eos": True, "max_tokens": max_tokens}, "bench")
     return model._job(prompts, request).start()
 
 

@@ -18,7 +18,7 @@ from .arguments import choice, whole
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .pooling import Embedder
+    from .pooling import EmbeddingPipeline
 
     Floats = NDArray[np.float32]
 
@@ -99,7 +99,7 @@ def rank_function(folder: Path, config: Mapping[str, Any], asked: str) -> str:
 
 
 def bi_scores(
-    embedder: Embedder,
+    pipeline: EmbeddingPipeline,
     query: str,
     documents: list[str],
     query_prompt: str | None,
@@ -109,7 +109,7 @@ def bi_scores(
     """Similarities of the embeddings of a query and of documents."""
     from .pooling import similarity
 
-    known = embedder.recipe.prompts
+    known = pipeline.recipe.prompts
 
     def prompt(given: str | None, *names: str) -> dict[str, Any]:
         if given is not None:
@@ -120,9 +120,9 @@ def bi_scores(
         }
 
     rest: dict[str, Any] = {"normalize": None, "max_tokens": None, "truncate_dim": None, **options}
-    left = embedder.embed(query, **prompt(query_prompt, "query"), **{**rest, "progress": None})
-    right = embedder.embed(documents, **prompt(document_prompt, "document", "passage", "corpus"), **rest)
-    return [float(score) for score in similarity(left, right, embedder.recipe.similarity)]
+    left = pipeline.embed(query, **prompt(query_prompt, "query"), **{**rest, "progress": None})
+    right = pipeline.embed(documents, **prompt(document_prompt, "document", "passage", "corpus"), **rest)
+    return [float(score) for score in similarity(left, right, pipeline.recipe.similarity)]
 
 
 # -- windows -------------------------------------------------------------------------------------------

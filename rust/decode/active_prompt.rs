@@ -15,7 +15,7 @@ pub(super) enum Work {
 }
 
 /// A prompt in the batch.
-pub(super) struct Running {
+pub(super) struct ActivePrompt {
     pub prompt: Prompt,
     /// Its encoder's input in the cache of sources.
     pub source: Option<SequenceId>,
@@ -28,8 +28,8 @@ pub(super) struct Running {
     pub work: Work,
 }
 
-impl Running {
-    pub fn new(prompt: Prompt, root: SequenceId, source: Option<SequenceId>) -> Running {
+impl ActivePrompt {
+    pub fn new(prompt: Prompt, root: SequenceId, source: Option<SequenceId>) -> ActivePrompt {
         let o = &prompt.settings.options;
         let work = if o.beams > 1 {
             Work::Search(Searching::new(Search::new(&prompt.ids, prompt.max_length, o), root))
@@ -37,7 +37,7 @@ impl Running {
             let stream = |_| Stream { ids: prompt.ids.clone(), cache: None, reason: None };
             Work::Streams((0..o.samples).map(stream).collect())
         };
-        Running { prompt, source, root, read: false, fed: false, work }
+        ActivePrompt { prompt, source, root, read: false, fed: false, work }
     }
 
     pub fn call(&self) -> u64 {
