@@ -1,4 +1,4 @@
-//! The batch: what runs, in which calls, and the caches of its sequences.
+//! The running batch: active prompts, their calls, and the caches of their sequences.
 
 use super::active_prompt::{ActivePrompt, Work};
 use super::sequence::{Event, FinishReason, Hypothesis, Settings};
@@ -15,7 +15,7 @@ pub(super) struct CallState {
     pub draft: Option<Draft>,
     /// Whether its sequences take part in the next step.
     pub active: bool,
-    /// Whether any of its sequences had a part in the current round.
+    /// Whether any of its sequences has been fed in the current round.
     pub stepped: bool,
     pub deadline: Option<Instant>,
     begun: bool,
@@ -30,7 +30,7 @@ impl CallState {
     pub fn begin(&mut self, settings: &Settings) {
         if !self.begun {
             self.begun = true;
-            // A time that the clock cannot hold never comes.
+            // A time beyond the range of the clock is no limit.
             let seconds = settings.options.max_time.map(Duration::try_from_secs_f64);
             self.deadline = seconds.and_then(|s| Instant::now().checked_add(s.ok()?));
         }
@@ -41,20 +41,20 @@ impl CallState {
     }
 }
 
-/// What steps have brought, by call.
+/// Results of steps that have not been delivered yet, by call.
 #[derive(Default)]
 pub(super) struct Report {
     pub events: Vec<(u64, Event)>,
-    /// Streams that ended, by their number.
+    /// Streams that ended, by number.
     pub ended: Vec<(u64, usize, FinishReason)>,
-    /// Beam searches that ended, by their prompt's number.
+    /// Beam searches that ended, by number of the prompt.
     pub hypotheses: Vec<(u64, usize, Vec<Hypothesis>)>,
     pub failed: Vec<(u64, Error)>,
-    /// Calls all of whose running sequences have had their part: one step of the call.
+    /// Calls that have finished a round, in which each running sequence is fed once: one step of the call.
     pub rounds: Vec<u64>,
 }
 
-/// What steps work on.
+/// The data that a step reads and changes.
 pub(super) struct RunningBatch {
     pub model: Arc<Model>,
     /// Keys and values of all sequences.
@@ -73,7 +73,7 @@ impl RunningBatch {
         self.call_states.get(&call).is_some_and(|call_state| call_state.active)
     }
 
-    /// Takes a call's sequences out of the batch; with `keep` what they computed is left to later prompts.
+    /// Removes a call's sequences from the batch; `keep`: they become prefixes.
     pub fn take_out(&mut self, call: u64, keep: bool) {
         let RunningBatch { cache, sources, prefixes, running, .. } = self;
         running.retain_mut(|running| {
@@ -87,7 +87,7 @@ impl RunningBatch {
         });
     }
 
-    /// Sequences that have ended leave the batch.
+    /// Removes the sequences that have ended.
     pub fn retire(&mut self) {
         let RunningBatch { cache, sources, prefixes, call_states, running, report, .. } = self;
         running.retain_mut(|running| {

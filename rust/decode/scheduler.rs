@@ -1,9 +1,10 @@
-//! What runs: prompts that wait, those that take part in steps, and the one cache of all their sequences.
+//! The scheduler: waiting prompts, active prompts, and the one cache of all sequences.
 //!
-//! A step feeds each sequence the tokens that it has and the cache lacks: the newest token and guesses of a sequence that
-//! runs, a piece of a prompt that is being read. So the first step is like any other, and sequences join and leave between
-//! steps. The results of a sequence do not depend on the others: logits are equal to the bit, and a random draw depends on
-//! the seed, the sequence's number in its call and the step alone.
+//! A step feeds the tokens of each sequence that are not cached yet: the newest token and the guesses of a
+//! running sequence, a piece of a prompt that is being read. So the first step is like any other, and
+//! sequences join and leave between steps. The results of a sequence do not depend on the others: logits are
+//! equal to the bit, and a random draw depends only on the seed, the sequence's number in its call and the
+//! step.
 
 use super::active_prompt::{ActivePrompt, Work};
 use super::running_batch::{CallState, Report, RunningBatch};
@@ -15,9 +16,9 @@ use crate::model::{Batch, ENCODER_ROWS, Model, SequenceId, Session};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Sequences that are fed side by side; beyond, prompts wait.
+/// Maximum number of sequences that run at a time; further prompts wait.
 const MAX_RUNNING: usize = 128;
-/// Bytes of an empty cache that are kept for the next sequences.
+/// Maximum memory of an idle cache in bytes.
 const MAX_IDLE_BYTES: usize = 64 << 20;
 
 pub(super) struct Scheduler {
@@ -66,7 +67,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes a call's sequences out of the batch; what they computed is left to later prompts.
+    /// Removes a call's sequences; they become prefixes.
     pub fn remove(&mut self, call: u64) {
         self.waiting.retain(|prompt| prompt.settings.call != call);
         self.state.take_out(call, true);
@@ -85,8 +86,8 @@ impl Scheduler {
         self.state.prefixes.as_ref().map(Prefixes::summary).unwrap_or_default()
     }
 
-    /// One step of all active calls; what it brings is in the report, even of a step that failed half-way. Sequences that have
-    /// not got their token by then are as they were before.
+    /// One step of all active calls; the report holds its results, also those of a step that failed half-way.
+    /// Sequences without a new token are then unchanged.
     ///
     /// # Errors
     /// The step was interrupted.
@@ -97,7 +98,7 @@ impl Scheduler {
         self.settle(result.is_ok());
         match result {
             Err(error) if error != Error::Interrupted => {
-                // Not the error of one sequence: all that took part in the step have it.
+                // The error is not of a single sequence: it fails all calls that took part in the step.
                 let mut calls: Vec<u64> = self.step.calls().collect();
                 if calls.is_empty() {
                     calls = self
@@ -121,7 +122,7 @@ impl Scheduler {
         }
     }
 
-    /// Lets prompts take part while there is room, in order of arrival; their sources are encoded together.
+    /// Admits waiting prompts while there is room, in order of arrival; their sources are encoded together.
     fn admit(&mut self, s: &mut Session<'_>) -> Result<()> {
         if self.waiting.is_empty() {
             return Ok(());
@@ -166,7 +167,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Encodes the sources of prompts; none without an encoder.
+    /// Encodes the sources of prompts; returns nothing without an encoder.
     fn encode(&mut self, s: &mut Session<'_>, prompts: &[Prompt]) -> Result<Vec<SequenceId>> {
         let Some(cache) = self.state.sources.as_mut().filter(|_| !prompts.is_empty()) else {
             return Ok(Vec::new());
@@ -185,8 +186,8 @@ impl Scheduler {
         encoded.map(|()| sequences)
     }
 
-    /// What follows a step: sequences go back to where they were if they have no new token, searches go on, those that have
-    /// ended leave.
+    /// Ends a step: rolls back sequences without a new token, advances beam searches, removes sequences that
+    /// have ended.
     fn settle(&mut self, whole: bool) {
         self.step.roll_back(&mut self.state.cache, &self.state.running, &mut self.state.call_states);
         for row in self.step.rows().filter(|row| whole && row.done) {
@@ -217,7 +218,8 @@ impl Scheduler {
         self.expire();
     }
 
-    /// Prompts that wait past their time end without a token; beam searches have one step to find hypotheses.
+    /// Ends waiting prompts past their time limit without a token; beam searches get one step to find
+    /// hypotheses.
     fn expire(&mut self) {
         let Scheduler { state: RunningBatch { call_states, report, .. }, waiting, .. } = self;
         if call_states.values().all(|call_state| call_state.deadline.is_none()) {
@@ -242,7 +244,8 @@ impl Scheduler {
         }
     }
 
-    /// A round of a call is over when all its running sequences have had their part in it, and no prompt is still being read.
+    /// Ends the rounds of calls in which all running sequences have been fed and no prompt is still being
+    /// read.
     fn close_rounds(&mut self) {
         for (&call, call_state) in
             self.state.call_states.iter_mut().filter(|(_, call_state)| call_state.stepped)
@@ -260,7 +263,7 @@ impl Scheduler {
         }
     }
 
-    /// Gives back memory that nothing uses once no sequence is running.
+    /// Frees unused memory once no sequence is running.
     fn trim(&mut self) {
         if self.state.running.is_empty() {
             self.state.cache.shrink(MAX_IDLE_BYTES);

@@ -1,4 +1,4 @@
-//! One step: rows are fed, their scores become tokens.
+//! One step: feeds rows to the model and chooses tokens from their scores.
 
 use super::active_prompt::ActivePrompt;
 use super::feed::Feed;
@@ -11,10 +11,10 @@ use crate::model::{Cache, PREFILL_ROWS, SequenceId, Session};
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-/// Rows of waiting prompts that are read in a step however many sequences run.
+/// Minimum number of prompt rows that a step reads, for any number of running sequences.
 const MIN_PROMPT_ROWS: usize = PREFILL_ROWS / 4;
 
-/// The lists of a step, kept for their memory.
+/// The lists of a step, reused from step to step.
 #[derive(Default)]
 pub(super) struct Step {
     rows: Vec<Row>,
@@ -43,7 +43,7 @@ impl Step {
         self.calls.iter().copied()
     }
 
-    /// Shortens cached sequences that have no new token to what they were, and takes back wrong guesses.
+    /// Truncates cached sequences without a new token to their former length, and removes wrong guesses.
     pub fn roll_back(
         &self,
         cache: &mut Cache,
@@ -79,7 +79,7 @@ impl Step {
 }
 
 impl Step {
-    /// Feeds the sequences of active calls and takes what their scores lead to.
+    /// Feeds the sequences of active calls and applies the outcomes of their scores.
     pub fn run(&mut self, state: &mut RunningBatch, s: &mut Session<'_>) -> Result<()> {
         self.gather(state, s)?;
         let RunningBatch { model, cache, sources, running, report, .. } = state;
@@ -96,7 +96,7 @@ impl Step {
         Ok(())
     }
 
-    /// Fills the feed: sequences that run, then pieces of prompts in order of arrival.
+    /// Fills the feed: running sequences, then pieces of prompts in order of arrival.
     fn gather(&mut self, state: &mut RunningBatch, s: &Session<'_>) -> Result<()> {
         let RunningBatch { cache, call_states, running, .. } = &*state;
         let takes_part = |running: &ActivePrompt| {
@@ -133,7 +133,7 @@ impl Step {
         Ok(())
     }
 
-    /// Guesses for each row, no more than there is room for.
+    /// Guesses tokens for each row, as far as there is room.
     fn guess(&mut self, state: &mut RunningBatch, s: &Session<'_>) -> Result<()> {
         let RunningBatch { call_states, running, report, .. } = state;
         let Step { rows, guesses, .. } = self;
@@ -155,7 +155,7 @@ impl Step {
             guesses.push(lookup(ids, &prompt.source, o.lookup_ngram, max));
         }
         for (&call, call_state) in call_states.iter_mut().filter(|(_, call_state)| call_state.active) {
-            // The draft guesses where the text itself has nothing to offer.
+            // The draft model guesses if the lookup found nothing.
             let Some(draft) = &mut call_state.draft else { continue };
             let own = |i: &usize| running[rows[*i].running].call() == call && guesses.of(*i).is_empty();
             let places: Vec<usize> = (0..rows.len()).filter(own).collect();

@@ -1,4 +1,4 @@
-//! The calls on whole sequences: states, heads, embeddings, logits, and those of an encoder-decoder with the target given.
+//! Calls on whole sequences: states, heads, embeddings and logits, with teacher forcing in encoder-decoders.
 
 use super::blocks::{Body, Captured};
 use super::cache::{Cache, SequenceId};
@@ -115,7 +115,8 @@ impl Session<'_> {
         self.head(head, &self.model.weights.head, batch, None)
     }
 
-    /// The task head's output over the decoder's states of the targets, a row per sequence or per target token.
+    /// The task head's output over the decoder's states of the targets, a row per sequence or per target
+    /// token.
     pub fn decoder_head(&mut self, source: &Batch<'_>, target: &Batch<'_>) -> Result<Vec<f32>> {
         let head = self.model.spec.head.as_ref().ok_or_else(|| missing("a task head"))?;
         pairs(source, target)?;
@@ -186,8 +187,8 @@ impl Session<'_> {
         Ok(out)
     }
 
-    /// Encodes sources and stores their keys and values for every layer of the decoder; source i is
-    /// sequence i of the cache.
+    /// Encodes sources and stores their keys and values for every layer of the decoder; source i is sequence
+    /// i of the returned cache.
     pub fn encode_sources(&mut self, batch: &Batch<'_>) -> Result<Cache> {
         let mut cache = self.model.cache(true)?;
         let sequences: Vec<SequenceId> = (0..batch.len()).map(|_| cache.start()).collect();
@@ -259,7 +260,8 @@ impl Session<'_> {
         Ok(all)
     }
 
-    /// Self- or cross-attention probabilities of the decoder for one pair, `[heads, target, target or source]`.
+    /// Self- or cross-attention probabilities of the decoder for one pair, `[heads, target, target or
+    /// source]`.
     pub fn decoder_attentions(
         &mut self,
         source: &Batch<'_>,
@@ -282,7 +284,7 @@ impl Session<'_> {
 fn pairs(source: &Batch<'_>, target: &Batch<'_>) -> Result<()> {
     if source.len() != target.len() {
         return Err(Error::Option(format!(
-            "{} sources and {} targets were given: expected as many of both",
+            "{} sources and {} targets were given: expected one target for each source",
             source.len(),
             target.len()
         )));

@@ -1,5 +1,5 @@
-//! Bounds of a description: every size and number is checked once, here and in the `validate` of each body, so that
-//! nothing later has to.
+//! Validation of descriptions: every size and number is checked once, here or in the `validate` of each body,
+//! so that later code need not.
 
 use super::bounds::{Site, finite, norms, positive, refuse, size, vocabulary};
 use super::spec::{Block, Dense, Head, LanguageHead, Layer, Model, Stack};

@@ -128,7 +128,8 @@ impl KvBlocks {
         (0..blocks.div_ceil(SEGMENT)).try_for_each(|segment| self.allocate_segment(segment))
     }
 
-    /// Frees the memory of blocks `segment * SEGMENT..(segment + 1) * SEGMENT`, which no table names any more.
+    /// Frees the memory of blocks `segment * SEGMENT..(segment + 1) * SEGMENT`, which no table names any
+    /// more.
     pub fn release_segment(&mut self, segment: usize) {
         self.segments[segment] = None;
     }

@@ -19,8 +19,8 @@ pub fn quantize(level: Level, layout: Layout, x: &[f32; SUPERBLOCK], to: &mut [i
     }
 }
 
-/// Scale of codes up to `max_code` and its inverse. NaN and infinities give a scale that is not finite, so they
-/// show in the results; a maximum too small to divide by counts as zero.
+/// Scale of codes up to `max_code` and its inverse. NaN and infinities give a scale that is not finite, so
+/// they show in the results; a maximum too small to divide by counts as zero.
 #[inline(always)]
 fn scale<V: Vector>(x: &[f32], max_code: f32) -> (f32, f32) {
     // Loops: iterator functions are not compiled for the instruction set.

@@ -1,4 +1,5 @@
-//! One tile of an item of work: its scores, their softmax numerators and its outputs, which online softmax merges.
+//! One tile of an item of work: its scores, their softmax numerators and its outputs, which online softmax
+//! merges.
 
 use super::call::{Call, TILE};
 use super::partition::{MAX_MEMORY_BOUND_ROWS, WorkItem};
