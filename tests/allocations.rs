@@ -141,7 +141,7 @@ fn steps_allocate_what_they_hand_out_alone() {
         (1, r#"{"repetition_penalty": 1.2}"#, 0),
         (1, r#"{"presence_penalty": 0.2, "frequency_penalty": 0.1}"#, 0),
         (3, r#"{"logprobs": true}"#, 0),
-        // A list of the likeliest tokens of each sequence.
+        // The list of top tokens of each sequence.
         (1, r#"{"repetition_penalty": 1.2, "logprobs": true, "top_logprobs": 3}"#, 1),
         (3, r#"{"logprobs": true, "top_logprobs": 3}"#, 3),
         (1, r#"{"temperature": 0.8}"#, 0),
@@ -242,9 +242,9 @@ fn a_step_that_fails_hurts_no_others() {
     let prompt: Vec<u32> = (0..1500).map(|n| n % 13).collect();
     let long = || request(&prompt, r#"{"logprobs": true, "prompt_lookup": 2}"#, 20);
     let mut call = engine.add(long()).expect("may be generated");
-    let (mut events, asked, mut interrupted) = (Vec::new(), AtomicUsize::new(0), 0);
+    let (mut events, polls, mut interrupted) = (Vec::new(), AtomicUsize::new(0), 0);
     while !call.finished().expect("the same process") {
-        match call.advance(&|| asked.fetch_add(1, Ordering::Relaxed) % 3 == 0, 1, &mut events) {
+        match call.advance(&|| polls.fetch_add(1, Ordering::Relaxed) % 3 == 0, 1, &mut events) {
             Ok(()) => {}
             Err(Error::Interrupted) => interrupted += 1,
             Err(error) => panic!("{error}"),

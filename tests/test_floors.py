@@ -110,8 +110,8 @@ def module_of(path: Path) -> tuple[str, ...]:
 
 
 def file_uses(path: Path) -> set[Path]:
-    """The files of its own room that a file imports with `use`, without its tests. A file may name its own submodules by
-    path, as it contains them."""
+    """The files of its own room that a file imports with `use`, without its tests. A file may name its own submodules
+    by path, as it contains them."""
     own = module_of(path)
     text = path.read_text(encoding="utf-8").split("#[cfg(test)]\nmod tests {")[0]
     code = re.sub(r"//.*", "", text)
@@ -134,7 +134,7 @@ def file_uses(path: Path) -> set[Path]:
 
 
 def circle(uses: dict[Path, set[Path]]) -> list[str]:
-    """The files of one circle of imports; none where there is no circle."""
+    """The files of one circle of imports, if any."""
     left = dict(uses)
     while leaves := [path for path, used in left.items() if not used & left.keys()]:
         for path in leaves:

@@ -1,5 +1,6 @@
-"""States of sequences beyond keys and values: sliding windows give back blocks, short convolutions keep snapshots. A prompt
-that shares a prefix with an earlier one re-reads at most one block of tokens behind it, and results do not change."""
+"""States of sequences beyond keys and values: sliding windows give back blocks, short convolutions keep snapshots. A
+prompt that shares a prefix with an earlier one re-reads at most one block of tokens behind it, and results do not
+change."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ Needs torch and transformers 5; nothing in the tests does. Run it as
 
     python tests/golden/make_seq2seq.py [FOLDER ...]
 
-Folders and tolerances are as in make_encoders.py. Of the models that generate, expected.json also has the ids of a greedy
-search and of four beams with their scores; a seed is passed over where rounding could change them.
+Folders and tolerances are as in make_encoders.py. Of the models that generate, expected.json also has the ids of a
+greedy search and of four beams with their scores; a seed is passed over where rounding could change them.
 """
 
 from __future__ import annotations

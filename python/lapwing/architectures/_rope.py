@@ -42,7 +42,7 @@ def rotary(
     rope: Config | None = None,
     round_up: bool = False,
 ) -> Rotary:
-    """The rotation that a configuration asks for.
+    """The rotation of a configuration.
 
     Args:
         config: the checkpoint's configuration.

@@ -84,7 +84,7 @@ def encoder(
 
 
 def absolute(config: Config) -> None:
-    """Refuses the relative positions that old configurations may ask for."""
+    """Refuses the relative positions of old configurations."""
     if config.word("position_embedding_type", default="absolute") != "absolute":
         raise config.wrong("position_embedding_type", '"absolute"')
 

@@ -63,7 +63,7 @@ def _kinds(config: Config) -> set[str]:
 
 
 def _disentangled(config: Config) -> DisentangledAttention | None:
-    """Attention with scores by relative position, where the configuration asks for any."""
+    """Attention with the position scores that the configuration names, if any."""
     kinds = _kinds(config) & {"c2p", "p2c"}
     if not config.flag("relative_attention") or not kinds:
         return None
@@ -139,7 +139,7 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str, *, name
     found = _disentangled(config)
     names, ignore = dict(names), [r"mask_predictions\..*"]
     if found is None:
-        # Stored, and read by no score.
+        # Stored, but not used by any score.
         for name in ("encoder.relative.weight", "encoder.relative.norm"):
             ignore.append(names.pop(name).replace(".", r"\.") + r"(\.(weight|bias))?")
     # Both heads may be stored; the newer one has no table of its own.

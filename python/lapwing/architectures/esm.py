@@ -38,7 +38,7 @@ def _rotates(config: Config) -> bool:
 def spec(config: Config, task: str) -> Model:
     if config.flag("is_folding_model"):
         raise config.wrong("is_folding_model", "false: folding is not supported")
-    # The family has neither segments nor another activation than the exact GELU.
+    # The family has no segments, and its activation is always the exact GELU.
     config = config.with_values(type_vocab_size=0, hidden_act="gelu", vocab_size=config.size("vocab_size"))
     norm = layer_norm(config)
     layer = pre_norm(bert.layer(config), norm)
@@ -59,7 +59,7 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Rena
     ignore = [r".*rotary_embeddings\.inv_freq", r"contact_head\..*"]
     names = dict(NAMES)
     if _rotates(config):
-        # Stored by some checkpoints all the same.
+        # Stored by some checkpoints, but unused.
         ignore.append(names.pop("encoder.embedding.position").replace(".", r"\.") + r"\.weight")
     out = _encoder.tensors(checkpoint, task, names, roberta.HEADS, prefixes=("esm.",), ignore=ignore)
     _encoder.shift(out, roberta.first_position(config))

@@ -1,4 +1,5 @@
-"""Falcon: few heads of keys and values, parallel blocks with one or two norms; the oldest are sequential and have ALiBi.
+"""Falcon: few heads of keys and values, parallel blocks with one or two norms; the oldest are sequential and have
+ALiBi.
 
 Almazrouei et al. 2023, https://arxiv.org/abs/2311.16867
 """
@@ -40,7 +41,7 @@ def _words(config: Config) -> Config:
 
 
 def _norms(config: Config) -> int:
-    """How many norms there are before parallel blocks; 0 where the blocks follow each other."""
+    """Number of norms before parallel blocks; 0 for sequential blocks."""
     new = config.flag("new_decoder_architecture")
     if not config.flag("parallel_attn"):
         if new:

@@ -27,13 +27,15 @@ NAMES = {
 
 
 def with_llama_keys(config: Config) -> Config:
-    return _gpt.with_llama_keys(config, hidden=4096, layers=28, heads=16, length=2048, width="n_inner", act="activation_function")
+    return _gpt.with_llama_keys(
+        config, hidden=4096, layers=28, heads=16, length=2048, width="n_inner", act="activation_function"
+    )
 
 
 def spec(config: Config, task: str) -> Model:
     config = with_llama_keys(config)
     norm, head_dim = _gpt.layer_norm(config), llama.head_dim(config)
-    # Without a number the angles are as many as the hidden states are wide, which fits only one head.
+    # Without a number the whole hidden width is rotated, which fits only a single head.
     dim = config.optional_size("rotary_dim", minimum=0) or config.size("hidden_size")
     if dim > head_dim or dim % 2:
         raise config.wrong("rotary_dim", f"an even number up to the {head_dim} dimensions of a head")

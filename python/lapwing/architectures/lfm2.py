@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 CONVOLUTION = "conv"
-# Attention and convolution have one name: so has the norm before either.
+# Attention and convolution share a name, as do the norms before them.
 _OPERATOR, _FEED_FORWARD = "decoder.layers.{i}.operator.", "decoder.layers.{i}.feed_forward."
 NAMES = {
     "decoder.embedding.token": "embed_tokens",
@@ -58,7 +58,7 @@ def _with_llama_keys(config: Config) -> Config:
 
 
 def _width(config: Config) -> int:
-    """Width of the feed-forward networks: two thirds of what is named, times a factor, rounded up, unless it is exact."""
+    """Width of the feed-forward networks: the configured number, or two thirds of it times a factor, rounded up."""
     width = config.size("intermediate_size")
     if not config.flag("block_auto_adjust_ff_dim"):
         return width
@@ -86,7 +86,9 @@ def spec(config: Config, task: str) -> Model:
     config = _with_llama_keys(config)
     norm = Norm(kind="rms", eps=config.number("norm_eps", default=1e-5))
     one = llama.layer(config, rotary(config, llama.head_dim(config)), norm, head_norm=norm)
-    convolution = ShortConvolution(kernel=config.size("conv_L_cache", minimum=2, maximum=64), bias=config.flag("conv_bias"))
+    convolution = ShortConvolution(
+        kernel=config.size("conv_L_cache", minimum=2, maximum=64), bias=config.flag("conv_bias")
+    )
     layers = {
         llama.FULL: edit(one, "attention", name="operator"),
         CONVOLUTION: edit(one, "attention", name="operator", body=convolution),

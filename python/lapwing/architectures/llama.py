@@ -65,7 +65,7 @@ def layer_types(config: Config, layers: int, default: list[str] | None = None) -
 
 
 def every(config: Config, period: int) -> list[str]:
-    """Types of layers where each ``period``-th sees everything, and the others a window."""
+    """Types of layers if each ``period``-th has full attention and the others have a window."""
     return [SLIDING if (i + 1) % period else FULL for i in range(config.size("num_hidden_layers"))]
 
 

@@ -82,7 +82,7 @@ def spec(config: Config, task: str) -> Model:
         down_bias=bias,
     )
     layers = [layer(kinds[kind], feed_forward, input_norm=norm) for kind in layer_types(config, count, default)]
-    # The first layer's input has been through the embedding's norm.
+    # The first layer has no norm: its input is already normalized.
     layers[0] = edit(layers[0], "attention", input_norm=None)
     stack = Stack(
         hidden_size=hidden,

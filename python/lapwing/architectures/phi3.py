@@ -46,7 +46,7 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Rena
 
 
 def cut_gate(config: Config, out: Renamed) -> None:
-    """Cuts gate and up, stored in one matrix, apart."""
+    """Splits gate and up, which are stored in one matrix."""
     width = config.size("intermediate_size")
     parts = {_FEED_FORWARD + part: width for part in ("gate", "up")}
     cut(out, _FEED_FORWARD + "gate_up", parts, config.size("num_hidden_layers"))

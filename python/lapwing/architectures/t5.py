@@ -36,7 +36,7 @@ def encoder_only(task: str) -> bool:
 
 
 def feed_forward(config: Config) -> FeedForward:
-    """``feed_forward_proj`` names the activation, after "gated-" where there is a gate."""
+    """``feed_forward_proj`` names the activation, after "gated-" if there is a gate."""
     word = config.word("feed_forward_proj")
     gated, _, name = word.rpartition("-")
     if gated not in ("", "gated"):

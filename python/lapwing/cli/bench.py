@@ -54,8 +54,8 @@ class Row:
     work: str
     unit: str
     median: float
-    slowest: float
-    fastest: float
+    minimum: float
+    maximum: float
     of_read: float | None
     of_peak: float | None
 
@@ -80,7 +80,7 @@ def bench(arguments: argparse.Namespace) -> None:
             ]
             print(
                 f"{row.work:{width}}  {row.median:9.1f} {row.unit}/s  "
-                f"({row.slowest:.1f} to {row.fastest:.1f})  {', '.join(parts)}".rstrip()
+                f"({row.minimum:.1f} to {row.maximum:.1f})  {', '.join(parts)}".rstrip()
             )
 
 
@@ -111,8 +111,8 @@ def measure(works: list[Work], threads: int, rounds: int, shown: Any = None) -> 
                 work=work.name,
                 unit=work.unit,
                 median=work.units / middle,
-                slowest=work.units / max(times),
-                fastest=work.units / min(times),
+                minimum=work.units / max(times),
+                maximum=work.units / min(times),
                 of_read=work.bytes / middle / read / 1e9 if work.bytes else None,
                 of_peak=work.multiply_adds / middle / peak / 1e9 if work.multiply_adds else None,
             )

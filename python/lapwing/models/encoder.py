@@ -376,10 +376,10 @@ class TextEncoder(BaseModel):
             whole("top_k", top_k)
         optional_flag("truncate", truncate)
         prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
-        asked = [name for name, prompt in prompts.items() if optional_text(name, prompt) is not None]
+        named = [name for name, prompt in prompts.items() if optional_text(name, prompt) is not None]
         if self.spec.head is not None:
-            if asked:
-                raise OptionError(f"{asked[0]} is set: a cross-encoder has no prompts")
+            if named:
+                raise OptionError(f"{named[0]} is set: a cross-encoder has no prompts")
             values = self._cross_scores(query, texts, scores, truncate, batch_tokens, progress)
         else:
             if not isinstance(scores, str) or scores != "auto":
