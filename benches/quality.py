@@ -35,7 +35,7 @@ from figures import VARIANTS, quality, quality_name
 import lapwing
 
 WINDOW = 256
-MAX_TOKENS = 80  # a few captions of the greedy search repeat for ever: without the same limit BLEU does not compare
+MAX_TOKENS = 80  # a few captions of the greedy search repeat without end: without the same limit BLEU does not compare
 AGREEMENT_PROMPTS = ("ROMEO:", "KING HENRY:", "First Citizen:", "O, ", "Enter ")
 AGREEMENT_TOKENS = 200  # five prompts: a thousand tokens
 LONG_TEXTS, LONG_CAPTIONS = 40, 16

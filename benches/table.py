@@ -179,7 +179,7 @@ def text(name: str) -> str:
 
 
 def replaced(document: str, name: str) -> str | None:
-    """A document with the table of a record put between its marks; None where it has no such marks."""
+    """A document with the table of a record put between its marks; None without such marks."""
     start, end = f"<!-- table {name} -->", f"<!-- /table {name} -->"
     if start not in document:
         return None

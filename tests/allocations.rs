@@ -1,5 +1,5 @@
-//! A step of a generation makes no memory but for what it hands out: what it needs is kept from the steps before.
-//! `--nocapture` shows how many allocations a step takes.
+//! A step of a generation allocates memory only for its results; all other memory is reused from earlier
+//! steps. `--nocapture` shows the number of allocations per step.
 
 use _core::decode::options::Options;
 use _core::decode::{Engine, Event, Request};
@@ -120,8 +120,8 @@ fn steps(engine: &Arc<Engine>, prompts: usize, options: &Options) -> Vec<[usize;
     found
 }
 
-/// Whether a step with sequences of `length` tokens may find something too small that grows with them: their ids, which double
-/// (those of beams in one of two places at a time) with the prompt or without, or the cache, which takes another block.
+/// Whether a step may grow something at sequences of `length` tokens: the lists of ids, whose capacity
+/// doubles (for beams in one of two lists at a time), with the prompt or without, or the cache, by a block.
 fn grows(length: usize) -> bool {
     let generated = length - PROMPT;
     (generated - 1).is_power_of_two()
@@ -164,8 +164,8 @@ fn steps_allocate_what_they_hand_out_alone() {
         let all: Vec<usize> = found.iter().map(|step| step[1]).collect();
         println!("{name}: {all:?}");
         let (large, steps) = (found.iter().map(|step| step[0]).sum::<usize>(), found.len());
-        // A thread makes its memory (of weights, of what is kept of them, of a row before processing) when it first takes a
-        // row, which may be late; else a step would make some each time.
+        // A thread allocates its scratch (weights, kept tokens, a row before processing) at its first row,
+        // which may come late; a leak would allocate at each step.
         assert!(
             large <= 3 * THREADS && steps > 6 * THREADS,
             "{name}: {large} large allocations in {steps} steps"

@@ -83,7 +83,7 @@ def short_convolution(body: ShortConvolution, hidden: int) -> Cost:
 
 
 def experts(body: Experts, hidden: int, rows: int) -> Cost:
-    """A step reads the experts that any of its rows chooses; their expected number if all choices are equally likely."""
+    """A step reads the experts that any of its rows chooses; their expected number if choices are equally likely."""
     router, each = body.router, feed_forward(body.expert, hidden).held
     logits = router.count * hidden
     chosen = router.count * (1 - (1 - router.per_token / router.count) ** rows)

@@ -68,7 +68,7 @@ impl Stack {
             size(place, "relative.rows", relative.rows)?;
             norms(place, &[("relative.norm", &relative.norm)])?;
             if !self.bodies().any(|body| body.reads_relative()) {
-                return refuse(place, "relative", "given", "none where no attention reads it");
+                return refuse(place, "relative", "given", "nothing: no attention reads it");
             }
         }
         if self.layers.is_empty() || self.layers.len() > MAX_LAYERS {

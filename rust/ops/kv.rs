@@ -64,7 +64,7 @@ impl KvShape {
 /// `SEGMENT` blocks.
 struct Segment {
     keys: Plane,
-    /// None where the keys hold the values.
+    /// `None` if the keys hold the values.
     values: Option<Plane>,
 }
 
@@ -95,7 +95,7 @@ impl Segment {
 pub struct KvBlocks {
     shape: KvShape,
     kv_type: KvType,
-    /// None where the memory has been released.
+    /// `None` if the memory has been released.
     segments: Vec<Option<Segment>>,
 }
 
@@ -128,8 +128,8 @@ impl KvBlocks {
         (0..blocks.div_ceil(SEGMENT)).try_for_each(|segment| self.allocate_segment(segment))
     }
 
-    /// Frees the memory of blocks `segment * SEGMENT..(segment + 1) * SEGMENT`, which no table names any
-    /// more.
+    /// Frees the memory of blocks `segment * SEGMENT..(segment + 1) * SEGMENT`, which must not be in any
+    /// table.
     pub fn release_segment(&mut self, segment: usize) {
         self.segments[segment] = None;
     }
@@ -158,7 +158,7 @@ impl KvBlocks {
         });
     }
 
-    /// [`KvBlocks::store`] on all threads where there are many rows.
+    /// [`KvBlocks::store`] on all threads if there are many rows.
     pub fn store_all(&mut self, team: &Team<'_>, sequences: Sequences<'_>, keys: &[f32], values: &[f32]) {
         let stored: usize = sequences.list.iter().map(|s| s.rows.len()).sum();
         if stored * self.shape.heads * self.shape.key_dim < SERIAL_BELOW {

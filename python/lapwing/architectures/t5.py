@@ -133,7 +133,7 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str, *, shar
     elif task in HEADS:
         unused.append(r"lm_head\.weight")
     out = rename(checkpoint, names(config, task), ignore=unused, prefixes=("transformer.",))
-    # Untied heads are stored; transformers lets any other be the embedding, whatever the configuration says.
+    # Untied heads are stored; as in transformers, any other is the embedding, for any configuration.
     share(config.with_values(tie_word_embeddings=True), out)
     if encoder_only(task):
         out.pop("decoder.embedding.token.weight", None)

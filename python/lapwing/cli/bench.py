@@ -205,7 +205,7 @@ def start_decoding(model: TextGenerator, prompts: list[list[int]], max_tokens: i
 
 
 def translate(model: Seq2Seq, steps: int, count: int, beams: int) -> Work:
-    """So many new tokens for each of some sources of 8 to 40 tokens."""
+    """A fixed number of new tokens for each of some sources of 8 to 40 tokens."""
     lengths = [int(length) for length in np.random.default_rng(0).integers(8, 40, count)]
     sources = [tokens(model, length, seed) for seed, length in enumerate(lengths)]
     options: dict[str, Any] = {"beams": beams, "min_tokens": steps, "max_tokens": steps, "temperature": 0}
