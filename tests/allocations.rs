@@ -12,7 +12,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// So large that nothing else of this small model is as large as a row of logits.
+/// Large enough that a row of logits is the largest array of this small model.
 const VOCABULARY: usize = 32 * 1024;
 /// Bytes of half a row of logits.
 const LARGE: usize = VOCABULARY * 2;
@@ -29,7 +29,7 @@ fn count(size: usize) {
     LARGE_ONES.fetch_add(usize::from(size >= LARGE), Ordering::Relaxed);
 }
 
-// SAFETY: the system's allocator does it all.
+// SAFETY: all calls are forwarded to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
@@ -60,7 +60,7 @@ static ALLOCATOR: Counting = Counting;
 
 const NORM: &str = r#"{"kind": "rms", "eps": 1e-5, "weight": true}"#;
 
-/// A decoder of two layers that rotate differently and have everything of a usual one.
+/// A decoder of two usual layers with different rotations.
 fn decoder() -> Arc<Model> {
     let layer = |inv_freq: &str| {
         format!(
@@ -91,28 +91,28 @@ fn decoder() -> Arc<Model> {
     Arc::new(Model::new(loader, pool).expect("a model"))
 }
 
-/// Tokens of a prompt, and those that the first steps add, which make what the others use again.
+/// Tokens of a prompt, and number of first steps, which allocate the scratch of later ones.
 const PROMPT: usize = 5;
 const FIRST: usize = 6;
 
-/// Serializes the tests: allocations of others would be counted too.
+/// Serializes the tests, since allocations are counted per process.
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// Large and all allocations of each step once the first ones are over.
+/// Large and all allocations of each step after the first ones.
 fn steps(engine: &Arc<Engine>, prompts: usize, options: &Options) -> Vec<[usize; 2]> {
     let prompts = (0..prompts).map(|i| vec![i as u32 + 1; PROMPT]).collect();
     let request = Request { prompts, options: options.clone(), ..Request::default() };
     let mut call = engine.add(request).expect("may be generated");
     let counts = || [&LARGE_ONES, &ALL].map(|count| count.load(Ordering::Relaxed));
     let mut found = Vec::new();
-    // What a caller takes home is the caller's.
+    // Lists of the caller are allocated beforehand.
     let mut events = Vec::with_capacity(1024);
     call.advance(&|| false, FIRST, &mut events).expect("generates");
     while !call.finished().expect("the same process") {
         let before = counts();
         call.advance(&|| false, 1, &mut events).expect("generates");
         let after = counts();
-        // The last one leaves what it has computed to later generations.
+        // The last step keeps its sequences as prefixes.
         if !call.finished().expect("the same process") {
             found.push([after[0] - before[0], after[1] - before[1]]);
         }
@@ -155,7 +155,7 @@ fn steps_allocate_what_they_hand_out_alone() {
         (1, r#"{"beams": 3}"#, 0),
         (2, r#"{"beams": 12}"#, 0),
         (1, r#"{"beams": 3, "repetition_penalty": 1.2}"#, 0),
-        // The list that the continuations of a beam share.
+        // The list shared by the continuations of a beam.
         (1, r#"{"beams": 3, "logprobs": true, "top_logprobs": 2}"#, 3),
     ] {
         let name = format!("{prompts} x {options}");
@@ -170,7 +170,7 @@ fn steps_allocate_what_they_hand_out_alone() {
             large <= 3 * THREADS && steps > 6 * THREADS,
             "{name}: {large} large allocations in {steps} steps"
         );
-        // The same of small ones: of several lists, each when the thread first needs it.
+        // The same for small allocations: several lists, each at the thread's first use.
         let odd =
             (FIRST + PROMPT..).zip(&all).filter(|&(length, &n)| n != expected && !grows(length)).count();
         assert!(odd <= steps / 8, "{name}: allocations of each step: {all:?}; expected {expected}");
@@ -183,7 +183,7 @@ fn request(prompt: &[u32], options: &str, tokens: usize) -> Request {
     Request { prompts: vec![prompt.to_vec()], options, ..Request::default() }
 }
 
-/// What a call gives alone.
+/// The results of a call alone.
 fn alone(engine: &Arc<Engine>, request: Request) -> Vec<Event> {
     let mut events = Vec::new();
     engine.add(request).and_then(|mut call| call.advance(&|| false, 0, &mut events)).expect("generates");
@@ -200,7 +200,7 @@ fn calls_that_join_and_leave_between_steps_change_nothing() {
         r#"{"prompt_lookup": 3}"#,
         r#"{"temperature": 0.9, "samples": 3, "repetition_penalty": 1.2}"#,
     ];
-    // Prompts of several passes too.
+    // Includes prompts of several passes.
     let prompt =
         |i: usize| -> Vec<u32> { (0..[3, 700, 40, 1200][i % 4]).map(|n| (n % (7 + i)) as u32).collect() };
     let requests = || (0..8).map(|i| request(&prompt(i), options[i % 3 + i / 6], 12 + i));
@@ -238,7 +238,7 @@ fn a_step_that_fails_hurts_no_others() {
     let engine = Engine::new(decoder());
     let plain = || request(&[1, 2, 3], r#"{"logprobs": true}"#, 20);
     let want = alone(&engine, plain());
-    // A driver that is interrupted: the step is repeated.
+    // An interrupted driver: the step is repeated.
     let prompt: Vec<u32> = (0..1500).map(|n| n % 13).collect();
     let long = || request(&prompt, r#"{"logprobs": true, "prompt_lookup": 2}"#, 20);
     let mut call = engine.add(long()).expect("may be generated");
@@ -253,7 +253,7 @@ fn a_step_that_fails_hurts_no_others() {
     println!("interrupted {interrupted} times");
     drop(call);
     assert_eq!(events, alone(&Engine::new(decoder()), long()));
-    // A processor that fails ends its own call alone.
+    // A failing processor ends only its own call.
     let mut paused = engine.add(plain()).expect("may be generated");
     let mut first = Vec::new();
     paused.advance(&|| false, 3, &mut first).expect("generates");
@@ -268,7 +268,7 @@ fn a_step_that_fails_hurts_no_others() {
     assert_eq!(failing.advance(&|| false, 0, &mut Vec::new()), Err(Error::Option("no more".to_owned())));
     paused.advance(&|| false, 3, &mut first).expect("generates");
     assert_eq!(first, want[..6]);
-    // A panic ends the calls that the engine has, and no others.
+    // A panic ends only the calls that the engine has.
     let panics =
         Request { processor: Some(Arc::new(|_: &[u32], _: &mut [f32]| panic!("on purpose"))), ..plain() };
     let mut panics = engine.add(panics).expect("may be generated");

@@ -8,7 +8,8 @@
 //! from the other shares. The system chooses the cores of threads, except those of workers that wake after a
 //! rest (`affinity`).
 //!
-//! A [`Team`] runs the work of one caller at a time: [`Pool::enter`]. It polls a hook that may stop the work (Ctrl-C). A pool survives `fork`: the child starts workers of its own.
+//! A [`Team`] runs the work of one caller at a time: [`Pool::enter`]. It polls a hook that may stop the work
+//! (Ctrl-C). A pool survives `fork`: the child starts workers of its own.
 
 mod affinity;
 mod count;
