@@ -28,7 +28,7 @@ TOKENS, PROMPT = 24, 256
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """So many processes that never rest."""
+    """A number of processes that compute continuously."""
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     time.sleep(0.3)
     try:

@@ -5,14 +5,16 @@
 
 With ``--baseline`` another revision takes the peers' place: CHECKOUT is a clone of it with Lapwing installed in its .venv.
 
-Peers come from PyPI: llama-cpp-python (built with CMAKE_ARGS=-DGGML_NATIVE=ON), ctranslate2, onnxruntime with onnx, openvino,
-and gguf; for CTranslate2's encoder transformers and torch. A peer that is not installed leaves its cells empty. Inputs are made
-once in ``--folder`` (random weights at real shapes; about 12 GB). ``--text`` is a file of sentences for the encoders, one
-a line. ``--record`` adds the rates to ``benches/record/NAME.json``, from which ``benches/table.py`` makes the table.
+Peers come from PyPI: llama-cpp-python (built with CMAKE_ARGS=-DGGML_NATIVE=ON), ctranslate2, onnxruntime with onnx,
+openvino, and gguf; for CTranslate2's encoder transformers and torch. A peer that is not installed leaves its cells
+empty. Inputs are made once in ``--folder`` (random weights at real shapes; about 12 GB). ``--text`` is a file of
+sentences for the encoders, one a line. ``--record`` adds the rates to ``benches/record/NAME.json``, from which
+``benches/table.py`` makes the table.
 
-With LAPWING_ISA=avx2 or avxvnni peers are limited to AVX2, too, where they have a switch: CTranslate2 and NumPy as a whole, OpenVINO in
-part (its oneDNN), ONNX Runtime not at all; llama.cpp needs a build of its own (CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON
--DGGML_FMA=ON -DGGML_F16C=ON -DGGML_AVX512=OFF"). The record tells by each engine whether it used AVX-512.
+With LAPWING_ISA=avx2 or avxvnni peers are limited to AVX2, too, where they have a switch: CTranslate2 and NumPy as a
+whole, OpenVINO in part (its oneDNN), ONNX Runtime not at all; llama.cpp needs a build of its own
+(CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_AVX512=OFF"). The record says of each
+engine whether it used AVX-512.
 """
 
 from __future__ import annotations
@@ -40,12 +42,13 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of work: our variant, the peers', and what is wanted.
+    """One kind of work: our variant, those of the peers, and the goals.
 
     Variants are "engine variant". ``bound`` is (what is measured beside it, what a unit of work takes of it in bytes or
     multiply-adds, the part that is wanted); a cost of None is counted by the engine. ``itself`` is other work of our
-    variant that is measured in the same rounds. For ``fresh`` work all engines are started anew for each round, with weights
-    in files that are written anew: memory may be faster in one place than in another, and a median of several says more.
+    variant that is measured in the same rounds. For ``fresh`` work all engines are started anew for each round, with
+    weights in files that are written anew: memory may be faster in one place than in another, and a median of several
+    says more.
     """
 
     name: str
@@ -89,7 +92,7 @@ def layers(shape: str) -> float:
 def prompt_work(shape: str, length: int) -> float:
     """Multiply-adds of a token of a prompt: its weights and the keys and values it sees, on average.
 
-    Nobody asks for logits of any but the last token: of the last layer all others need keys and values alone.
+    Only the last token needs logits: for all others the last layer computes only keys and values.
     """
     s = SHAPES[shape]
     count, hidden = s["num_hidden_layers"], s["hidden_size"]
@@ -104,7 +107,7 @@ def step_bytes(shape: str, kind: str) -> float:
 
 
 def rows(isa: str) -> list[Row]:
-    """The table, and what is wanted on an instruction set: AVX-512 multiplies integers faster beside f32."""
+    """The table with its goals for an instruction set: relative to f32, AVX-512 multiplies integers faster."""
     wide = isa == "avx512"
     q8, q4 = ("llama.cpp q8_0",), ("llama.cpp q4_0", "llama.cpp q4_k_m")
     short, long = {"work": "decode", "tokens": 32, "context": 16, "batch": 1}, {"work": "prefill", "tokens": 512}
@@ -175,7 +178,7 @@ class Engine:
         command = [python, "-m", "peers.engines", engine, shape, variant, str(folder), text]
         paths = [str(benches), *filter(None, [path])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", **more}
-        # A file: a pipe that nobody reads stops a peer that talks much.
+        # A file, since an unread pipe blocks a peer that prints much.
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed with the engine
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=environment
@@ -197,7 +200,8 @@ class Engine:
         return found
 
     def measure(self, work: dict[str, Any]) -> dict[str, float]:
-        """Does a work; its seconds, its units, its multiply-adds where the engine counts them, whether it used AVX-512."""
+        """Does a work; its seconds, its units, its multiply-adds where the engine counts them, whether it used
+        AVX-512."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(work) + "\n")
         self._process.stdin.flush()
@@ -210,7 +214,7 @@ class Engine:
 
 
 class Engines:
-    """The engines of a shape, each started when it is first wanted; one that cannot start is left out."""
+    """The engines of a shape, each started when it is first needed; one that cannot start is omitted."""
 
     def __init__(self, shape: str, folder: Path, text: str, limits: dict[str, str]) -> None:
         self._shape, self._folder, self._text, self._limits = shape, folder, text, limits
@@ -226,8 +230,8 @@ class Engines:
         return self._started[name]
 
     def renew(self, names: Iterable[str], place: Path) -> None:
-        """Starts engines again with copies of their files, or a cache of packed weights, in ``place``, which stays as long as
-        other copies are made: what is freed would be given out again."""
+        """Starts engines again with copies of their files, or a cache of packed weights, in ``place``, which stays as
+        long as other copies are made: what is freed would be given out again."""
         for name in names:
             old = self._started.get(name)
             if old is None:

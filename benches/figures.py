@@ -1,4 +1,4 @@
-"""What is measured without peers, and what is wanted of it: loading, work beside busy processes, quality.
+"""Measurements without peers, and their goals: loading, work beside busy processes, quality.
 
 ``benches/load.py``, ``company.py`` and ``quality.py`` measure and record it, ``table.py`` shows it.
 """
@@ -78,7 +78,7 @@ def company(work: str, model: str, count: int, goal: Goal | None = None) -> Figu
 
 
 def quality(variant: str) -> list[Figure]:
-    """What a weight type, with activations after a colon, keeps of f32; of f32 what others are compared with."""
+    """Quality of a weight type (activations after a colon) relative to f32; for f32 the reference values."""
     near = Goal("at least", 0.9999) if variant == "q8" else None
     bleu = {"q8": Goal("within", 0.2), "q4": Goal("within", 1.0)}.get(variant)
     loss = {"q8": Goal("within %", 0.2), "q4": Goal("within %", 4)}.get(variant)

@@ -2,8 +2,8 @@
 
     python benches/load.py CHECKPOINT [--weights q8] [--rounds 3] [--folder FOLDER] [--record NAME]
 
-Each load is a process of its own; the cache is a folder that ends with the program, in ``--folder`` or where temporary files
-are. A first load is measured with the cache off, too: the rest is the time of writing it. Also the time that
+Each load is a process of its own; the cache is a folder that ends with the program, in ``--folder`` or where temporary
+files are. A first load is measured with the cache off, too: the rest is the time of writing it. Also the time that
 importing Lapwing takes above numpy, with all that loading a model needs.
 """
 

@@ -1,8 +1,9 @@
 //! Products against the roofline of the machine: `cargo bench --bench matmul [-- THREADS [TYPE ...]]`.
 //!
-//! For each weight type and number of rows, in alternating rounds: the rate of multiply-adds as a fraction of the f32
-//! peak, and the bytes of weights read as a fraction of the read bandwidth, both measured in the same rounds; medians.
-//! Weights of few rows cycle through a set of matrices larger than the caches, as in decoding.
+//! For each weight type and number of rows, in alternating rounds: the rate of multiply-adds as a fraction of
+//! the f32 peak, and the bytes of weights read as a fraction of the read bandwidth, both measured in the same
+//! rounds; medians. Weights of few rows cycle through a set of matrices larger than the caches, as in
+//! decoding.
 
 use _core::matmul::{Activations, Matrix, Scratch, Target, linear};
 use _core::roofline::{ReadBuffer, multiply_adds};

@@ -1,8 +1,8 @@
-//! The operations between matrix products: `cargo bench --bench ops [-- FILTER]`, on one thread at the best instruction set
-//! (`LAPWING_ISA` names another). Throughput counts values, or scores for attention.
+//! The operations between matrix products: `cargo bench --bench ops [-- FILTER]`, on one thread at the best
+//! instruction set (`LAPWING_ISA` names another). Throughput counts values, or scores for attention.
 
 use _core::ops::attention::{Scores, Scratch, attention};
-use _core::ops::kv::{BLOCK, KvBlocks, KvShape, KvType, Sequence, Sequences};
+use _core::ops::kv::{KV_BLOCK, KvBlocks, KvShape, KvType, Sequence, Sequences};
 use _core::ops::norm::{Norm, NormKind};
 use _core::ops::rotary::{Angles, rotate};
 use _core::simd::{Activation, activate};
@@ -65,7 +65,7 @@ fn attend(c: &mut Criterion) {
     let (heads, kv_heads, dim) = (32, 8, 64);
     for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
         for (queries, length) in [(1, 512), (1, 4096), (512, 512)] {
-            let blocks = usize::div_ceil(length, BLOCK);
+            let blocks = usize::div_ceil(length, KV_BLOCK);
             let mut kv = KvBlocks::new(KvShape::equal(kv_heads, dim), kv_type);
             kv.grow(blocks).expect("small");
             let tables = [(0..blocks as u32).collect()];

@@ -1,16 +1,17 @@
-"""What weight types cost: quality of the built-in models and of all-MiniLM-L6-v2 beside f32.
+"""Quality of weight types relative to f32, for the built-in models and all-MiniLM-L6-v2.
 
     python benches/quality.py FOLDER [--weights f32 bf16 q8:int8 ...] [--record NAME]
 
-FOLDER holds ``multi30k/test2016.en`` and ``.de`` (one caption a line) and ``shakespeare/heldback.txt``. A weight type may name
-its activations after a colon. Measured are
+FOLDER holds ``multi30k/test2016.en`` and ``.de`` (one caption a line) and ``shakespeare/heldback.txt``. A weight type
+may name its activations after a colon. Measured are
 
-- BLEU (sacrebleu's default: 13a, mixed case) of ``lapwing/tiny-en-de``, greedy and with four beams, at most 80 tokens each;
-- the perplexity of ``lapwing/tiny-shakespeare``: the text is encoded whole and cut into windows of 256 predictions without
-  overlap;
-- greedy agreement of ``lapwing/tiny-shakespeare`` over 1,000 tokens that f32 writes after five prompts: the part of them that is
-  the most likely next token too where the text up to there is f32's, and the part that comes before the first difference of a
-  text written freely, where one near tie ends the count of all that follows;
+- BLEU (sacrebleu's default: 13a, mixed case) of ``lapwing/tiny-en-de``, greedy and with four beams, at most 80 tokens
+  each;
+- the perplexity of ``lapwing/tiny-shakespeare``: the text is encoded whole and cut into windows of 256 predictions
+  without overlap;
+- greedy agreement of ``lapwing/tiny-shakespeare`` over 1,000 tokens that f32 writes after five prompts: the share of
+  equal next tokens after the same text of f32, and the share of tokens before the first difference of a text written
+  freely, where one near tie ends the count of all that follows;
 - the cosine to f32's vectors of all-MiniLM-L6-v2, of 100 captions and of 40 texts of 16 captions each, least and mean.
 """
 
@@ -34,7 +35,7 @@ from figures import VARIANTS, quality, quality_name
 import lapwing
 
 WINDOW = 256
-MAX_TOKENS = 80  # a few captions of the greedy search repeat for ever: without the same limit BLEU does not compare
+MAX_TOKENS = 80  # a few captions of the greedy search repeat without end: without the same limit BLEU does not compare
 AGREEMENT_PROMPTS = ("ROMEO:", "KING HENRY:", "First Citizen:", "O, ", "Enter ")
 AGREEMENT_TOKENS = 200  # five prompts: a thousand tokens
 LONG_TEXTS, LONG_CAPTIONS = 40, 16

@@ -1,8 +1,8 @@
-"""Records of measurements, ``benches/record/NAME.json``: every bench adds its own to one, ``benches/table.py`` reads it.
+"""Records of measurements, ``benches/record/NAME.json``: benches write them, ``benches/table.py`` reads them.
 
-A record is ``{"machine": facts, "rates": {row: {engine: [of a round, ...]}}, "figures": {name: [value, ...]}}``: rates are what
-``benches/compare.py`` measures in turn with peers and bounds, figures what ``benches/figures.py`` names. The facts of the machine hold, under "avx512", which
-engines used AVX-512 when they were measured.
+A record is ``{"machine": facts, "rates": {row: {engine: [of a round, ...]}}, "figures": {name: [value, ...]}}``: rates
+are what ``benches/compare.py`` measures in turn with peers and bounds, figures what ``benches/figures.py`` names. The
+facts of the machine hold, under "avx512", which engines used AVX-512 when they were measured.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ BOUNDS = {"read": "read bandwidth", "multiply_adds": "f32 peak", ITSELF: "its sp
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the table; ``met`` is None where nothing is wanted."""
+    """A row of the table; ``met`` is None without a goal."""
 
     name: str
     ours: str
@@ -50,8 +50,8 @@ def marked(text: str, met: bool | None) -> str:
 
 
 def best(row: Row, rates: dict[str, list[float]], wide: dict[str, bool] | None = None) -> tuple[str, float] | None:
-    """The fastest peer of a row and its median; ``wide`` tells which peers used AVX-512 beside ours without: those count
-    only where there is no other."""
+    """The fastest peer of a row and its median; ``wide`` are the peers that used AVX-512 beside ours
+    without: they count only if there is no other."""
     peers = {name: statistics.median(rates[name]) for name in row.peers if rates.get(name)}
     equal = {name: rate for name, rate in peers.items() if wide is None or wide.get(name) is False}
     return max((equal or peers).items(), key=lambda item: item[1]) if peers else None
@@ -64,12 +64,13 @@ def unequal(machine: dict[str, Any]) -> dict[str, bool] | None:
 
 
 def mark(wide: bool | None) -> str:
-    """What the table says of a peer that stands beside Lapwing without AVX-512."""
+    """The remark on a peer beside Lapwing without AVX-512."""
     return {True: "with AVX-512", False: "without AVX-512", None: "AVX-512 not known"}[wide]
 
 
 def share(row: Row, rates: dict[str, list[float]]) -> float | None:
-    """Which part of its bound a row reaches: its rate times what one unit takes, over the machine's in the same round."""
+    """Which part of its bound a row reaches: its rate times what one unit takes, over the machine's in the same
+    round."""
     if row.bound is None:
         return None
     name, cost, _ = row.bound
@@ -178,7 +179,7 @@ def text(name: str) -> str:
 
 
 def replaced(document: str, name: str) -> str | None:
-    """A document with the table of a record put between its marks; None where it has no such marks."""
+    """A document with the table of a record put between its marks; None without such marks."""
     start, end = f"<!-- table {name} -->", f"<!-- /table {name} -->"
     if start not in document:
         return None

@@ -1,11 +1,11 @@
-//! A step of a generation makes no memory but for what it hands out: what it needs is kept from the steps before.
-//! `--nocapture` shows how many allocations a step takes.
+//! A step of a generation allocates memory only for its results; all other memory is reused from earlier
+//! steps. `--nocapture` shows the number of allocations per step.
 
 use _core::decode::options::Options;
 use _core::decode::{Engine, Event, Request};
 use _core::error::Error;
 use _core::model::{self, Loader, Model};
-use _core::ops::kv::BLOCK;
+use _core::ops::kv::KV_BLOCK;
 use _core::tensor::{DType, Source, WeightType};
 use _core::threads::Pool;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -120,14 +120,14 @@ fn steps(engine: &Arc<Engine>, prompts: usize, options: &Options) -> Vec<[usize;
     found
 }
 
-/// Whether a step with sequences of `length` tokens may find something too small that grows with them: their ids, which double
-/// (those of beams in one of two places at a time) with the prompt or without, or the cache, which takes another block.
+/// Whether a step may grow something at sequences of `length` tokens: the lists of ids, whose capacity
+/// doubles (for beams in one of two lists at a time), with the prompt or without, or the cache, by a block.
 fn grows(length: usize) -> bool {
     let generated = length - PROMPT;
     (generated - 1).is_power_of_two()
         || [length, length - 1]
             .iter()
-            .any(|&n| n % BLOCK == 0 || n % PROMPT == 0 && (n / PROMPT).is_power_of_two())
+            .any(|&n| n % KV_BLOCK == 0 || n % PROMPT == 0 && (n / PROMPT).is_power_of_two())
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn steps_allocate_what_they_hand_out_alone() {
         (1, r#"{"repetition_penalty": 1.2}"#, 0),
         (1, r#"{"presence_penalty": 0.2, "frequency_penalty": 0.1}"#, 0),
         (3, r#"{"logprobs": true}"#, 0),
-        // A list of the likeliest tokens of each sequence.
+        // The list of top tokens of each sequence.
         (1, r#"{"repetition_penalty": 1.2, "logprobs": true, "top_logprobs": 3}"#, 1),
         (3, r#"{"logprobs": true, "top_logprobs": 3}"#, 3),
         (1, r#"{"temperature": 0.8}"#, 0),
@@ -164,8 +164,8 @@ fn steps_allocate_what_they_hand_out_alone() {
         let all: Vec<usize> = found.iter().map(|step| step[1]).collect();
         println!("{name}: {all:?}");
         let (large, steps) = (found.iter().map(|step| step[0]).sum::<usize>(), found.len());
-        // A thread makes its memory (of weights, of what is kept of them, of a row before processing) when it first takes a
-        // row, which may be late; else a step would make some each time.
+        // A thread allocates its scratch (weights, kept tokens, a row before processing) at its first row,
+        // which may come late; a leak would allocate at each step.
         assert!(
             large <= 3 * THREADS && steps > 6 * THREADS,
             "{name}: {large} large allocations in {steps} steps"
@@ -242,9 +242,9 @@ fn a_step_that_fails_hurts_no_others() {
     let prompt: Vec<u32> = (0..1500).map(|n| n % 13).collect();
     let long = || request(&prompt, r#"{"logprobs": true, "prompt_lookup": 2}"#, 20);
     let mut call = engine.add(long()).expect("may be generated");
-    let (mut events, asked, mut interrupted) = (Vec::new(), AtomicUsize::new(0), 0);
+    let (mut events, polls, mut interrupted) = (Vec::new(), AtomicUsize::new(0), 0);
     while !call.finished().expect("the same process") {
-        match call.advance(&|| asked.fetch_add(1, Ordering::Relaxed) % 3 == 0, 1, &mut events) {
+        match call.advance(&|| polls.fetch_add(1, Ordering::Relaxed) % 3 == 0, 1, &mut events) {
             Ok(()) => {}
             Err(Error::Interrupted) => interrupted += 1,
             Err(error) => panic!("{error}"),

@@ -20,8 +20,8 @@ from .loaded import free
 
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example)
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate) if os.environ.get("CI") else tuple(Phase)
-# Registered before the default profile: a profile inherits unset values from the profile that is active at registration,
-# and would otherwise be deterministic and without a database of failures.
+# Registered before the default profile: a profile inherits unset values from the profile that is active at
+# registration, and would otherwise be deterministic and without a database of failures.
 settings.register_profile("thorough", max_examples=1000, deadline=None, derandomize=False, suppress_health_check=_SLOW)
 settings.register_profile(
     "default", max_examples=25, deadline=None, derandomize=True, phases=_PHASES, suppress_health_check=_SLOW

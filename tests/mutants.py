@@ -1,8 +1,8 @@
 """Checkpoints broken in one place, and the process that tries them.
 
-``make(seed, folder)`` writes a mutant and returns a description of the change. Run as a program, this reads the paths of folders from
-standard input, loads each and uses it, and answers with one line: "ok", "refused" with the error, or "wrong" with
-whatever else happened.
+``make(seed, folder)`` writes a mutant and returns a description of the change. Run as a program, this reads the paths
+of folders from standard input, loads each and uses it, and answers with one line: "ok", "refused" with the error, or
+"wrong" with whatever else happened.
 """
 
 from __future__ import annotations

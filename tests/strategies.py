@@ -47,14 +47,14 @@ VOCABULARY = 53
 
 @dataclass(frozen=True)
 class Case:
-    """A model and what to feed it."""
+    """A model and its inputs."""
 
     spec: Model
     weights: dict[str, Array] = field(repr=False)
     ids: list[list[int]]
     segments: list[list[int]] | None
     targets: list[list[int]]
-    """Of the decoder, where there is an encoder too."""
+    """Of the decoder, if there is an encoder too."""
 
 
 def maybe(draw: st.DrawFn, strategy: st.SearchStrategy[Any]) -> Any:
@@ -215,7 +215,7 @@ def short_convolutions() -> st.SearchStrategy[ShortConvolution]:
 
 @st.composite
 def blocks(draw: st.DrawFn, body: Body, *, first: bool, name: str | None) -> Block:
-    """A block of this body; the first of a layer reads what the layer reads anyway."""
+    """A block of this body; the first block of a layer reads the layer's input anyway."""
     input_norm = maybe(draw, norms())
     from_layer_input = not first and draw(st.booleans())
     return Block(
@@ -232,9 +232,8 @@ def blocks(draw: st.DrawFn, body: Body, *, first: bool, name: str | None) -> Blo
 
 @st.composite
 def layers(draw: st.DrawFn, *, decoder: bool, cross: bool, hidden: int, span: int) -> Layer:
-    """Attention or what is in its place, then cross-attention, feed-forward networks and a convolution; or another order.
-
-    Layers of an encoder may have nothing but feed-forward networks.
+    """Attention or its replacement, then cross-attention, feed-forward networks and a convolution; or another order.
+    Layers of an encoder may consist of feed-forward networks only.
     """
     found: list[tuple[Body, str | None]] = []
     if span:
@@ -320,7 +319,7 @@ def heads(draw: st.DrawFn) -> Head:
 
 
 def random_weights(spec: Model, seed: int) -> dict[str, Array]:
-    """Weights of every tensor that the core asks for, float32, of a size that keeps states near one."""
+    """Weights of every tensor that the core requires, float32, scaled to keep states near one."""
     generator = np.random.default_rng(seed)
     found = {}
     for name, shape in _core.spec_tensors(spec.to_json()):
@@ -336,7 +335,7 @@ def random_weights(spec: Model, seed: int) -> dict[str, Array]:
 
 
 def compiled(spec: Model, values: dict[str, Array], *, threads: int = 2, **options: str) -> _core.Model:
-    """The core's model; ``kv`` is for those that have a decoder."""
+    """The core's model; ``kv`` applies to models with a decoder."""
     if spec.decoder is None:
         options.pop("kv", None)
     loader = _core.Loader(spec.to_json(), **{"weights": "f32", **options}, threads=threads)  # type: ignore[arg-type]
@@ -349,10 +348,10 @@ LENGTHS = st.one_of(st.integers(1, 12), st.sampled_from((31, 32, 33, 63, 65, 127
 
 
 @st.composite
-def batches(draw: st.DrawFn, most: int = 3) -> list[list[int]]:
+def batches(draw: st.DrawFn, max_batch: int = 3) -> list[list[int]]:
     generator = np.random.default_rng(draw(st.integers(0, 2**31)))
-    lengths = draw(st.lists(LENGTHS, min_size=1, max_size=most))
-    # Never the mask alone: a text of nothing but masks has no share of others.
+    lengths = draw(st.lists(LENGTHS, min_size=1, max_size=max_batch))
+    # Never only masks: such a text has no share of other tokens.
     return [[5, *map(int, generator.integers(0, VOCABULARY, length - 1))] for length in lengths]
 
 

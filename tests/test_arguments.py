@@ -159,9 +159,9 @@ def test_an_option_like_no_other_lists_all() -> None:
 def test_a_bound_is_named_once_it_is_passed() -> None:
     call = model("llama").generate
     fails(lapwing.OptionError, lambda: call("the", max_tokens=0), "max_tokens is 0: expected a whole number from 1")
-    for option, least, most in (("max_tokens", 1, 2**53 - 1), ("seed", 0, 2**64 - 1)):
-        words = f"{option} is {most + 1}: expected a whole number from {least} to {most}"
-        fails(lapwing.OptionError, lambda option=option, over=most + 1: call("the", **{option: over}), words)
+    for option, low, high in (("max_tokens", 1, 2**53 - 1), ("seed", 0, 2**64 - 1)):
+        words = f"{option} is {high + 1}: expected a whole number from {low} to {high}"
+        fails(lapwing.OptionError, lambda option=option, over=high + 1: call("the", **{option: over}), words)
 
 
 def test_a_processor_s_own_exception_reaches_the_caller() -> None:

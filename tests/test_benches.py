@@ -245,7 +245,7 @@ def test_products_of_a_sequence_are_counted() -> None:
     feed_forward = FeedForward(width=64, activation="silu", gated=True)
     for causal, window, seen in ((False, None, 25), (True, None, 15), (True, 2, 9), (False, 2, 13), (True, 9, 15)):
         one = stack(replace(attention, causal=causal, window=window), feed_forward)
-        # Queries and outputs, keys and values, three matrices of 64; then scores and sums over the tokens that are seen.
+        # Queries and outputs, keys and values, three matrices of 64; then scores and sums over visible tokens.
         assert cost.products(one, 5) == 5 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64) + 2 * 32 * seen
         # Of four tokens the last layer has keys and values alone.
         saved = 4 * (2 * 32 * 32 + 3 * 32 * 64) + cost.scores(one.layers[0].blocks[0].body, 4)

@@ -58,9 +58,9 @@ def test_stream_keeps_what_was_told() -> None:
     texts = [chunk.text for chunk in chat.stream("Hello")]
     assert chat.messages[-1] == {"role": "assistant", "content": "".join(texts)}
     stream = chat.stream("More", ignore_eos=True)
-    told = next(stream).text
+    begun = next(stream).text
     stream.close()
-    assert chat.messages[-1] == {"role": "assistant", "content": told}
+    assert chat.messages[-1] == {"role": "assistant", "content": begun}
 
 
 def test_failed_turn_leaves_the_history() -> None:

@@ -518,7 +518,7 @@ def test_bench_measures_every_shape(model: str, bound: dict[str, str]) -> None:
     rows = lines(run("bench", model, *options, "--json"))
     assert len(rows) >= 2 and len({row["work"] for row in rows}) == len(rows)
     for row in rows:
-        assert 0 < row["least"] <= row["median"] <= row["most"]
+        assert 0 < row["minimum"] <= row["median"] <= row["maximum"]
         assert all(row[name] is None or row[name] > 0 for name in ("of_read", "of_peak"))
     found = {row["work"]: [name for name in ("read", "peak") if row[f"of_{name}"]] for row in rows}
     assert {work: found.get(work) for work in bound} == {work: names.split() for work, names in bound.items()}

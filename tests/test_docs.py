@@ -41,7 +41,7 @@ def document(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "function", "apart"),
+    ("name", "function", "exempt"),
     [
         ("loading.md", lapwing.load, {"name"}),
         ("chat.md", TextGenerator.chat, {"self", "messages", "progress", "options", "chat_template"}),
@@ -56,15 +56,15 @@ def document(name: str) -> str:
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_every_argument_is_documented(name: str, function: Callable[..., Any], apart: set[str]) -> None:
+def test_every_argument_is_documented(name: str, function: Callable[..., Any], exempt: set[str]) -> None:
     text = document(name)
     if name == "tasks.md":
         general, *sections = text.split("\n## ")
         (section,) = (one for one in sections if one.startswith(function.__name__ + "\n"))
         assert "`progress=True`" in general and "`batch_tokens`" in text
-        text, apart = section, apart | {"progress", "batch_tokens"}
+        text, exempt = section, exempt | {"progress", "batch_tokens"}
     rows = {word for line in text.splitlines() if line.startswith("|") for word in re.findall(r"`(\w+)`", line)}
-    assert set(inspect.signature(function).parameters) - apart <= rows
+    assert set(inspect.signature(function).parameters) - exempt <= rows
 
 
 def test_the_cache_of_packed_weights_is_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,13 +94,13 @@ def test_the_cache_of_packed_weights_is_documented(tmp_path: Path, monkeypatch: 
 def test_every_option_of_a_command_is_documented() -> None:
     """Options of loading, of a conversation and of the tasks; generation options are documented with the methods."""
     commands = next(action.choices for action in build()._actions if hasattr(action, "choices") and action.choices)
-    told = document("tasks.md") + document("chat.md") + document("loading.md") + document("translation.md")
+    documented = document("tasks.md") + document("chat.md") + document("loading.md") + document("translation.md")
     generation = {name.replace("_", "-") for name in GenerateOptions.__annotations__}
     for name in ("embed", "rank", "classify", "tag", "answer", "fill-mask", "chat", "translate", "summarize"):
         for action in commands[name]._actions:
             option = next((word for word in action.option_strings if word.startswith("--")), "--help").lstrip("-")
             if option not in {*generation, "help", "option", "lines", "whole", "quiet"}:
-                assert f"`--{option}" in told, (name, option)
+                assert f"`--{option}" in documented, (name, option)
 
 
 def test_every_word_of_the_terminal_is_documented() -> None:

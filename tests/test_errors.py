@@ -134,7 +134,7 @@ def _swap(folder: Folder) -> None:
 _FILES: dict[str, tuple[Callable[[Folder], Any], tuple[str, ...]]] = {
     "no config": (lambda f: (f.path / "config.json").unlink(), ("config.json", "cannot read")),
     "config is a list": (lambda f: (f.path / "config.json").write_text("[]"), ("config.json", "not a JSON object")),
-    "config is no JSON": (lambda f: (f.path / "config.json").write_text("{"), ("config.json", "not JSON", "line 1")),
+    "config is not JSON": (lambda f: (f.path / "config.json").write_text("{"), ("config.json", "not JSON", "line 1")),
     "config is not UTF-8": (lambda f: (f.path / "config.json").write_bytes(b'{"a": "\xff"}'), ("not UTF-8: byte 7",)),
     "config with a key twice": (
         lambda f: (f.path / "config.json").write_text('{"vocab_size": 1, "vocab_size": 2}'),
@@ -166,7 +166,7 @@ _FILES: dict[str, tuple[Callable[[Folder], Any], tuple[str, ...]]] = {
     "cut off": (lambda f: f.weights.write_bytes(f.weights.read_bytes()[:-1]), ("data_offsets", "truncated")),
     "longer": (lambda f: f.weights.write_bytes(f.weights.read_bytes() + b"x"), ("tensors need", "damaged")),
     "a header that is a list": (lambda f: f.write([], b""), ("not a JSON object",)),
-    "a header that is no JSON": (lambda f: f.write(b"{]", b""), ("the header of", "not JSON")),
+    "a header that is not JSON": (lambda f: f.write(b"{]", b""), ("the header of", "not JSON")),
     "a name twice": (_double, (f"{NORM!r} twice",)),
     "overlapping": (_swap, ("overlaps", "model.layers.")),
     "offsets outside": (
@@ -175,13 +175,13 @@ _FILES: dict[str, tuple[Callable[[Folder], Any], tuple[str, ...]]] = {
     ),
     "offsets the wrong way": (lambda f: f.entry(NORM, data_offsets=[144, 0]), (f"tensor {NORM}", "are not within")),
     "offsets below 0": (lambda f: f.entry(NORM, data_offsets=[-1, 143]), (f"tensor {NORM}", "whole numbers from 0")),
-    "offsets that are no list": (lambda f: f.entry(NORM, data_offsets="x"), (f"tensor {NORM}", "'x'")),
+    "offsets that are not a list": (lambda f: f.entry(NORM, data_offsets="x"), (f"tensor {NORM}", "'x'")),
     "a huge shape": (lambda f: f.entry(NORM, shape=[2**40, 2**40]), (f"tensor {NORM}", "needs", "span 144")),
     "a shape below 0": (lambda f: f.entry(NORM, shape=[-36]), (f"tensor {NORM}", "whole numbers from 0")),
     "a shape of fractions": (lambda f: f.entry(NORM, shape=[36.0]), (f"tensor {NORM}", "[36.0]")),
     "a shape of another size": (lambda f: f.entry(NORM, shape=[35]), (f"tensor {NORM}", "needs 140", "span 144")),
     "an unknown type": (lambda f: f.entry(NORM, dtype="F31"), (f"tensor {NORM}", "'F31' is unknown", "F32")),
-    "a type that is no text": (lambda f: f.entry(NORM, dtype=3), (f"tensor {NORM}", "3 is unknown")),
+    "a type that is not a text": (lambda f: f.entry(NORM, dtype=3), (f"tensor {NORM}", "3 is unknown")),
     "a type of integers": (
         lambda f: f.entry(NORM, dtype="I32"),
         (NORM, "I32", "expected float32, float16 or bfloat16"),

@@ -4,7 +4,9 @@ short enough to read."""
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,8 +112,8 @@ def module_of(path: Path) -> tuple[str, ...]:
 
 
 def file_uses(path: Path) -> set[Path]:
-    """The files of its own room that a file imports with `use`, without its tests. A file may name its own submodules by
-    path, as it contains them."""
+    """The files of its own room that a file imports with `use`, without its tests. A file may name its own submodules
+    by path, as it contains them."""
     own = module_of(path)
     text = path.read_text(encoding="utf-8").split("#[cfg(test)]\nmod tests {")[0]
     code = re.sub(r"//.*", "", text)
@@ -134,7 +136,7 @@ def file_uses(path: Path) -> set[Path]:
 
 
 def circle(uses: dict[Path, set[Path]]) -> list[str]:
-    """The files of one circle of imports; none where there is no circle."""
+    """The files of one circle of imports, if any."""
     left = dict(uses)
     while leaves := [path for path, used in left.items() if not used & left.keys()]:
         for path in leaves:
@@ -242,3 +244,66 @@ def test_the_stub_exports_what_it_declares() -> None:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "__all__"
     )
     assert set(exported) == declared
+
+
+MAX_COLUMNS = 120
+"""Maximum width of a line of comment; new ones are wrapped at 110."""
+BANNED = re.compile(
+    r"\b(nobody|anybody|whoever|likeliest|tells|told|so many|so much|for ever|none where|now and then"
+    r"|in the hands of|asks? the memory|(is|are) no (JSON|text|list|number|integer|tensor))\b",
+    re.IGNORECASE,
+)
+"""Phrases with a plain word or a term of art in their place: CONTRIBUTING.md."""
+SOURCES = sorted(
+    path
+    for root, suffixes in (
+        (RUST, ".rs"),
+        (PYTHON, ".py .pyi"),
+        (ROOT / "tests", ".py .rs"),
+        (ROOT / "benches", ".py .rs"),
+    )
+    for path in root.rglob("*.*")
+    if path.suffix in suffixes.split() and path != Path(__file__)
+)
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def python_comments(text: str) -> Iterator[tuple[int, str]]:
+    """Number and text of each line of a comment or docstring; a comment behind code counts alone."""
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield from ((n, lines[n - 1]) for n in range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def rust_comments(text: str) -> Iterator[tuple[int, str]]:
+    for n, line in enumerate(text.splitlines(), 1):
+        if line.lstrip().startswith("//"):
+            yield n, line
+        elif " // " in line:
+            yield n, line[line.index(" // ") :]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_comments_are_plain_and_wrapped(path: Path) -> None:
+    comments = rust_comments if path.suffix == ".rs" else python_comments
+    for n, line in comments(path.read_text(encoding="utf-8")):
+        assert len(line) <= MAX_COLUMNS, f"{path.name}:{n} has {len(line)} columns"
+        found = BANNED.search(line)
+        assert not found, f'{path.name}:{n} says "{found[0]}"' if found else ""
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_documents_are_plain(path: Path) -> None:
+    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        found = BANNED.search(line)
+        assert not found, f'{path.name}:{n} says "{found[0]}"' if found else ""
+
+
+def test_comments_are_found() -> None:
+    python = '"""One.\n\ntwo"""\nx = "# no"  # three\n'
+    assert sorted(python_comments(python)) == [(1, '"""One.'), (2, ""), (3, 'two"""'), (4, "# three")]
+    assert list(rust_comments("/// a\nlet x = 1; // b\n")) == [(1, "/// a"), (2, " // b")]

@@ -1,4 +1,5 @@
-"""Every key of generation_config.json and every option of a call: honoured, refused by name, or documented as without effect."""
+"""Every key of generation_config.json and every option of a call: honoured, refused by name, or documented as without
+effect."""
 
 from __future__ import annotations
 
@@ -147,7 +148,7 @@ PLAIN: dict[str, dict[str, Any]] = {
 }
 
 
-def told(model: Any, **options: Any) -> Any:
+def outputs_of(model: Any, **options: Any) -> Any:
     """The outputs of a model for fixed inputs, or its error."""
     try:
         if isinstance(model, lapwing.TextGenerator):
@@ -306,13 +307,13 @@ def test_every_honoured_key_has_a_case() -> None:
 def test_key_equals_option(tmp_path: Path, key: str) -> None:
     name, make = EQUAL[key]
     config, call = make()
-    by_file = told(load_with(tmp_path, name, {**PLAIN[name], **config}))
-    assert by_file == told(plain(name), **call)
+    by_file = outputs_of(load_with(tmp_path, name, {**PLAIN[name], **config}))
+    assert by_file == outputs_of(plain(name), **call)
     without = {k: v for k, v in config.items() if k != key}
     if key in FILTERS:
         # Sampling from filtered tokens visits them in another order, so the comparison uses a filter that drops none.
         without["top_k"] = plain(name)._vocab_size
-    assert told(load_with(tmp_path, name, {**PLAIN[name], **without})) != by_file
+    assert outputs_of(load_with(tmp_path, name, {**PLAIN[name], **without})) != by_file
 
 
 def test_an_empty_prompt_begins_with_the_start_token(tmp_path: Path) -> None:
@@ -339,13 +340,13 @@ def test_refused_keys_are_named(tmp_path: Path, key: str) -> None:
             run("x")
     for neutral in tables.REFUSED[key]:
         own = load_with(tmp_path, DECODER, {**PLAIN[DECODER], key: neutral})
-        assert told(own) == told(plain(DECODER))
+        assert outputs_of(own) == outputs_of(plain(DECODER))
 
 
 def test_keys_without_effect_have_none(tmp_path: Path) -> None:
     for value in (3, True, "x", {"a": 1}):
         settings = dict.fromkeys(tables.WITHOUT_EFFECT, value)
-        assert told(load_with(tmp_path, DECODER, {**PLAIN[DECODER], **settings})) == told(plain(DECODER))
+        assert outputs_of(load_with(tmp_path, DECODER, {**PLAIN[DECODER], **settings})) == outputs_of(plain(DECODER))
 
 
 def flat(ids: list[int], logits: Any) -> Any:
@@ -423,8 +424,8 @@ def test_the_document_names_the_place_and_the_test_of_every_option() -> None:
 def test_penalties_of_a_sampling_checkpoint_do_not_apply_to_greedy_calls(tmp_path: Path) -> None:
     settings = {**PLAIN[DECODER], "do_sample": True, "repetition_penalty": 1.8}
     own = load_with(tmp_path, DECODER, settings)
-    assert told(own, temperature=0) == told(plain(DECODER))
-    assert told(own, temperature=0, repetition_penalty=1.8) == told(plain(DECODER), repetition_penalty=1.8)
+    assert outputs_of(own, temperature=0) == outputs_of(plain(DECODER))
+    assert outputs_of(own, temperature=0, repetition_penalty=1.8) == outputs_of(plain(DECODER), repetition_penalty=1.8)
 
 
 def test_time_that_is_up_ends_the_text() -> None:

@@ -67,9 +67,9 @@ def digest(*results):
 
 def generation(model, prompts):
     options = {"max_tokens": 6, "ignore_eos": True}
-    likeliest = model.generate_ids(prompts, temperature=0, **options)
+    greedy = model.generate_ids(prompts, temperature=0, **options)
     drawn = model.generate_ids(prompts, temperature=0.8, seed=1, top_p=0.9, **options)
-    return digest(*(model.logits(ids) for ids in prompts), likeliest, drawn)
+    return digest(*(model.logits(ids) for ids in prompts), greedy, drawn)
 
 found = {}
 for one in types:

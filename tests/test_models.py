@@ -98,8 +98,8 @@ def test_progress_counts_texts_as_they_end(options: dict[str, Any]) -> None:
     assert seen == [(1, 2), (2, 2)]
 
 
-@pytest.mark.parametrize(("weights", "least"), [("q8", 0.9997), ("q4", 0.95)])
-def test_quantized_weights_stay_near_the_stored_ones(weights: str, least: float) -> None:
+@pytest.mark.parametrize(("weights", "minimum"), [("q8", 0.9997), ("q4", 0.95)])
+def test_quantized_weights_stay_near_the_stored_ones(weights: str, minimum: float) -> None:
     # The cosines of 8 and 4 bits (1 - c is about the sum of the squared relative errors of the
     # layers: 0.5 % and 9 %), with a margin of a third.
     own = minilm()
@@ -107,7 +107,7 @@ def test_quantized_weights_stay_near_the_stored_ones(weights: str, least: float)
     with lapwing.load(own._parts.folder, weights=weights) as model:
         assert {weights} <= set(model.info().weight_types) <= {weights, "f32"} | ({"q6"} if weights == "q4" else set())
         cosines = (model.embed(texts, normalize=True) * own.embed(texts, normalize=True)).sum(axis=1)
-    assert cosines.min() >= least
+    assert cosines.min() >= minimum
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import lapwing
 
 GOLDEN = Path(__file__).parent / "golden"
 SHORT: dict[str, Any] = {"max_tokens": 6, "temperature": 0, "ignore_eos": True}
-BLOCK = 32
+KV_BLOCK = 32
 
 
 def load(**options: Any) -> Any:
@@ -100,7 +100,7 @@ def test_the_bound_holds_and_the_oldest_go_first() -> None:
     block = probe.core.prefixes()[1]  # of one block
     bound = 17 * block - 1
     own = load(prefix_cache=bound)
-    prompts = [some_ids(seed * 10, 3 * BLOCK) for seed in range(9)]
+    prompts = [some_ids(seed * 10, 3 * KV_BLOCK) for seed in range(9)]
     for prompt in prompts:
         own.generate_ids(prompt, **SHORT)
         assert own.core.prefixes()[1] <= bound

@@ -151,10 +151,12 @@ def test_cached_steps_equal_the_whole_sequence(types: dict[str, str], case: Case
 
 @every_type
 @given(cases("decoder").map(static).map(long), st.integers(500, 560), st.integers(0, 600))
-def test_a_prompt_in_chunks_gives_what_one_shot_gives(types: dict[str, str], case: Case, most: int, other: int) -> None:
-    generator = np.random.default_rng(most)
+def test_a_prompt_in_chunks_gives_what_one_shot_gives(
+    types: dict[str, str], case: Case, length: int, other: int
+) -> None:
+    generator = np.random.default_rng(length)
     # Prompts are read 512 tokens at a time, so the chunks have different borders in each prompt.
-    prompts = [generator.integers(0, VOCABULARY, n).tolist() for n in (other, most, 7) if n]
+    prompts = [generator.integers(0, VOCABULARY, n).tolist() for n in (other, length, 7) if n]
     steps_equal_the_whole(compiled(case.spec, case.weights, **types), prompts, 2)
 
 
@@ -281,8 +283,8 @@ def test_draws_follow_the_twin(options: dict[str, Any], case: Case) -> None:
 def test_quantized_weights_are_those_of_the_twin(
     case: Case, weights: str, of_layers: Rounding, of_tokens: Rounding, change: float
 ) -> None:
-    """Weights are rounded as the twin rounds them. Activations of 16 bits add what a change of 3e-5 does, those of 8 are off by at
-    most 1 / 254 of the largest beside them."""
+    """Weights are rounded as the twin rounds them. Activations of 16 bits add what a change of 3e-5 does, those of 8
+    are off by at most 1 / 254 of the largest beside them."""
     tables = (".position.weight", ".segment.weight", "relative_bias.weight", ".relative.weight", "convolution.weight")
     tables += (".router.weight",)  # rounding would choose other experts
     rounded = dict(case.weights)

@@ -1,5 +1,6 @@
-"""States of sequences beyond keys and values: sliding windows give back blocks, short convolutions keep snapshots. A prompt
-that shares a prefix with an earlier one re-reads at most one block of tokens behind it, and results do not change."""
+"""States of sequences beyond keys and values: sliding windows give back blocks, short convolutions keep snapshots. A
+prompt that shares a prefix with an earlier one re-reads at most one block of tokens behind it, and results do not
+change."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ from lapwing.spec import (
 
 from .strategies import compiled, random_weights
 
-BLOCK, TILE, VOCABULARY, HIDDEN = 32, 128, 61, 16
+KV_BLOCK, TILE, VOCABULARY, HIDDEN = 32, 128, 61, 16
 NORM = Norm(kind="rms", eps=1e-5)
 ROTARY = Rotary(inv_freq=(1.0, 0.1, 0.01, 0.001))
 
@@ -97,7 +98,7 @@ def test_a_changed_tail_is_read_from_the_last_block_on(name: str, kv: str) -> No
         prompt = [*base[:kept], *some_ids(kept, 30)]
         before = own.prefixes()[2]
         assert generate(own, [prompt]) == generate(fresh, [prompt])
-        assert own.prefixes()[2] - before > min(kept, len(prompt) - 1) - BLOCK
+        assert own.prefixes()[2] - before > min(kept, len(prompt) - 1) - KV_BLOCK
     assert fresh.prefixes() == (0, 0, 0)
 
 
@@ -112,7 +113,7 @@ def test_the_next_turn_is_read_from_the_last_block_on(name: str) -> None:
         text = [*text, *answer, *some_ids(turn, 50)]
         before = own.prefixes()[2]
         generate(own, [text], max_tokens=1)
-        assert own.prefixes()[2] - before >= len(text) - 50 - 1 - BLOCK
+        assert own.prefixes()[2] - before >= len(text) - 50 - 1 - KV_BLOCK
 
 
 @pytest.mark.parametrize("name", MIXERS)

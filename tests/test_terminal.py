@@ -93,10 +93,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: Terminal, talker:
     assert user == {"role": "user", "content": "Hello"}
     with lapwing.load(talker) as model:
         begun = model.chat([user], max_tokens=50, ignore_eos=True, temperature=0).text
-        told = assistant["content"]
-        size = min(len(begun), len(told)) - 1  # the last character may be half of one
-        assert size > 0 and begun[:size] == told[:size]
-        assert len(model.tokenizer.encode(told)) < ANSWER // 2
+        answer = assistant["content"]
+        size = min(len(begun), len(answer)) - 1  # the last character may be half of one
+        assert size > 0 and begun[:size] == answer[:size]
+        assert len(model.tokenizer.encode(answer)) < ANSWER // 2
     terminal.type("\x03")  # at the prompt, Ctrl-C does not end the program either
     terminal.until("(Ctrl-D ends)")
     terminal.until("> ")

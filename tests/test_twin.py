@@ -1,17 +1,17 @@
 """The core against its NumPy twin, on random descriptions with random weights.
 
-The tolerance of each comparison comes from the model itself, as that of the fixtures does: three times what a relative
-change of 1e-6 in all weights and of `ROUNDING` in the operations of all norms and of GELU does to the twin's result, at
-least 2e-5 of the largest value. A wrong epsilon, activation, mask or rotation exceeds it by far in almost every random model.
+The tolerance of each comparison is derived from the model, as for the fixtures. The twin's result is computed again
+with random relative changes of 1e-6 in all weights and of `ROUNDING` in the operations of norms and GELU. Three times
+the largest difference is allowed, and at least 2e-5 of the largest value. A wrong epsilon, activation, mask or rotation
+exceeds this by far in almost every random model.
 
-Norms need noise of their own, as what they give may not depend on the weights at all and on rounding a lot. A layer norm
-of two values a and b gives plus and minus one whatever they are, as long as d = (a - b) / 2 is far above sqrt(eps). Of
-their mean m the core has the nearest float32, off by up to 2^-24 |m|, so that its results are off by 2^-24 |m / d|, which
-no noise in the weights tells. And where a residual adds two such rows that cancel, the next norm magnifies what is left of
-them, nothing but rounding, by up to 1 / sqrt(eps).
+Noise in the weights does not cover the rounding of norms. A layer norm of two values a and b is plus and minus one for
+any weights, if d = (a - b) / 2 is far above sqrt(eps). The core rounds their mean m to float32, an error of up to 2^-24
+|m|, so its results have an error of 2^-24 |m / d|. If a residual adds two such rows that cancel, only rounding errors
+remain, and the next norm magnifies them by up to 1 / sqrt(eps).
 
-So does it with GELU of a value x far below zero, x (1 + erf(x / sqrt 2)) / 2, of which 1 + erf leaves nothing but the
-rounding of erf: where all values of a row are multiples of one such, its norm is of rounding alone.
+GELU has the same effect. For x far below zero, x (1 + erf(x / sqrt 2)) / 2 depends on the rounding of erf alone; if all
+values of a row are multiples of one such value, so does the norm of the row.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ Array = np.ndarray[Any, Any]
 Outputs = dict[str, Array]
 
 ROUNDING = 1e-6
-"""Relative error of a norm's mean, of the row's largest value, and of what it gives, and error of GELU's 1 + erf and
-1 + tanh, in float32.
+"""Bound of the float32 rounding errors of norms and of GELU: relative to the row's largest value for a norm's mean,
+relative to the result for its output, and relative to one for GELU's 1 + erf and 1 + tanh.
 
-The core sums n values in sixteen lanes, which are then folded in four steps, and divides: an error of at most
-(n / 16 + 5) 2^-24 of the mean of their magnitudes. Rows of `strategies` have up to 144 values (nine heads of sixteen, normed
-together): 14 * 2^-24 is 8.4e-7. Squares, root and products add a few 2^-24 to that of what it gives.
+The core sums n values in sixteen lanes, folds these in four steps, and divides: an error of at most (n / 16 + 5) 2^-24
+of the mean of the magnitudes. Rows of `strategies` have up to 144 values (nine heads of sixteen, normalized together):
+14 * 2^-24 is 8.4e-7. Squares, root and products add a few 2^-24 to the error of the output.
 
-The core's erf is within 6 units in the last place, its tanh within 4: 6 * 2^-24 next to one. Their sum with one adds a last
-half of a unit: 7 * 2^-24 is 4.2e-7.
+The core's erf is within 6 units in the last place, its tanh within 4: at most 6 * 2^-24 near one. Adding one costs
+another half of a unit: 7 * 2^-24 is 4.2e-7.
 """
 
 
 def unambiguous(exact: Twin, noisy: Twin) -> bool:
-    """Whether the chosen experts lead the others by more than thrice what noise does to two scores, and rounding to one."""
+    """Whether the chosen experts lead the others by more than three times the noise of two scores, plus rounding."""
     for (scores, count), (other, _) in zip(exact.weights.routed, noisy.weights.routed, strict=True):
         ordered = -np.sort(-scores, axis=-1)
         lead = ordered[:, count - 1] - ordered[:, count] if count < scores.shape[1] else np.inf
@@ -74,7 +74,7 @@ def unambiguous(exact: Twin, noisy: Twin) -> bool:
 def tolerances(
     case: Case, compute: Callable[[Twin], Outputs], change: float
 ) -> tuple[Outputs, dict[str, float]] | None:
-    """The twin's outputs, and how far off each may be; None where noise may choose other experts."""
+    """The twin's outputs with their tolerances; None if noise may change the choice of experts."""
     twin = Twin(case.spec, case.weights)
     exact = compute(twin)
     found = {name: 2e-5 * float(np.abs(value).max(initial=0.0)) for name, value in exact.items()}
@@ -228,11 +228,11 @@ def test_pooled_vectors(pooling: str, case: Case) -> None:
     compare(case, compute, {"pooled": model.embed(*ragged(case.ids), None, pooling, False)})
 
 
-SMALL = Block(body=FeedForward(width=4, activation="silu"))
+SMALL_FEED_FORWARD = Block(body=FeedForward(width=4, activation="silu"))
 
 
-def one_layer(attention: Attention, length: int, feed_forward: Block = SMALL) -> Case:
-    """A decoder (an encoder, where attention is not causal) of this attention and little else."""
+def one_layer(attention: Attention, length: int, feed_forward: Block = SMALL_FEED_FORWARD) -> Case:
+    """A minimal decoder with this attention; an encoder if it is not causal."""
     stack = Stack(
         hidden_size=12,
         stem=TokenStem(vocab_size=VOCABULARY),
@@ -278,7 +278,7 @@ def test_borders_of_buckets(causal: bool, buckets: int, farthest: int) -> None:
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_tanh"])
 def test_gelu_of_values_far_below_zero(activation: Activation) -> None:
-    """All of a row is one such value times a weight each, and normed."""
+    """Each row is one such value times a vector of weights, then normalized."""
     norm = Norm(kind="layer", eps=1e-12, weight=False, bias=False)
     narrow = Block(body=FeedForward(width=1, activation=activation), output_norm=norm)
     case = one_layer(Attention(**PLAIN, causal=True), 150, narrow)

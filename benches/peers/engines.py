@@ -1,9 +1,9 @@
 """One engine in a process of its own: ``python -m peers.engines ENGINE VARIANT FOLDER [TEXT]``.
 
 Reads a JSON object a line, ``{"work": method, ...arguments}``, does it and answers ``{"seconds": ..., "units": ...}``,
-``"multiply_adds"`` where only the engine knows how many the work takes, and ``"avx512"``, whether it used AVX-512, where the
-system tells. What prepares the work (reading a long context) is outside of the clock. Two threads everywhere. It answers when
-all its threads rest.
+``"multiply_adds"`` where only the engine knows how many the work takes, and ``"avx512"``, whether it used AVX-512, if
+the system reports it. Preparation (reading a long context) is not timed. Two threads everywhere. It answers when all
+its threads are idle.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ THREADS = 2
 TRANSLATED = 32
 """New tokens of each translation, forced."""
 WARM = 4
-"""Tokens that are decoded before the clock starts: threads that wake up share a core for some milliseconds."""
+"""Tokens decoded before the clock starts: threads that wake up share a core for some milliseconds."""
 REST, PATIENCE = 0.02, 5.0
 """Seconds in which threads that rest take less than a twentieth of a core, and how long that is waited for."""
 
@@ -59,10 +59,10 @@ def clock(work: Callable[[], Any]) -> float:
 def settle() -> None:
     """Waits until no thread of this process computes: some engines' spin for 10 to 80 ms after their work.
 
-    Whoever is measured next has a right to their core.
+    The next engine needs their core.
 
     Raises:
-        RuntimeError: they do not come to rest.
+        RuntimeError: they do not become idle.
     """
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
@@ -74,8 +74,8 @@ def settle() -> None:
 
 
 def used_avx512(seconds: float) -> bool | None:
-    """Whether a thread of this process had the registers of AVX-512 in use within the last seconds, as Linux saw when it
-    put the thread aside; None where the system does not tell."""
+    """Whether a thread of this process used AVX-512 registers within the last seconds, as Linux records when it
+    deschedules the thread; None if the system does not report it."""
     found = None
     for path in Path("/proc/self/task").glob("*/arch_status"):
         with suppress(OSError):  # a thread that ended meanwhile
@@ -105,7 +105,7 @@ class Lapwing:
         self._prompts = 0
 
     def prefill(self, tokens: int) -> tuple[float, int]:
-        # Another prompt each time: what a prompt shares with an earlier one is not computed again.
+        # Another prompt each time: prefixes in common with an earlier one would not be computed again.
         self._prompts += 1
         ids = random_ids(tokens, self._prompts)
         options: dict[str, Any] = {"max_tokens": 1, "temperature": 0, "ignore_eos": True}
@@ -297,7 +297,7 @@ class OpenVino(Onnx):
 
 
 class Bounds:
-    """What the machine can do; the work's units are bytes or multiply-adds."""
+    """The rooflines of the machine; units are bytes or multiply-adds."""
 
     def __init__(self, shape: str, variant: str, folder: Path, text: str) -> None:
         from lapwing import _core
@@ -323,7 +323,7 @@ ENGINES: dict[str, Any] = {
 
 def main() -> None:
     engine, shape, variant, folder, text = sys.argv[1:6]
-    # Whatever a library prints goes elsewhere: standard output is for answers.
+    # Output of libraries is redirected: standard output is for answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     made = ENGINES[engine](shape, variant, Path(folder), text)
     settle()

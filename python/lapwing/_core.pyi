@@ -125,13 +125,13 @@ class Model:
 
 @final
 class Generation:
-    """Prompts being continued. Ids are without the prompt. Calls of all threads share steps; a processor runs on the thread
-    that called ``advance``."""
+    """Prompts being continued. Ids are without the prompt. Calls of all threads share steps; a processor runs on the
+    thread that called ``advance``."""
 
     def advance(self, steps: int) -> list[tuple[int, int, float, list[tuple[int, float]]]]:
         """Runs up to ``steps`` steps of these prompts (0: to the end) and returns the new tokens as
-        (sequence, token, log-probability, top alternatives); the log-probabilities are 0 and empty
-        unless asked for. With beams tokens appear only in ``results``. Empty once ``finished``."""
+        (sequence, token, log-probability, top alternatives); log-probability and alternatives are 0 and
+        empty unless requested. With beams tokens appear only in ``results``. Empty once ``finished``."""
     def finished(self) -> bool: ...
     def unfinished(self) -> int:
         """The number of prompts that have not finished."""

@@ -1,4 +1,4 @@
-"""The cost model: weights that are read, multiply-adds and state of a model's work, one function for each kind of body."""
+"""The cost model: weights read, multiply-adds and state of a model's work; one function for each kind of body."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def short_convolution(body: ShortConvolution, hidden: int) -> Cost:
 
 
 def experts(body: Experts, hidden: int, rows: int) -> Cost:
-    """A step of several rows reads the experts that any of them chooses: as many as if all choices were equally likely."""
+    """A step reads the experts that any of its rows chooses; their expected number if choices are equally likely."""
     router, each = body.router, feed_forward(body.expert, hidden).held
     logits = router.count * hidden
     chosen = router.count * (1 - (1 - router.per_token / router.count) ** rows)
@@ -95,7 +95,7 @@ def experts(body: Experts, hidden: int, rows: int) -> Cost:
 
 
 def of_body(body: Body, hidden: int, rows: int = 1) -> Cost:
-    """Cost of a body over states of this width, in steps of so many rows."""
+    """Cost of a body over states of this width, in steps of this many rows."""
     match body:
         case Attention() | DisentangledAttention() | CrossAttention():
             return attention(body, hidden)
@@ -178,5 +178,5 @@ def step_bytes(stack: Stack, info: ModelInfo, rows: int = 1) -> float:
 
 
 def state_bytes(cost: Cost, kv: str, length: int) -> float:
-    """Bytes of keys, values and other state of a sequence of so many tokens."""
+    """Bytes of keys, values and other state of a sequence of this many tokens."""
     return length * cost.cached * KV_BYTES[kv] + cost.state * STATE_BYTES

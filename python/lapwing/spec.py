@@ -351,7 +351,8 @@ class TokenStem:
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeTable:
-    """Embeddings of relative positions that all layers with `DisentangledAttention` share: ``norm(relative.weight)``."""
+    """Embeddings of relative positions that all layers with `DisentangledAttention` share:
+    ``norm(relative.weight)``."""
 
     rows: int
     norm: Norm | None = None

@@ -17,18 +17,19 @@ impl Searching {
         Searching { search, sequences: vec![prompt], offered: 0 }
     }
 
-    /// Whether the continuations of all beams are there.
+    /// Whether the continuations of all beams have been offered.
     pub fn complete(&self) -> bool {
         self.offered == self.search.running.len()
     }
 
-    /// Forgets what was offered: the step is to be repeated.
+    /// Discards what was offered: the step is repeated.
     pub fn withdraw(&mut self) {
         self.search.withdraw();
         self.offered = 0;
     }
 
-    /// Takes the candidates that were offered, the last ones if it is `late`; the cached sequences follow.
+    /// Ends the step with the offered candidates, and the search if it is `late`; the cached sequences follow
+    /// the beams.
     pub fn advance(&mut self, o: &Options, cache: &mut Cache, late: bool) {
         let Searching { search, sequences, offered } = self;
         *offered = 0;

@@ -1,9 +1,8 @@
-//! Beam search with transformers' semantics, one prompt's part of it.
+//! Beam search for one prompt, with the semantics of transformers.
 //!
-//! Each step keeps the best 2 * beams continuations (more with several end tokens). Those that end move to
-//! the finished hypotheses, if they are among the first `beams`, with their score: the sum of
-//! log-probabilities divided by the number of generated tokens to the power `length_penalty`. The best others
-//! go on.
+//! Each step keeps the best 2 * beams continuations (more with several end tokens). Those that end and are
+//! among the first `beams` move to the finished hypotheses; their score is the sum of log-probabilities
+//! divided by the number of generated tokens to the power `length_penalty`. The best of the others continue.
 
 use super::options::{EarlyStopping, Options};
 use super::sequence::{FinishReason, Hypothesis};
@@ -11,7 +10,7 @@ use std::sync::Arc;
 
 const NEVER: f32 = -1.0e9;
 
-/// What the model itself gave a token: its log-probability, and the most probable tokens with theirs.
+/// Log-probability of a token under the unprocessed model, and the most probable tokens with theirs.
 pub type Scored = (f32, Arc<[(u32, f32)]>);
 
 /// A running beam, or a hypothesis.
@@ -19,14 +18,14 @@ pub type Scored = (f32, Arc<[(u32, f32)]>);
 pub struct Beam {
     /// Prompt and generated tokens.
     pub ids: Vec<u32>,
-    /// Sum of log-probabilities; of a finished one by its length.
+    /// Sum of log-probabilities; of a finished hypothesis divided by its length.
     pub score: f32,
-    /// Of each generated token; empty unless asked for.
+    /// One entry per generated token; empty unless requested.
     scored: Vec<Scored>,
 }
 
 impl Beam {
-    /// Becomes a beam with a candidate's token behind it; its memory stays.
+    /// Becomes `beam` followed by the candidate's token; reuses its own memory.
     fn follow(&mut self, beam: &Beam, c: &Candidate, score: f32) {
         self.ids.clone_from(&beam.ids);
         self.ids.push(c.token);
@@ -36,7 +35,7 @@ impl Beam {
     }
 }
 
-/// A finished hypothesis, or a place for one.
+/// A finished hypothesis, or an empty place for one.
 #[derive(Debug, Clone)]
 struct Finished {
     beam: Beam,
@@ -51,13 +50,13 @@ pub struct Search {
     max_length: usize,
     improvable: bool,
     pub over: bool,
-    /// Continuations that this step chooses from.
+    /// Candidate continuations of this step.
     candidates: Vec<Candidate>,
-    /// The best that go on: score, and place among the candidates.
+    /// The best unfinished candidates: score, and index of the candidate.
     order: Vec<(f32, usize)>,
-    /// Of each running beam the one before that it continues.
+    /// The previous beam that each running beam continues.
     parents: Vec<usize>,
-    /// The beams before, whose memory the next ones take.
+    /// The beams of the previous step; their memory is reused.
     past: Vec<Beam>,
 }
 
@@ -65,7 +64,7 @@ pub struct Search {
 #[derive(Debug, Clone)]
 pub struct Candidate {
     pub beam: usize,
-    /// Its place among those of the beam, best first.
+    /// Rank within the candidates of its beam, best first.
     pub rank: usize,
     pub token: u32,
     pub score: f32,
@@ -94,25 +93,26 @@ impl Search {
         self.max_length = self.running[0].ids.len() + 1;
     }
 
-    /// How many candidates a step looks at.
+    /// Number of candidates that a step considers.
     pub fn width(o: &Options) -> usize {
         o.beams * (o.eos_ids.len() + 1).max(2)
     }
 
-    /// Adds continuations, best first, of a beam behind those that were offered before.
+    /// Adds the continuations of a beam, best first.
     pub fn offer(&mut self, found: &mut Vec<Candidate>) {
         self.candidates.append(found);
     }
 
-    /// Forgets what was offered.
+    /// Discards the candidates.
     pub fn withdraw(&mut self) {
         self.candidates.clear();
     }
 
-    /// Takes the best of what was offered, and returns for each new running beam the one it continues.
+    /// Ends the step with the best candidates; returns the previous beam that each new running beam
+    /// continues.
     pub fn step(&mut self, o: &Options) -> &[usize] {
         let Search { running, finished, candidates, order, parents, past, .. } = self;
-        // Those of one beam come best first, and stay so where rounding has made their scores equal.
+        // A stable sort: the candidates of a beam keep their order where rounding has made scores equal.
         candidates.sort_unstable_by(|a, b| {
             b.score.total_cmp(&a.score).then(a.beam.cmp(&b.beam)).then(a.rank.cmp(&b.rank))
         });
@@ -120,7 +120,7 @@ impl Search {
         let length = running[0].ids.len();
         let ends = |c: &Candidate| o.ends(c.token) || length + 1 >= self.max_length;
 
-        // The finished ones, with those that have just ended.
+        // Finished hypotheses, including those that have just ended.
         let generated = (length + 1 - self.prompt) as f64;
         let divisor = generated.powf(o.length_penalty) as f32;
         let full = finished.iter().all(|f| f.done);
@@ -131,14 +131,14 @@ impl Search {
             }
             let at = finished.partition_point(|f| f.beam.score.total_cmp(&score).is_ge());
             if at < finished.len() {
-                // The worst one leaves its place.
+                // Replaces the worst one.
                 finished[at..].rotate_right(1);
                 finished[at].beam.follow(&running[c.beam], c, score);
                 finished[at].done = true;
             }
         }
 
-        // The best that go on; those that end count as impossible and stay behind.
+        // The best unfinished candidates; finished ones sort last with a score of minus infinity.
         order.clear();
         let score = |c: &Candidate| if ends(c) { c.score + NEVER } else { c.score };
         order.extend(candidates.iter().enumerate().map(|(i, c)| (score(c), i)));
@@ -153,7 +153,7 @@ impl Search {
             parents.push(c.beam);
         }
 
-        // Whether any running beam can still become better than the worst finished one.
+        // Whether any running beam can still exceed the worst finished hypothesis.
         let reach = if o.early_stopping == EarlyStopping::Never && o.length_penalty > 0.0 {
             self.max_length - self.prompt
         } else {

@@ -1,38 +1,38 @@
-//! A call of the engine: some prompts, added together, whose new tokens one thread takes.
+//! A call of the engine: prompts that are added together; one thread receives their new tokens.
 
 use super::engine::{Command, Engine};
 use super::mailbox::Mailbox;
 use super::options::{Options, in_vocabulary};
+use super::running_batch::CallState;
 use super::sequence::{Event, FinishReason, Hypothesis, Processor, Prompt, Settings};
 use super::speculate::Draft;
-use super::state::Group;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::threads::Hook;
 use std::sync::Arc;
 
-/// Prompts that are to be continued with the same options.
+/// Prompts to continue with the same options.
 #[derive(Default)]
 pub struct Request {
     pub prompts: Vec<Vec<u32>>,
-    /// The encoder's inputs; empty without an encoder.
+    /// Inputs of the encoder; empty without an encoder.
     pub sources: Vec<Vec<u32>>,
     pub options: Options,
-    /// New tokens at most for each prompt, in place of `max_tokens`; empty where that serves all.
+    /// Maximum number of new tokens of each prompt, in place of `max_tokens`; empty if all use `max_tokens`.
     pub limits: Vec<usize>,
     pub processor: Option<Processor>,
-    /// A smaller model that guesses tokens; the result does not depend on it.
+    /// A smaller model that proposes tokens; results do not depend on it.
     pub draft: Option<Arc<Model>>,
 }
 
-/// Prompts being continued. They leave the batch when this is dropped.
+/// Prompts being continued. Dropping this removes them from the batch.
 pub struct Call {
     engine: Arc<Engine>,
     settings: Arc<Settings>,
     process: u32,
 }
 
-/// Checks prompts; returns the length at which the sequences of each end.
+/// Checks prompts; returns the maximum length of each prompt's sequences.
 fn lengths(model: &Model, request: &Request) -> Result<Vec<usize>> {
     let decoder = model
         .spec()
@@ -43,7 +43,7 @@ fn lengths(model: &Model, request: &Request) -> Result<Vec<usize>> {
     let (prompts, limits) = (&request.prompts, &request.limits);
     if !limits.is_empty() && limits.len() != prompts.len() {
         return Err(Error::Option(format!(
-            "{} limits and {} prompts were given: expected as many of both",
+            "{} limits were given for {} prompts: expected one for each prompt",
             limits.len(),
             prompts.len()
         )));
@@ -57,7 +57,7 @@ fn lengths(model: &Model, request: &Request) -> Result<Vec<usize>> {
         in_vocabulary("the prompt", prompt.iter().copied(), decoder.vocab_size())?;
         if prompt.len() >= longest {
             return Err(Error::ContextLength(format!(
-                "prompt {i} has {} tokens and no room for a new one: this model takes at most {longest}; shorten it",
+                "prompt {i} has {} tokens, which leaves no room for a new one: this model takes at most {longest}; shorten it",
                 prompt.len()
             )));
         }
@@ -83,7 +83,7 @@ fn check_sources(model: &Model, request: &Request) -> Result<()> {
     };
     if sources.len() != count {
         return Err(Error::Option(format!(
-            "{} sources and {count} prompts were given: expected as many of both",
+            "{} sources were given for {count} prompts: expected one for each prompt",
             sources.len()
         )));
     }
@@ -103,7 +103,7 @@ fn check_sources(model: &Model, request: &Request) -> Result<()> {
 }
 
 impl Engine {
-    /// Checks everything and computes nothing yet.
+    /// Checks the request without computing anything.
     pub fn add(self: &Arc<Self>, request: Request) -> Result<Call> {
         let lengths = lengths(&self.model, &request)?;
         check_sources(&self.model, &request)?;
@@ -124,7 +124,7 @@ impl Engine {
         let prompts = prompts.collect();
         let mut desk = self.desk();
         desk.calls.insert(call, mailbox);
-        self.post(&mut desk, Command::Add(call, Box::new(Group::new(draft)), prompts));
+        self.post(&mut desk, Command::Add(call, Box::new(CallState::new(draft)), prompts));
         drop(desk);
         Ok(Call { engine: Arc::clone(self), settings, process: std::process::id() })
     }
@@ -148,17 +148,17 @@ impl Call {
         self.engine.desk().calls.get_mut(&self.settings.call).map(body).ok_or_else(gone)
     }
 
-    /// Whether nothing is left to do.
+    /// Whether all sequences have ended and all events have been taken.
     pub fn finished(&self) -> Result<bool> {
         self.with(|mailbox| mailbox.finished())
     }
 
-    /// How many prompts have a sequence that is not at its end.
+    /// Number of prompts with an unfinished sequence.
     pub fn unfinished(&self) -> Result<usize> {
         self.with(|mailbox| mailbox.unfinished())
     }
 
-    /// Ends a sequence from outside.
+    /// Ends a sequence at the caller's request.
     pub fn stop(&mut self, sequence: usize, reason: FinishReason) -> Result<()> {
         if self.settings.options.beams > 1 {
             return Err(Error::Option("a beam search has no single sequence to stop".to_owned()));
@@ -177,8 +177,9 @@ impl Call {
         Ok(())
     }
 
-    /// Runs up to `steps` steps of this call's sequences (0: to the end) and adds the new tokens to `events`. Calls of other
-    /// threads may share the steps. `hook` is asked now and then whether to stop; the call can be continued afterwards.
+    /// Runs up to `steps` steps of this call's sequences (0: to the end) and adds the new tokens to `events`.
+    /// Calls of other threads may share the steps. `hook` is polled to interrupt the computation; the call
+    /// can be continued afterwards.
     pub fn advance(&mut self, hook: Hook<'_>, steps: usize, events: &mut Vec<Event>) -> Result<()> {
         self.with(|mailbox| {
             (mailbox.wanted, mailbox.thread) = (Some(steps), Some(std::thread::current().id()));
@@ -193,7 +194,7 @@ impl Call {
         ran
     }
 
-    /// Per prompt its hypotheses, best first.
+    /// The hypotheses of each prompt, best first.
     pub fn results(&self) -> Result<Vec<Vec<Hypothesis>>> {
         self.with(|mailbox| mailbox.results())
     }

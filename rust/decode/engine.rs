@@ -1,13 +1,14 @@
 //! The engine of a model: the calls of all threads share its steps.
 //!
-//! One thread at a time drives: it computes steps for all calls until its own has what it asked for, and leaves what the
-//! others are owed in their mailboxes. The others sleep and ask their hooks now and then; when the driver leaves, one of
-//! them goes on. The desk's lock is only held for moments, never while a hook or a processor runs.
+//! One thread at a time is the driver: it computes steps for all calls until its own call has the requested
+//! steps, and leaves the events of other calls in their mailboxes. The other threads sleep and poll their
+//! hooks; when the driver leaves, one of them takes over. The lock of the desk is held only briefly, never
+//! while a hook or a processor runs.
 
 use super::mailbox::Mailbox;
+use super::running_batch::CallState;
 use super::scheduler::Scheduler;
 use super::sequence::{FinishReason, Prompt};
-use super::state::Group;
 use crate::error::{Error, Result};
 use crate::model::prefix::{self, Summary};
 use crate::model::{Model, Session};
@@ -19,34 +20,35 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-/// How long a driver keeps the model's threads while other calls wait for them.
+/// Maximum time for which a driver keeps the model's threads while other callers wait for them.
 const MAX_TURN: Duration = Duration::from_millis(5);
-/// How long a thread sleeps at most before it asks its hook.
+/// Maximum time between two polls of a sleeping thread's hook.
 const HOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Generates with a model, for calls of any thread.
+/// Generates with a model for calls of any thread.
 pub struct Engine {
     pub(super) model: Arc<Model>,
     prefix_bytes: AtomicUsize,
-    /// A forked child has a fresh one: the parent's may be locked or driven by threads that the child does not have.
+    /// A forked child gets a new one: the parent's may be locked or driven by threads that do not exist in
+    /// the child.
     desk: PerProcess<Mutex<Desk>>,
 }
 
-/// What calls want of the scheduler.
+/// Requests of calls to the scheduler.
 pub(super) enum Command {
-    Add(u64, Box<Group>, Vec<Prompt>),
+    Add(u64, Box<CallState>, Vec<Prompt>),
     Stop(u64, usize, FinishReason),
     Remove(u64),
     LimitPrefixes(usize),
 }
 
-/// Where calls and the driver meet.
+/// State shared by calls and the driver.
 #[derive(Default)]
 pub(super) struct Desk {
     driver: Option<ThreadId>,
-    /// The call that drives next, where the last driver made room for it.
+    /// The call that drives next, if the last driver gave way to it.
     reserved: Option<u64>,
-    /// With the driver while there is one; none before the first call.
+    /// `None` while a driver holds it, and before the first call.
     scheduler: Option<Box<Scheduler>>,
     inbox: Vec<Command>,
     pub calls: HashMap<u64, Mailbox>,
@@ -66,7 +68,7 @@ impl Desk {
         self.driver.is_none()
     }
 
-    /// A number for a new call.
+    /// The number of a new call.
     pub fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -84,22 +86,22 @@ impl Engine {
     }
 
     pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
-        // Nothing panics while it is locked but for a lack of memory.
+        // Only a failed allocation can panic while it is locked.
         self.desk.get(Mutex::default).lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bounds what is kept of past sequences, in bytes; what is kept so far is forgotten.
+    /// Sets the bound of the prefix cache in bytes, and clears it.
     pub fn limit_prefixes(&self, bytes: usize) {
         self.prefix_bytes.store(bytes, Ordering::Relaxed);
         self.post(&mut self.desk(), Command::LimitPrefixes(bytes));
     }
 
-    /// What is kept of past sequences.
+    /// Contents of the prefix cache.
     pub fn prefixes(&self) -> Summary {
         self.desk().prefixes
     }
 
-    /// Hands a command to the scheduler, at once if it is at the desk.
+    /// Queues a command for the scheduler; runs it at once if there is no driver.
     pub(super) fn post(&self, desk: &mut Desk, command: Command) {
         desk.inbox.push(command);
         if desk.driver.is_none()
@@ -110,10 +112,10 @@ impl Engine {
         }
     }
 
-    /// Computes steps, or waits while another thread does, until the call has the steps that it wants.
+    /// Computes steps, or waits while another thread does, until the call has the requested steps.
     ///
     /// # Errors
-    /// The hook says stop, the call has failed, or it was made from inside of a step.
+    /// The hook interrupts, the call has failed, or it was made from inside a step.
     pub(super) fn run(&self, call: u64, hook: Hook<'_>) -> Result<()> {
         let own = thread::current().id();
         let mut desk = self.desk();
@@ -142,7 +144,7 @@ impl Engine {
             }
             desk = woken.wait_timeout(desk, HOOK_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
             if desk.calls.get(&call).is_some_and(|mailbox| !mailbox.satisfied()) {
-                drop(desk); // asking may take a while
+                drop(desk); // the hook may take a while
                 if hook() {
                     return Err(Error::Interrupted);
                 }
@@ -157,10 +159,10 @@ fn drain(desk: &mut Desk, scheduler: &mut Scheduler) {
     let Desk { inbox, calls, prefixes, .. } = desk;
     for command in inbox.drain(..) {
         match command {
-            Command::Add(call, group, prompts) => {
+            Command::Add(call, call_state, prompts) => {
                 if let Some(mailbox) = calls.get_mut(&call) {
                     mailbox.scheduled = true;
-                    scheduler.add(call, *group, prompts);
+                    scheduler.add(call, *call_state, prompts);
                 }
             }
             Command::Stop(call, sequence, reason) => scheduler.stop(call, sequence, reason),
@@ -172,7 +174,7 @@ fn drain(desk: &mut Desk, scheduler: &mut Scheduler) {
     *prefixes = scheduler.prefixes();
 }
 
-/// The driver's place; the scheduler goes back to the desk when it is left.
+/// The driver's role; dropping it returns the scheduler to the desk.
 struct Seat<'a> {
     engine: &'a Engine,
     own: ThreadId,
@@ -193,7 +195,7 @@ impl Seat<'_> {
         }
     }
 
-    /// Computes steps; false where others wait for the model's threads.
+    /// Computes steps; false if other callers wait for the model's threads.
     fn turn(&mut self, s: &mut Session<'_>) -> Result<bool> {
         let begun = Instant::now();
         while self.exchange() {
@@ -213,22 +215,23 @@ impl Seat<'_> {
         Ok(true)
     }
 
-    /// Hands over what the last step brought and takes new commands; whether this call needs another step.
+    /// Delivers the results of the last step and runs new commands; returns whether this call needs another
+    /// step.
     fn exchange(&mut self) -> bool {
         let Some(scheduler) = &mut self.scheduler else { return false };
         let mut desk = self.engine.desk();
         let desk = &mut *desk;
-        // Before commands: what a call has computed until it leaves counts.
+        // Before the commands: a call that leaves keeps what it has computed.
         scheduler.state.report.deliver(&mut desk.calls);
         drain(desk, scheduler);
-        for (call, group) in &mut scheduler.state.groups {
-            group.active = desk.calls.get(call).is_some_and(|mailbox| mailbox.takes_part(self.own));
+        for (call, call_state) in &mut scheduler.state.call_states {
+            call_state.active = desk.calls.get(call).is_some_and(|mailbox| mailbox.takes_part(self.own));
         }
         for (&call, mailbox) in desk.calls.iter().filter(|(call, _)| **call != self.call) {
             if mailbox.wanted.is_some() && mailbox.satisfied() {
                 mailbox.woken.notify_one();
             }
-            // After at least one step: two that must drive take turns.
+            // After at least one step, so that two calls that must drive take turns.
             if self.stepped && mailbox.must_drive() {
                 desk.reserved = Some(call);
             }
@@ -236,7 +239,7 @@ impl Seat<'_> {
         desk.calls.get(&self.call).is_some_and(|mailbox| !mailbox.satisfied()) && desk.reserved.is_none()
     }
 
-    /// A step has panicked: its calls end, and the engine starts afresh.
+    /// After a panic in a step: fails its calls and drops the scheduler; the next call starts a new one.
     fn abandon(&mut self, error: &Error) {
         let lost = self.scheduler.take();
         let mut desk = self.engine.desk();
@@ -262,7 +265,7 @@ impl Drop for Seat<'_> {
             next.woken.notify_one();
             return;
         }
-        // One that waits goes on as the driver.
+        // A waiting thread becomes the driver.
         let next = |(call, mailbox): &(&u64, &Mailbox)| **call != self.call && mailbox.wanted.is_some();
         for (_, mailbox) in desk.calls.iter().filter(next) {
             mailbox.woken.notify_one();

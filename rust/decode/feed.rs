@@ -1,4 +1,4 @@
-//! Rows that a step feeds to the model: of each sequence the tokens that it has and the cache lacks.
+//! Rows that a step feeds to the model: the tokens of each sequence that are not cached yet.
 
 use crate::error::Result;
 use crate::model::{Cache, PREFILL_ROWS, SequenceId, Session, Span};
@@ -8,34 +8,34 @@ use std::ops::Range;
 struct Row {
     sequence: SequenceId,
     source: Option<SequenceId>,
-    /// Their place among all tokens.
+    /// Range in the tokens of all rows.
     tokens: Range<usize>,
-    /// First token whose scores are needed, counted from the row's first one; those behind it are needed too.
+    /// Index in the row of the first token whose scores are needed; those of all later tokens are needed too.
     scored: usize,
-    /// Length that the sequence has once all its known tokens are fed.
+    /// Length of the sequence once all its known tokens are fed.
     total: usize,
 }
 
-/// A token whose scores are needed: what the model expects behind it.
+/// A token whose scores are needed: the logits of the next token.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub row: usize,
-    /// Its place among those of the row that are scored.
+    /// Index among the scored tokens of the row.
     pub place: usize,
     pub token: u32,
 }
 
-/// The tokens of some sequences, and the pass that was run last. Kept from step to step, for the memory of the lists.
+/// Tokens of some sequences, and the last pass over them. The lists are reused from step to step.
 #[derive(Default)]
 pub(super) struct Feed {
-    /// Of all rows, one after the other.
+    /// The tokens of all rows, concatenated.
     tokens: Vec<u32>,
     rows: Vec<Row>,
     spans: Vec<Span>,
     pub asked: Vec<Asked>,
-    /// Rows of the pass whose scores are needed.
+    /// Rows of the pass whose scores are needed, in ascending order.
     wanted: Vec<usize>,
-    /// Where the next pass begins: token and row.
+    /// Token and row at which the next pass begins.
     next: (usize, usize),
 }
 
@@ -55,8 +55,9 @@ impl Feed {
         self.tokens.len()
     }
 
-    /// Adds the row of a sequence: `known` tokens, at least one, of a sequence of `total`, and guesses of what follows them.
-    /// Scores are needed behind the last token of the sequence and behind each guess.
+    /// Adds the row of a sequence of `total` tokens: at least one `known` token, and guesses of the next
+    /// ones. If the row is `complete`, the scores of its last known token are needed, and those of each
+    /// guess.
     pub fn push<'a>(
         &mut self,
         (sequence, source): (SequenceId, Option<SequenceId>),
@@ -73,13 +74,13 @@ impl Feed {
         self.rows.push(Row { sequence, source, tokens: start..self.tokens.len(), scored, total });
     }
 
-    /// Feeds the next tokens, at most [`PREFILL_ROWS`]; returns the rows that were begun before or in this pass and reach
-    /// their end in it, or `None` once all are fed. The states of `asked` are left for the language head.
+    /// Feeds the next tokens, at most [`PREFILL_ROWS`]; returns the rows that end in this pass, or `None`
+    /// once all are fed. The states of `asked` are left for the language head.
     pub fn pass(
         &mut self,
         s: &mut Session<'_>,
         cache: &mut Cache,
-        cross: Option<&mut Cache>,
+        sources: Option<&mut Cache>,
     ) -> Result<Option<Range<usize>>> {
         let Feed { tokens, rows, spans, asked, wanted, next: (from, row) } = self;
         spans.clear();
@@ -99,8 +100,8 @@ impl Feed {
                 first,
                 total: total.max(first + end - at),
                 source: source.unwrap_or(0),
-                source_length: match (source, &cross) {
-                    (Some(source), Some(cross)) => cross.length(source),
+                source_length: match (source, &sources) {
+                    (Some(source), Some(sources)) => sources.length(source),
                     _ => 0,
                 },
             });
@@ -112,7 +113,7 @@ impl Feed {
             at = end;
         }
         cache.extend_all(s.team, spans.iter().map(|span| (span.sequence, span.rows.len())))?;
-        s.forward(&tokens[*from..to], spans, cache, cross, wanted)?;
+        s.forward(&tokens[*from..to], spans, cache, sources, wanted)?;
         (*from, *row) = (to, now);
         Ok(Some(begun..now))
     }

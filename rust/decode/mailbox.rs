@@ -1,24 +1,24 @@
-//! What a call is owed: the events of its sequences until its thread takes them, and its results.
+//! The mailbox of a call: events of its sequences until its thread takes them, and its results.
 
+use super::running_batch::Report;
 use super::sequence::{Event, FinishReason, Hypothesis, Settings};
-use super::state::Report;
 use crate::error::Error;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar};
 use std::thread::ThreadId;
 
-/// Steps that a call takes part in while its thread is elsewhere.
+/// Maximum number of steps that a call takes part in while its thread does something else.
 const MAX_AHEAD: usize = 16;
 
-/// A stream as far as its events were taken, or a prompt of a beam search.
+/// A stream up to the last event taken, or a prompt of a beam search.
 #[derive(Default)]
 struct Lane {
     ids: Vec<u32>,
     score: f32,
     reason: Option<FinishReason>,
-    /// Whether the caller ended it: later events are not for it.
+    /// Whether the caller ended it: later events are dropped.
     stopped: bool,
-    /// Events that were not taken yet.
+    /// Number of events not taken yet.
     pending: usize,
     hypotheses: Vec<Hypothesis>,
 }
@@ -27,17 +27,17 @@ pub(super) struct Mailbox {
     settings: Arc<Settings>,
     lanes: Vec<Lane>,
     events: VecDeque<Event>,
-    /// Events of each step that was not taken yet, and those behind the last full step.
+    /// Number of events of each step not taken yet; `open` counts those after the last full step.
     steps: VecDeque<usize>,
     open: usize,
-    /// Lanes that run.
+    /// Number of running lanes.
     live: usize,
     pub error: Option<Error>,
-    /// Steps that the call's thread waits for; 0: all.
+    /// Number of steps that the call's thread waits for; 0: all.
     pub wanted: Option<usize>,
-    /// The thread that asked last.
+    /// The thread of the last request.
     pub thread: Option<ThreadId>,
-    /// Whether the scheduler knows of it.
+    /// Whether the scheduler has it.
     pub scheduled: bool,
     pub woken: Arc<Condvar>,
 }
@@ -62,26 +62,27 @@ impl Mailbox {
         }
     }
 
-    /// Whether nothing is left to compute and to take.
+    /// Whether all lanes have ended and all events have been taken.
     pub fn finished(&self) -> bool {
         self.live == 0 && self.events.is_empty()
     }
 
-    /// Prompts with a sequence that is not at its end.
+    /// Number of prompts with an unfinished sequence.
     pub fn unfinished(&self) -> usize {
         let open = |lane: &Lane| lane.reason.is_none() || lane.pending > 0 && !lane.stopped;
         self.lanes.chunks(self.settings.options.samples).filter(|lanes| lanes.iter().any(open)).count()
     }
 
-    /// Whether the call has what its thread waits for.
+    /// Whether the call has the requested steps.
     pub fn satisfied(&self) -> bool {
         let enough = self.wanted.is_none_or(|steps| steps > 0 && self.steps.len() >= steps);
         enough || self.live == 0 || self.error.is_some()
     }
 
-    /// Whether its sequences take part in a step that `driver` computes. A call whose thread is elsewhere goes on for some
-    /// steps, so that streams of several threads share theirs; not one of the driver's own thread, which cannot ask for them
-    /// meanwhile, and none with a processor, which runs on its own thread.
+    /// Whether its sequences take part in a step that `driver` computes. A call whose thread does something
+    /// else continues for some steps, so that the streams of several threads share theirs. Exceptions are
+    /// other calls of the driver's thread, which cannot take events meanwhile, and calls with a processor,
+    /// which runs on its own thread.
     pub fn takes_part(&self, driver: ThreadId) -> bool {
         let own = self.thread == Some(driver);
         if self.live == 0 || self.error.is_some() || self.settings.processor.is_some() && !own {
@@ -90,13 +91,13 @@ impl Mailbox {
         !self.satisfied() || !own && self.thread.is_some() && self.steps.len() < MAX_AHEAD
     }
 
-    /// Whether its thread waits for steps that only it can drive: processors may depend on their thread, for locks it holds or
-    /// for values of its own.
+    /// Whether its thread waits for steps that only this thread can compute: processors may depend on their
+    /// thread (locks that it holds, thread-local values).
     pub fn must_drive(&self) -> bool {
         self.settings.processor.is_some() && !self.satisfied()
     }
 
-    /// Ends a stream from outside; false if it was at its end.
+    /// Ends a stream at the caller's request; false if it has already ended.
     pub fn stop(&mut self, sequence: usize, reason: FinishReason) -> bool {
         let lane = &mut self.lanes[sequence];
         if lane.stopped || lane.reason.is_some() && lane.pending == 0 {
@@ -139,7 +140,7 @@ impl Mailbox {
         }
     }
 
-    /// Per prompt its hypotheses, best first.
+    /// The hypotheses of each prompt, best first.
     pub fn results(&self) -> Vec<Vec<Hypothesis>> {
         let o = &self.settings.options;
         if o.beams > 1 {
@@ -155,7 +156,7 @@ impl Mailbox {
 }
 
 impl Report {
-    /// Hands over what steps have brought; calls that have left get nothing.
+    /// Delivers the results of steps; those of calls that have left are dropped.
     pub(super) fn deliver(&mut self, calls: &mut HashMap<u64, Mailbox>) {
         for (call, event) in self.events.drain(..) {
             if let Some(mailbox) = calls.get_mut(&call) {

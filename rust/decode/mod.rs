@@ -1,10 +1,12 @@
-//! Generation: prompts become tokens, one step for all sequences of all calls at a time.
+//! Generation: the engine computes each step for the sequences of all calls together.
 //!
-//! An [`Engine`] belongs to a model. [`Engine::add`] gives it prompts, which is a [`Call`]; [`Call::advance`] computes steps
-//! and returns the call's new tokens. In a step (`scheduler`, `step`) every sequence is fed what the cache lacks (`feed`), the
-//! scores behind it are changed (`process`) and become a token (`scoring`, `scores`, `sample`, `beam_search`). Sequences join and leave
-//! between steps; what one becomes does not depend on the others, to the bit.
+//! An [`Engine`] belongs to a model. [`Engine::add`] adds prompts and returns a [`Call`]; [`Call::advance`]
+//! computes steps and returns the call's new tokens. A step (`scheduler`, `step`) feeds the tokens of every
+//! sequence that are not cached yet (`feed`), processes the scores (`process`) and chooses tokens (`scoring`,
+//! `scores`, `sample`, `beam_search`). Sequences join and leave between steps; the tokens of a sequence do
+//! not depend on the others, to the bit.
 
+mod active_prompt;
 mod beam_batch;
 mod beam_search;
 mod call;
@@ -13,14 +15,13 @@ mod feed;
 mod mailbox;
 pub mod options;
 pub mod process;
-mod running;
+mod running_batch;
 pub mod sample;
 mod scheduler;
 mod scores;
 mod scoring;
 mod sequence;
 mod speculate;
-mod state;
 mod step;
 
 pub use call::{Call, Request};

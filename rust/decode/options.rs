@@ -1,22 +1,22 @@
-//! The options of a generation, as Python sends them; the names are those of the public interface, or of
-//! transformers' `generation_config.json` where they only come from there.
+//! The options of a generation, as Python sends them, under the names of the public interface, or of
+//! transformers' `generation_config.json` for options that come only from there.
 
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// Most tokens that are guessed at once.
+/// Maximum number of tokens guessed at once.
 const MAX_GUESSES: usize = 64;
 
-/// When a beam search may stop before its hypotheses can no longer improve.
+/// When a beam search stops before its hypotheses can no longer improve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum EarlyStopping {
-    /// As soon as the best running beam, at its present length, is worse than the worst finished one.
+    /// As soon as the best running beam, at its present length, scores below the worst finished hypothesis.
     #[default]
     Heuristic,
     /// As soon as there are as many finished hypotheses as beams.
     WhenFull,
-    /// Only when no running beam could ever become better.
+    /// Only when no running beam can exceed the worst finished hypothesis.
     Never,
 }
 
@@ -43,11 +43,11 @@ impl<'de> Deserialize<'de> for EarlyStopping {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Options {
-    /// New tokens at most; `None`: until the model's longest sequence.
+    /// Maximum number of new tokens; `None`: up to the model's maximum length.
     pub max_tokens: Option<usize>,
-    /// End tokens are forbidden before this many new tokens.
+    /// Minimum number of new tokens before an end token.
     pub min_tokens: usize,
-    /// End tokens are forbidden before this length, the prompt counted.
+    /// Minimum length before an end token, including the prompt.
     pub min_length: usize,
     /// 0 takes the most probable token.
     pub temperature: f64,
@@ -58,7 +58,7 @@ pub struct Options {
     pub typical_p: f64,
     /// Share of the entropy of the hundred most probable tokens that may be drawn from; 0: all.
     pub top_h: f64,
-    /// Tokens of a smaller probability are not drawn; 0: none.
+    /// Tokens of a smaller probability are not drawn; 0: off.
     pub epsilon_cutoff: f64,
     /// As `epsilon_cutoff`, less where the distribution is flat.
     pub eta_cutoff: f64,
@@ -67,7 +67,7 @@ pub struct Options {
     pub samples: usize,
     /// Tokens that end a sequence; they are part of the result.
     pub stop_ids: Vec<u32>,
-    /// Tokens that are forbidden while the sequence must not end; usually the same.
+    /// Tokens that are forbidden below the minimum length; usually the same.
     pub eos_ids: Vec<u32>,
     pub ignore_eos: bool,
     pub repetition_penalty: f64,
@@ -84,13 +84,13 @@ pub struct Options {
     pub begin_suppress_tokens: Vec<u32>,
     pub forced_bos_token_id: Option<u32>,
     pub forced_eos_token_ids: Vec<u32>,
-    /// After this many new tokens the probability of the end grows: (start, factor).
+    /// The probability of end tokens grows by `factor` per token after `start` new tokens: (start, factor).
     pub exponential_decay_length_penalty: Option<(usize, f64)>,
     /// Not-a-number and infinite logits become finite instead of an error.
     pub remove_invalid_values: bool,
     /// Processed scores of a beam search are normalized again.
     pub renormalize_logits: bool,
-    /// Seconds after which no further token is begun.
+    /// Seconds after which no further step is begun.
     pub max_time: Option<f64>,
     /// Whether to return log-probabilities.
     pub logprobs: bool,
@@ -103,7 +103,7 @@ pub struct Options {
     pub early_stopping: EarlyStopping,
     /// Tokens to guess from the text itself; 0 guesses none.
     pub prompt_lookup: usize,
-    /// Longest sequence of last tokens that is looked up.
+    /// Maximum number of last tokens to look up.
     pub lookup_ngram: usize,
     /// Tokens to guess with the draft model.
     pub draft_tokens: usize,
@@ -158,7 +158,7 @@ impl Default for Options {
     }
 }
 
-/// Refuses ids outside of the vocabulary.
+/// Refuses ids outside the vocabulary.
 pub(crate) fn in_vocabulary(name: &str, mut ids: impl Iterator<Item = u32>, vocab_size: usize) -> Result<()> {
     match ids.find(|&id| id as usize >= vocab_size) {
         Some(id) => {
@@ -168,8 +168,8 @@ pub(crate) fn in_vocabulary(name: &str, mut ids: impl Iterator<Item = u32>, voca
     }
 }
 
-fn within(name: &str, value: f64, least: f64, most: f64, expected: &str) -> Result<()> {
-    if !(least..=most).contains(&value) {
+fn within(name: &str, value: f64, min: f64, max: f64, expected: &str) -> Result<()> {
+    if !(min..=max).contains(&value) {
         return Err(Error::Option(format!("{name}={value} is out of range: expected {expected}")));
     }
     Ok(())
@@ -200,19 +200,18 @@ impl Options {
         within("length_penalty", self.length_penalty, -100.0, 100.0, "-100 to 100")?;
         within("beams", self.beams as f64, 1.0, 256.0, "1 to 256")?;
         within("n", self.samples as f64, 1.0, 1024.0, "1 to 1024")?;
-        let most = MAX_GUESSES as f64;
-        within("prompt_lookup", self.prompt_lookup as f64, 0.0, most, "0 to 64")?;
-        within("lookup_ngram", self.lookup_ngram as f64, 1.0, most, "1 to 64")?;
-        within("draft_tokens", self.draft_tokens as f64, 1.0, most, "1 to 64")?;
+        let max = MAX_GUESSES as f64;
+        within("prompt_lookup", self.prompt_lookup as f64, 0.0, max, "0 to 64")?;
+        within("lookup_ngram", self.lookup_ngram as f64, 1.0, max, "1 to 64")?;
+        within("draft_tokens", self.draft_tokens as f64, 1.0, max, "1 to 64")?;
         within("top_logprobs", self.top_logprobs as f64, 0.0, 1000.0, "0 to 1000")?;
-        let most = self.beams as f64;
-        within("num_hypotheses", self.num_hypotheses as f64, 1.0, most, "1 to the number of beams")?;
+        let max = self.beams as f64;
+        within("num_hypotheses", self.num_hypotheses as f64, 1.0, max, "1 to the number of beams")?;
         if self.max_tokens == Some(0) {
-            return Err(Error::Option("max_tokens=0 asks for nothing: expected at least 1".to_owned()));
+            return Err(Error::Option("max_tokens=0: expected at least 1".to_owned()));
         }
-        if self.max_tokens.is_some_and(|most| self.min_tokens > most) {
-            let (least, most) = (self.min_tokens, self.max_tokens.unwrap_or_default());
-            return Err(Error::Option(format!("min_tokens={least} is above max_tokens={most}")));
+        if let Some(max) = self.max_tokens.filter(|&max| self.min_tokens > max) {
+            return Err(Error::Option(format!("min_tokens={} is above max_tokens={max}", self.min_tokens)));
         }
         if self.beams > 1 && self.temperature > 0.0 {
             return Err(Error::Option(format!(
@@ -222,7 +221,7 @@ impl Options {
         }
         if self.beams > 1 && self.samples > 1 {
             return Err(Error::Option(format!(
-                "n={} does not go with beams={}: ask for num_hypotheses",
+                "n={} does not go with beams={}: use num_hypotheses",
                 self.samples, self.beams
             )));
         }
@@ -244,11 +243,11 @@ impl Options {
         }
         in_vocabulary("forced_bos_token_id", self.forced_bos_token_id.into_iter(), vocab_size)?;
         in_vocabulary("logit_bias", self.logit_bias.keys().copied(), vocab_size)?;
-        for (name, words) in [
+        for (name, lists) in [
             ("bad_words_ids", self.bad_words_ids.iter().collect::<Vec<_>>()),
             ("sequence_bias", self.sequence_bias.iter().map(|(ids, _)| ids).collect()),
         ] {
-            for ids in words {
+            for ids in lists {
                 if ids.is_empty() {
                     return Err(Error::Option(format!("{name} holds an empty sequence")));
                 }

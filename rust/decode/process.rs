@@ -5,24 +5,24 @@ use crate::error::Result;
 
 const FORBIDDEN: f32 = f32::NEG_INFINITY;
 
-/// What a processor may look at.
+/// Input of the processors besides the logits.
 pub struct Context<'a> {
-    /// The prompt and what was generated.
+    /// Prompt and generated tokens.
     pub ids: &'a [u32],
     /// Length of the prompt.
     pub prompt: usize,
     /// Length at which the sequence ends.
     pub max_length: usize,
-    /// Ids of the encoder's input, or of the prompt where there is no encoder.
+    /// Ids of the encoder's input; of the prompt without an encoder.
     pub source: &'a [u32],
 }
 
 /// A function of the caller that changes logits: (ids so far, logits).
-pub type Custom<'a> = &'a (dyn Fn(&[u32], &mut [f32]) -> Result<()> + Send + Sync);
+pub type ProcessorRef<'a> = &'a (dyn Fn(&[u32], &mut [f32]) -> Result<()> + Send + Sync);
 
-/// Whether `process` would change anything; if not, it need not be called.
-pub fn needed(o: &Options, custom: bool) -> bool {
-    changes(o, custom)
+/// Whether `process` changes anything; if not, the call can be omitted.
+pub fn needed(o: &Options, processor: bool) -> bool {
+    changes(o, processor)
         || o.no_repeat_ngram_size > 0
         || o.encoder_no_repeat_ngram_size > 0
         || !o.bad_words_ids.is_empty()
@@ -34,9 +34,9 @@ pub fn needed(o: &Options, custom: bool) -> bool {
         || !o.begin_suppress_tokens.is_empty()
 }
 
-/// Whether `process` does more than to rule out tokens.
-fn changes(o: &Options, custom: bool) -> bool {
-    custom
+/// Whether `process` does more than forbid tokens.
+fn changes(o: &Options, processor: bool) -> bool {
+    processor
         || !o.logit_bias.is_empty()
         || !o.sequence_bias.is_empty()
         || o.repetition_penalty != 1.0
@@ -47,22 +47,22 @@ fn changes(o: &Options, custom: bool) -> bool {
         || o.remove_invalid_values
 }
 
-/// Changes one row of logits. `sorted` is memory that calls use again.
+/// Processes one row of logits. `sorted` is scratch memory.
 pub fn process(
     o: &Options,
     c: &Context<'_>,
     logits: &mut [f32],
-    custom: Option<Custom<'_>>,
+    processor: Option<ProcessorRef<'_>>,
     sorted: &mut Vec<u32>,
 ) -> Result<()> {
     for (&id, &bias) in &o.logit_bias {
         logits[id as usize] += bias as f32;
     }
-    for (words, bias) in &o.sequence_bias {
-        add_after(words, *bias as f32, c.ids, logits);
+    for (sequence, bias) in &o.sequence_bias {
+        add_after(sequence, *bias as f32, c.ids, logits);
     }
     if o.encoder_repetition_penalty != 1.0 {
-        // Rewards the source's tokens: the inverse penalty.
+        // The inverse penalty, so that tokens of the source become more probable.
         penalize(c.source, 1.0 / o.encoder_repetition_penalty as f32, logits, sorted);
     }
     if o.repetition_penalty != 1.0 {
@@ -98,13 +98,13 @@ pub fn process(
         }
     }
     suppressed(o, c, &mut |id| logits[id as usize] = FORBIDDEN);
-    match custom {
-        Some(custom) => custom(c.ids, logits),
+    match processor {
+        Some(processor) => processor(c.ids, logits),
         None => Ok(()),
     }
 }
 
-/// The tokens that stay possible where all others are ruled out.
+/// The forced tokens, if all others are forbidden at this step.
 fn forced<'a>(o: &'a Options, c: &Context<'_>) -> Option<&'a [u32]> {
     if !o.forced_eos_token_ids.is_empty() && c.ids.len() + 1 == c.max_length {
         return Some(&o.forced_eos_token_ids);
@@ -112,13 +112,13 @@ fn forced<'a>(o: &'a Options, c: &Context<'_>) -> Option<&'a [u32]> {
     o.forced_bos_token_id.as_ref().filter(|_| c.ids.len() == 1).map(std::slice::from_ref)
 }
 
-/// Tokens that repetitions, bad words and least lengths rule out.
+/// Tokens that the n-gram sizes, bad words and minimum lengths forbid.
 fn forbidden(o: &Options, c: &Context<'_>, put: &mut dyn FnMut(u32)) {
     repeated(o.no_repeat_ngram_size, c.ids, c.ids, put);
     repeated(o.encoder_no_repeat_ngram_size, c.source, c.ids, put);
-    for words in &o.bad_words_ids {
+    for sequence in &o.bad_words_ids {
         // A sequence that is only an end token stays allowed.
-        if let Some((&last, before)) = words.split_last()
+        if let Some((&last, before)) = sequence.split_last()
             && !(before.is_empty() && o.eos_ids.contains(&last))
             && c.ids.ends_with(before)
         {
@@ -139,14 +139,14 @@ fn suppressed(o: &Options, c: &Context<'_>, put: &mut dyn FnMut(u32)) {
     }
 }
 
-/// Makes `ids` the tokens that `process` rules out, in ascending order; false where it does anything else to the logits at
+/// Makes `ids` the tokens that `process` forbids, in ascending order; false if it changes logits otherwise at
 /// this step.
-pub fn only_forbids(o: &Options, c: &Context<'_>, custom: bool, ids: &mut Vec<u32>) -> bool {
+pub fn only_forbids(o: &Options, c: &Context<'_>, processor: bool, ids: &mut Vec<u32>) -> bool {
     ids.clear();
-    if !needed(o, custom) {
+    if !needed(o, processor) {
         return true;
     }
-    if changes(o, custom) || forced(o, c).is_some() {
+    if changes(o, processor) || forced(o, c).is_some() {
         return false;
     }
     forbidden(o, c, &mut |id| ids.push(id));
@@ -174,16 +174,16 @@ fn sort(ids: &[u32], sorted: &mut Vec<u32>) {
     sorted.sort_unstable();
 }
 
-/// Adds `bias` to the last of `words` where the others are what came last.
-fn add_after(words: &[u32], bias: f32, ids: &[u32], logits: &mut [f32]) {
-    if let Some((&last, before)) = words.split_last()
+/// Adds `bias` to the last of `sequence` if `ids` end with the others.
+fn add_after(sequence: &[u32], bias: f32, ids: &[u32], logits: &mut [f32]) {
+    if let Some((&last, before)) = sequence.split_last()
         && ids.ends_with(before)
     {
         logits[last as usize] += bias;
     }
 }
 
-/// Tokens that would complete an n-gram of `text` again.
+/// Tokens that would repeat an n-gram of `text`.
 fn repeated(n: usize, text: &[u32], ids: &[u32], put: &mut dyn FnMut(u32)) {
     if n == 0 || ids.len() + 1 < n || text.len() < n {
         return;
@@ -203,7 +203,7 @@ mod tests {
     fn run(options: Options, ids: &[u32], prompt: usize, source: &[u32]) -> Vec<f32> {
         let mut logits: Vec<f32> = (0..10).map(|i| i as f32 - 4.5).collect();
         let context = Context { ids, prompt, max_length: 8, source };
-        process(&options, &context, &mut logits, None, &mut Vec::new()).expect("no custom processor");
+        process(&options, &context, &mut logits, None, &mut Vec::new()).expect("no processor");
         logits
     }
 

@@ -1,4 +1,4 @@
-//! Choosing a token: the most probable one, or a random one of those that the filters leave.
+//! Sampling: the most probable token, or a random one of those that pass the filters.
 
 use super::options::Options;
 use crate::matmul::PIECE;
@@ -31,7 +31,7 @@ pub fn uniform(seed: u64, sequence: usize, step: usize) -> f64 {
     (x >> 11) as f64 / (1u64 << 53) as f64
 }
 
-/// Memory that draws reuse.
+/// Reused memory of draws.
 #[derive(Debug, Default)]
 pub struct Scratch {
     weights: Vec<f32>,
@@ -41,8 +41,8 @@ pub struct Scratch {
     best: TopK,
 }
 
-/// A random token by temperature, top-h, top-k, top-p, min-p, typical-p, epsilon and eta, in that order. `u` is
-/// in [0, 1).
+/// A random token by temperature, top-h, top-k, top-p, min-p, typical-p, epsilon and eta, in that order. `u`
+/// is in [0, 1).
 pub fn sample(o: &Options, logits: &[f32], u: f64, scratch: &mut Scratch) -> u32 {
     if !filtered(o) {
         let Some(total) = weigh(o, logits, scratch) else { return argmax(logits) };
@@ -69,7 +69,7 @@ pub fn probabilities(o: &Options, logits: &[f32]) -> Vec<f64> {
     found
 }
 
-/// Largest `top_k` whose tokens are looked for one by one; beyond, all are weighed and sorted.
+/// Maximum `top_k` that is selected without sorting; beyond, all tokens are weighed and sorted.
 const MAX_TOP_K: usize = 1024;
 
 fn filtered(o: &Options) -> bool {
@@ -86,8 +86,8 @@ fn sum(kept: &[(u32, f64)]) -> f64 {
     kept.iter().map(|k| k.1).sum()
 }
 
-/// Probabilities of all tokens up to a factor, 1 for the most probable one, and their sum; none if the temperature leaves
-/// only that one.
+/// Probabilities of all tokens up to a factor, 1 for the most probable one, and their sum; none if the
+/// temperature leaves only that one.
 fn weigh(o: &Options, logits: &[f32], scratch: &mut Scratch) -> Option<f64> {
     // The filters do not need normalized probabilities, only ratios to the most probable token.
     let Scratch { weights, pieces, .. } = scratch;
@@ -100,7 +100,7 @@ fn weigh(o: &Options, logits: &[f32], scratch: &mut Scratch) -> Option<f64> {
     exp_in_place(weights, peak);
     pieces.clear();
     pieces.extend(weights.chunks(PIECE).map(|piece| {
-        // In lanes: one sum after the other would wait for each.
+        // In lanes: a single chain of additions is bound by latency.
         let mut lanes = [0.0; 8];
         for part in piece.chunks(lanes.len()) {
             lanes.iter_mut().zip(part).for_each(|(lane, &w)| *lane += f64::from(w));
@@ -110,20 +110,20 @@ fn weigh(o: &Options, logits: &[f32], scratch: &mut Scratch) -> Option<f64> {
     Some(pieces.iter().sum())
 }
 
-/// Keeps the `top_k` most probable tokens, and ties with the last of them as the reference does, without a look at what the
-/// others weigh; false if the temperature leaves only one token.
+/// Keeps the `top_k` most probable tokens and, as the reference does, all ties with the last of them, without
+/// weighing the others; false if the temperature leaves only one token.
 fn keep_top(o: &Options, logits: &[f32], scratch: &mut Scratch) -> bool {
     let Scratch { weights, kept, best, .. } = scratch;
     let scaled = |logit: f32| logit / o.temperature as f32;
     let best = best.of(logits, o.top_k);
-    let (peak, least) = (scaled(best[0].1), scaled(best[best.len() - 1].1));
+    let (peak, min) = (scaled(best[0].1), scaled(best[best.len() - 1].1));
     if peak.is_infinite() {
         return false;
     }
     weights.clear();
     for (number, piece) in logits.chunks(PIECE).enumerate() {
-        if scaled(maximum(piece)) >= least {
-            let near = (number * PIECE..).zip(piece).filter(|&(_, &logit)| scaled(logit) >= least);
+        if scaled(maximum(piece)) >= min {
+            let near = (number * PIECE..).zip(piece).filter(|&(_, &logit)| scaled(logit) >= min);
             for (id, &logit) in near {
                 kept.push((id as u32, 0.0));
                 weights.push(scaled(logit));
@@ -136,7 +136,8 @@ fn keep_top(o: &Options, logits: &[f32], scratch: &mut Scratch) -> bool {
     true
 }
 
-/// Makes `scratch.kept` the tokens that may be drawn, at least one; false if the temperature leaves only one token.
+/// Makes `scratch.kept` the tokens that may be drawn, at least one; false if the temperature leaves only one
+/// token.
 fn keep(o: &Options, logits: &[f32], scratch: &mut Scratch) -> bool {
     scratch.kept.clear();
     let heavier = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
@@ -163,8 +164,8 @@ fn keep(o: &Options, logits: &[f32], scratch: &mut Scratch) -> bool {
         if o.top_k > 0 && kept.len() > o.top_k {
             let at = o.top_k - 1;
             kept.select_nth_unstable_by(at, heavier);
-            let least = kept[at].1;
-            kept.retain(|k| k.1 >= least);
+            let min = kept[at].1;
+            kept.retain(|k| k.1 >= min);
         }
     }
     let kept = &mut scratch.kept;
@@ -187,11 +188,11 @@ fn keep(o: &Options, logits: &[f32], scratch: &mut Scratch) -> bool {
     if o.typical_p < 1.0 {
         typical(o.typical_p, kept);
     }
-    // The most probable of those left always stays.
-    let cut = |kept: &mut Vec<(u32, f64)>, least: f64| {
+    // The most probable token always stays.
+    let cut = |kept: &mut Vec<(u32, f64)>, min: f64| {
         let all = sum(kept);
-        let most = kept.iter().fold(0.0, |m: f64, k| m.max(k.1));
-        kept.retain(|k| k.1 == most || k.1 / all >= least);
+        let max = kept.iter().fold(0.0, |m: f64, k| m.max(k.1));
+        kept.retain(|k| k.1 == max || k.1 / all >= min);
     };
     // Epsilon and eta: Hewitt et al. 2022, <https://arxiv.org/abs/2210.15191>
     if o.epsilon_cutoff > 0.0 {
@@ -212,8 +213,8 @@ fn entropy(kept: &[(u32, f64)]) -> f64 {
 /// Tokens that may be drawn under `top_h`.
 const MAX_BY_ENTROPY: usize = 100;
 
-/// Keeps the most probable tokens up to a share of the entropy that the first hundred have. Potraghloo et al. 2025,
-/// <https://arxiv.org/abs/2509.02510>
+/// Keeps the most probable tokens up to a share of the entropy that the first hundred have. Potraghloo et al.
+/// 2025, <https://arxiv.org/abs/2509.02510>
 fn entropy_bounded(share: f64, kept: &mut Vec<(u32, f64)>) {
     kept.truncate(MAX_BY_ENTROPY);
     let all = sum(kept);
@@ -227,8 +228,8 @@ fn entropy_bounded(share: f64, kept: &mut Vec<(u32, f64)>) {
     kept.truncate(count);
 }
 
-/// Keeps the tokens whose information is nearest to the entropy, those as near as the last one included. Meister et
-/// al. 2022, <https://arxiv.org/abs/2202.00666>
+/// Keeps the tokens whose information is nearest to the entropy, those as near as the last one included.
+/// Meister et al. 2022, <https://arxiv.org/abs/2202.00666>
 fn typical(mass: f64, kept: &mut Vec<(u32, f64)>) {
     let all = sum(kept);
     let entropy = entropy(kept);
@@ -259,7 +260,7 @@ fn draw(weights: &[(u32, f64)], target: f64) -> u32 {
     last
 }
 
-/// The same of all tokens: first the piece, then the token in it.
+/// The same over all tokens: first the piece, then the token in it.
 fn draw_any(scratch: &mut Scratch, mut target: f64) -> u32 {
     let Scratch { weights, pieces, kept, .. } = scratch;
     let mut chosen = None;
@@ -322,7 +323,7 @@ mod tests {
         cut(Options { top_h: 1.0, ..Options::default() }, 5);
     }
 
-    /// Numbers of which many are equal, over several pieces.
+    /// Numbers with many ties, over several pieces.
     fn vocabulary(seed: usize) -> Vec<f32> {
         (0..700).map(|i| ((i * 7919 + seed * 104_729) % 97) as f32 / 8.0 - 6.0).collect()
     }
@@ -336,10 +337,10 @@ mod tests {
                 let scaled: Vec<f32> = logits.iter().map(|&l| l / temperature as f32).collect();
                 let mut sorted = scaled.clone();
                 sorted.sort_by(|a, b| b.total_cmp(a));
-                let least = sorted[top_k.min(sorted.len()) - 1];
-                let total: f64 = scaled.iter().filter(|&&l| l >= least).map(|&l| f64::from(l).exp()).sum();
+                let min = sorted[top_k.min(sorted.len()) - 1];
+                let total: f64 = scaled.iter().filter(|&&l| l >= min).map(|&l| f64::from(l).exp()).sum();
                 for (&l, got) in scaled.iter().zip(probabilities(&o, &logits)) {
-                    let want = if l >= least { f64::from(l).exp() / total } else { 0.0 };
+                    let want = if l >= min { f64::from(l).exp() / total } else { 0.0 };
                     // The exponentials have some units in the last place of f32.
                     assert!((got - want).abs() <= 2e-6 * want, "{top_k} {temperature} {got} {want}");
                 }

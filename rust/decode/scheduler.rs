@@ -1,13 +1,14 @@
-//! What runs: prompts that wait, those that take part in steps, and the one cache of all their sequences.
+//! The scheduler: waiting prompts, active prompts, and the one cache of all sequences.
 //!
-//! A step feeds each sequence the tokens that it has and the cache lacks: the newest token and guesses of a sequence that
-//! runs, a piece of a prompt that is being read. So the first step is like any other, and sequences join and leave between
-//! steps. The results of a sequence do not depend on the others: logits are equal to the bit, and a random draw depends on
-//! the seed, the sequence's number in its call and the step alone.
+//! A step feeds the tokens of each sequence that are not cached yet: the newest token and the guesses of a
+//! running sequence, a piece of a prompt that is being read. So the first step is like any other, and
+//! sequences join and leave between steps. The results of a sequence do not depend on the others: logits are
+//! equal to the bit, and a random draw depends only on the seed, the sequence's number in its call and the
+//! step.
 
-use super::running::{Running, Work};
+use super::active_prompt::{ActivePrompt, Work};
+use super::running_batch::{CallState, Report, RunningBatch};
 use super::sequence::{FinishReason, Prompt};
-use super::state::{Group, Report, State};
 use super::step::Step;
 use crate::error::{Error, Result};
 use crate::model::prefix::{self, Prefixes};
@@ -15,13 +16,13 @@ use crate::model::{Batch, ENCODER_ROWS, Model, SequenceId, Session};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-/// Sequences that are fed side by side; beyond, prompts wait.
+/// Maximum number of sequences that run at a time; further prompts wait.
 const MAX_RUNNING: usize = 128;
-/// Bytes of an empty cache that are kept for the next sequences.
+/// Maximum memory of an idle cache in bytes.
 const MAX_IDLE_BYTES: usize = 64 << 20;
 
 pub(super) struct Scheduler {
-    pub state: State,
+    pub state: RunningBatch,
     waiting: VecDeque<Prompt>,
     step: Step,
 }
@@ -30,23 +31,23 @@ impl Scheduler {
     /// # Errors
     /// The model has no decoder.
     pub fn new(model: Arc<Model>, prefix_bytes: usize) -> Result<Scheduler> {
-        let cross = model.spec().encoder.as_ref().map(|_| model.cache(true)).transpose()?;
+        let sources = model.spec().encoder.as_ref().map(|_| model.cache(true)).transpose()?;
         let mut cache = model.cache(false)?;
         let prefixes = prefix::reusable(model.spec()).then(|| Prefixes::new(prefix_bytes, &mut cache));
-        let state = State {
+        let state = RunningBatch {
             cache,
             model,
-            cross,
+            sources,
             prefixes,
-            groups: HashMap::new(),
+            call_states: HashMap::new(),
             running: Vec::new(),
             report: Report::default(),
         };
         Ok(Scheduler { state, waiting: VecDeque::new(), step: Step::default() })
     }
 
-    pub fn add(&mut self, call: u64, group: Group, prompts: Vec<Prompt>) {
-        self.state.groups.insert(call, group);
+    pub fn add(&mut self, call: u64, call_state: CallState, prompts: Vec<Prompt>) {
+        self.state.call_states.insert(call, call_state);
         self.waiting.extend(prompts);
     }
 
@@ -66,11 +67,11 @@ impl Scheduler {
         }
     }
 
-    /// Takes a call's sequences out of the batch; what they computed is left to later prompts.
+    /// Removes a call's sequences; they become prefixes.
     pub fn remove(&mut self, call: u64) {
         self.waiting.retain(|prompt| prompt.settings.call != call);
         self.state.take_out(call, true);
-        self.state.groups.remove(&call);
+        self.state.call_states.remove(&call);
         self.trim();
     }
 
@@ -85,8 +86,8 @@ impl Scheduler {
         self.state.prefixes.as_ref().map(Prefixes::summary).unwrap_or_default()
     }
 
-    /// One step of all active calls; what it brings is in the report, even of a step that failed half-way. Sequences that have
-    /// not got their token by then are as they were before.
+    /// One step of all active calls; the report holds its results, also those of a step that failed half-way.
+    /// Sequences without a new token are then unchanged.
     ///
     /// # Errors
     /// The step was interrupted.
@@ -97,14 +98,14 @@ impl Scheduler {
         self.settle(result.is_ok());
         match result {
             Err(error) if error != Error::Interrupted => {
-                // Not the error of one sequence: all that took part in the step have it.
+                // The error is not of a single sequence: it fails all calls that took part in the step.
                 let mut calls: Vec<u64> = self.step.calls().collect();
                 if calls.is_empty() {
                     calls = self
                         .state
-                        .groups
+                        .call_states
                         .iter()
-                        .filter(|(_, group)| group.active)
+                        .filter(|(_, call_state)| call_state.active)
                         .map(|(&call, _)| call)
                         .collect();
                 }
@@ -121,7 +122,7 @@ impl Scheduler {
         }
     }
 
-    /// Lets prompts take part while there is room, in order of arrival; their sources are encoded together.
+    /// Admits waiting prompts while there is room, in order of arrival; their sources are encoded together.
     fn admit(&mut self, s: &mut Session<'_>) -> Result<()> {
         if self.waiting.is_empty() {
             return Ok(());
@@ -154,21 +155,21 @@ impl Scheduler {
             Err(error) => return Err(error),
         };
         for (i, prompt) in admitted.into_iter().enumerate() {
-            if let Some(group) = self.state.groups.get_mut(&prompt.settings.call) {
-                group.begin(&prompt.settings);
+            if let Some(call_state) = self.state.call_states.get_mut(&prompt.settings.call) {
+                call_state.begin(&prompt.settings);
             }
             let root = match &mut self.state.prefixes {
                 Some(prefixes) => prefixes.start(&prompt.ids, &mut self.state.cache),
                 None => self.state.cache.start(),
             };
-            self.state.running.push(Running::new(prompt, root, sources.get(i).copied()));
+            self.state.running.push(ActivePrompt::new(prompt, root, sources.get(i).copied()));
         }
         Ok(())
     }
 
-    /// Encodes the sources of prompts; none without an encoder.
+    /// Encodes the sources of prompts; returns nothing without an encoder.
     fn encode(&mut self, s: &mut Session<'_>, prompts: &[Prompt]) -> Result<Vec<SequenceId>> {
-        let Some(cross) = self.state.cross.as_mut().filter(|_| !prompts.is_empty()) else {
+        let Some(cache) = self.state.sources.as_mut().filter(|_| !prompts.is_empty()) else {
             return Ok(Vec::new());
         };
         let (mut ids, mut starts) = (Vec::new(), vec![0]);
@@ -176,29 +177,29 @@ impl Scheduler {
             ids.extend_from_slice(&prompt.source);
             starts.push(ids.len());
         }
-        let sequences: Vec<SequenceId> = prompts.iter().map(|_| cross.start()).collect();
+        let sequences: Vec<SequenceId> = prompts.iter().map(|_| cache.start()).collect();
         let batch = Batch { ids: &ids, starts: &starts, segments: None };
-        let encoded = s.cross_into(&batch, cross, &sequences);
+        let encoded = s.encode_sources_into(&batch, cache, &sequences);
         if encoded.is_err() {
-            sequences.iter().for_each(|&id| cross.release(id));
+            sequences.iter().for_each(|&id| cache.release(id));
         }
         encoded.map(|()| sequences)
     }
 
-    /// What follows a step: sequences go back to where they were if they have no new token, searches go on, those that have
-    /// ended leave.
+    /// Ends a step: rolls back sequences without a new token, advances beam searches, removes sequences that
+    /// have ended.
     fn settle(&mut self, whole: bool) {
-        self.step.roll_back(&mut self.state.cache, &self.state.running, &mut self.state.groups);
+        self.step.roll_back(&mut self.state.cache, &self.state.running, &mut self.state.call_states);
         for row in self.step.rows().filter(|row| whole && row.done) {
             let running = &mut self.state.running[row.running];
             running.fed |= running.read;
-            if let Some(group) = self.state.groups.get_mut(&running.call()) {
-                group.stepped |= running.fed;
+            if let Some(call_state) = self.state.call_states.get_mut(&running.call()) {
+                call_state.stepped |= running.fed;
             }
         }
         for running in &mut self.state.running {
-            let Some(group) = self.state.groups.get(&running.call()) else { continue };
-            let late = running.read && group.active && group.late();
+            let Some(call_state) = self.state.call_states.get(&running.call()) else { continue };
+            let late = running.read && call_state.active && call_state.late();
             match &mut running.work {
                 Work::Streams(list) if late => {
                     list.iter_mut().for_each(|stream| {
@@ -217,15 +218,16 @@ impl Scheduler {
         self.expire();
     }
 
-    /// Prompts that wait past their time end without a token; beam searches have one step to find hypotheses.
+    /// Ends waiting prompts past their time limit without a token; beam searches get one step to find
+    /// hypotheses.
     fn expire(&mut self) {
-        let Scheduler { state: State { groups, report, .. }, waiting, .. } = self;
-        if groups.values().all(|group| group.deadline.is_none()) {
+        let Scheduler { state: RunningBatch { call_states, report, .. }, waiting, .. } = self;
+        if call_states.values().all(|call_state| call_state.deadline.is_none()) {
             return;
         }
         waiting.retain(|prompt| {
             let o = &prompt.settings.options;
-            let late = o.beams == 1 && groups.get(&prompt.settings.call).is_some_and(Group::late);
+            let late = o.beams == 1 && call_states.get(&prompt.settings.call).is_some_and(CallState::late);
             if late {
                 let samples = (0..o.samples).map(|sample| prompt.sequence(sample));
                 report.ended.extend(samples.map(|n| (prompt.settings.call, n, FinishReason::Time)));
@@ -242,12 +244,15 @@ impl Scheduler {
         }
     }
 
-    /// A round of a call is over when all its running sequences have had their part in it, and no prompt is still being read.
+    /// Ends the rounds of calls in which all running sequences have been fed and no prompt is still being
+    /// read.
     fn close_rounds(&mut self) {
-        for (&call, group) in self.state.groups.iter_mut().filter(|(_, group)| group.stepped) {
+        for (&call, call_state) in
+            self.state.call_states.iter_mut().filter(|(_, call_state)| call_state.stepped)
+        {
             let mut own = self.state.running.iter_mut().filter(|running| running.call() == call);
             if own.all(|running| running.read) {
-                group.stepped = false;
+                call_state.stepped = false;
                 self.state
                     .running
                     .iter_mut()
@@ -258,12 +263,12 @@ impl Scheduler {
         }
     }
 
-    /// Gives back memory that nothing uses once no sequence is running.
+    /// Frees unused memory once no sequence is running.
     fn trim(&mut self) {
         if self.state.running.is_empty() {
             self.state.cache.shrink(MAX_IDLE_BYTES);
-            if let Some(cross) = &mut self.state.cross {
-                cross.shrink(MAX_IDLE_BYTES);
+            if let Some(sources) = &mut self.state.sources {
+                sources.shrink(MAX_IDLE_BYTES);
             }
         }
     }

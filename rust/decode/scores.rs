@@ -1,5 +1,5 @@
-//! The choice of the next token from its scores: from all logits of a row where they are changed or drawn from, else from the
-//! largest alone. Both give the same tokens and the same log-probabilities.
+//! The choice of the next token from its scores: from all logits of a row if they are processed or sampled,
+//! else from the top-k alone. Both give the same tokens and the same log-probabilities.
 
 use super::beam_search::{Candidate, Search};
 use super::options::Options;
@@ -28,7 +28,7 @@ impl<'a> RowScores<'a> {
     }
 }
 
-/// How many of the largest logits a choice needs, and whether it needs their log-sum-exp.
+/// The k of the top-k that a choice needs, and whether it needs the log-sum-exp.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Leading {
     pub n: usize,
@@ -36,17 +36,18 @@ pub(super) struct Leading {
 }
 
 impl Leading {
-    /// What serves both.
+    /// The maximum of both needs.
     pub(super) fn with(self, other: Leading) -> Leading {
         Leading { n: self.n.max(other.n), normalize: self.normalize || other.normalize }
     }
 }
 
-/// Most logits of a row that are looked for one by one; beyond, storing all is faster.
+/// Maximum k of a top-k; beyond, storing all logits is faster.
 const MAX_LEADING: usize = 256;
 
-/// What the choice for a row needs if it is not all logits; then `forbidden` becomes the ids that it may not choose, sorted.
-/// Without a context, which a guess does not have until it has come true, nothing may be forbidden.
+/// The top-k that the choice for a row needs, and in `forbidden` the sorted ids that it must not choose;
+/// `None` if it needs all logits. Guesses that are not confirmed yet have no context: then no option may
+/// forbid tokens.
 pub(super) fn leading(
     settings: &Settings,
     context: Option<&Context<'_>>,
@@ -54,20 +55,20 @@ pub(super) fn leading(
     forbidden: &mut Vec<u32>,
 ) -> Option<Leading> {
     forbidden.clear();
-    let (o, custom) = (&settings.options, settings.processor.is_some());
+    let (o, processor) = (&settings.options, settings.processor.is_some());
     let searches = o.beams > 1;
     let drawn = !searches && o.temperature > 0.0;
-    if drawn || searches && o.renormalize_logits && process::needed(o, custom) {
+    if drawn || searches && o.renormalize_logits && process::needed(o, processor) {
         return None;
     }
     let known = match context {
-        Some(context) => process::only_forbids(o, context, custom, forbidden),
-        None => !process::needed(o, custom),
+        Some(context) => process::only_forbids(o, context, processor, forbidden),
+        None => !process::needed(o, processor),
     };
     if !known {
         return None;
     }
-    // As many places as go to forbidden ids leave enough for the others.
+    // Enough for the choice even if all forbidden ids are among the top-k.
     let with = forbidden.len() + if searches { Search::width(o) } else { 1 };
     let n = with.max(o.top_logprobs);
     (with <= vocab && n <= MAX_LEADING).then_some(Leading { n, normalize: searches || scored(o) })
@@ -77,7 +78,7 @@ fn scored(o: &Options) -> bool {
     o.logprobs || o.top_logprobs > 0
 }
 
-/// Those that may be chosen; `forbidden` is sorted.
+/// The allowed entries; `forbidden` is sorted.
 fn allowed<'a>(best: &'a [(u32, f32)], forbidden: &'a [u32]) -> impl Iterator<Item = &'a (u32, f32)> {
     best.iter().filter(|(id, _)| forbidden.binary_search(id).is_err())
 }
@@ -87,7 +88,7 @@ fn normalized<L: FromIterator<(u32, f32)>>(best: &[(u32, f32)], n: usize, normal
     best[..n.min(best.len())].iter().map(|&(id, v)| (id, v - normalizer)).collect()
 }
 
-/// Memory that choices reuse.
+/// Reused memory of choices.
 #[derive(Default)]
 struct Scratch {
     /// A row of logits before processing.
@@ -100,13 +101,13 @@ struct Scratch {
 }
 
 thread_local! {
-    /// Memory of this thread, as large as a vocabulary.
+    /// Scratch of this thread; grows to the size of the vocabulary.
     static SCRATCH: Cell<Scratch> = Cell::default();
 }
 
-/// What `f` makes with this thread's memory.
+/// Calls `f` with the scratch of this thread.
 fn with_scratch<T>(f: impl FnOnce(&mut Scratch) -> T) -> T {
-    // Taken, not borrowed: a processor of the caller's may generate with another model meanwhile.
+    // Taken, not borrowed: the caller's processor may generate with another model meanwhile.
     let mut scratch = SCRATCH.take();
     let result = f(&mut scratch);
     SCRATCH.set(scratch);
@@ -151,7 +152,7 @@ pub(super) fn choose(
         }
         let plain = (scored && changed).then(|| copy(logits, plain));
         if changed {
-            process::process(o, context, logits, settings.custom(), sorted)?;
+            process::process(o, context, logits, settings.processor(), sorted)?;
             check(logits)?;
         }
         choice.token = if o.temperature == 0.0 {
@@ -167,9 +168,9 @@ pub(super) fn choose(
     })
 }
 
-/// An error where processing has left nothing to choose from.
+/// An error if processing has left no token to choose from.
 fn check(logits: &[f32]) -> Result<()> {
-    // Squares of infinities add up to infinity: only not-a-number makes the sum so.
+    // The sum of squares is NaN only if a logit is NaN.
     if sum_of_squares(logits).is_nan() {
         return Err(Error::Numerical("a processed logit is not a number".to_owned()));
     }
@@ -223,7 +224,7 @@ pub(super) fn continuations(
             // The reference processes log-probabilities here, not logits.
             logits.iter_mut().for_each(|v| *v -= normalizer);
             shift = 0.0;
-            process::process(o, context, logits, settings.custom(), sorted)?;
+            process::process(o, context, logits, settings.processor(), sorted)?;
             check(logits)?;
             if o.renormalize_logits {
                 shift = sums.log_sum_exp(logits);
@@ -242,13 +243,13 @@ pub(super) fn continuations(
     })
 }
 
-/// Makes `chosen` the `n` best tokens of a row: by what processing has made of its logits, where that is equal by the logits
-/// themselves, as without processing, and then by their ids.
+/// Makes `chosen` the `n` best tokens of a row, ordered by processed logit, then by original logit, then by
+/// id.
 fn choose_best(processed: &[f32], logits: &[f32], n: usize, best: &mut TopK, chosen: &mut Vec<(u32, f32)>) {
     chosen.clear();
     chosen.extend_from_slice(best.of(processed, n));
     if let Some(&(_, least)) = chosen.last() {
-        // All that are as good as the last one: the whole vocabulary, where one token is forced.
+        // All ties with the last one: the whole vocabulary if one token is forced.
         chosen.retain(|&(_, v)| v > least);
         let equals = (0..).zip(processed.iter().zip(logits)).filter(|(_, (v, _))| **v == least);
         let equals = best.among(equals.map(|(id, (_, &logit))| (id, logit)), n - chosen.len());
@@ -280,7 +281,7 @@ mod tests {
             [4, 2, 1, 3, 0, 5]
         );
         assert!(best_of(&processed, &logits, 0).is_empty());
-        // A forced token leaves a vocabulary of equals.
+        // With a forced token all others are ties.
         let logits: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 263) as f32).collect();
         let mut processed = vec![f32::NEG_INFINITY; logits.len()];
         processed[77] = 0.0;

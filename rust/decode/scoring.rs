@@ -1,12 +1,12 @@
-//! What the scores behind rows lead to: tokens of streams, continuations of beams.
+//! From the scores of rows to tokens of streams and continuations of beams.
 
+use super::active_prompt::{ActivePrompt, Work};
 use super::beam_search::Candidate;
 use super::feed::Asked;
-use super::running::{Running, Work};
+use super::running_batch::Report;
 use super::scores::{Leading, RowScores, choose, continuations, leading};
 use super::sequence::Choice;
 use super::speculate::Guesses;
-use super::state::Report;
 use crate::error::{Error, Result};
 use crate::model::{Cache, Model, SequenceId, Session};
 use crate::ops::top_logits::TopLogits;
@@ -14,33 +14,33 @@ use crate::threads::Team;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// Bytes of logits that are stored at a time.
+/// Maximum bytes of logits stored at a time.
 const MAX_LOGIT_BYTES: usize = 64 << 20;
 
 /// A row of the feed: a lane, or a prompt that is being read.
 pub(super) struct Row {
-    /// Its place in the batch.
+    /// Index of the prompt in the batch.
     pub running: usize,
     pub lane: usize,
     pub sequence: SequenceId,
-    /// Tokens that the cache held before the step, and that the sequence had.
+    /// Cached tokens, and tokens of the sequence, before the step.
     pub cached: usize,
     pub length: usize,
-    /// Whether it was fed to its end.
+    /// Whether all its tokens have been fed.
     pub done: bool,
 }
 
-/// What the scores of a row become.
+/// Result of the scores of a row.
 #[derive(Default)]
 pub(super) struct Outcome {
-    /// Of a stream; behind a prompt of each of its samples that runs.
+    /// The token of a stream; after a prompt, one for each running sample.
     choices: Vec<(usize, Choice)>,
     /// Of a beam.
     found: Vec<Candidate>,
     error: Option<Error>,
 }
 
-/// What the scores of a pass are needed for.
+/// Everything that the scores of a pass are used with.
 pub(super) struct Scoring<'a> {
     pub model: &'a Model,
     pub rows: &'a [Row],
@@ -48,13 +48,13 @@ pub(super) struct Scoring<'a> {
     pub guesses: &'a Guesses,
     pub forbidden: &'a mut Vec<Vec<u32>>,
     pub cache: &'a mut Cache,
-    pub running: &'a mut [Running],
+    pub running: &'a mut [ActivePrompt],
     pub report: &'a mut Report,
     pub outcomes: &'a mut Vec<Mutex<Outcome>>,
 }
 
 impl Scoring<'_> {
-    /// Takes the scores of all asked rows: the largest logits alone where that is enough for all that are left, else all
+    /// Uses the scores of all asked rows: the top-k alone if that is enough for all remaining rows, else all
     /// logits in pieces of bounded size.
     pub fn run(mut self, s: &mut Session<'_>, needs: &mut Vec<Option<Leading>>) -> Result<()> {
         let vocab = self.model.vocab_size()?;
@@ -80,7 +80,7 @@ impl Scoring<'_> {
                     from = to;
                     continue;
                 }
-                // Some row is not finite: all logits tell which.
+                // Some row is not finite: computing all logits shows which.
                 to = to.min(from + piece);
             }
             let team = s.team;
@@ -90,7 +90,7 @@ impl Scoring<'_> {
         Ok(())
     }
 
-    /// What each asked row needs.
+    /// The top-k that each asked row needs.
     fn needs(&mut self, vocab: usize, needs: &mut Vec<Option<Leading>>) {
         needs.clear();
         self.forbidden.resize_with(self.forbidden.len().max(self.asked.len()), Vec::new);
@@ -98,7 +98,7 @@ impl Scoring<'_> {
         for (asked, forbidden) in self.asked.iter().zip(&mut *self.forbidden) {
             let row = &self.rows[asked.row];
             let running = &self.running[row.running];
-            // What may follow a guess is only known once it has come true.
+            // The context of a guess is known only once the guess is confirmed.
             let context = (asked.place == 0).then(|| running.prompt.context(running.ids(row.lane)));
             needs.push(leading(&running.prompt.settings, context.as_ref(), vocab, forbidden));
         }
@@ -110,7 +110,7 @@ impl Scoring<'_> {
         }
     }
 
-    /// Rows without guesses and processors are looked at on all threads.
+    /// Decides rows without guesses and processors on all threads.
     fn logits(
         &mut self,
         team: &Team<'_>,
@@ -147,7 +147,7 @@ impl Scoring<'_> {
         Ok(())
     }
 
-    /// Whether a row has to wait for those before it, or is the only one.
+    /// Whether a row depends on those before it, or is the only one.
     fn serial(&self, n: usize, alone: bool) -> bool {
         let row = self.asked[n].row;
         let settings = &self.running[self.rows[row].running].prompt.settings;
@@ -159,7 +159,7 @@ impl Scoring<'_> {
         self.report.failed.push((call, error));
     }
 
-    /// Decides and takes one row. Scores behind a guess count if everything guessed up to there has come true.
+    /// Decides and applies one row. The scores of a guess are used if all guesses up to it are confirmed.
     fn one(&mut self, n: usize, scores: RowScores<'_>) {
         let Asked { row, place, token } = self.asked[n];
         let row = &self.rows[row];
@@ -181,10 +181,10 @@ impl Scoring<'_> {
         self.take(n);
     }
 
-    /// What the scores of one row lead to.
+    /// The outcome of the scores of one row.
     fn decide(&self, n: usize, mut scores: RowScores<'_>, outcome: &mut Outcome) -> Result<()> {
         let row = &self.rows[self.asked[n].row];
-        let Running { prompt, work, read, .. } = &self.running[row.running];
+        let ActivePrompt { prompt, work, read, .. } = &self.running[row.running];
         let (settings, forbidden) = (&*prompt.settings, &*self.forbidden[n]);
         outcome.choices.clear();
         let list = match work {
@@ -204,7 +204,7 @@ impl Scoring<'_> {
                 RowScores::TopLogits { best, normalizer } => {
                     RowScores::TopLogits { best, normalizer: *normalizer }
                 }
-                // Processing changes logits, and others need them too.
+                // A copy: processing changes logits that other samples need.
                 RowScores::Logits(logits) if running.peek().is_some() => {
                     copied = logits.to_vec();
                     RowScores::Logits(&mut copied)
@@ -217,7 +217,7 @@ impl Scoring<'_> {
         Ok(())
     }
 
-    /// Takes what was decided for a row.
+    /// Applies the outcome of a row.
     fn take(&mut self, n: usize) {
         let row = &self.rows[self.asked[n].row];
         let running = &mut self.running[row.running];

@@ -1,7 +1,7 @@
-//! The vocabulary of the room: what a sequence is, what it was given, and why it ended.
+//! Types shared by the files of this module: sequences, prompts, events and results.
 
 use super::options::Options;
-use super::process::{Context, Custom};
+use super::process::{Context, ProcessorRef};
 use crate::error::{Error, Result};
 use crate::model::SequenceId;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// An end token, a stop string or the caller.
+    /// An end token, a stop string or a request of the caller.
     Stop,
     /// The maximum number of tokens.
     Length,
@@ -39,7 +39,7 @@ impl FinishReason {
 pub struct Event {
     pub sequence: usize,
     pub token: u32,
-    /// Log-probability under the model, before any processing; 0 unless asked for.
+    /// Log-probability under the model, before any processing; 0 unless requested.
     pub logprob: f32,
     /// The most probable tokens and their log-probabilities.
     pub top: Vec<(u32, f32)>,
@@ -48,7 +48,7 @@ pub struct Event {
 /// Log-probability of a token, and the most probable tokens with theirs.
 pub type Scored = (f32, Vec<(u32, f32)>);
 
-/// A result: ids without the prompt, and of a beam search what each token was given, if asked for.
+/// A result: ids without the prompt, and for a beam search the log-probabilities of each token, if requested.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hypothesis {
     pub ids: Vec<u32>,
@@ -58,7 +58,7 @@ pub struct Hypothesis {
     pub scored: Vec<Scored>,
 }
 
-/// A token, its log-probability and the most probable ones with theirs, where asked for.
+/// A token, its log-probability and the most probable tokens with theirs, if requested.
 #[derive(Debug, Default)]
 pub(super) struct Choice {
     pub token: u32,
@@ -69,7 +69,7 @@ pub(super) struct Choice {
 /// A function of the caller that changes logits: (ids so far, logits).
 pub type Processor = Arc<dyn Fn(&[u32], &mut [f32]) -> Result<()> + Send + Sync>;
 
-/// What the sequences of a call have in common.
+/// What the sequences of a call share.
 pub struct Settings {
     /// Number of the call in its engine.
     pub call: u64,
@@ -78,51 +78,51 @@ pub struct Settings {
 }
 
 impl Settings {
-    pub(super) fn custom(&self) -> Option<Custom<'_>> {
-        self.processor.as_deref().map(|processor| processor as Custom<'_>)
+    pub(super) fn processor(&self) -> Option<ProcessorRef<'_>> {
+        self.processor.as_deref().map(|processor| processor as ProcessorRef<'_>)
     }
 }
 
-/// A prompt that is to be continued.
+/// A prompt to continue.
 pub(super) struct Prompt {
     pub settings: Arc<Settings>,
-    /// Its place among the call's prompts.
+    /// Index in the call's prompts.
     pub number: usize,
     pub ids: Vec<u32>,
     /// Ids of the encoder's input; empty without an encoder.
     pub source: Vec<u32>,
-    /// Length at which its sequences end.
+    /// Maximum length of its sequences.
     pub max_length: usize,
 }
 
 impl Prompt {
-    /// What processors look at for a sequence of this prompt.
+    /// The context of processors for a sequence of this prompt.
     pub fn context<'a>(&'a self, ids: &'a [u32]) -> Context<'a> {
         let source = if self.source.is_empty() { &self.ids } else { &self.source };
         Context { ids, prompt: self.ids.len(), max_length: self.max_length, source }
     }
 
-    /// Sequences that run side by side for it.
+    /// Number of sequences that run side by side for it.
     pub fn width(&self) -> usize {
         self.settings.options.samples.max(self.settings.options.beams)
     }
 
-    /// Number of one of its samples among the call's sequences.
+    /// Index of one of its samples in the call's sequences.
     pub fn sequence(&self, sample: usize) -> usize {
         self.number * self.settings.options.samples + sample
     }
 }
 
-/// One sequence of tokens being generated, on its own.
+/// A sequence being generated without beam search.
 pub(super) struct Stream {
     pub ids: Vec<u32>,
-    /// None until the prompt has been read, and after the end.
+    /// `None` until the prompt has been read, and after the end.
     pub cache: Option<SequenceId>,
     pub reason: Option<FinishReason>,
 }
 
 impl Stream {
-    /// Takes the chosen token, and ends where it must.
+    /// Appends the chosen token; ends at an end token or at the maximum length.
     pub fn take(&mut self, prompt: &Prompt, sample: usize, choice: Choice) -> Event {
         let Choice { token, logprob, top } = choice;
         self.ids.push(token);

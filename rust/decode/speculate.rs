@@ -1,11 +1,11 @@
-//! Guesses of the tokens that come next, which the model checks in one pass: Leviathan et al. 2022,
-//! <https://arxiv.org/abs/2211.17192>.
+//! Speculative decoding: guesses of the next tokens, which the model verifies in one pass. Leviathan et al.
+//! 2022, <https://arxiv.org/abs/2211.17192>.
 //!
-//! Guesses come from the text itself (prompt lookup: what followed the last few tokens when they stood there before,
+//! Guesses come from the text itself (prompt lookup: what followed an earlier occurrence of the last tokens,
 //! Saxena 2023, <https://github.com/apoorvumang/prompt-lookup-decoding>) or from a smaller model of the same
-//! vocabulary. They only decide how many rows a step computes: each token is chosen from the model's own logits, which
-//! have the same bits however many rows lie beside them, and with the draw of its own step. So the result is the same as
-//! without, token for token, when drawing too.
+//! vocabulary. They only change how many rows a step computes: each token is chosen from the model's own
+//! logits, which have the same bits for any number of rows, and with the random number of its own step. So
+//! the result is the same as without speculation, token for token, also when sampling.
 
 use super::feed::Feed;
 use crate::error::{Error, Result};
@@ -14,12 +14,12 @@ use crate::threads::Hook;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// What followed the last `ngram` tokens or fewer, at most `max` tokens: at their latest place in `ids`, else in
-/// `source`.
+/// At most `max` tokens that followed the latest earlier occurrence of the last `ngram` tokens or fewer in
+/// `ids`, else in `source`.
 pub fn lookup<'a>(ids: &'a [u32], source: &'a [u32], ngram: usize, max: usize) -> &'a [u32] {
     for n in (1..=ngram.min(ids.len())).rev() {
         let (before, last) = ids.split_at(ids.len() - n);
-        // A match must be followed by something, and may reach into the last tokens themselves.
+        // A match must have a next token, and may overlap the last tokens.
         let own = (0..before.len()).rev().find(|&i| &ids[i..i + n] == last).map(|i| &ids[i + n..]);
         let found = own.or_else(|| {
             let at = source.windows(n).rposition(|window| window == last)?;
@@ -32,19 +32,19 @@ pub fn lookup<'a>(ids: &'a [u32], source: &'a [u32], ngram: usize, max: usize) -
     &[]
 }
 
-/// A sequence whose next tokens are to be guessed.
+/// A sequence whose next tokens are guessed.
 pub(super) struct Wanted<'a> {
-    /// Its number in the call.
+    /// Index in the call.
     pub sequence: usize,
     pub ids: &'a [u32],
     pub max: usize,
 }
 
-/// A smaller model that guesses for the sequences of a call.
+/// A smaller model that guesses tokens for the sequences of a call.
 pub(super) struct Draft {
     model: Arc<Model>,
     cache: Cache,
-    /// By number of the call's sequence.
+    /// By index of the call's sequence.
     sequences: Vec<Option<SequenceId>>,
     feed: Feed,
 }
@@ -55,7 +55,7 @@ impl Draft {
     pub fn new(model: &Model, draft: Arc<Model>) -> Result<Draft> {
         let wrong = |what: &str| Err(Error::Option(format!("draft_model {what}")));
         if std::ptr::eq(model, &raw const *draft) {
-            return wrong("is the model itself: expected a smaller one");
+            return wrong("is the model itself: expected a smaller model");
         }
         if model.spec().encoder.is_some() || draft.spec().encoder.is_some() {
             return wrong("or the model has an encoder: expected two decoders");
@@ -68,8 +68,9 @@ impl Draft {
         Ok(Draft { model: draft, cache, sequences: Vec::new(), feed: Feed::default() })
     }
 
-    /// The most probable next tokens of each sequence according to the draft model; none while another call uses that model:
-    /// a call that waits for a model while it uses one could deadlock with a call that does the reverse.
+    /// The most probable next tokens of each sequence under the draft model; none while another call uses
+    /// that model: waiting for one model while holding another could deadlock with a call that does the
+    /// reverse.
     pub fn propose(&mut self, hook: Hook<'_>, wanted: &[Wanted<'_>]) -> Result<Vec<Vec<u32>>> {
         let longest = self.model.longest();
         let mut found: Vec<Vec<u32>> = vec![Vec::new(); wanted.len()];
@@ -78,7 +79,7 @@ impl Draft {
         let Draft { model, cache, sequences, feed } = self;
         let asked = model.session_if_free(hook, |s| {
             loop {
-                // Everything that a sequence has and its cache lacks; at first that is the whole prompt.
+                // All tokens of a sequence that are not cached yet; at first the whole prompt.
                 let mut owners = Vec::new();
                 feed.clear();
                 for (i, w) in wanted.iter().enumerate() {
@@ -88,7 +89,7 @@ impl Draft {
                     }
                     let sequence = *sequences[w.sequence].get_or_insert_with(|| cache.start());
                     if found[i].is_empty() {
-                        // Wrong guesses of the step before go; the last token is always fed.
+                        // Removes wrong guesses of the previous step; the last token is always fed.
                         cache.truncate(sequence, cache.length(sequence).min(w.ids.len() - 1));
                     }
                     let first = cache.length(sequence);
@@ -127,14 +128,14 @@ impl Draft {
         asked.map(|_| found)
     }
 
-    /// Forgets what follows the first token of the guesses that has not come true; `known` tokens are left.
+    /// Drops the guesses from the first wrong one on; `known` tokens are left.
     pub fn settle(&mut self, sequence: usize, known: usize) {
         if let Some(id) = self.sequences.get(sequence).copied().flatten() {
             self.cache.truncate(id, known.min(self.cache.length(id)));
         }
     }
 
-    /// Forgets a sequence that has ended.
+    /// Removes a sequence that has ended.
     pub fn end(&mut self, sequence: usize) {
         if let Some(id) = self.sequences.get_mut(sequence).and_then(Option::take) {
             self.cache.release(id);
@@ -142,11 +143,11 @@ impl Draft {
     }
 }
 
-/// Guessed tokens of the rows of a step. Kept from step to step: the lists are filled again.
+/// Guessed tokens of the rows of a step. The lists are reused from step to step.
 #[derive(Default)]
 pub(super) struct Guesses {
     tokens: Vec<u32>,
-    /// Where those of each row are; empty where nothing is guessed.
+    /// Range of each row's guesses; empty without guesses.
     rows: Vec<Range<usize>>,
 }
 
@@ -178,9 +179,9 @@ impl Guesses {
     }
 }
 
-/// How many tokens may be guessed behind the last one of a sequence.
+/// Maximum number of tokens that may be guessed after the last one of a sequence.
 pub(super) fn room(s: &Session<'_>, length: usize, max_length: usize, max: usize) -> usize {
-    // Keys that are cached keep the rotation of their length: a guess must not be of another.
+    // Cached keys keep the rotation that depends on the length: guesses must have the same one.
     max.min(max_length - length - 1).min(s.rotated_alike(length))
 }
 

@@ -1,20 +1,20 @@
-//! One step: rows are fed, their scores become tokens.
+//! One step: feeds rows to the model and chooses tokens from their scores.
 
+use super::active_prompt::ActivePrompt;
 use super::feed::Feed;
-use super::running::Running;
+use super::running_batch::{CallState, RunningBatch};
 use super::scores::Leading;
 use super::scoring::{Outcome, Row, Scoring};
 use super::speculate::{Guesses, Wanted, lookup, room};
-use super::state::{Group, State};
 use crate::error::{Error, Result};
 use crate::model::{Cache, PREFILL_ROWS, SequenceId, Session};
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-/// Rows of waiting prompts that are read in a step however many sequences run.
+/// Minimum number of prompt rows that a step reads, for any number of running sequences.
 const MIN_PROMPT_ROWS: usize = PREFILL_ROWS / 4;
 
-/// The lists of a step, kept for their memory.
+/// The lists of a step, reused from step to step.
 #[derive(Default)]
 pub(super) struct Step {
     rows: Vec<Row>,
@@ -43,8 +43,13 @@ impl Step {
         self.calls.iter().copied()
     }
 
-    /// Shortens cached sequences that have no new token to what they were, and takes back wrong guesses.
-    pub fn roll_back(&self, cache: &mut Cache, running: &[Running], groups: &mut HashMap<u64, Group>) {
+    /// Truncates cached sequences without a new token to their former length, and removes wrong guesses.
+    pub fn roll_back(
+        &self,
+        cache: &mut Cache,
+        running: &[ActivePrompt],
+        call_states: &mut HashMap<u64, CallState>,
+    ) {
         for (i, row) in self.rows.iter().enumerate() {
             let guesses = self.guesses.of(i);
             if !row.done {
@@ -54,7 +59,8 @@ impl Step {
                 let ids = running.ids(row.lane);
                 // The newest token itself is not in the cache.
                 cache.truncate(row.sequence, ids.len() - 1);
-                let draft = groups.get_mut(&running.call()).and_then(|group| group.draft.as_mut());
+                let draft =
+                    call_states.get_mut(&running.call()).and_then(|call_state| call_state.draft.as_mut());
                 if let Some(draft) = draft {
                     let right = ids[row.length..].iter().zip(guesses).take_while(|(a, b)| a == b).count();
                     draft.settle(running.prompt.sequence(row.lane), row.length + right);
@@ -63,7 +69,7 @@ impl Step {
         }
     }
 
-    fn push(&mut self, at: usize, running: &Running, lane: usize, sequence: SequenceId, cache: &Cache) {
+    fn push(&mut self, at: usize, running: &ActivePrompt, lane: usize, sequence: SequenceId, cache: &Cache) {
         let (cached, length) = (cache.length(sequence), running.ids(lane).len());
         self.rows.push(Row { running: at, lane, sequence, cached, length, done: false });
         if self.calls.last() != Some(&running.call()) {
@@ -73,12 +79,12 @@ impl Step {
 }
 
 impl Step {
-    /// Feeds the sequences of active calls and takes what their scores lead to.
-    pub fn run(&mut self, state: &mut State, s: &mut Session<'_>) -> Result<()> {
+    /// Feeds the sequences of active calls and applies the outcomes of their scores.
+    pub fn run(&mut self, state: &mut RunningBatch, s: &mut Session<'_>) -> Result<()> {
         self.gather(state, s)?;
-        let State { model, cache, cross, running, report, .. } = state;
+        let RunningBatch { model, cache, sources, running, report, .. } = state;
         let Step { rows, feed, guesses, needs, forbidden, outcomes, .. } = self;
-        while let Some(ended) = feed.pass(s, cache, cross.as_mut())? {
+        while let Some(ended) = feed.pass(s, cache, sources.as_mut())? {
             if !feed.asked.is_empty() {
                 let asked = &feed.asked;
                 let scoring =
@@ -90,11 +96,12 @@ impl Step {
         Ok(())
     }
 
-    /// Fills the feed: sequences that run, then pieces of prompts in order of arrival.
-    fn gather(&mut self, state: &mut State, s: &Session<'_>) -> Result<()> {
-        let State { cache, groups, running, .. } = &*state;
-        let takes_part =
-            |running: &Running| !running.fed && groups.get(&running.call()).is_some_and(|group| group.active);
+    /// Fills the feed: running sequences, then pieces of prompts in order of arrival.
+    fn gather(&mut self, state: &mut RunningBatch, s: &Session<'_>) -> Result<()> {
+        let RunningBatch { cache, call_states, running, .. } = &*state;
+        let takes_part = |running: &ActivePrompt| {
+            !running.fed && call_states.get(&running.call()).is_some_and(|call_state| call_state.active)
+        };
         for (at, running) in running.iter().enumerate() {
             if running.read && takes_part(running) {
                 for lane in 0..running.lanes() {
@@ -105,7 +112,7 @@ impl Step {
             }
         }
         self.guess(state, s)?;
-        let State { cache, running, .. } = &*state;
+        let RunningBatch { cache, running, .. } = &*state;
         let Step { rows, feed, guesses, .. } = &mut *self;
         for (i, row) in rows.iter().enumerate() {
             let running = &running[row.running];
@@ -126,11 +133,12 @@ impl Step {
         Ok(())
     }
 
-    /// Guesses for each row, no more than there is room for.
-    fn guess(&mut self, state: &mut State, s: &Session<'_>) -> Result<()> {
-        let State { groups, running, report, .. } = state;
+    /// Guesses tokens for each row, as far as there is room.
+    fn guess(&mut self, state: &mut RunningBatch, s: &Session<'_>) -> Result<()> {
+        let RunningBatch { call_states, running, report, .. } = state;
         let Step { rows, guesses, .. } = self;
-        let drafted = groups.iter().any(|(_, group)| group.active && group.draft.is_some());
+        let drafted =
+            call_states.iter().any(|(_, call_state)| call_state.active && call_state.draft.is_some());
         if !drafted && rows.iter().all(|row| running[row.running].prompt.settings.options.prompt_lookup == 0)
         {
             return Ok(());
@@ -146,9 +154,9 @@ impl Step {
             }
             guesses.push(lookup(ids, &prompt.source, o.lookup_ngram, max));
         }
-        for (&call, group) in groups.iter_mut().filter(|(_, group)| group.active) {
-            // The draft guesses where the text itself has nothing to offer.
-            let Some(draft) = &mut group.draft else { continue };
+        for (&call, call_state) in call_states.iter_mut().filter(|(_, call_state)| call_state.active) {
+            // The draft model guesses if the lookup found nothing.
+            let Some(draft) = &mut call_state.draft else { continue };
             let own = |i: &usize| running[rows[*i].running].call() == call && guesses.of(*i).is_empty();
             let places: Vec<usize> = (0..rows.len()).filter(own).collect();
             let wanted = places.iter().map(|&i| {

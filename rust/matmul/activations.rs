@@ -7,7 +7,7 @@
 mod codes;
 
 use super::layout::Layout;
-use super::panel::BLOCK;
+use super::panel::SUPERBLOCK;
 use crate::simd::Level;
 use crate::tensor::{Buffer, Disjoint, sized};
 use crate::threads::Team;
@@ -108,7 +108,7 @@ impl PackedActivations {
         let (first, rows) = (rows.start, rows.len());
         self.cut(rows, inputs, height);
         self.by_rows = by_rows;
-        let blocks = inputs.div_ceil(BLOCK);
+        let blocks = inputs.div_ceil(SUPERBLOCK);
         let words = layout.words();
         let whole = layout == Layout::F32Rows && !inputs.is_multiple_of(COLLIDING);
         if whole && input.prologue.is_none() {
@@ -117,7 +117,7 @@ impl PackedActivations {
         if layout == Layout::F32 || whole {
             sized(&mut self.floats, rows * inputs);
         } else if layout == Layout::F32Rows {
-            sized(&mut self.floats, rows * blocks * BLOCK);
+            sized(&mut self.floats, rows * blocks * SUPERBLOCK);
         } else {
             sized(&mut self.codes, blocks * rows * words);
         }
@@ -142,18 +142,18 @@ impl PackedActivations {
                 x = made;
             }
             for block in 0..blocks {
-                let length = BLOCK.min(inputs - block * BLOCK);
+                let length = SUPERBLOCK.min(inputs - block * SUPERBLOCK);
                 if layout == Layout::F32 {
                     // SAFETY: blocks of tiles do not overlap.
-                    let to = unsafe { floats.slice(block * BLOCK * rows + start * length, m * length) };
-                    interleave(&x[block * BLOCK..], inputs, length, m, to);
+                    let to = unsafe { floats.slice(block * SUPERBLOCK * rows + start * length, m * length) };
+                    interleave(&x[block * SUPERBLOCK..], inputs, length, m, to);
                     continue;
                 }
                 if layout == Layout::F32Rows {
                     // SAFETY: as above.
-                    let to = unsafe { floats.slice((block * rows + start) * BLOCK, m * BLOCK) };
-                    for (to, x) in to.chunks_exact_mut(BLOCK).zip(x.chunks_exact(inputs)) {
-                        to[..length].copy_from_slice(&x[block * BLOCK..][..length]);
+                    let to = unsafe { floats.slice((block * rows + start) * SUPERBLOCK, m * SUPERBLOCK) };
+                    for (to, x) in to.chunks_exact_mut(SUPERBLOCK).zip(x.chunks_exact(inputs)) {
+                        to[..length].copy_from_slice(&x[block * SUPERBLOCK..][..length]);
                     }
                     continue;
                 }
@@ -163,11 +163,11 @@ impl PackedActivations {
                 let in_place = m == 1 || by_rows;
                 let made = if in_place { &mut *to } else { sized(side_by_side, m * words) };
                 for (x, made) in x.chunks_exact(inputs).zip(made.chunks_exact_mut(words)) {
-                    let x = &x[block * BLOCK..][..length];
+                    let x = &x[block * SUPERBLOCK..][..length];
                     match x.try_into() {
                         Ok(whole) => quantize(level, layout, whole, made),
                         Err(_) => {
-                            let mut padded = [0.0; BLOCK];
+                            let mut padded = [0.0; SUPERBLOCK];
                             padded[..length].copy_from_slice(x);
                             quantize(level, layout, &padded, made);
                         }
@@ -202,18 +202,20 @@ impl<'a> ActivationView<'a> {
     pub fn float(&self, layout: Layout, block: usize, tile: usize) -> (&'a [f32], usize) {
         let PackedActivations { tiles, rows: all, inputs, floats, .. } = self.packed;
         let (start, rows) = tiles[tile];
-        let length = BLOCK.min(inputs - block * BLOCK);
+        let length = SUPERBLOCK.min(inputs - block * SUPERBLOCK);
         match (layout, self.rows) {
             (Layout::F32Rows, Some(whole)) => {
-                (&whole[start * inputs + block * BLOCK..][..(rows - 1) * inputs + length], *inputs)
+                (&whole[start * inputs + block * SUPERBLOCK..][..(rows - 1) * inputs + length], *inputs)
             }
-            (Layout::F32Rows, None) => (&floats[(block * all + start) * BLOCK..][..rows * BLOCK], BLOCK),
+            (Layout::F32Rows, None) => {
+                (&floats[(block * all + start) * SUPERBLOCK..][..rows * SUPERBLOCK], SUPERBLOCK)
+            }
             (Layout::Bf16AsF32, _) => {
                 let bits = &self.packed.codes(layout, block, tile)[..rows * length.next_multiple_of(2)];
                 // SAFETY: both types have four bytes, and any bits are an f32.
                 (unsafe { std::slice::from_raw_parts(bits.as_ptr().cast(), bits.len()) }, 1)
             }
-            _ => (&floats[block * BLOCK * all + start * length..][..rows * length], 1),
+            _ => (&floats[block * SUPERBLOCK * all + start * length..][..rows * length], 1),
         }
     }
 }

@@ -60,7 +60,7 @@ pub struct ThreadScratch {
 }
 
 /// One product of a region and its output: with `y = weight x + bias` and `g = gate x + gate bias`, `z =
-/// activation(g) * y` where there is a gate, else `activation(y)`; then `out = z`, or `out += add * z`.
+/// activation(g) * y` with a gate, else `activation(y)`; then `out = z`, or `out += add * z`.
 pub struct Target<'a> {
     pub weight: &'a Matrix,
     pub bias: Option<&'a [f32]>,
@@ -286,7 +286,7 @@ fn panels_per_chunk(team: &Team<'_>, rows: usize, panels: usize) -> usize {
     }
 }
 
-/// Number of parts that the row tiles are cut into, where there are too few groups of panels for all threads.
+/// Number of parts of the row tiles; more than one if there are too few groups of panels for all threads.
 pub fn cuts(team: &Team<'_>, rows: usize, groups: usize, tiles: usize) -> usize {
     if rows > 16 && groups < 4 * team.threads() {
         (4 * team.threads()).div_ceil(groups.max(1)).min(tiles)

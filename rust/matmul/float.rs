@@ -24,7 +24,7 @@ mod x86;
 
 use super::layout::Layout;
 use super::matrix::{Activations, Matrix};
-use super::panel::{BLOCK, PANEL};
+use super::panel::{PANEL, SUPERBLOCK};
 use super::subproduct::Subproduct;
 use crate::simd::{Isa, Level, multiplies_bf16};
 use crate::tensor::{Buffer, WeightType};
@@ -136,11 +136,11 @@ fn scalar(layout: Layout, part: Subproduct<'_>, out: &mut [f32]) {
             let (start, m) = view.packed.tiles[tile];
             let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
             c.fill(0.0);
-            for block in 0..inputs.div_ceil(BLOCK) {
+            for block in 0..inputs.div_ceil(SUPERBLOCK) {
                 let (x, _) = view.float(layout, block, tile);
                 for (k, x) in x.chunks_exact(m).enumerate() {
                     for j in 0..PANEL {
-                        let weight = value(weight_type, bytes, (block * BLOCK + k) ^ swap, j);
+                        let weight = value(weight_type, bytes, (block * SUPERBLOCK + k) ^ swap, j);
                         for i in 0..m {
                             c[i * PANEL + j] = x[i].mul_add(weight, c[i * PANEL + j]);
                         }

@@ -1,6 +1,6 @@
 //! Layouts of packed activations.
 
-use super::panel::{BLOCK, GROUP, GROUPS};
+use super::panel::{GROUP, GROUPS, SUPERBLOCK};
 
 /// Contents of a block of a tile, `M` rows side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +36,12 @@ impl Layout {
     /// Words of 32 bits that one row takes in a whole block.
     pub const fn words(self) -> usize {
         match self {
-            Layout::F32 | Layout::F32Rows | Layout::Bf16AsF32 => BLOCK,
-            Layout::Bf16Pairs => BLOCK / 2,
+            Layout::F32 | Layout::F32Rows | Layout::Bf16AsF32 => SUPERBLOCK,
+            Layout::Bf16Pairs => SUPERBLOCK / 2,
             Layout::I16Pairs | Layout::I16Planes => GROUPS * (GROUP / 2 + 1) + 1,
             Layout::I8GroupPairs => GROUPS * (GROUP / 2 + 2),
             Layout::I8GroupQuads => GROUPS * (GROUP / 4 + 2),
-            Layout::I8Quads => BLOCK / 4 + GROUPS / 2 + 2,
+            Layout::I8Quads => SUPERBLOCK / 4 + GROUPS / 2 + 2,
         }
     }
 }

@@ -64,7 +64,7 @@ impl Kernels {
     }
 }
 
-/// The number of whole blocks of `inputs`, and of groups in a shorter last one (0 where there is none).
+/// The number of whole blocks of `inputs`, and of groups in a shorter last one (0 without one).
 pub fn shape(inputs: usize) -> (usize, usize) {
     let groups = inputs.div_ceil(GROUP);
     let whole = groups / GROUPS;

@@ -3,7 +3,7 @@
 use super::describe::Norm;
 use crate::error::{Error, Result};
 
-/// Largest size in a description: beyond it is a mistake, and products of three fit in 64 bits.
+/// Maximum size in a description: larger ones are mistakes, and a product of three sizes fits in 64 bits.
 pub(super) const MAX_SIZE: usize = 1 << 20;
 
 pub(super) fn refuse<T>(place: &str, field: &str, got: impl std::fmt::Display, expected: &str) -> Result<T> {
@@ -40,7 +40,7 @@ pub(super) fn vocabulary(place: &str, field: &str, value: usize) -> Result<()> {
     Ok(())
 }
 
-/// Checks the norms that are given.
+/// Checks the norms that are present.
 pub(super) fn norms(place: &str, norms: &[(&str, &Option<Norm>)]) -> Result<()> {
     for (name, norm) in norms {
         if let Some(norm) = norm
@@ -52,7 +52,7 @@ pub(super) fn norms(place: &str, norms: &[(&str, &Option<Norm>)]) -> Result<()> 
     Ok(())
 }
 
-/// What the bounds of a body depend on besides its own description.
+/// The context of a body's description that its bounds depend on.
 pub struct Site {
     pub hidden_size: usize,
     /// Rows of the stack's table of relative positions.

@@ -1,30 +1,32 @@
-//! The state of running and kept sequences: blocks of keys and values, shared by reference counts, with a table for each
-//! sequence; and slots of numbers ([`Slots`]).
+//! The state of running and kept sequences: blocks of keys and values, shared by reference counts, with a
+//! table for each sequence; and slots of numbers ([`Slots`]).
 //!
-//! Layers with the same window form a group whose layers have the same block numbers, so a sequence has a table for each
-//! group. A sequence grows in steps: [`Cache::extend`] gives it room, the layers store, [`Cache::commit`] ends the step.
-//! [`Cache::truncate`] rolls back: blocks by forgetting them, slots to a snapshot. Snapshots are kept at block borders,
-//! bounded in memory, and so are blocks that have left a sliding window, so that little is read again when a later prompt
-//! differs from this sequence near its end.
+//! Layers with the same window form a group whose layers have the same block numbers, so a sequence has a
+//! table for each group. A sequence grows in steps: [`Cache::extend`] gives it room, the layers store,
+//! [`Cache::commit`] ends the step. [`Cache::truncate`] rolls back: blocks by forgetting them, slots to a
+//! snapshot. Snapshots at block borders and blocks that have left a sliding window are kept within a bound of
+//! bytes, so that a later prompt that differs from this sequence near its end reads few tokens again.
 
 use super::slots::{SlotState, Slots};
 use super::state::{State, StateLayout, StatePlace};
 use crate::error::{Error, Result};
 use crate::ops::attention::TILE;
-use crate::ops::kv::{BLOCK, KvBlocks, KvType, SEGMENT};
+use crate::ops::kv::{KV_BLOCK, KvBlocks, KvType, SEGMENT};
 use crate::threads::Team;
 
 /// A sequence of a cache.
 pub type SequenceId = usize;
 
-/// Table entry of a block that has been given back.
+/// Table entry of a released block.
 pub const HOLE: u32 = u32::MAX;
 
-/// Bytes of slots for which a snapshot is kept at each block border; larger ones are kept at borders further apart.
+/// Maximum slot size in bytes for a snapshot at each block border; larger slots have snapshots at borders
+/// further apart.
 const SNAPSHOT_BYTES: usize = 256 << 10;
-/// Widest distance of snapshots, in blocks.
+/// Maximum distance of snapshots in blocks.
 const MAX_SNAPSHOT_BLOCKS: usize = 64;
-/// Snapshots of the last borders are kept however far apart the others are: a chat template changes the last tokens.
+/// Number of last borders whose snapshots are kept for any distance of the others: a chat template changes
+/// the last tokens.
 const RECENT_SNAPSHOTS: usize = 4;
 
 /// The blocks of layers with the same window.
@@ -33,26 +35,26 @@ struct Group {
     layers: Vec<KvBlocks>,
     references: Vec<u32>,
     free: Vec<u32>,
-    /// Segments of blocks that have no memory.
+    /// Segments of blocks without memory.
     vacant: Vec<usize>,
     /// Blocks of each sequence, by its id.
     tables: Vec<Vec<u32>>,
     /// The first entry of each table that is not a hole.
     first: Vec<usize>,
-    /// Blocks that are still to be copied, and onto which.
+    /// Pending copies of blocks: from, to.
     copies: Vec<(u32, u32)>,
 }
 
-/// The states of a stack's sequences, or of the sources that it attends to.
+/// The states of the sequences of a stack, or of the sources that it attends to.
 pub struct Cache {
     groups: Vec<Group>,
     slots: Slots,
-    /// Tokens of each sequence; `None` where there is no sequence: its lists serve the next one of this id.
+    /// Tokens of each sequence; `None` for a free id, whose lists the next sequence reuses.
     lengths: Vec<Option<usize>>,
     states: Vec<SlotState>,
-    /// Bytes for blocks that have left their windows, and for snapshots.
+    /// Maximum bytes of blocks that have left their windows, and of snapshots.
     history: usize,
-    /// All layers of a group share one layer's memory: for sequences that pass the stack once.
+    /// All layers of a group share the memory of one layer: for sequences in a single pass.
     collapsed: bool,
 }
 
@@ -126,35 +128,37 @@ impl Group {
         }
     }
 
-    /// Gives a sequence of `length` tokens blocks for `tokens` more. A last block that is shared is replaced by a copy.
+    /// Allocates blocks for `tokens` more tokens of a sequence of `length`. Replaces a shared last block by a
+    /// copy.
     fn lengthen(&mut self, id: SequenceId, length: usize, tokens: usize) -> Result<()> {
         let last = self.tables[id].last().copied().filter(|&b| b != HOLE);
-        if let Some(last) = last.filter(|&b| !length.is_multiple_of(BLOCK) && self.references[b as usize] > 1)
+        if let Some(last) =
+            last.filter(|&b| !length.is_multiple_of(KV_BLOCK) && self.references[b as usize] > 1)
         {
             let copy = self.allocate()?;
             self.copies.push((last, copy));
             self.release(last);
             *self.tables[id].last_mut().expect("it has a last block") = copy;
         }
-        while self.tables[id].len() * BLOCK < length + tokens {
+        while self.tables[id].len() * KV_BLOCK < length + tokens {
             let block = self.allocate()?;
             self.tables[id].push(block);
         }
         Ok(())
     }
 
-    /// The first entry of a sequence's table that the token at position `length` and later ones read.
+    /// The first table entry of a sequence that tokens from position `length` on read.
     fn visible_from(&self, length: usize) -> usize {
         let window = self.window.unwrap_or(usize::MAX);
-        (length + 1).saturating_sub(window) / TILE * (TILE / BLOCK)
+        (length + 1).saturating_sub(window) / TILE * (TILE / KV_BLOCK)
     }
 
-    /// Blocks of a sequence that have left the window.
+    /// Number of blocks of a sequence that have left the window.
     fn left(&self, id: SequenceId, length: usize) -> usize {
         self.visible_from(length).min(self.tables[id].len()).saturating_sub(self.first[id])
     }
 
-    /// Gives back the first `count` blocks of a sequence.
+    /// Releases the first `count` blocks of a sequence.
     fn give_back(&mut self, id: SequenceId, count: usize) {
         for at in self.first[id]..self.first[id] + count {
             let block = std::mem::replace(&mut self.tables[id][at], HOLE);
@@ -167,7 +171,7 @@ impl Group {
         let Group { layers, copies, .. } = self;
         let copy = |layer: &mut KvBlocks| copies.iter().for_each(|&(from, to)| layer.copy_block(from, to));
         match team {
-            // The copied block is one that others hold too, so none of the new blocks is copied from.
+            // No new block is the source of a copy: copied blocks have other owners.
             Some(team) if !copies.is_empty() => {
                 team.run_mut(layers, 1, &|_, layer, _| copy(&mut layer[0]));
             }
@@ -210,8 +214,9 @@ impl Cache {
         Cache { groups: vec![Group::new(None, layers)], ..Cache::new(&StateLayout::default(), kv_type) }
     }
 
-    /// A cache for sequences that go through the stack in one pass: a layer's keys and values serve until the next
-    /// layer's, so layers of one shape share their memory, which stays in the processor's cache.
+    /// A cache for sequences that go through the stack in one pass: keys and values of a layer are read only
+    /// until the next layer's are stored, so layers of one shape share memory, which stays in the CPU's
+    /// cache.
     pub fn scratch(layout: &StateLayout, kv_type: KvType) -> Cache {
         let alike =
             |group: &super::state::GroupLayout| group.layers.windows(2).all(|pair| pair[0] == pair[1]);
@@ -223,12 +228,12 @@ impl Cache {
         Cache { collapsed, ..Cache::new(&layout, kv_type) }
     }
 
-    /// Bounds the bytes for blocks that have left their windows and for snapshots.
+    /// Sets the bound for blocks that have left their windows and for snapshots.
     pub fn keep_history(&mut self, bytes: usize) {
         self.history = bytes;
     }
 
-    /// Forgets all sequences; their memory stays.
+    /// Removes all sequences; their memory is reused.
     pub fn clear(&mut self) {
         self.lengths.clear();
         self.states.iter_mut().for_each(|state| *state = SlotState::default());
@@ -257,7 +262,7 @@ impl Cache {
         self.lengths[id].expect("the sequence is alive")
     }
 
-    /// Another sequence with the same tokens, sharing their state.
+    /// A new sequence with the same tokens, which shares their state.
     pub fn fork(&mut self, id: SequenceId) -> SequenceId {
         let fork = self.start();
         self.lengths[fork] = Some(self.length(id));
@@ -281,7 +286,7 @@ impl Cache {
         fork
     }
 
-    /// Forgets a sequence.
+    /// Removes a sequence.
     pub fn release(&mut self, id: SequenceId) {
         if self.lengths[id].is_none() {
             return;
@@ -296,17 +301,17 @@ impl Cache {
         self.lengths[id] = None;
     }
 
-    /// Shortens a sequence to `length` tokens, or to fewer where its state cannot be rolled back to just that; returns how
-    /// many are left. The others have to be read again.
+    /// Truncates a sequence to `length` tokens, or to fewer if its state cannot be rolled back exactly there;
+    /// returns its new length. The tokens from there on must be read again.
     pub fn truncate(&mut self, id: SequenceId, length: usize) -> usize {
         let mut length = self.roll_back(id, self.length(id).min(length));
         if self.groups.iter().any(|group| group.first[id] > group.visible_from(length)) {
-            // A window's blocks are gone, and those of shorter sequences went before.
+            // Blocks of the window have been released, and those before them earlier.
             length = self.roll_back(id, 0);
         }
         self.lengths[id] = Some(length);
         for group in &mut self.groups {
-            while group.tables[id].len() > length.div_ceil(BLOCK) {
+            while group.tables[id].len() > length.div_ceil(KV_BLOCK) {
                 let block = group.tables[id].pop().expect("it is longer");
                 group.release(block);
             }
@@ -315,7 +320,8 @@ impl Cache {
         length
     }
 
-    /// Rolls the slots of a sequence back to `length` tokens or the nearest kept state before; returns its length.
+    /// Rolls the slots of a sequence back to the last kept state at or before `length` tokens; returns its
+    /// length.
     fn roll_back(&mut self, id: SequenceId, length: usize) -> usize {
         if self.slots.is_empty() {
             return length;
@@ -355,14 +361,14 @@ impl Cache {
         state.length
     }
 
-    /// Makes room for `tokens` more, which the caller then stores in every layer.
+    /// Makes room for `tokens` more tokens, which the caller then stores in every layer.
     pub fn extend(&mut self, id: SequenceId, tokens: usize) -> Result<()> {
         self.lengthen(id, tokens)?;
         self.groups.iter_mut().for_each(|group| group.copy_shared(None));
         Ok(())
     }
 
-    /// The same for several sequences, each of which is named once, on all threads.
+    /// The same for several distinct sequences, on all threads.
     pub fn extend_all(
         &mut self,
         team: &Team<'_>,
@@ -386,8 +392,8 @@ impl Cache {
         Ok(())
     }
 
-    /// Gives back blocks that have left their windows before the next token at position `length`, but for those that the
-    /// history has room for.
+    /// Releases blocks that have left their windows for the token at position `length`, except those that fit
+    /// in the history.
     fn leave_windows(&mut self, id: SequenceId, length: usize) {
         let Cache { groups, lengths, history, .. } = self;
         for group in groups.iter_mut().filter(|group| group.window.is_some()) {
@@ -402,14 +408,14 @@ impl Cache {
         }
     }
 
-    /// Blocks between two snapshots.
+    /// Distance of snapshots in blocks.
     fn snapshot_blocks(&self) -> usize {
         self.slots.slot_bytes().div_ceil(SNAPSHOT_BYTES).min(MAX_SNAPSHOT_BLOCKS)
     }
 
     /// Allocates the slots that a step from `first` to `end` tokens writes.
     fn reserve_slots(&mut self, id: SequenceId, first: usize, end: usize) -> Result<()> {
-        let distance = BLOCK * self.snapshot_blocks();
+        let distance = KV_BLOCK * self.snapshot_blocks();
         let Cache { slots, states, history, .. } = self;
         let state = &mut states[id];
         if let Some((_, Some(slot))) = state.previous.take() {
@@ -419,9 +425,12 @@ impl Cache {
         if *history == 0 {
             return Ok(());
         }
-        // Borders that the next tokens do not already leave as the step's last state.
-        let recent = (end.saturating_sub(1) / BLOCK * BLOCK).saturating_sub((RECENT_SNAPSHOTS - 1) * BLOCK);
-        for border in (first / BLOCK + 1..).map(|block| block * BLOCK).take_while(|&border| border < end) {
+        // Inner borders; the state at the end of the step is kept anyway.
+        let recent =
+            (end.saturating_sub(1) / KV_BLOCK * KV_BLOCK).saturating_sub((RECENT_SNAPSHOTS - 1) * KV_BLOCK);
+        for border in
+            (first / KV_BLOCK + 1..).map(|block| block * KV_BLOCK).take_while(|&border| border < end)
+        {
             if border.is_multiple_of(distance) || border >= recent {
                 state.pending.push((border, slots.allocate()?));
             }
@@ -429,14 +438,14 @@ impl Cache {
         Ok(())
     }
 
-    /// Ends a step of some sequences: what it stored is theirs.
+    /// Commits a step of some sequences.
     pub fn commit(&mut self, ids: impl Iterator<Item = SequenceId>) {
         if self.slots.is_empty() {
             return;
         }
-        let distance = BLOCK * self.snapshot_blocks();
+        let distance = KV_BLOCK * self.snapshot_blocks();
         let Cache { slots, states, lengths, history, .. } = self;
-        // A few snapshots always: with large states they are all that the history has room for.
+        // A few snapshots are always kept: large states would otherwise leave none.
         let most = (*history / 4 / slots.slot_bytes()).max(2 * RECENT_SNAPSHOTS);
         for id in ids {
             let state = &mut states[id];
@@ -444,7 +453,7 @@ impl Cache {
             state.previous = Some((state.length, state.current.replace(next)));
             state.length = lengths[id].expect("the sequence is alive");
             state.snapshots.append(&mut state.pending);
-            if *history > 0 && state.length.is_multiple_of(BLOCK) {
+            if *history > 0 && state.length.is_multiple_of(KV_BLOCK) {
                 slots.reference(next);
                 state.snapshots.push((state.length, next));
             }
@@ -463,7 +472,7 @@ impl Cache {
         }
     }
 
-    /// The state of a block, with the states of all sequences.
+    /// The state of a residual block for all sequences.
     pub fn state(&mut self, place: StatePlace) -> State<'_> {
         match place {
             StatePlace::None => State::None,
@@ -511,7 +520,7 @@ impl Cache {
         blocks.sum::<usize>() + self.slots.bytes()
     }
 
-    /// Gives back memory of blocks and slots that are not in use, down to about `bytes` of each.
+    /// Frees unused blocks and slots, down to about `bytes` of each.
     pub fn shrink(&mut self, bytes: usize) {
         self.groups.iter_mut().for_each(|group| group.shrink(bytes));
         if self.slots.in_use() == 0 && self.slots.bytes() > bytes {
@@ -519,7 +528,7 @@ impl Cache {
         }
     }
 
-    /// Blocks and slots in use, counted once however often they are shared.
+    /// Number of blocks and slots in use; shared ones count once.
     pub fn in_use(&self) -> usize {
         self.groups.iter().map(Group::in_use).sum::<usize>() + self.slots.in_use()
     }

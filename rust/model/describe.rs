@@ -1,8 +1,8 @@
-//! What all descriptions share: how they are read, and the norm.
+//! The macro for all descriptions, and the description of norms.
 
 use crate::ops::norm::NormKind;
 
-/// A description with its fields; unknown ones are refused.
+/// A description with its fields; unknown fields are refused.
 macro_rules! mirror {
     ($(#[$doc:meta])* $name:ident { $($(#[$attribute:meta])* $field:ident : $type:ty),* $(,)? }) => {
         $(#[$doc])*

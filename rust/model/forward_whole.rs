@@ -1,4 +1,4 @@
-//! The calls on whole sequences: states, heads, embeddings, logits, and those of an encoder-decoder with the target given.
+//! Calls on whole sequences: states, heads, embeddings and logits, with teacher forcing in encoder-decoders.
 
 use super::blocks::{Body, Captured};
 use super::cache::{Cache, SequenceId};
@@ -63,12 +63,12 @@ impl Session<'_> {
         head: &spec::Head,
         weights: &[DenseWeights],
         batch: &Batch<'_>,
-        cross: Option<&mut Cache>,
+        sources: Option<&mut Cache>,
     ) -> Result<Vec<f32>> {
         let (s, w) = self.last();
         let width = s.output_width();
         let mut out = Vec::new();
-        self.run_whole((s, w), batch, cross, &mut Capture::default(), &mut |session, group| {
+        self.run_whole((s, w), batch, sources, &mut Capture::default(), &mut |session, group| {
             let base = batch.starts[group.start];
             let rows = batch.starts[group.end] - base;
             let states = session.scratch.blocks.x[..rows * width].to_vec();
@@ -115,12 +115,13 @@ impl Session<'_> {
         self.head(head, &self.model.weights.head, batch, None)
     }
 
-    /// The task head's output over the decoder's states of the targets, a row per sequence or per target token.
+    /// The task head's output over the decoder's states of the targets, a row per sequence or per target
+    /// token.
     pub fn decoder_head(&mut self, source: &Batch<'_>, target: &Batch<'_>) -> Result<Vec<f32>> {
         let head = self.model.spec.head.as_ref().ok_or_else(|| missing("a task head"))?;
         pairs(source, target)?;
-        let mut cross = self.cross(source)?;
-        self.head(head, &self.model.weights.head, target, Some(&mut cross))
+        let mut sources = self.encode_sources(source)?;
+        self.head(head, &self.model.weights.head, target, Some(&mut sources))
     }
 
     /// Refuses a head without targets in an encoder-decoder, whose heads read the decoder's states.
@@ -173,11 +174,11 @@ impl Session<'_> {
         s: &spec::Stack,
         w: &Stack,
         batch: &Batch<'_>,
-        cross: Option<&mut Cache>,
+        sources: Option<&mut Cache>,
     ) -> Result<Vec<f32>> {
         let vocab = self.model.vocab_size()?;
         let mut out = Vec::new();
-        self.run_whole((s, w), batch, cross, &mut Capture::default(), &mut |session, group| {
+        self.run_whole((s, w), batch, sources, &mut Capture::default(), &mut |session, group| {
             let rows = batch.starts[group.end] - batch.starts[group.start];
             let at = out.len();
             out.resize(at + rows * vocab, 0.0);
@@ -186,17 +187,17 @@ impl Session<'_> {
         Ok(out)
     }
 
-    /// Encodes sources and stores their keys and values for every layer of the decoder; source i is
-    /// sequence i of the cache.
-    pub fn cross(&mut self, batch: &Batch<'_>) -> Result<Cache> {
+    /// Encodes sources and stores their keys and values for every layer of the decoder; source i is sequence
+    /// i of the returned cache.
+    pub fn encode_sources(&mut self, batch: &Batch<'_>) -> Result<Cache> {
         let mut cache = self.model.cache(true)?;
         let sequences: Vec<SequenceId> = (0..batch.len()).map(|_| cache.start()).collect();
-        self.cross_into(batch, &mut cache, &sequences)?;
+        self.encode_sources_into(batch, &mut cache, &sequences)?;
         Ok(cache)
     }
 
-    /// [`Session::cross`] into empty sequences of a cache of sources.
-    pub fn cross_into(
+    /// [`Session::encode_sources`] into empty sequences of a cache of sources.
+    pub fn encode_sources_into(
         &mut self,
         batch: &Batch<'_>,
         cache: &mut Cache,
@@ -237,21 +238,21 @@ impl Session<'_> {
     /// Teacher-forced logits of an encoder-decoder, `[target tokens, vocab]`.
     pub fn decoder_logits(&mut self, source: &Batch<'_>, target: &Batch<'_>) -> Result<Vec<f32>> {
         pairs(source, target)?;
-        let mut cross = self.cross(source)?;
+        let mut sources = self.encode_sources(source)?;
         let (s, w) = self.last();
-        self.logits_of(s, w, target, Some(&mut cross))
+        self.logits_of(s, w, target, Some(&mut sources))
     }
 
     /// The decoder's embedding and layers' outputs, teacher-forced, `[target tokens, width]` each.
     pub fn decoder_hidden_states(&mut self, source: &Batch<'_>, target: &Batch<'_>) -> Result<Vec<Vec<f32>>> {
         pairs(source, target)?;
-        let mut cross = self.cross(source)?;
+        let mut sources = self.encode_sources(source)?;
         let (s, w) = self.last();
         let mut capture = Capture { states: Some(Vec::new()), ..Capture::default() };
         if target.len() != 1 {
             return Err(Error::Option("decoder_hidden_states takes one pair at a time".to_owned()));
         }
-        self.run_whole((s, w), target, Some(&mut cross), &mut capture, &mut |_, _| Ok(()))?;
+        self.run_whole((s, w), target, Some(&mut sources), &mut capture, &mut |_, _| Ok(()))?;
         let all = capture.states.unwrap_or_default();
         for states in &all {
             finite(states, "a hidden state", self.model.kv_type())?;
@@ -259,7 +260,8 @@ impl Session<'_> {
         Ok(all)
     }
 
-    /// Self- or cross-attention probabilities of the decoder for one pair, `[heads, target, target or source]`.
+    /// Self- or cross-attention probabilities of the decoder for one pair, `[heads, target, target or
+    /// source]`.
     pub fn decoder_attentions(
         &mut self,
         source: &Batch<'_>,
@@ -268,7 +270,7 @@ impl Session<'_> {
         cross: bool,
     ) -> Result<Vec<f32>> {
         pairs(source, target)?;
-        let mut sources = self.cross(source)?;
+        let mut sources = self.encode_sources(source)?;
         let (s, w) = self.last();
         check_layer(layer, s)?;
         let kind = if cross { Captured::CrossAttention } else { Captured::SelfAttention };
@@ -282,7 +284,7 @@ impl Session<'_> {
 fn pairs(source: &Batch<'_>, target: &Batch<'_>) -> Result<()> {
     if source.len() != target.len() {
         return Err(Error::Option(format!(
-            "{} sources and {} targets were given: expected as many of both",
+            "{} sources and {} targets were given: expected one target for each source",
             source.len(),
             target.len()
         )));

@@ -1,4 +1,4 @@
-//! The language head: logits of states, or only the largest of each row.
+//! The language head: logits of states, or the top-k of each row.
 
 use super::loaded::{Model, missing};
 use super::session::{MAX_RETAINED_BYTES, Session, finite};
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 const A_LOGIT: &str = "a logit";
 
-/// Rows for which logits are computed at a time.
+/// Rows whose logits are computed at a time.
 const ROWS: usize = 512;
 
 impl<'a> Session<'a> {
@@ -26,7 +26,7 @@ impl<'a> Session<'a> {
         Ok((LogitEpilogue { weight, bias, scale: head.scale as f32, softcap }, output))
     }
 
-    /// Calls `body` with rows of the last states as the head's product takes them, `[rows, width]`.
+    /// Calls `body` with rows of the last states as input of the head's product, `[rows, width]`.
     fn with_head_input<R>(&mut self, rows: Range<usize>, body: impl FnOnce(&mut Self, &[f32]) -> R) -> R {
         let width = self.model.spec.last_stack().output_width();
         let states = std::mem::take(&mut self.scratch.blocks.x);
@@ -42,8 +42,8 @@ impl<'a> Session<'a> {
         result
     }
 
-    /// Calls `take` with the logits of some rows of the last states, `[rows, vocab]`, in memory that the next call reuses,
-    /// and with whether all of them are finite.
+    /// Calls `take` with the logits of some rows of the last states, `[rows, vocab]`, in reused memory, and
+    /// with whether all of them are finite.
     pub fn with_logits(
         &mut self,
         rows: Range<usize>,
@@ -82,8 +82,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Calls `take` with the `n` largest logits of some rows of the last states, and with `normalize` the log-sum-exp of each
-    /// row. Returns false, and does not call `take`, where a logit is not finite.
+    /// Calls `take` with the `n` largest logits of some rows of the last states and, if `normalize`, with the
+    /// log-sum-exp of each row. Returns false without a call of `take` if a logit is not finite.
     pub fn with_top_logits(
         &mut self,
         rows: Range<usize>,
@@ -104,7 +104,7 @@ impl<'a> Session<'a> {
 }
 
 impl Model {
-    /// Refuses logits that are not all finite.
+    /// Refuses infinite logits and NaN.
     pub fn check_logits(&self, logits: &[f32]) -> Result<()> {
         finite(logits, A_LOGIT, self.kv_type())
     }

@@ -1,4 +1,4 @@
-//! A loaded model and the batches that it takes.
+//! A loaded model and its batches.
 
 use super::cache::Cache;
 use super::loader::{Loader, Summary};
@@ -12,12 +12,12 @@ use crate::threads::Pool;
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// Rows that a decoder computes at a time while it reads a prompt.
+/// Maximum number of rows of a decoder's pass.
 pub const PREFILL_ROWS: usize = 512;
 
-/// Rows that an encoder gathers from several sequences.
+/// Maximum number of rows that an encoder gathers from several sequences.
 pub const ENCODER_ROWS: usize = 2048;
-/// The same where threads take shares of them: shares are small, and the more there are the less threads wait at the end.
+/// The same if threads take shares of them: with many small shares threads wait less at the end.
 pub(super) const SHARED_ROWS: usize = 8192;
 
 /// A loaded model.
@@ -35,7 +35,7 @@ pub struct Model {
 #[derive(Debug, Clone, Copy)]
 pub struct Batch<'a> {
     pub ids: &'a [u32],
-    /// Borders, one more than there are sequences.
+    /// Borders of the sequences, one more than sequences.
     pub starts: &'a [usize],
     pub segments: Option<&'a [u32]>,
 }
@@ -49,7 +49,8 @@ impl Batch<'_> {
         self.len() == 0
     }
 
-    /// The end of the sequences of a range, from its first on, that have at most `rows` tokens together; at least one.
+    /// The end of the longest run of sequences from the first on that have at most `rows` tokens in total; at
+    /// least one sequence.
     pub(super) fn group(&self, range: Range<usize>, rows: usize) -> usize {
         let fits = |end: usize| end < range.end && self.starts[end + 1] - self.starts[range.start] <= rows;
         let mut end = range.start + 1;
@@ -79,8 +80,8 @@ impl Model {
         self.pool.threads()
     }
 
-    /// How the decoder's keys and values are kept, in every call, so that cached and whole-sequence calls give
-    /// the same bits. Encoders keep theirs in f32.
+    /// The type of the decoder's keys and values in all calls, so that cached and whole-sequence calls give
+    /// the same bits. Encoders use f32.
     pub fn kv_type(&self) -> KvType {
         self.kv_type
     }
@@ -89,10 +90,10 @@ impl Model {
         self.activations
     }
 
-    /// An empty cache for the decoder's sequences, or for the sources that they attend to.
-    pub fn cache(&self, cross: bool) -> Result<Cache> {
+    /// An empty cache for the decoder's sequences, or for their sources.
+    pub fn cache(&self, of_sources: bool) -> Result<Cache> {
         let decoder = self.weights.decoder.as_ref().ok_or_else(|| missing("a decoder"))?;
-        let make = if cross { Cache::of_sources } else { Cache::new };
+        let make = if of_sources { Cache::of_sources } else { Cache::new };
         Ok(make(decoder.layout(), self.kv_type()))
     }
 
@@ -112,10 +113,10 @@ impl Model {
     }
 }
 
-/// The error of a call that the checkpoint has no part for.
+/// The error of a call that needs a part missing in the checkpoint.
 pub(super) fn missing(what: &str) -> Error {
     Error::Option(format!(
-        "this model has no {}: the checkpoint is of another kind",
+        "this model has no {}: use a checkpoint that has it",
         what.trim_start_matches("a ")
     ))
 }

@@ -1,4 +1,4 @@
-//! Loading: checks the shapes and values of the tensors of a description and packs each when it is added.
+//! Loading: checks shape and values of each tensor and packs it when it is added.
 
 use super::spec;
 use super::walk::{Loaded, Needed, Use};
@@ -18,8 +18,7 @@ pub struct Options {
     pub weights: Option<WeightType>,
     /// Rounding of the activations in products with 8-bit weights.
     pub activations: Activations,
-    /// The type of a decoder's cached keys and values; `None` selects f32 where all weights are f32, else
-    /// f16.
+    /// The type of a decoder's cached keys and values; `None` selects f32 if all weights are f32, else f16.
     pub kv_type: Option<KvType>,
 }
 
@@ -59,7 +58,7 @@ impl Loader {
         self.options
     }
 
-    /// The type of keys and values: in f32 for an encoder, which caches none.
+    /// The type of keys and values; f32 for an encoder, which has no cache.
     pub fn kv_type(&self) -> KvType {
         let f32 = self.all_f32 || self.spec.decoder.is_none();
         self.options.kv_type.unwrap_or(if f32 { KvType::F32 } else { KvType::F16 })
@@ -83,7 +82,7 @@ impl Loader {
         }
     }
 
-    /// Packs `source` under all of `names`, which share the packed tensor where their use is the same.
+    /// Packs `source` under all of `names`; names with the same use share the packed tensor.
     pub fn add(&mut self, team: &Team<'_>, names: &[String], source: &Source<'_>) -> Result<()> {
         let mut done: Vec<(Use, Loaded)> = Vec::new();
         for name in names {
@@ -156,7 +155,7 @@ impl Loader {
         self.parameters = parameters;
     }
 
-    /// Adds packed tensors, each under all of its names; none of them where one does not fit.
+    /// Adds packed tensors, each under all of its names; adds none if one does not fit.
     pub(super) fn put(&mut self, tensors: Vec<(&[String], Loaded)>) -> Result<()> {
         for (names, loaded) in &tensors {
             for name in *names {

@@ -1,12 +1,13 @@
 //! A model: its weights, its threads, and the calls that run it.
 //!
-//! Ids of a batch lie one after the other, `starts` are the borders between sequences: no padding. Calls go
-//! through [`Model::session`], which waits for the model's turn and watches for interruption:
+//! The ids of a batch are concatenated without padding; `starts` are the borders between sequences. Calls go
+//! through [`Model::session`], which waits for the model's turn and polls for interruption:
 //!
-//! * encoders: [`Session::encode`] gives final states, [`Session::task_head`] and [`Session::pooler`] what follows;
-//! * decoders: [`Session::forward`] feeds new tokens of cached sequences; [`Session::logits`] turns the final states that it
-//!   leaves into logits, [`Session::with_top_logits`] finds the largest;
-//! * encoder-decoders: [`Session::cross`] prepares sources once, then as decoders.
+//! * encoders: [`Session::encode`] gives final states, [`Session::task_head`] and [`Session::pooler`] the
+//!   outputs of the heads;
+//! * decoders: [`Session::forward`] feeds new tokens of cached sequences; [`Session::logits`] turns the final
+//!   states that it leaves into logits, [`Session::with_top_logits`] finds the largest;
+//! * encoder-decoders: [`Session::encode_sources`] encodes sources once; then as decoders.
 
 mod blocks;
 mod bounds;

@@ -5,7 +5,7 @@
 //! u64         length of the header, little endian
 //! u64         checksum of the header
 //! header      JSON: the key, the length of the file, the offset and the checksum of each tensor
-//! ...         the bytes of each tensor, from a multiple of 4096 on
+//! ...         the bytes of each tensor, at multiples of 4096
 //! ```
 //!
 //! The key identifies the weights and their packing; a file with another key is not used. A file is written
@@ -13,7 +13,7 @@
 //! never change: mapped memory stays valid.
 //!
 //! Each load verifies the checksums of all mapped bytes, which takes as long as one token of decoding: it
-//! reads all weights once, on all threads. So damage by a crash, a full disk or an edit is found, and the
+//! reads all weights once, on all threads. So damage by a crash, a full disk or an edit is detected, and the
 //! load that writes a file need not wait for the disk.
 
 mod atomic_file;
@@ -36,7 +36,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"lapwing2";
-/// Alignment of tensors: a page, which is more than any kernel requires.
+/// Alignment of tensors: a page, which exceeds the alignment of all kernels.
 const ALIGN: u64 = 4096;
 /// Bytes before the header.
 const PREAMBLE: u64 = 24;
@@ -68,10 +68,10 @@ struct Entry {
 }
 
 impl Entry {
-    /// The range of its bytes in a file of `whole` bytes; `None` where it lies outside.
-    fn range(&self, base: u64, whole: u64) -> Option<std::ops::Range<usize>> {
+    /// The range of its bytes in a file of `size` bytes; `None` if it lies outside.
+    fn range(&self, base: u64, size: u64) -> Option<std::ops::Range<usize>> {
         let start = base.checked_add(self.offset).filter(|start| start.is_multiple_of(ALIGN))?;
-        let end = start.checked_add(self.length).filter(|&end| end <= whole)?;
+        let end = start.checked_add(self.length).filter(|&end| end <= size)?;
         Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
     }
 }
@@ -160,10 +160,10 @@ pub fn save(loader: &Loader, team: &Team<'_>, key: &str, path: &Path) -> Result<
     file.publish().map_err(io)
 }
 
-/// Fills `loader` from `path`. Returns false where there is no file, or one with another key or layout.
+/// Fills `loader` from `path`. Returns false if the file is missing or has another key or layout.
 ///
 /// # Errors
-/// Where the file is damaged, and at an interrupt; `loader` is unchanged then.
+/// The file is damaged, or an interrupt; `loader` is unchanged then.
 pub fn restore(loader: &mut Loader, team: &Team<'_>, key: &str, path: &Path) -> Result<bool> {
     let Ok(mut file) = File::open(path) else { return Ok(false) };
     let io = |e: std::io::Error| broken(path, e);
@@ -181,27 +181,27 @@ pub fn restore(loader: &mut Loader, team: &Team<'_>, key: &str, path: &Path) -> 
         return Ok(false);
     }
     let Ok(header) = serde_json::from_slice::<Header>(&text) else { return Ok(false) };
-    let whole = file.metadata().map_err(io)?.len();
-    if header.layout != LAYOUT_VERSION || header.key != key || header.length != whole {
+    let size = file.metadata().map_err(io)?.len();
+    if header.layout != LAYOUT_VERSION || header.key != key || header.length != size {
         return Ok(false);
     }
     // SAFETY: files of the cache never change under their final name, they are only replaced or removed.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(io)?;
-    // Without huge pages for files the map has small pages.
+    // A hint: file systems without huge pages map small ones.
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     let map = Arc::new(map);
     let base = aligned(PREAMBLE + room);
-    let ranges: Vec<_> = header.tensors.iter().filter_map(|entry| entry.range(base, whole)).collect();
+    let ranges: Vec<_> = header.tensors.iter().filter_map(|entry| entry.range(base, size)).collect();
     if ranges.len() < header.tensors.len() {
-        return Err(broken(path, "a tensor lies outside of the file"));
+        return Err(broken(path, "a tensor lies outside the file"));
     }
     let parts: Vec<&[u8]> = ranges.iter().map(|range| &map[range.clone()]).collect();
     for (entry, sum) in header.tensors.iter().zip(checksums(team, &parts)?) {
         if entry.sum != sum {
             return Err(broken(
                 path,
-                format!("the bytes of {} are not those that were written", entry.names.join(", ")),
+                format!("the checksum of {} is wrong: the file is damaged", entry.names.join(", ")),
             ));
         }
     }

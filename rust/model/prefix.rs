@@ -1,15 +1,15 @@
-//! Prefix cache: past sequences stay in the cache, and a prompt that begins as one of them did is read from there on.
+//! Prefix cache: past sequences stay in the cache, and a prompt with a common prefix is read from its end on.
 //!
-//! A token's keys and values depend on the tokens before it alone, and to the bit, so what is reused is what
-//! would be computed. A kept sequence is handed over, a hit is a fork of it: blocks are shared by reference counts, never
-//! copied. The least recently used sequences go first when there is no room.
+//! The state at a token depends only on the tokens up to it, to the bit, so reused states equal computed
+//! ones. A kept sequence is moved, a hit forks it: blocks are shared by reference counts, never copied. The
+//! least recently used sequences are evicted first.
 
 use super::cache::{Cache, SequenceId};
 use super::spec;
 
-/// Bytes that a model keeps unless told otherwise.
+/// Default bound in bytes.
 pub const DEFAULT_BYTES: usize = 512 << 20;
-/// Sequences kept at most, so that looking through them stays cheap.
+/// Maximum number of kept sequences, so that searching them stays cheap.
 const MAX_SEQUENCES: usize = 256;
 
 struct Entry {
@@ -18,16 +18,16 @@ struct Entry {
     used: u64,
 }
 
-/// What is kept, and how much of it was reused.
+/// Contents and hits of the prefix cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
     pub sequences: usize,
     pub bytes: usize,
-    /// Tokens that were reused so far.
+    /// Number of tokens reused so far.
     pub reused: u64,
 }
 
-/// The kept sequences of a cache, within a bound of bytes. Every call gets the cache that holds them.
+/// The kept sequences of a cache, within a bound of bytes. The cache is an argument of each method.
 pub struct Prefixes {
     entries: Vec<Entry>,
     max_bytes: usize,
@@ -35,13 +35,13 @@ pub struct Prefixes {
     summary: Summary,
 }
 
-/// How many tokens two sequences begin with in common.
+/// Length of the common prefix.
 fn common(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(x, y)| x == y).count()
 }
 
-/// Whether a token's keys and values depend on nothing but the tokens up to it: not on a source, nor on the length
-/// that the sequence will have.
+/// Whether the state at a token depends only on the tokens up to it: not on a source, nor on the final length
+/// of the sequence.
 pub fn reusable(model: &spec::Model) -> bool {
     model.encoder.is_none()
         && model
@@ -51,13 +51,13 @@ pub fn reusable(model: &spec::Model) -> bool {
 }
 
 impl Prefixes {
-    /// Keeps at most `max_bytes` bytes of sequences of `cache`; 0 keeps nothing.
+    /// A prefix cache of at most `max_bytes` bytes of sequences of `cache`; 0 turns it off.
     pub fn new(max_bytes: usize, cache: &mut Cache) -> Prefixes {
         cache.keep_history(max_bytes);
         Prefixes { entries: Vec::new(), max_bytes, clock: 0, summary: Summary::default() }
     }
 
-    /// Sets the bound and forgets what is kept so far.
+    /// Sets the bound and removes all sequences.
     pub fn limit(&mut self, max_bytes: usize, cache: &mut Cache) {
         self.entries.drain(..).for_each(|entry| cache.release(entry.sequence));
         *self = Prefixes::new(max_bytes, cache);
@@ -72,8 +72,8 @@ impl Prefixes {
         lengths.max().filter(|&(length, _)| length > 0).map(|(length, i)| (i, length))
     }
 
-    /// A sequence that holds the longest kept prefix of `prompt`, or an empty one. The prompt's last token is always left to
-    /// be computed, as its logits are needed.
+    /// A new sequence with the longest kept prefix of `prompt`, which may be empty. It never includes the
+    /// prompt's last token, whose logits are needed.
     pub fn start(&mut self, prompt: &[u32], cache: &mut Cache) -> SequenceId {
         let Some((index, length)) = self.nearest(&prompt[..prompt.len().saturating_sub(1)]) else {
             return cache.start();
@@ -87,7 +87,7 @@ impl Prefixes {
         sequence
     }
 
-    /// Takes over a sequence of the tokens `ids`; it is kept as far as there is room.
+    /// Takes over a sequence of the tokens `ids` and keeps it within the bound.
     pub fn keep(&mut self, ids: &[u32], cache: &mut Cache, sequence: SequenceId) {
         debug_assert_eq!(ids.len(), cache.length(sequence));
         if ids.is_empty() || self.max_bytes == 0 {
@@ -100,7 +100,7 @@ impl Prefixes {
                 entry.used = self.clock;
                 return cache.release(sequence);
             }
-            // A kept sequence that this one continues is no longer needed.
+            // A kept sequence that is a prefix of this one is redundant.
             if length == entry.ids.len() {
                 cache.release(self.entries.swap_remove(index).sequence);
             }
@@ -113,7 +113,7 @@ impl Prefixes {
         }
     }
 
-    /// Counts what is kept; returns its bytes.
+    /// Updates the summary; returns the kept bytes.
     fn count(&mut self, cache: &Cache) -> usize {
         self.summary.sequences = self.entries.len();
         self.summary.bytes = cache.bytes_of(self.entries.iter().map(|entry| entry.sequence));

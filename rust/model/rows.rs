@@ -1,4 +1,4 @@
-//! The rows of a batch as the layers see them, in lists that are reused from pass to pass.
+//! Views of the rows of a batch, in lists that are reused from pass to pass.
 
 use crate::ops::kv::Sequence;
 use std::ops::Range;
@@ -13,25 +13,25 @@ pub struct Span {
     pub first: usize,
     /// Length of the sequence at the end of the call; selects between short and long rotations.
     pub total: usize,
-    /// In an encoder-decoder: the sequence in the cache of sources, and its length.
+    /// In an encoder-decoder: the sequence in the cache of sources and its length.
     pub source: usize,
     pub source_length: usize,
 }
 
-/// Some rows of a batch and what they attend to.
+/// Some rows of a batch and the sequences that they attend to.
 #[derive(Default)]
 pub struct View {
     pub spans: Vec<Span>,
-    /// The spans as self-attention takes them.
+    /// The spans in the form for self-attention.
     pub own: Vec<Sequence>,
-    /// The same for cross-attention, which has no positions: consecutive rows of one source (its beams) are one sequence
-    /// of queries, so that they read its keys and values once.
+    /// The same for cross-attention, which has no positions: consecutive rows of one source (its beams) are
+    /// one sequence of queries, so that they read its keys and values once.
     pub sources: Vec<Sequence>,
 }
 
 impl View {
-    /// Makes it the view of `spans`; `cross`: they have sources.
-    pub fn fill(&mut self, spans: impl Iterator<Item = Span>, cross: bool) {
+    /// Makes it the view of `spans`; `with_sources`: for cross-attention too.
+    pub fn fill(&mut self, spans: impl Iterator<Item = Span>, with_sources: bool) {
         let View { spans: all, own, sources } = self;
         all.clear();
         all.extend(spans);
@@ -43,7 +43,7 @@ impl View {
             length: s.first + s.rows.len(),
         }));
         sources.clear();
-        if cross {
+        if with_sources {
             let joined =
                 |one: &Span, next: &Span| one.source == next.source && one.rows.end == next.rows.start;
             sources.extend(all.chunk_by(joined).map(|spans| Sequence {

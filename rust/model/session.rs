@@ -1,4 +1,4 @@
-//! A caller's turn on a model: runs its stacks.
+//! A session, the exclusive use of a model by a caller: runs its stacks.
 
 use super::cache::Cache;
 use super::loaded::{Batch, ENCODER_ROWS, Model, SHARED_ROWS, missing};
@@ -16,15 +16,15 @@ use crate::threads::{Hook, Team};
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError, TryLockError};
 
-/// Bytes of a call's logits, or of its keys and values, up to which the memory is kept for the next call.
+/// Maximum bytes of logits, or of keys and values, that are retained for the next call.
 pub(super) const MAX_RETAINED_BYTES: usize = 64 << 20;
-/// Fewest rows of a share of sequences that a thread runs on its own.
+/// Minimum number of rows of a share that a thread runs by itself.
 const MIN_SHARE_ROWS: usize = 32;
-/// Rows of a share: enough that threads that read weights by themselves do not wait for them, few enough that what a row
-/// needs stays in a thread's own cache.
+/// Target number of rows of a share: enough to amortize the reads of the weights, few enough that the rows
+/// stay in the thread's own cache.
 const SHARE_ROWS: usize = 128;
 
-/// A caller's turn on a model.
+/// The exclusive use of a model by a caller.
 pub struct Session<'a> {
     pub(super) model: &'a Model,
     pub team: &'a Team<'a>,
@@ -41,18 +41,18 @@ fn check_length(length: usize, longest: usize, what: &str) -> Result<()> {
 }
 
 impl Model {
-    /// Waits for this caller's turn and runs `body`; `hook` is asked now and then whether to stop.
+    /// Waits for this caller's turn and runs `body`; `hook` is polled for interruption.
     pub fn session<R>(&self, hook: Hook<'_>, body: impl FnOnce(&mut Session<'_>) -> Result<R>) -> Result<R> {
         self.pool.enter(hook, |team| self.with(team, body))
     }
 
-    /// Whether the calling thread is inside of a session.
+    /// Whether the calling thread is inside a session.
     pub fn held_by_this_thread(&self) -> bool {
         self.pool.held_by_this_thread()
     }
 
-    /// [`Model::session`], or nothing where another caller has the model: callers that hold models and wait for others'
-    /// could wait for each other.
+    /// [`Model::session`], or `None` if another caller has the model: callers that hold one model and wait
+    /// for another could deadlock.
     pub fn session_if_free<R>(
         &self,
         hook: Hook<'_>,
@@ -63,7 +63,7 @@ impl Model {
 
     fn with<R>(&self, team: &Team<'_>, body: impl FnOnce(&mut Session<'_>) -> Result<R>) -> Result<R> {
         let mut own = Scratch::default();
-        // A forked child may find the lock held by a thread that it does not have.
+        // In a forked child the lock may be held by a thread that does not exist there.
         let mut guard = match self.scratch.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(poisoned)) => Some(PoisonError::into_inner(poisoned)),
@@ -86,8 +86,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Runs a stack over whole sequences, some thousand rows at a time; `each` sees the states of a
-    /// group, `[rows, width]`, and which sequences they are.
+    /// Runs a stack over whole sequences in groups of some thousand rows; calls `each` with the states of a
+    /// group, `[rows, width]`, and the range of its sequences.
     pub(super) fn run_whole(
         &mut self,
         (s, stack): (&spec::Stack, &Stack),
@@ -117,8 +117,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Cuts sequences into shares that threads run on their own, with no common regions and their rows in their own
-    /// caches; none where there are too few rows for that.
+    /// Cuts sequences into shares that threads run independently, without common regions and with the rows in
+    /// their own caches; empty if there are too few rows.
     fn shares(&self, batch: &Batch<'_>, group: Range<usize>) -> Vec<Range<usize>> {
         let threads = self.team.threads();
         let total = batch.starts[group.end] - batch.starts[group.start];
@@ -136,7 +136,7 @@ impl<'a> Session<'a> {
         shares
     }
 
-    /// Runs shares on one thread each; their states are put together in `scratch.blocks.x`.
+    /// Runs each share on one thread; gathers their states in `scratch.blocks.x`.
     fn run_per_thread(&mut self, whole: &Whole<'_>, shares: &[Range<usize>]) -> Result<()> {
         let starts = whole.batch.starts;
         let (first, last) = (shares[0].start, shares[shares.len() - 1].end);
@@ -166,7 +166,7 @@ impl<'a> Session<'a> {
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    /// The stack whose final states `states` and the heads use, and its weights; without an encoder's source.
+    /// The stack whose final states `states` and the heads use, and its weights.
     pub(super) fn last(&self) -> (&'a spec::Stack, &'a Stack) {
         let weights = &self.model.weights;
         let w = weights.decoder.as_ref().or(weights.encoder.as_ref()).expect("there is a stack");
@@ -180,8 +180,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// How many tokens may be fed at once behind a sequence that they make `length` tokens long, with the rotations that they
-    /// have when they are fed one by one.
+    /// Maximum number of tokens that may be fed at once, up to a length of `length`, with the rotations of
+    /// tokens fed one by one.
     pub fn rotated_alike(&self, length: usize) -> usize {
         let rotaries = self.last().0.bodies().filter_map(spec::Body::rotary);
         rotaries.map(|rotary| rotary.unchanged_for(length)).min().unwrap_or(usize::MAX)
@@ -218,9 +218,10 @@ impl<'a> Session<'a> {
         x
     }
 
-    /// Feeds new tokens of cached sequences to the decoder, in spans of at most [`PREFILL_ROWS`](super::PREFILL_ROWS) rows
-    /// together. The caches already have room for them ([`Cache::extend`]); the step is committed here. Final states of the
-    /// rows that are `wanted`, in ascending order, are left for the language head.
+    /// Feeds new tokens of cached sequences to the decoder, in spans of at most
+    /// [`PREFILL_ROWS`](super::PREFILL_ROWS) rows together. The caches must have room for them
+    /// ([`Cache::extend`]); the step is committed here. Final states of the rows `wanted`, in ascending
+    /// order, are left for the language head.
     pub fn forward(
         &mut self,
         ids: &[u32],
@@ -263,7 +264,7 @@ impl Whole<'_> {
         capture: &mut Capture,
     ) -> Result<()> {
         let batch = self.batch;
-        // Stacks of a model do not move.
+        // The address identifies the stack: stacks of a model do not move.
         let address = std::ptr::from_ref(self.stack).addr();
         let mut cache = match scratch.cache.take() {
             Some((of, cache)) if of == address => cache,
@@ -290,19 +291,20 @@ impl Whole<'_> {
     }
 }
 
-/// Refuses infinite values and not-a-number: any makes the sum of squares so. `kv` is what they may have been lost in.
+/// Refuses infinite values and NaN, which make the sum of squares infinite or NaN. `kv` may be the reason:
+/// f16 overflows.
 pub(super) fn finite(x: &[f32], what: &str, kv: KvType) -> Result<()> {
     if !crate::simd::sum_of_squares(x).is_finite()
         && let Some(v) = x.iter().find(|v| !v.is_finite())
     {
         let cached = match kv {
             KvType::F16 => {
-                ", or to cached keys and values beyond 65504, which f16 cannot: kv_cache=\"f32\" can"
+                ", or to cached keys and values beyond 65504, the maximum of f16: use kv_cache=\"f32\""
             }
             KvType::F32 | KvType::Q8 => "",
         };
         return Err(Error::Numerical(format!(
-            "{what} is {v}: the weights or the input lead to values that f32 cannot hold{cached}"
+            "{what} is {v}: the weights or the input lead to values beyond the range of f32{cached}"
         )));
     }
     Ok(())

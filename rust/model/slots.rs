@@ -1,7 +1,7 @@
 //! Slots: rows of f32 numbers that hold a sequence's recurrent states, shared by reference counts.
 //!
-//! A slot is never changed once a step has ended: the step reads one slot and writes another. So a fork and a snapshot are
-//! references, and a step that fails leaves the sequence as it was.
+//! A slot is immutable once a step has ended: a step reads one slot and writes another. So forks and
+//! snapshots are references, and a failed step leaves the sequence unchanged.
 
 use crate::error::{Error, Result};
 use crate::tensor::Buffer;
@@ -9,7 +9,7 @@ use crate::tensor::Buffer;
 /// Number of a slot.
 pub type SlotId = u32;
 
-/// Bytes that are allocated together, at least one slot.
+/// Bytes of an allocation, of at least one slot.
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// The slots of a cache.
@@ -23,7 +23,7 @@ pub struct Slots {
 }
 
 impl Slots {
-    /// Slots of `width` numbers; none where it is 0.
+    /// Slots of `width` numbers; no slots if it is 0.
     pub fn new(width: usize) -> Slots {
         let per_chunk = (CHUNK_BYTES / (4 * width.max(1))).max(1);
         Slots { width, per_chunk, ..Slots::default() }
@@ -47,7 +47,7 @@ impl Slots {
         self.references.len() - self.free.len()
     }
 
-    /// A slot with one reference; its numbers are those of its last use.
+    /// A slot with one reference; its contents are undefined.
     pub fn allocate(&mut self) -> Result<SlotId> {
         if self.free.is_empty() {
             let first = self.references.len();
@@ -74,7 +74,7 @@ impl Slots {
         }
     }
 
-    /// Forgets all slots; `keep`: their memory stays.
+    /// Frees all slots; `keep`: retains their memory.
     pub fn clear(&mut self, keep: bool) {
         if !keep {
             self.chunks.clear();
@@ -98,13 +98,13 @@ pub struct SlotState {
     /// State after `length` tokens; `None` is all zeros, at the beginning.
     pub current: Option<SlotId>,
     pub length: usize,
-    /// State that the step under way writes.
+    /// State that the current step writes.
     pub next: Option<SlotId>,
-    /// Positions inside the step at which the state is kept too, in ascending order: each is the number of tokens before it.
+    /// Lengths inside the step at which the state is kept too, in ascending order.
     pub pending: Vec<(usize, SlotId)>,
-    /// State before the last step, which a rejected guess returns to.
+    /// State before the last step, for the rollback of rejected guesses.
     pub previous: Option<(usize, Option<SlotId>)>,
-    /// Kept states, in ascending order.
+    /// Kept states, in ascending order of length.
     pub snapshots: Vec<(usize, SlotId)>,
 }
 
@@ -124,14 +124,14 @@ impl SlotRows<'_> {
         &self.states[sequence]
     }
 
-    /// The state that a sequence starts a step with; `None` is all zeros.
+    /// The state of a sequence at the beginning of a step; `None` is all zeros.
     pub fn current(&self, sequence: usize) -> Option<&[f32]> {
         let slot = self.states[sequence].current? as usize;
         let at = slot % self.per_chunk * self.stride + self.offset;
         Some(&self.chunks[slot / self.per_chunk][at..at + self.width])
     }
 
-    /// Calls `write(position, numbers)` for each state that a step of a sequence from `first` to `end` leaves: those at
+    /// Calls `write(position, numbers)` for each state to keep of a step from `first` to `end`: those at
     /// inner positions, and the last.
     pub fn write(
         &mut self,

@@ -1,6 +1,6 @@
-//! The description of a model, as Python sends it: a mirror of `python/lapwing/spec.py`, which documents every field.
-//! A test sends every description there and back. The description of a block's body stands in the body's own file in
-//! `blocks/`, that of a stem in `stem.rs`.
+//! The description of a model, as Python sends it: a mirror of `python/lapwing/spec.py`, which documents
+//! every field. A test checks that every description survives the round trip. Descriptions of bodies are in
+//! their files in `blocks/`, those of stems in `stem.rs`.
 
 pub use super::blocks::positions::Rotary;
 pub use super::blocks::{BlockSpec as Block, BodySpec as Body};
@@ -76,7 +76,7 @@ impl Stack {
         self.output_size.unwrap_or(self.hidden_size)
     }
 
-    /// Longest sequence in tokens.
+    /// Maximum length of a sequence in tokens.
     pub fn longest(&self) -> usize {
         self.stem.longest().unwrap_or(usize::MAX).min(self.max_length)
     }
@@ -106,7 +106,7 @@ impl Model {
         serde_json::to_string(self).expect("a description is plain data")
     }
 
-    /// The stack whose states are the model's: the decoder where there is one.
+    /// The stack whose states are the model's: the decoder, if any.
     pub fn last_stack(&self) -> &Stack {
         self.decoder.as_ref().or(self.encoder.as_ref()).expect("validated: there is a stack")
     }

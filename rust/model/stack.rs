@@ -25,32 +25,32 @@ pub struct Stack {
     output: Option<Linear>,
     layout: StateLayout,
     hidden: usize,
-    /// Layer and block behind which an output row needs nothing of other rows.
+    /// Layer and block after which an output row depends on no other rows.
     last_mixer: Option<(usize, usize)>,
 }
 
-/// Memory that passes reuse, so that a step allocates nothing of size.
+/// Reused memory of passes: a step makes no large allocations.
 #[derive(Default)]
 pub struct Scratch {
     pub blocks: blocks::Scratch,
     views: Views,
     /// Number of the last view.
     stamp: u64,
-    /// States of another width than the hidden ones', on their way in or out.
+    /// States before or after a projection from or to another width.
     narrow: Buffer<f32>,
     /// Logits of a step.
     pub logits: Buffer<f32>,
     pub top_logits: TopLogits,
-    /// The cache of the last whole sequences, and of which stack: memory that the next ones use again.
+    /// The cache of the last whole sequences with its stack, reused by the next ones.
     pub cache: Option<(usize, Cache)>,
-    /// For threads that run sequences on their own.
+    /// Scratch of the threads that run sequences independently.
     pub per_thread: Vec<Mutex<Scratch>>,
 }
 
-/// What a caller wants to see of a pass.
+/// Intermediate results of a pass that a caller has requested.
 #[derive(Default)]
 pub struct Capture {
-    /// Collects the embedding and the output of every layer, `[rows, hidden]` each.
+    /// The embedding and the output of every layer, `[rows, hidden]` each, if requested.
     pub states: Option<Vec<Vec<f32>>>,
     /// Layer and kind of the attention whose probabilities are collected.
     pub attention: Option<(usize, Captured)>,
@@ -59,7 +59,7 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Whether nothing is collected.
+    /// Whether nothing is requested.
     pub fn is_idle(&self) -> bool {
         self.states.is_none() && self.attention.is_none()
     }
@@ -82,7 +82,7 @@ pub struct Rows<'a> {
 /// The states that a pass reads and writes.
 pub struct Caches<'a> {
     pub own: &'a mut Cache,
-    /// Of the sources, in an encoder-decoder.
+    /// Cache of the sources in an encoder-decoder.
     pub sources: Option<&'a mut Cache>,
 }
 
@@ -105,7 +105,7 @@ fn gather(x: &mut [f32], rows: &[usize], width: usize) {
 }
 
 impl Stack {
-    /// Takes the tensors of a stack; `source` is the width of an encoder's states beside it.
+    /// Takes the tensors of a stack; `source` is the width of the encoder's states.
     pub(super) fn load(s: &spec::Stack, walk: &mut Walk<'_>, name: &str, source: usize) -> Stack {
         let hidden = s.hidden_size;
         let layers = s.layers.iter().map(|layer| &layer.blocks);
@@ -150,7 +150,7 @@ impl Stack {
         }
     }
 
-    /// Where the states of its blocks lie.
+    /// The places of its blocks' states.
     pub fn layout(&self) -> &StateLayout {
         &self.layout
     }
@@ -171,8 +171,8 @@ impl Stack {
         self.stem.forward(team, input, spans, memory);
     }
 
-    /// Runs the layers and the final norm over the states that [`Stack::embed`] has left. Of the rows that are not wanted
-    /// no more is computed than their state. Final states are left in `scratch.blocks.x`.
+    /// Runs the layers and the final norm over the states that [`Stack::embed`] has left. For rows that are
+    /// not wanted only the state is computed. Final states are left in `scratch.blocks.x`.
     pub fn forward(
         &self,
         team: &Team<'_>,
@@ -184,14 +184,14 @@ impl Stack {
         let Scratch { blocks, views, stamp, narrow, .. } = scratch;
         let count = rows.spans.last().map_or(0, |span| span.rows.end);
         let wanted = rows.wanted.filter(|wanted| wanted.len() < count);
-        let cross = caches.sources.is_some();
-        views.all.fill(rows.spans.iter().cloned(), cross);
-        views.wanted.fill(views.all.pick(wanted.unwrap_or_default()), cross);
+        let sources = caches.sources.is_some();
+        views.all.fill(rows.spans.iter().cloned(), sources);
+        views.wanted.fill(views.all.pick(wanted.unwrap_or_default()), sources);
         *stamp += 2;
         let (hidden, part, relative) = (self.hidden, Part::All, &self.relative[..]);
         let all = Pass { team, view: &views.all, rows: count, hidden, part, stamp: *stamp, relative };
         let mut pass = all;
-        // Of the wanted rows alone, in their order.
+        // The wanted rows, in their order.
         let only = wanted.map(|wanted| {
             (wanted, Pass { view: &views.wanted, rows: wanted.len(), stamp: *stamp + 1, ..all })
         });
@@ -210,7 +210,7 @@ impl Stack {
                 let last = only.filter(|_| self.last_mixer == Some((i, j)));
                 let mut part = pass;
                 if let Some((wanted, only)) = last {
-                    // Its state is that of all rows; what follows is wanted of some.
+                    // All rows store their state; the output is computed only for the wanted ones.
                     part.part = if block.body.splits() { Part::Store } else { Part::All };
                     block.forward(&part, caches.state(block.place), blocks, None);
                     if wanted.is_empty() {

@@ -1,29 +1,30 @@
-//! What the blocks of a stack keep of a sequence between steps, and where it lies in a [`Cache`](super::Cache).
+//! The state that the blocks of a stack keep of a sequence between steps, and its place in a
+//! [`Cache`](super::Cache).
 
 use super::slots::SlotRows;
 use crate::ops::kv::{KvBlocks, KvShape};
 
-/// What a body keeps of a sequence.
+/// The kind of state that a body keeps of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateKind {
     None,
-    /// Keys and values of the sequence's tokens, of which those at a distance of `window` or more are no longer read.
+    /// Keys and values of the sequence's tokens; those at a distance of `window` or more are no longer read.
     Blocks {
         shape: KvShape,
         window: Option<usize>,
     },
-    /// Keys and values of the source, stored once.
+    /// Keys and values of the source, which are stored once.
     Sources(KvShape),
-    /// f32 numbers of a fixed count, which a step replaces (convolution tails, recurrent states). They cannot be rolled
-    /// back, so the cache keeps snapshots.
+    /// A fixed number of f32 values that a step replaces (convolution tails, recurrent states). Rollback
+    /// needs snapshots in the cache.
     Slots(usize),
 }
 
-/// Where the state of a block lies.
+/// The place of a block's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatePlace {
     None,
-    /// Layer of a group of layers that share their tables of blocks.
+    /// Layer of a group, whose layers share their tables of blocks.
     Blocks {
         group: usize,
         layer: usize,
@@ -50,7 +51,7 @@ impl<'a> State<'a> {
     /// Blocks of keys and values with the tables of all sequences.
     ///
     /// # Panics
-    /// If the state is of another kind than the body has declared.
+    /// If the body has declared another kind of state.
     pub fn blocks(self) -> (&'a mut KvBlocks, &'a [Vec<u32>]) {
         match self {
             State::Blocks { kv, tables } => (kv, tables),
@@ -70,7 +71,7 @@ impl<'a> State<'a> {
     }
 }
 
-/// Layers whose sequences have the same blocks: those with the same window.
+/// Layers with the same window, whose sequences have the same block numbers.
 #[derive(Debug, Clone)]
 pub struct GroupLayout {
     pub window: Option<usize>,
@@ -84,12 +85,12 @@ pub struct StateLayout {
     pub sources: Vec<KvShape>,
     /// Numbers in a slot.
     pub slot_width: usize,
-    /// Where the state of each block of each layer lies.
+    /// The place of the state of each block of each layer.
     pub places: Vec<Vec<StatePlace>>,
 }
 
 impl StateLayout {
-    /// The layout for layers whose blocks keep these states.
+    /// The layout for the states of the blocks of each layer.
     pub fn of<L: Iterator<Item = StateKind>>(layers: impl Iterator<Item = L>) -> StateLayout {
         let mut layout = StateLayout::default();
         for layer in layers {

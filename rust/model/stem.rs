@@ -1,5 +1,5 @@
-//! Stems: what turns a model's input into the first hidden states. A stem owns its description, checks, tensors and
-//! forward pass, as a block's body does.
+//! Stems turn the input of a model into the first hidden states. A stem owns its description, checks, tensors
+//! and forward pass, like the body of a block.
 
 use super::bounds::{finite, norms, positive, refuse, size, vocabulary};
 use super::describe::{Norm as NormSpec, mirror, one};
@@ -43,7 +43,7 @@ pub enum Stem {
     Tokens(TokenStem),
 }
 
-/// What a stem reads.
+/// Input of a stem.
 #[derive(Debug, Clone, Copy)]
 pub struct Input<'a> {
     pub ids: &'a [u32],
@@ -57,21 +57,21 @@ impl StemSpec {
         }
     }
 
-    /// Positions that the stem has; `None` where it sets no bound.
+    /// Number of positions of the stem; `None` without a bound.
     pub fn longest(&self) -> Option<usize> {
         match self {
             StemSpec::Tokens(spec) => (spec.positions > 0).then_some(spec.positions),
         }
     }
 
-    /// Ids that the stem takes.
+    /// Number of ids.
     pub fn vocab_size(&self) -> usize {
         match self {
             StemSpec::Tokens(spec) => spec.vocab_size,
         }
     }
 
-    /// Refuses ids without a row.
+    /// Refuses ids beyond the tables.
     pub(super) fn check(&self, input: Input<'_>) -> Result<()> {
         let StemSpec::Tokens(spec) = self;
         check_ids("token id", input.ids, spec.vocab_size)?;
@@ -112,11 +112,11 @@ impl Stem {
     }
 }
 
-/// Memory of a stem.
+/// Reused memory of a stem.
 pub struct Scratch<'a> {
     /// Hidden states.
     pub x: &'a mut Buffer<f32>,
-    /// States of another width on their way in.
+    /// States before the projection.
     pub narrow: &'a mut Buffer<f32>,
     pub product: &'a mut matmul::Scratch,
 }
@@ -261,7 +261,8 @@ impl TokenStem {
     }
 }
 
-/// Clears the rows of mask tokens of one sequence and scales the others, as if the masked ones had been dropped.
+/// Clears the rows of mask tokens of one sequence and scales the others, as if the masked ones had been
+/// dropped.
 fn drop_masked(d: &TokenDropout, ids: &[u32], x: &mut [f32], width: usize) {
     let masked = ids.iter().filter(|&&id| id as usize == d.mask).count();
     let observed = masked as f32 / ids.len() as f32;

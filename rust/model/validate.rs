@@ -1,5 +1,5 @@
-//! Bounds of a description: every size and number is checked once, here and in the `validate` of each body, so that
-//! nothing later has to.
+//! Validation of descriptions: every size and number is checked once, here or in the `validate` of each body,
+//! so that later code need not.
 
 use super::bounds::{Site, finite, norms, positive, refuse, size, vocabulary};
 use super::spec::{Block, Dense, Head, LanguageHead, Layer, Model, Stack};
@@ -68,7 +68,7 @@ impl Stack {
             size(place, "relative.rows", relative.rows)?;
             norms(place, &[("relative.norm", &relative.norm)])?;
             if !self.bodies().any(|body| body.reads_relative()) {
-                return refuse(place, "relative", "given", "none where no attention reads it");
+                return refuse(place, "relative", "given", "nothing: no attention reads it");
             }
         }
         if self.layers.is_empty() || self.layers.len() > MAX_LAYERS {

@@ -1,5 +1,5 @@
-//! One walk over a description names every tensor, its shape and its use. It is made twice: to list what is needed, and to
-//! take the packed tensors once all have arrived; so each name stands in one place.
+//! A walk over a description names every tensor, its shape and its use. It runs twice, to list the needed
+//! tensors and to take the packed ones, so each name is written once.
 
 use super::describe;
 use crate::matmul::{Matrix, Target};
@@ -7,12 +7,12 @@ use crate::ops::norm::Norm;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What a tensor is for, which decides how it is stored.
+/// The use of a tensor, which decides how it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
     /// Weights of a linear layer.
     Linear,
-    /// Token table or language head: kept in 6 bits where the rest has 4.
+    /// Token table or language head: 6 bits in q4 models.
     Vocabulary,
     /// Router of experts: its rounding decides which experts run, so it stays in f32.
     Router,
@@ -28,7 +28,7 @@ pub struct Needed {
     pub purpose: Use,
 }
 
-/// A tensor as it is kept: packed, or as plain numbers.
+/// A loaded tensor: packed, or plain numbers.
 #[derive(Clone)]
 pub enum Loaded {
     Matrix(Arc<Matrix>),
@@ -48,24 +48,24 @@ impl Linear {
     }
 }
 
-/// Walks the description, either listing what is needed or taking what has been loaded.
+/// A walk that either lists the needed tensors or takes the loaded ones.
 pub struct Walk<'a> {
     needed: Vec<Needed>,
     loaded: Option<&'a HashMap<String, Loaded>>,
 }
 
 impl<'a> Walk<'a> {
-    /// A walk that lists what is needed.
+    /// A walk that lists the needed tensors.
     pub(super) fn list() -> Self {
         Walk { needed: Vec::new(), loaded: None }
     }
 
-    /// A walk that takes what has been loaded.
+    /// A walk that takes the loaded tensors.
     pub(super) fn take(loaded: &'a HashMap<String, Loaded>) -> Self {
         Walk { needed: Vec::new(), loaded: Some(loaded) }
     }
 
-    /// What was not loaded.
+    /// The tensors that were not loaded.
     pub(super) fn needed(self) -> Vec<Needed> {
         self.needed
     }

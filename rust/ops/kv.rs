@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::threads::Team;
 use plane::{Order, Plane};
 use std::ops::Range;
-pub use types::{BLOCK, KvType, Numbers, SEGMENT};
+pub use types::{KV_BLOCK, KvType, Numbers, SEGMENT};
 
 /// Stores of fewer elements than this run on the caller alone.
 const SERIAL_BELOW: usize = 16 * 1024;
@@ -50,7 +50,7 @@ impl KvShape {
     /// Bytes of a block of 32 tokens.
     fn block_bytes(&self, kv_type: KvType) -> usize {
         let bytes = |dim: usize| {
-            let vectors = self.heads * BLOCK;
+            let vectors = self.heads * KV_BLOCK;
             match kv_type {
                 KvType::F32 => 4 * vectors * dim,
                 KvType::F16 => 2 * vectors * dim,
@@ -64,7 +64,7 @@ impl KvShape {
 /// `SEGMENT` blocks.
 struct Segment {
     keys: Plane,
-    /// None where the keys hold the values.
+    /// `None` if the keys hold the values.
     values: Option<Plane>,
 }
 
@@ -95,7 +95,7 @@ impl Segment {
 pub struct KvBlocks {
     shape: KvShape,
     kv_type: KvType,
-    /// None where the memory has been released.
+    /// `None` if the memory has been released.
     segments: Vec<Option<Segment>>,
 }
 
@@ -128,7 +128,8 @@ impl KvBlocks {
         (0..blocks.div_ceil(SEGMENT)).try_for_each(|segment| self.allocate_segment(segment))
     }
 
-    /// Frees the memory of blocks `segment * SEGMENT..(segment + 1) * SEGMENT`, which no table names any more.
+    /// Frees the memory of blocks `segment * SEGMENT..(segment + 1) * SEGMENT`, which must not be in any
+    /// table.
     pub fn release_segment(&mut self, segment: usize) {
         self.segments[segment] = None;
     }
@@ -157,7 +158,7 @@ impl KvBlocks {
         });
     }
 
-    /// [`KvBlocks::store`] on all threads where there are many rows.
+    /// [`KvBlocks::store`] on all threads if there are many rows.
     pub fn store_all(&mut self, team: &Team<'_>, sequences: Sequences<'_>, keys: &[f32], values: &[f32]) {
         let stored: usize = sequences.list.iter().map(|s| s.rows.len()).sum();
         if stored * self.shape.heads * self.shape.key_dim < SERIAL_BELOW {
@@ -203,7 +204,7 @@ impl KvBlocks {
     /// Keys of one head of a block, `[key_dim][32]`: the stored ones, or as f32 in `scratch`.
     pub fn keys<'a>(&'a self, block: u32, head: usize, scratch: &'a mut [f32]) -> Numbers<'a> {
         let (segment, block) = self.segment(block);
-        segment.keys.read(block, head, BLOCK, scratch)
+        segment.keys.read(block, head, KV_BLOCK, scratch)
     }
 
     /// Values of the first `tokens` of a block, `[tokens][value_dim]`: the stored ones, or as f32 in
@@ -283,8 +284,8 @@ impl<'a> Sequences<'a> {
             let mut row = sequence.rows.start;
             while row < sequence.rows.end {
                 let position = sequence.first + row - sequence.rows.start;
-                let (block, slot) = (self.table(sequence)[position / BLOCK], position % BLOCK);
-                let end = sequence.rows.end.min(row + BLOCK - slot);
+                let (block, slot) = (self.table(sequence)[position / KV_BLOCK], position % KV_BLOCK);
+                let end = sequence.rows.end.min(row + KV_BLOCK - slot);
                 f(block as usize, slot, row..end);
                 row = end;
             }

@@ -45,20 +45,20 @@ fn handles_signals() -> bool {
     true
 }
 
-/// Says why a call has to end, once it has to.
+/// The reason for which a call must end, if any.
 pub type End<'a> = &'a (dyn Fn() -> Option<Error> + Sync);
 
-/// Signals of Python, and an end that another thread may ask for, as the hook of a pool.
-struct Watch<'a> {
+/// The hook of a pool that ends a call at Python's signals, and at a `close` by another thread.
+struct Interrupt<'a> {
     end: Option<End<'a>>,
     signals: bool,
     raised: Mutex<Option<PyErr>>,
     ended: Mutex<Option<Error>>,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> Interrupt<'a> {
     fn new(end: Option<End<'a>>) -> Self {
-        Watch { end, signals: handles_signals(), raised: Mutex::new(None), ended: Mutex::new(None) }
+        Interrupt { end, signals: handles_signals(), raised: Mutex::new(None), ended: Mutex::new(None) }
     }
 
     fn ask(&self) -> bool {
@@ -81,7 +81,7 @@ impl<'a> Watch<'a> {
     fn finish<R>(self, py: Python<'_>, result: Result<R>) -> PyResult<R> {
         let raised = self.raised.into_inner().unwrap_or_else(PoisonError::into_inner);
         let ended = self.ended.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // What was computed after the hook said stop is incomplete, even where the call returned a value.
+        // After an interrupt results are incomplete, even if the call returned a value.
         match (result, raised, ended) {
             (_, Some(error), _) => Err(error),
             (_, None, Some(error)) | (Err(error), None, None) => Err(raise(py, &error)),
@@ -90,15 +90,15 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Runs `body`, which asks the hook now and then, without the interpreter.
+/// Runs `body` with a hook that it polls, without the interpreter.
 pub fn interruptible<R: Send>(
     py: Python<'_>,
     end: End<'_>,
     body: impl FnOnce(Hook<'_>) -> Result<R> + Send,
 ) -> PyResult<R> {
-    let watch = Watch::new(Some(end));
-    let result = py.detach(|| guarded(|| body(&|| watch.ask())));
-    watch.finish(py, result)
+    let interrupt = Interrupt::new(Some(end));
+    let result = py.detach(|| guarded(|| body(&|| interrupt.ask())));
+    interrupt.finish(py, result)
 }
 
 /// Runs `body` on the model's threads, without the interpreter.
@@ -117,9 +117,9 @@ pub fn work<R: Send>(
     pool: &Pool,
     body: impl FnOnce(&Team<'_>) -> Result<R> + Send,
 ) -> PyResult<R> {
-    let watch = Watch::new(None);
-    let result = py.detach(|| guarded(|| pool.enter(&|| watch.ask(), body)));
-    watch.finish(py, result)
+    let interrupt = Interrupt::new(None);
+    let result = py.detach(|| guarded(|| pool.enter(&|| interrupt.ask(), body)));
+    interrupt.finish(py, result)
 }
 
 /// Ids of several sequences.
@@ -134,7 +134,7 @@ impl Ragged {
     }
 }
 
-/// Reads ids; negative ones are refused by name.
+/// Reads ids; refuses negative ones.
 pub fn ids(what: &str, array: &PyReadonlyArray1<'_, i32>) -> Result<Vec<u32>> {
     let convert = |(i, &id): (usize, &i32)| {
         u32::try_from(id).map_err(|_| {
@@ -173,7 +173,7 @@ pub fn segments(array: Option<&PyReadonlyArray1<'_, i32>>, tokens: usize) -> Res
     Ok(Some(segments))
 }
 
-/// A matrix of `columns` for Python.
+/// A matrix of `columns` columns for Python.
 pub fn matrix(py: Python<'_>, values: Vec<f32>, columns: usize) -> PyResult<Bound<'_, PyArray2<f32>>> {
     let rows = values.len() / columns.max(1);
     PyArray1::from_vec(py, values).reshape([rows, columns])

@@ -1,8 +1,8 @@
-//! How models and generations end while threads use them.
+//! Closing of models and generations that threads may be using.
 //!
-//! `close` never waits. It raises a flag that calls see (as the hook of the pool they ask now and then), and frees what
-//! no call holds; each call frees the rest when it ends. So it may come from any thread, a signal's handler or a
-//! processor in the middle of a step.
+//! `close` never waits. It sets a flag that calls poll through the hook of their pool, and frees everything
+//! that no call holds; each call frees the rest when it ends. So it can be called from any thread, from a
+//! signal handler, and from a processor in the middle of a step.
 
 use crate::decode::Call;
 use crate::error::{Error, Result};
@@ -22,11 +22,10 @@ impl CloseFlag {
         Error::Closed("the model is closed: load it again".to_owned())
     }
 
-    /// The error of a call that runs, once the model is closed.
+    /// The error of a running call, once the model is closed.
     pub fn ending(&self) -> Option<Error> {
-        let error = || {
-            Error::Closed("the model is closed, and this call was not at its end: load it again".to_owned())
-        };
+        let error =
+            || Error::Closed("the model was closed before this call had finished: load it again".to_owned());
         self.closed.load(Ordering::SeqCst).then(error)
     }
 
@@ -43,7 +42,7 @@ impl CloseFlag {
     }
 }
 
-/// Why a generation has to end: it was closed, or one of the models that compute it.
+/// The flags that end a generation: its own, and those of the models that compute it.
 pub struct Ending {
     closed: AtomicBool,
     models: Vec<Arc<CloseFlag>>,
@@ -54,7 +53,7 @@ impl Ending {
         Arc::new(Ending { closed: AtomicBool::new(false), models })
     }
 
-    /// Why nothing more is computed, if so.
+    /// The error of a generation that has ended.
     pub fn error(&self) -> Option<Error> {
         self.models.iter().find_map(|model| model.ending()).or_else(|| {
             let closed = self.closed.load(Ordering::SeqCst);
@@ -75,7 +74,7 @@ impl SharedGeneration {
         for model in &shared.ending.models {
             model.add(&shared);
         }
-        // A model that was closed before it knew of this one.
+        // A model may have been closed before this generation was added to it.
         shared.release();
         shared
     }
@@ -84,7 +83,7 @@ impl SharedGeneration {
         &self.ending
     }
 
-    /// Runs `body` with the call, which no other thread may use meanwhile.
+    /// Runs `body` with exclusive use of the call.
     pub fn with<R>(&self, body: impl FnOnce(&mut Call) -> R) -> Result<R> {
         let mut guard = match self.call.try_lock() {
             Ok(guard) => guard,
@@ -100,7 +99,7 @@ impl SharedGeneration {
             (error, _) => Err(error.unwrap_or_else(CloseFlag::closed_error)),
         };
         drop(guard);
-        // A close in the meantime found it in use.
+        // A concurrent `close` may have found it in use.
         self.release();
         result
     }
@@ -110,7 +109,7 @@ impl SharedGeneration {
         self.release();
     }
 
-    /// Frees the call if it is to end and no thread uses it; a thread that does frees it when it is done.
+    /// Frees the call if it must end and no thread uses it; else the thread that uses it frees it afterwards.
     fn release(&self) {
         if self.ending.error().is_some() {
             let held = match self.call.try_lock() {

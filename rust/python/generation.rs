@@ -8,7 +8,7 @@ use numpy::{PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What a logits processor raised.
+/// Exception of a logits processor.
 pub type Raised = Arc<Mutex<Option<PyErr>>>;
 
 /// Prompts being continued.
@@ -26,7 +26,7 @@ impl Generation {
         Generation { shared: SharedGeneration::new(call, ending), raised }
     }
 
-    /// Looks at the call or changes it; an error while another thread runs it or after it was closed.
+    /// Runs `body` with the call; an error while another thread uses it or after it was closed.
     fn with<R>(&self, py: Python<'_>, body: impl FnOnce(&mut Call) -> Result<R>) -> PyResult<R> {
         self.shared.with(body).and_then(|found| found).map_err(|e| raise(py, &e))
     }
@@ -35,7 +35,7 @@ impl Generation {
 /// The processor of a call: a Python function (ids so far, logits) -> logits.
 pub fn processor(function: Py<PyAny>, ending: Arc<Ending>, raised: Raised) -> Processor {
     Arc::new(move |ids, logits| {
-        // The function may have closed the model: the hook would see it only some steps later.
+        // The function may have closed the model, which the hook would notice only some steps later.
         call_processor(&function, &raised, ids, logits).and_then(|()| ending.error().map_or(Ok(()), Err))
     })
 }

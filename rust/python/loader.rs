@@ -13,7 +13,7 @@ use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Builds a model: takes the tensors one after the other and packs each at once.
+/// Builds a model: packs each tensor as soon as it is added.
 #[pyclass(frozen, module = "lapwing._core")]
 pub struct Loader {
     state: Mutex<Option<(model::Loader, Pool)>>,
@@ -116,7 +116,7 @@ fn layout<'a>(array: &'a Bound<'_, PyUntypedArray>, dtype: DType) -> Result<Layo
     let wrong = |what: String| Err(Error::Checkpoint(what));
     if array.dtype().itemsize() != size {
         return wrong(format!(
-            "an array of {} bytes an element was given as {dtype:?}",
+            "an array with elements of {} bytes was given as {dtype:?}",
             array.dtype().itemsize()
         ));
     }

@@ -5,7 +5,7 @@ use crate::roofline::{ReadBuffer, multiply_adds};
 use crate::threads::{Pool, default_threads};
 use pyo3::prelude::*;
 
-/// What the machine can do at most with some threads: what benchmarks compare with.
+/// The roofline of the machine for a number of threads, for benchmarks.
 #[pyclass(frozen, module = "lapwing._core")]
 pub struct Machine {
     pool: Pool,

@@ -1,8 +1,9 @@
-//! The Python face of the core. It converts, releases the interpreter, calls, and does nothing else.
+//! The Python bindings of the core: they convert arguments, release the interpreter, call, and convert
+//! results.
 //!
-//! Every call runs without the interpreter. The calling thread looks for signals now and then (only where
-//! it is the process's main thread, the one that Python handles signals on), so Ctrl-C ends any work soon. A
-//! panic becomes `lapwing.InternalError`.
+//! Every call runs without the interpreter. The calling thread polls signals if it is the process's main
+//! thread, on which Python handles them, so Ctrl-C ends any work soon. A panic becomes
+//! `lapwing.InternalError`.
 
 mod call;
 mod closing;
@@ -52,7 +53,8 @@ fn render_template(py: Python<'_>, source: &str, variables: &str) -> PyResult<St
 
 type Scores<'py> = (Bound<'py, PyArray1<f32>>, Bound<'py, PyArray1<f64>>);
 
-/// Logits as the options of a generation change them, and the probability that each token is then drawn.
+/// Logits processed by the options of a generation, and the probability with which each token is then
+/// sampled.
 #[pyfunction]
 fn process_logits<'py>(
     py: Python<'py>,

@@ -67,7 +67,7 @@ fn outputs(head: Option<&model::spec::Head>, width: usize) -> usize {
     head.and_then(|h| h.layers.last()).map_or(width, |d| d.outputs)
 }
 
-/// The states of a stack: the embedding and the layers may have another width than the last.
+/// The states of a stack: embedding and layers may differ in width from the last ones.
 fn states(py: Python<'_>, all: Vec<Vec<f32>>, tokens: usize) -> PyResult<Vec<Bound<'_, PyArray2<f32>>>> {
     all.into_iter()
         .map(|s| {
@@ -106,7 +106,7 @@ impl Model {
         Ok(self.get(py)?.spec().to_json())
     }
 
-    /// Bounds what is kept of past sequences, in bytes; what is kept so far is forgotten.
+    /// Sets the bound of the prefix cache in bytes, and clears it.
     fn limit_prefixes(&self, py: Python<'_>, bytes: usize) -> PyResult<()> {
         self.engine(py)?.limit_prefixes(bytes);
         Ok(())
@@ -302,7 +302,7 @@ impl Model {
         let guesser = draft.as_ref().map(|draft| draft.get(py)).transpose()?;
         flags.extend(draft.map(|draft| Arc::clone(&draft.flag)));
         let (ending, raised) = (Ending::new(flags), generation::Raised::default());
-        let custom = processor
+        let processor = processor
             .map(|function| generation::processor(function, Arc::clone(&ending), Arc::clone(&raised)));
         let make = || {
             let options = Options::from_json(options, engine.model().vocab_size()?)?;
@@ -312,7 +312,7 @@ impl Model {
                 _ => Vec::new(),
             };
             let limits = limits.unwrap_or_default();
-            engine.add(Request { prompts, sources, options, limits, processor: custom, draft: guesser })
+            engine.add(Request { prompts, sources, options, limits, processor, draft: guesser })
         };
         let call = make().map_err(|e| raise(py, &e))?;
         Ok(Generation::wrap(call, ending, raised))

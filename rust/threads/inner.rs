@@ -233,7 +233,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);
         (turns.owner, turns.ended) = (None, Some(Instant::now()));
-        // Only the first of the queue may go on, and which of them is woken is not known.
+        // Wakes all: only the first of the queue may continue, and `notify_one` may wake another.
         let waiting = !turns.queue.is_empty();
         drop(turns);
         if waiting {

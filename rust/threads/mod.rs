@@ -8,8 +8,7 @@
 //! from the other shares. The system chooses the cores of threads, except those of workers that wake after a
 //! rest (`affinity`).
 //!
-//! A [`Team`] runs the work of one caller at a time: [`Pool::enter`]. It calls a hook now and then that may
-//! stop the work (Ctrl-C). A pool survives `fork`: the child starts workers of its own.
+//! A [`Team`] runs the work of one caller at a time: [`Pool::enter`]. It polls a hook that may stop the work (Ctrl-C). A pool survives `fork`: the child starts workers of its own.
 
 mod affinity;
 mod count;
@@ -28,7 +27,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Called now and then by the calling thread; `true` stops the work.
+/// Polled by the calling thread; `true` stops the work.
 pub type Hook<'a> = &'a dyn Fn() -> bool;
 
 /// Threads that wait for work.
@@ -144,8 +143,8 @@ impl<'a> Team<'a> {
         Pinned::new(self.threads(), &|threads, f| self.run(threads, f))
     }
 
-    /// Runs `f(chunk, thread, team)` for every chunk, with a team of the one thread that runs it: for work
-    /// without common regions, such as that of independent sequences. An interrupt reaches all of them.
+    /// Runs `f(chunk, thread, team)` for every chunk, with a team of only the thread that runs it: for work
+    /// without common regions, such as independent sequences. An interrupt ends all of them.
     pub fn per_thread(&self, chunks: usize, f: &(dyn Fn(usize, usize, &Team<'_>) + Sync)) {
         struct Caller<'a>(Hook<'a>);
         // SAFETY: only thread 0, which is the calling thread, calls the hook.

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-/// A value of this process. After a `fork` the parent's value is leaked in the child: its threads do not exist there, and
-/// its locks may be held by them.
+/// A value of this process. After a `fork` the parent's value is leaked in the child: its threads do not
+/// exist there, and its locks may be held by them.
 pub struct PerProcess<T> {
     value: AtomicPtr<T>,
     /// Process that `value` belongs to; 0 while it is being replaced.

@@ -202,7 +202,7 @@ emulate() {
     exit "${status%% *}"
 }
 
-[ $# -gt 0 ] || fail "which program? The head of $0 tells"
+[ $# -gt 0 ] || fail "which program? The head of $0 lists them"
 case $1 in
 --install) install_all; exit 0 ;;
 -*) fail "unknown option $1" ;;

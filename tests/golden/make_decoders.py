@@ -28,7 +28,7 @@ from make_encoders import GOLDEN, randomize
 from safetensors.torch import save_file
 
 STEPS = 24
-SMALL = {
+TINY = {
     "hidden_size": 24,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
@@ -380,4 +380,4 @@ def main(fixtures: dict[str, tuple[str, dict[str, Any]]], small: dict[str, Any])
 
 if __name__ == "__main__":
     defaults()
-    main(FIXTURES, SMALL)
+    main(FIXTURES, TINY)

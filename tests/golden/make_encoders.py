@@ -26,7 +26,7 @@ import transformers as t
 from safetensors.torch import save_file
 
 GOLDEN = Path(__file__).parent
-SMALL = {
+TINY = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -139,7 +139,7 @@ def measure(
 def make(name: str, seed: int) -> None:
     class_name, changes = FIXTURES[name]
     cls = getattr(t, class_name)
-    base = {} if "distilbert" in name else SMALL
+    base = {} if "distilbert" in name else TINY
     config = cls.config_class(**{**base, **changes}, attn_implementation="eager")
     generator = torch.Generator().manual_seed(seed)
     model = cls(config).eval()

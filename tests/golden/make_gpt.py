@@ -24,7 +24,8 @@ MPT = {"d_model": 24, "n_layers": 2, "n_heads": 4, "max_seq_len": 128}
 SIX = {"num_attention_heads": 6}
 """Heads whose slopes are not all powers of two."""
 ALIBI = {"alibi": True, "attn_implementation": "sdpa"}
-"""Eager attention adds Falcon's bias twice, in the mask and beside it; the default implementation, as the authors', once."""
+"""Eager attention adds Falcon's bias twice, in the mask and beside it; the default implementation, as the authors',
+once."""
 
 FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom-normed-residual": (

@@ -4,8 +4,8 @@ Needs torch and transformers 5; nothing in the tests does. Run it as
 
     python tests/golden/make_seq2seq.py [FOLDER ...]
 
-Folders and tolerances are as in make_encoders.py. Of the models that generate, expected.json also has the ids of a greedy
-search and of four beams with their scores; a seed is passed over where rounding could change them.
+Folders and tolerances are as in make_encoders.py. Of the models that generate, expected.json also has the ids of a
+greedy search and of four beams with their scores; a seed is passed over where rounding could change them.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def teacher_forced(model: Any, inputs: dict[str, dict[str, Any]]) -> dict[str, t
 
 
 def generate(model: Any, source: dict[str, Any]) -> dict[str, Any] | None:
-    """Both searches, or None where two choices are too near."""
+    """Both searches, or None if two choices are too close."""
     values = {key: torch.tensor(source[key]) for key in ("input_ids", "attention_mask") if key in source}
     call: dict[str, Any] = {"max_new_tokens": STEPS, "return_dict_in_generate": True, "output_scores": True}
     greedy = model.generate(**values, **call, num_beams=1, do_sample=False)

@@ -33,8 +33,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def activate(name: str, weights: Mapping[str, Array], x: Array) -> Array:
     """The activation of ``x``, off by as much as the ``rounding`` of ``weights`` draws (see `norm.Tensors`).
 
-    The others are off by a few units in the last place of what they give. What 1 + erf and 1 + tanh give is off by so
-    much of one, however little it is.
+    The others are off by a few units in the last place of what they give. The error of 1 + erf and of 1 + tanh is
+    relative to one, also where the sum is tiny.
     """
     y, rounding = ACTIVATIONS[name](x), getattr(weights, "rounding", None)
     return y + 0.5 * x * rounding(x.shape) if rounding is not None and name in ("gelu", "gelu_tanh") else y

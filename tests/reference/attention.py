@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 
 
 def linear(weights: Mapping[str, Array], name: str, x: Array) -> Array:
-    """``x @ weight.T + bias``, where there is a bias."""
+    """``x @ weight.T``, plus the bias if any."""
     y = x @ weights[f"{name}.weight"].T
     bias = weights.get(f"{name}.bias")
     return y if bias is None else y + bias
@@ -29,7 +29,7 @@ def softmax(x: Array) -> Array:
 
 
 def visible(spec: Attention, queries: int, keys: int) -> Array:
-    """Which key a query sees, ``[queries, keys]``."""
+    """The mask of visible keys, ``[queries, keys]``."""
     query, key = np.arange(queries)[:, None], np.arange(keys)[None]
     seen = np.ones((queries, keys), bool)
     if spec.causal:
@@ -45,7 +45,7 @@ def split(spec: Attention | CrossAttention | DisentangledAttention, x: Array) ->
 
 
 def repeat(spec: Attention | CrossAttention, x: Array) -> Array:
-    """Keys or values of each query head, which groups share."""
+    """Keys or values repeated for each query head."""
     return np.repeat(x, spec.heads // spec.kv_heads, axis=1)
 
 

@@ -29,7 +29,7 @@ def beam_search(
 ) -> list[tuple[list[int], float]]:
     """Hypotheses, best first: new ids and scores. ``logits(ids)`` are those after the last of the ids.
 
-    ``margins`` receives the differences of scores that decided: what rounds scores by less cannot change the choice.
+    ``margins`` receives the differences of scores that decided: smaller rounding errors cannot change the choice.
     """
     margins = [] if margins is None else margins
     running: list[tuple[float, list[int]]] = [(0.0, [])]
@@ -57,7 +57,7 @@ def beam_search(
             break
         reach = max_tokens if early_stopping == "never" and length_penalty > 0 else length
         best = running[0][0] / reach**length_penalty
-        # A place without a hypothesis counts as a very bad one.
+        # An empty place counts as a hypothesis with a very low score.
         worst = finished[-1][0] if len(finished) == beams else -1e9
         margins.append(abs(best - worst))
         improvable = improvable and best > worst

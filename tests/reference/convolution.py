@@ -1,4 +1,4 @@
-"""Convolutions along the tokens: DeBERTa-v2-xl's, which sees both sides, and LFM2's, which sees what came before."""
+"""Convolutions along the tokens: the centred one of DeBERTa-v2-xl and the causal one of LFM2."""
 
 from __future__ import annotations
 

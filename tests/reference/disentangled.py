@@ -19,7 +19,7 @@ def row(spec: DisentangledAttention, distance: int) -> int:
     """Row of the table of relative positions for ``distance = query - key``."""
     middle = spec.buckets // 2
     if spec.buckets and abs(distance) > middle:
-        # In single precision, as the reference has it: which bucket a border falls into depends on it.
+        # In single precision, as in the reference: the buckets of borders depend on it.
         near, farthest = np.float32(abs(distance) / middle), np.float32((spec.max_distance - 1) / middle)
         ratio = np.float32(math.log(near)) / np.float32(math.log(farthest)) * np.float32(middle - 1)
         far = min(math.ceil(ratio), spec.span) + middle

@@ -25,9 +25,9 @@ def feed_forward(spec: FeedForward, weights: Mapping[str, Array], name: str, x: 
 
 
 def route(spec: Router, logits: Array) -> tuple[Array, Array]:
-    """Scores of all experts, and of these the weights with which each enters the sum, 0 for most; ``[tokens, count]``."""
+    """Scores of all experts, and their weights in the sum, mostly 0; ``[tokens, count]`` each."""
     scores = softmax(logits) if spec.score == "softmax" else sigmoid(logits)
-    chosen = np.argsort(-scores, axis=-1, kind="stable")[:, : spec.per_token]  # of equal ones the first
+    chosen = np.argsort(-scores, axis=-1, kind="stable")[:, : spec.per_token]  # ties go to the first
     best = np.take_along_axis(scores, chosen, axis=-1)
     if spec.renormalize:
         best = best / best.sum(axis=-1, keepdims=True)

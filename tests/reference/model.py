@@ -35,7 +35,7 @@ Ids = Sequence[int]
 
 
 class Twin:
-    """A spec with its weights, by the names that the core asks for."""
+    """A spec with its weights, by tensor name."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Twin:
     def _body(
         self, body: Body, name: str, x: Array, source: Array | None, relative: Array | None
     ) -> tuple[Array, Array | None]:
-        """What a body makes of its input, and the probabilities where it is attention."""
+        """The output of a body, and the probabilities of an attention."""
         w = self.weights
         match body:
             case Attention():

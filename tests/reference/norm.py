@@ -13,8 +13,8 @@ Array = np.ndarray[Any, Any]
 
 
 class Tensors(dict[str, Array]):
-    """A model's tensors by name. ``rounding(shape)`` draws by how much, relatively, the operations of norms and of GELU are
-    off. ``routed`` collects the scores of experts, and how many of them each token takes."""
+    """A model's tensors by name. ``rounding(shape)`` draws relative errors for the operations of norms and of GELU.
+    ``routed`` collects the scores of experts and the number of experts per token."""
 
     def __init__(
         self, tensors: Mapping[str, Array], rounding: Callable[[tuple[int, ...]], Array] | None = None

@@ -1,4 +1,4 @@
-"""What is added to scores by distance: ALiBi and T5's buckets."""
+"""Biases of scores by distance: ALiBi and T5's buckets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bucket(spec: RelativeBias, distance: int) -> int:
     exact = buckets // 2
     if distance < exact:
         return offset + distance
-    # In single precision, as the reference has it: which bucket a border falls into depends on it.
+    # In single precision, as in the reference: the buckets of borders depend on it.
     ratio = np.float32(np.log(np.float32(distance) / np.float32(exact))) / np.float32(
         math.log(spec.max_distance / exact)
     )
@@ -33,7 +33,7 @@ def bucket(spec: RelativeBias, distance: int) -> int:
 
 
 def _bfloat16(x: Array) -> Array:
-    """The nearest numbers with eight bits, ties to even; exact for what has at most 29 bits more."""
+    """Rounds to eight bits, ties to even; exact for inputs of at most 37 bits."""
     fraction, exponent = np.frexp(np.asarray(x, dtype=np.float64))
     return np.ldexp(np.rint(fraction * 256) / 256, exponent)
 

@@ -1,4 +1,5 @@
-"""Weights of eight and six bits, groups of 32 inputs with the best of 32 f16 scales, and of four, on a grid of eight; every code the nearest."""
+"""Quantization: 8 and 6 bits in groups of 32 inputs with the best of 32 f16 scales, 4 bits on an 8-bit grid;
+every code is the nearest."""
 
 from __future__ import annotations
 
@@ -14,20 +15,20 @@ TINY = np.float32(1e-30)
 
 
 def fused(a: Array, b: Array, c: Array) -> Array:
-    """``a * b + c`` of float32, rounded once but for the least of cases: the product is exact in float64."""
+    """``a * b + c`` of float32 with almost always one rounding: the product is exact in float64."""
     return (a.astype(np.float64) * b + c).astype(np.float32)
 
 
-def best_scales(group: Array, most: float, step: float) -> Array:
-    """``group: [outputs, up to 32]`` float32; scales as they are stored, ``[outputs, 1]`` float32.
+def best_scales(group: Array, max_code: float, step: float) -> Array:
+    """``group: [outputs, up to 32]`` float32; returns stored scales, ``[outputs, 1]`` float32.
 
-    The largest magnitude is mapped to ``most - step * i``, i of 0 to 31; each time the least-squares scale for the rounded
-    codes is found, and the one kept that takes most from the sum of squares.
+    Maps the largest magnitude to ``max_code - step * i`` for i from 0 to 31, fits the least-squares scale of each set
+    of rounded codes, and keeps the one with the smallest error.
     """
     unit = np.float32(1) / np.maximum(np.abs(group).max(axis=1), TINY)
     best, scale = np.zeros_like(unit), np.zeros_like(unit)
     for i in range(32):
-        inverse = unit * np.float32(most - step * i)
+        inverse = unit * np.float32(max_code - step * i)
         codes = np.rint(group.astype(np.float64) * inverse[:, None]).astype(np.float32)
         products, squares = np.zeros_like(unit), np.zeros_like(unit)
         for x, q in zip(group.T, codes.T, strict=True):
@@ -40,14 +41,14 @@ def best_scales(group: Array, most: float, step: float) -> Array:
     return ((scale * BIAS).astype(np.float16).astype(np.float32) / BIAS)[:, None]
 
 
-def by_groups(weights: Array, most: float, step: float) -> Array:
-    """``weights: [outputs, inputs]`` as they are after rounding to codes of at most ``most``, float32."""
+def by_groups(weights: Array, max_code: float, step: float) -> Array:
+    """``weights: [outputs, inputs]`` rounded to codes of at most ``max_code``, float32."""
     out = np.zeros_like(weights, np.float32)
     for start in range(0, weights.shape[1], GROUP):
         group = weights[:, start : start + GROUP].astype(np.float32)
-        scale = best_scales(group, most, step)
+        scale = best_scales(group, max_code, step)
         inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
-        out[:, start : start + GROUP] = np.clip(np.rint(group * inverse), -most, most) * scale
+        out[:, start : start + GROUP] = np.clip(np.rint(group * inverse), -max_code, max_code) * scale
     return out
 
 
@@ -62,10 +63,11 @@ def q6(weights: Array) -> Array:
 
 
 def line(group: Array) -> tuple[Array, Array]:
-    """Distance and middle of the 16 evenly spaced numbers next to ``group: [outputs, up to 32]``, each ``[outputs]`` float32.
+    """Distance and middle of the 16 evenly spaced numbers next to ``group: [outputs, up to 32]``, each ``[outputs]``
+    float32.
 
-    The span is divided by 13.6 to 16 steps; each time the line through the rounded codes is found by least squares, and the
-    one kept that takes most from the sum of squares.
+    Divides the span into 13.6 to 16 steps, fits a line through each set of rounded codes by least squares, and
+    keeps the one with the smallest error.
     """
     low = group.min(axis=1)
     span, n = group.max(axis=1) - low, np.float32(group.shape[1])
@@ -92,7 +94,8 @@ def line(group: Array) -> tuple[Array, Array]:
 
 
 def grid(distance: Array, middle: Array, above: int, place: int) -> tuple[Array, Array]:
-    """A whole scale of 1 to 15 next below a distance, or the one above it, and the lowest byte of codes around a middle."""
+    """The integer scale (1 to 15) next below a distance, or the one above, and the lowest byte of codes around a
+    middle."""
     scale = np.clip(np.rint(distance - np.float32(0.5)) + np.float32(above), 1, 15).astype(np.float32)
     low = np.rint(middle - scale * np.float32(7.5)) + np.float32(place)
     return scale, np.minimum(np.maximum(low, -128), 127 - 15 * scale).astype(np.float32)
@@ -113,15 +116,15 @@ def error(weights: Array, scale: Array, low: Array) -> Array:
 
 
 def q4(weights: Array) -> Array:
-    """``weights: [outputs, inputs]`` as they are after rounding, float32: ``step * (scale * code + low)``, a step for each 256 inputs,
-    a scale of 1 to 15 and a low for each 32, whose codes of 0 to 15 make whole numbers of -128 to 127.
+    """``weights: [outputs, inputs]`` as they are after rounding, float32: ``step * (scale * code + low)``, a step for
+    each 256 inputs, a scale of 1 to 15 and a low for each 32, whose codes of 0 to 15 make whole numbers of -128 to 127.
     """
     out = np.zeros_like(weights, np.float32)
     for begin in range(0, weights.shape[1], 256):
         block = weights[:, begin : begin + 256].astype(np.float32)
         groups = [block[:, i : i + GROUP] for i in range(0, block.shape[1], GROUP)]
         lines = [line(group) for group in groups]
-        # The least step that reaches all weights and scales, then steps that are up to 21 % larger.
+        # The smallest step that reaches all weights and scales, then steps that are up to 21 % larger.
         least = np.maximum(block.max(axis=1) * np.float32(1 / 127), block.min(axis=1) * np.float32(-1 / 128))
         least = np.maximum(
             np.max([distance for distance, _ in lines], axis=0) * np.float32(1 / 15), np.maximum(least, 0)
@@ -151,7 +154,7 @@ def q4(weights: Array) -> Array:
                 byte = scale * code + low
                 products, squares = fused(weight, byte, products), fused(byte, byte, squares)
             grids.append((scale, low))
-        # The step that fits these numbers best.
+        # The step with the smallest error for these numbers.
         step = (products / np.maximum(squares, TINY) * BIAS).astype(np.float16).astype(np.float32)
         inverse = BIAS / np.maximum(step, TINY)
         for i, (group, (scale, low)) in enumerate(zip(groups, grids, strict=True)):

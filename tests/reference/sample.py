@@ -1,4 +1,4 @@
-"""What sampling draws from: temperature, then top-k, top-p and min-p, in transformers' order."""
+"""The distribution of sampling: temperature, then top-k, top-p and min-p, in transformers' order."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def probabilities(
 ) -> Array:
     """The probability of each token.
 
-    ``margins`` receives how far the nearest token is from each bound: where that is nothing but rounding, another
-    order of sums may keep one token more or less.
+    ``margins`` receives the distance of the nearest token from each bound: if it is as
+    small as rounding, another order of sums may keep one token more or less.
     """
     margins = [] if margins is None else margins
     x = logits.astype(np.float64) / temperature
@@ -36,7 +36,7 @@ def probabilities(
         order = np.argsort(-x, kind="stable")
         mass = np.cumsum(softmax(x)[order])
         margins.append(float(abs(mass - top_p).min()))
-        # Those whose predecessors do not reach top_p yet.
+        # Tokens whose predecessors do not reach top_p yet.
         keep = np.concatenate([[True], mass[:-1] < top_p])
         x[order[~keep]] = -np.inf
     if min_p:

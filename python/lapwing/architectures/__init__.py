@@ -25,9 +25,9 @@ ALIASES: dict[str, str] = {
     "camembert": "roberta",
     "data2vec-text": "roberta",
     "deberta-v2": "deberta_v2",
-    "gemma3": "_text",
+    "gemma3": "_multimodal",
     "megatron-bert": "megatron_bert",
-    "mistral3": "_text",
+    "mistral3": "_multimodal",
     "new": "gte",
     "xlm-roberta": "roberta",
     "xlm-roberta-xl": "xlm_roberta_xl",
@@ -105,15 +105,15 @@ def complete(config: Config) -> Config:
     """
     defaults = getattr(family(config), "DEFAULTS", {})
     config = config.with_values(**{key: value for key, value in defaults.items() if key not in config})
-    for most, keys in BOUNDS.items():
+    for maximum, keys in BOUNDS.items():
         for key in keys:
-            # Before anything counts to such a number.
-            config.size(key, default=1, least=0, most=most)
+            # Checked before any loop or allocation of such a size.
+            config.size(key, default=1, minimum=0, maximum=maximum)
     return config
 
 
 def task_of(config: Config) -> str:
-    """What the checkpoint's class is for, from ``architectures``; "" where that says nothing."""
+    """The task of the checkpoint's class, from ``architectures``; "" if unknown."""
     for name in config.words("architectures"):
         for end, task in TASKS.items():
             if name.endswith(end):
@@ -122,7 +122,7 @@ def task_of(config: Config) -> str:
 
 
 def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Mapping[str, Tensor], list[str]]:
-    """The description of a checkpoint's model, its tensors by our names, and names that nothing uses.
+    """The description of a checkpoint's model, its tensors by spec name, and the unused names.
 
     Args:
         checkpoint: an opened checkpoint.
@@ -145,7 +145,7 @@ def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Ma
 
 
 def _labelled(config: Config, tensors: Mapping[str, Tensor]) -> Config:
-    """The configuration with the number of labels that the head's last tensor has, where it tells none."""
+    """The configuration with the number of labels of the head's last tensor, if it states none."""
     if config.get("id2label") or config.get("num_labels") is not None:
         return config
     layers = [name for name in tensors if re.fullmatch(r"head\.\d+\.weight", name)]
@@ -154,10 +154,10 @@ def _labelled(config: Config, tensors: Mapping[str, Tensor]) -> Config:
 
 
 def check(needed: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], unused: list[str], place: str) -> None:
-    """Compares what the description needs with what there is; all offenders in one error.
+    """Compares the needed tensors with the given ones; one error lists all differences.
 
     Args:
-        needed: names and shapes that the core asks for.
+        needed: names and shapes that the core requires.
         tensors: what the family made of the checkpoint.
         unused: names of the checkpoint that the family does not know.
         place: the checkpoint, for the message.

@@ -57,7 +57,7 @@ def model(
     language: tuple[Dense, ...] = (),
     language_bias: bool = True,
 ) -> Model:
-    """The stack with the head that the task asks for.
+    """The stack with the head of the task.
 
     Args:
         config: the checkpoint's configuration.
@@ -99,7 +99,7 @@ def tensors(
     """
     used = dict(heads.get(task, heads.get("features", {})))
     if task == "fill-mask":
-        # Stored beside the bias or instead of it: the same numbers, but where the head is not tied this one counts.
+        # Stored beside the bias or instead of it, with the same numbers; if the head is not tied, this one is used.
         decoder = used.get("language_head.weight", "").removesuffix(".weight")
         used.setdefault(_OTHER_BIAS, f"{decoder}.bias")
     others = {name for head in heads.values() for name in head.values()} - set(used.values())

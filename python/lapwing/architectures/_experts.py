@@ -16,7 +16,7 @@ STACKED = {GATE_UP: "layers.{i}.mlp.experts.gate_up_proj", DOWN: "layers.{i}.mlp
 
 def count(config: Config) -> int:
     """Number of experts of a layer."""
-    return config.size("num_local_experts", "num_experts", most=4096)
+    return config.size("num_local_experts", "num_experts", maximum=4096)
 
 
 def with_experts(config: Config, layer: Layer, *, width: int, renormalize: bool) -> Layer:
@@ -38,7 +38,7 @@ def cut_experts(config: Config, out: Renamed, layers: int) -> None:
         for stacked, parts in ((GATE_UP, ("gate", "up")), (DOWN, ("down",))):
             name = stacked.replace("{i}", str(i))
             tensor = out.get(name)
-            # One of another shape is left whole, so that the check of shapes reports it.
+            # A tensor of another shape is kept, so that the check of shapes reports it.
             if tensor is None or len(tensor.shape) != 3 or tensor.shape[0] != count(config):
                 continue
             _, rows, columns = tensor.shape

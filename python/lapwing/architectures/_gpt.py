@@ -31,7 +31,7 @@ BLOCKS = {
 """Names that begin with GPT-2's for what is around the projections."""
 
 
-def words(
+def with_llama_keys(
     config: Config,
     *,
     hidden: int,
@@ -41,13 +41,13 @@ def words(
     width: str = "",
     act: str = "",
 ) -> Config:
-    """The configuration with Llama's keys for what it names otherwise, or leaves out: then with these values.
+    """The configuration with Llama's keys in place of its own; missing ones have these values.
 
     ``width`` and ``act`` are its keys for the width of the feed-forward network, by default four times that of the
     hidden states, and for the activation; without such a key the caller sets them.
     """
     if act:
-        activation(config, act, default="")  # refuses by the key's own name
+        activation(config, act, default="")  # refuses it under its own name
     size, count = config.size(*HIDDEN, default=hidden), config.size(*HEADS, default=heads)
     if size % count:
         raise config.wrong(next((key for key in HEADS if key in config), HEADS[-1]), f"a divisor of {size}")
@@ -57,7 +57,7 @@ def words(
         num_attention_heads=count,
         num_key_value_heads=None,
         head_dim=None,
-        max_position_embeddings=config.size(*LENGTH, default=length, most=ENDLESS),
+        max_position_embeddings=config.size(*LENGTH, default=length, maximum=ENDLESS),
         intermediate_size=config.size(width, default=4 * size) if width else 4 * size,
         hidden_act=config.get(act),
     )
@@ -78,7 +78,8 @@ def layer(
     parallel: bool = False,
     **fields: Any,
 ) -> Layer:
-    """Causal attention, of which ``fields`` change something, and a plain feed-forward network; `words` were put in."""
+    """Causal attention with ``fields`` replaced, and a plain feed-forward network; ``config`` is that of
+    `with_llama_keys`."""
     four = bias if isinstance(bias, tuple) else (bias,) * 4
     one = llama.layer(config, rotation, norm, bias=four, mlp_bias=mlp_bias, gated=False, parallel=parallel)
     return edit(one, "attention", **fields)
@@ -97,7 +98,7 @@ def decoder(
     """A model of these layers, or of one repeated.
 
     Args:
-        config: the configuration, with `words`.
+        config: the configuration of `with_llama_keys`.
         task: a value of `TASKS`.
         layers: the layers.
         norm: the final norm.
@@ -137,7 +138,7 @@ def tensors(
 
 
 def slopes(heads: int) -> tuple[float, ...]:
-    """Slopes of ALiBi: 2^(-8 j / n) for n heads, the next lower power of two; what is beyond them in between.
+    """Slopes of ALiBi: 2^(-8 j / n) for n heads, n the next lower power of two; those of further heads lie in between.
 
     Press et al. 2022, https://arxiv.org/abs/2108.12409
     """

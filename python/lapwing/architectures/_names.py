@@ -16,7 +16,7 @@ LEGACY = {"gamma": "weight", "beta": "bias"}
 
 
 class Renamed(dict[str, Tensor]):
-    """Tensors by spec name, and the checkpoint's names that nothing asked for."""
+    """Tensors by spec name, and the unused names of the checkpoint."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,10 +78,11 @@ def cut(tensors: dict[str, Tensor], fused: str, parts: Mapping[str, int], layers
 
 
 def cut_heads(tensors: dict[str, Tensor], fused: str, parts: Mapping[str, int], groups: int, layers: int) -> None:
-    """Replaces the fused linear ``fused`` of every layer by its ``parts``, whose rows lie group by group beside each other.
+    """Replaces the fused linear ``fused`` of every layer by its ``parts``, whose rows lie group by group beside each
+    other.
 
-    A group is a head, or several with the keys and values that they share. All names hold ``{i}``; the parts are told
-    with their shares of a group's rows.
+    A group is a head, or several with the keys and values that they share. All names hold ``{i}``; each part has its
+    number of rows in a group.
     """
     for i in range(layers):
         for suffix in ("weight", "bias"):

@@ -42,7 +42,7 @@ def rotary(
     rope: Config | None = None,
     round_up: bool = False,
 ) -> Rotary:
-    """The rotation that a configuration asks for.
+    """The rotation of a configuration.
 
     Args:
         config: the checkpoint's configuration.
@@ -103,7 +103,7 @@ def longest(config: Config) -> int:
     Some configurations give the length after scaling, others that of the training; so the larger one counts. The base
     of "dynamic" grows with any length.
     """
-    given = config.size("max_position_embeddings", default=2048, most=1 << 30)
+    given = config.size("max_position_embeddings", default=2048, maximum=1 << 30)
     p = parameters(config)
     if p["rope_type"] == "dynamic":
         return 1 << 30
@@ -132,7 +132,7 @@ def _dynamic(p: Config, config: Config, frequencies: list[float], base: float, d
     _even(p, dim)
     if dim == 2:
         raise p.wrong("rope_type", f"another kind where {dim} dimensions are rotated")
-    original = config.size("max_position_embeddings", default=2048, most=1 << 30)
+    original = config.size("max_position_embeddings", default=2048, maximum=1 << 30)
     dynamic = DynamicRotary(base=base, factor=_factor(p), original_length=original)
     return Rotary(inv_freq=tuple(frequencies), interleaved=interleaved, dynamic=dynamic)
 
@@ -225,14 +225,14 @@ def _factor(p: Config) -> float:
 
 def _trained(p: Config) -> int:
     """The length that the model was trained with, before its rotation was scaled."""
-    return p.size("original_max_position_embeddings", default=2048, most=1 << 30)
+    return p.size("original_max_position_embeddings", default=2048, maximum=1 << 30)
 
 
 def _ratio(p: Config, config: Config, original: int) -> float:
     """``factor``, or how much longer the model's sequences are than those of its training."""
     if p.get("factor") is not None:
         return _factor(p)
-    return config.size("max_position_embeddings", default=original, most=1 << 30) / original
+    return config.size("max_position_embeddings", default=original, maximum=1 << 30) / original
 
 
 _KINDS = {

@@ -47,7 +47,7 @@ DEFAULTS = {
 
 def sinusoids(config: Config) -> Table:
     """Sines in the first half of the columns, cosines in the second, of positions from 0."""
-    positions, width = config.size("max_position_embeddings", most=1 << 20), config.size("d_model", most=1 << 18)
+    positions, width = config.size("max_position_embeddings", maximum=1 << 20), config.size("d_model", maximum=1 << 18)
     angles = np.arange(positions)[:, None] / 10000 ** (2 * np.arange((width + 1) // 2) / width)
     return np.concatenate([np.sin(angles), np.cos(angles)[:, : width // 2]], axis=1).astype(np.float32)
 
@@ -162,7 +162,7 @@ class Shape:
                 positions=positions,
                 norm=norm if self.embedding_norm else None,
                 norm_before_positions=norm_first,
-                unplaced=config.size("pad_token_id", least=0) if decoder and self.padding_unplaced else None,
+                unplaced=config.size("pad_token_id", minimum=0) if decoder and self.padding_unplaced else None,
             ),
             layers=(one,) * config.size(f"{side}_layers"),
             max_length=positions,

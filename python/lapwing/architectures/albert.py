@@ -54,7 +54,7 @@ DEFAULTS = {
 
 
 def _inner(config: Config) -> int:
-    return config.size("inner_group_num", default=1, most=64)
+    return config.size("inner_group_num", default=1, maximum=64)
 
 
 def spec(config: Config, task: str) -> Model:
@@ -71,7 +71,7 @@ def spec(config: Config, task: str) -> Model:
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
     names = dict(BODY)
     layers, inner = config.size("num_hidden_layers", default=12), _inner(config)
-    groups = config.size("num_hidden_groups", default=1, most=layers)
+    groups = config.size("num_hidden_groups", default=1, maximum=layers)
     for group in range(groups):
         for part in range(inner):
             place = f"encoder.albert_layer_groups.{group}.albert_layers.{part}."

@@ -75,7 +75,7 @@ def encoder(
         stem=TokenStem(
             vocab_size=config.size("vocab_size", default=vocab),
             positions=positions if placed else 0,
-            segments=config.size("type_vocab_size", default=segments, least=0),
+            segments=config.size("type_vocab_size", default=segments, minimum=0),
             norm=layer_norm(config),
         ),
         layers=(layer,) * config.size("num_hidden_layers", default=12),
@@ -84,7 +84,7 @@ def encoder(
 
 
 def absolute(config: Config) -> None:
-    """Refuses the relative positions that old configurations may ask for."""
+    """Refuses the relative positions of old configurations."""
     if config.word("position_embedding_type", default="absolute") != "absolute":
         raise config.wrong("position_embedding_type", '"absolute"')
 

@@ -29,7 +29,7 @@ NAMES = {
 
 
 def _words(config: Config) -> Config:
-    config = _gpt.words(config, hidden=64, layers=2, heads=8, length=_gpt.ENDLESS)
+    config = _gpt.with_llama_keys(config, hidden=64, layers=2, heads=8, length=_gpt.ENDLESS)
     return config.with_values(hidden_act="gelu_pytorch_tanh", max_position_embeddings=_gpt.ENDLESS)
 
 

@@ -19,7 +19,7 @@ _GROUPS = 4
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
-    config = gptj.words(config)
+    config = gptj.with_llama_keys(config)
     out = _gpt.tensors(config, checkpoint, task, NAMES, one_norm=True)
     parts = {f"{LAYER}attention.{part}": 1 for part in ("query", "value", "key")}
     cut_heads(out, LAYER + "attention.fused", parts, _GROUPS, config.size("num_hidden_layers"))

@@ -63,14 +63,14 @@ def _kinds(config: Config) -> set[str]:
 
 
 def _disentangled(config: Config) -> DisentangledAttention | None:
-    """Attention with scores by relative position, where the configuration asks for any."""
+    """Attention with the position scores that the configuration names, if any."""
     kinds = _kinds(config) & {"c2p", "p2c"}
     if not config.flag("relative_attention") or not kinds:
         return None
-    longest = config.size("max_relative_positions", default=-1, least=-1)
+    longest = config.size("max_relative_positions", default=-1, minimum=-1)
     if longest < 1:
         longest = config.size("max_position_embeddings", default=512)
-    buckets = max(config.size("position_buckets", default=-1, least=-1), 0)
+    buckets = max(config.size("position_buckets", default=-1, minimum=-1), 0)
     heads, terms = config.size("num_attention_heads"), 1 + len(kinds)
     head_dim = config.size("hidden_size") // heads
     return DisentangledAttention(
@@ -91,7 +91,7 @@ def _disentangled(config: Config) -> DisentangledAttention | None:
 
 
 def _convolution(config: Config) -> Block | None:
-    kernel = config.size("conv_kernel_size", default=0, least=0)
+    kernel = config.size("conv_kernel_size", default=0, minimum=0)
     if not kernel:
         return None
     body = Convolution(
@@ -139,7 +139,7 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str, *, name
     found = _disentangled(config)
     names, ignore = dict(names), [r"mask_predictions\..*"]
     if found is None:
-        # Stored, and read by no score.
+        # Stored, but not used by any score.
         for name in ("encoder.relative.weight", "encoder.relative.norm"):
             ignore.append(names.pop(name).replace(".", r"\.") + r"(\.(weight|bias))?")
     # Both heads may be stored; the newer one has no table of its own.

@@ -24,7 +24,7 @@ NAMES = {
     "encoder.layers.{i}.feed_forward.input_norm": "encoder.layer.{i}.LayerNorm",
     "encoder.norm": "encoder.emb_layer_norm_after",
 }
-KEPT = 1 - 0.15 * 0.8
+KEPT_SHARE = 1 - 0.15 * 0.8
 """Share of tokens that training left unmasked."""
 
 
@@ -38,7 +38,7 @@ def _rotates(config: Config) -> bool:
 def spec(config: Config, task: str) -> Model:
     if config.flag("is_folding_model"):
         raise config.wrong("is_folding_model", "false: folding is not supported")
-    # The family has neither segments nor another activation than the exact GELU.
+    # The family has no segments, and its activation is always the exact GELU.
     config = config.with_values(type_vocab_size=0, hidden_act="gelu", vocab_size=config.size("vocab_size"))
     norm = layer_norm(config)
     layer = pre_norm(bert.layer(config), norm)
@@ -50,7 +50,7 @@ def spec(config: Config, task: str) -> Model:
     stack = bert.encoder(config, layer, positions=positions, placed=not _rotates(config))
     dropout = None
     if config.flag("token_dropout"):
-        dropout = TokenDropout(mask=config.size("mask_token_id", least=0), kept=KEPT)
+        dropout = TokenDropout(mask=config.size("mask_token_id", minimum=0), kept=KEPT_SHARE)
     stem = replace(stack.stem, norm=norm if config.flag("emb_layer_norm_before") else None, dropout=dropout)
     return roberta.heads(config, task, replace(stack, stem=stem, final_norm=norm))
 
@@ -59,7 +59,7 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Rena
     ignore = [r".*rotary_embeddings\.inv_freq", r"contact_head\..*"]
     names = dict(NAMES)
     if _rotates(config):
-        # Stored by some checkpoints all the same.
+        # Stored by some checkpoints, but unused.
         ignore.append(names.pop("encoder.embedding.position").replace(".", r"\.") + r"\.weight")
     out = _encoder.tensors(checkpoint, task, names, roberta.HEADS, prefixes=("esm.",), ignore=ignore)
     _encoder.shift(out, roberta.first_position(config))

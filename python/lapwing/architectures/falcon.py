@@ -1,4 +1,5 @@
-"""Falcon: few heads of keys and values, parallel blocks with one or two norms; the oldest are sequential and have ALiBi.
+"""Falcon: few heads of keys and values, parallel blocks with one or two norms; the oldest are sequential and have
+ALiBi.
 
 Almazrouei et al. 2023, https://arxiv.org/abs/2311.16867
 """
@@ -25,8 +26,8 @@ DEFAULTS = {
 
 
 def _words(config: Config) -> Config:
-    """The configuration in Llama's words, with the number of key heads that the two architectures name differently."""
-    config = _gpt.words(
+    """The configuration with Llama's keys, with the number of key heads that the two architectures name differently."""
+    config = _gpt.with_llama_keys(
         config, hidden=4544, layers=32, heads=71, length=2048, width="ffn_hidden_size", act="activation"
     )
     heads, count = config.size("num_attention_heads"), config.get("num_kv_heads")
@@ -40,13 +41,13 @@ def _words(config: Config) -> Config:
 
 
 def _norms(config: Config) -> int:
-    """How many norms there are before parallel blocks; 0 where the blocks follow each other."""
+    """Number of norms before parallel blocks; 0 for sequential blocks."""
     new = config.flag("new_decoder_architecture")
     if not config.flag("parallel_attn"):
         if new:
             raise config.wrong("parallel_attn", "true with new_decoder_architecture")
         return 0
-    count = config.size("num_ln_in_parallel_attn", default=2 if new else 1, most=2)
+    count = config.size("num_ln_in_parallel_attn", default=2 if new else 1, maximum=2)
     if count == 2 and not new:
         raise config.wrong("num_ln_in_parallel_attn", "1 without new_decoder_architecture")
     return count

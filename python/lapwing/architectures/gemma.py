@@ -38,7 +38,7 @@ def spec(config: Config, task: str) -> Model:
     if config.flag("use_bidirectional_attention"):
         raise config.wrong("use_bidirectional_attention", "false")
     if config.get("hidden_act") == "gelu":
-        # What the first checkpoints say; they were trained with the approximation.
+        # The first checkpoints state it, but were trained with the approximation.
         config = config.with_values(hidden_act="gelu_pytorch_tanh")
     norm, bias = llama.rms(config), config.flag("attention_bias")
     layer = llama.layer(config, rotary(config, llama.head_dim(config)), norm, bias=(bias,) * 4)

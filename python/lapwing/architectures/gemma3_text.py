@@ -18,7 +18,7 @@ from ._rope import rotations
 
 DEFAULTS = {
     **gemma2.DEFAULTS,
-    # Larger models, which read images too, leave out even some sizes.
+    # Larger models, which also read images, omit even some sizes.
     "vocab_size": 262208,
     "num_attention_heads": 8,
     "max_position_embeddings": 131072,

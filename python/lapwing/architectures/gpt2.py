@@ -1,6 +1,7 @@
 """GPT-2: layer norms before the blocks, learned positions, weights stored transposed.
 
-Radford et al. 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
+Radford et al. 2019,
+https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ NAMES = {
 _TRANSPOSED = (".fused.weight", ".output.weight", ".up.weight", ".down.weight")
 
 
-def words(config: Config) -> Config:
+def with_llama_keys(config: Config) -> Config:
     if config.flag("add_cross_attention"):
         raise config.wrong("add_cross_attention", "false: a decoder that reads another model's states has no source")
-    return _gpt.words(config, hidden=768, layers=12, heads=12, length=1024, width="n_inner", act="activation_function")
+    return _gpt.with_llama_keys(
+        config, hidden=768, layers=12, heads=12, length=1024, width="n_inner", act="activation_function"
+    )
 
 
 def spec(config: Config, task: str) -> Model:
-    config = words(config)
+    config = with_llama_keys(config)
     norm, dim = _gpt.layer_norm(config), config["hidden_size"] // config["num_attention_heads"]
     scale = dim**-0.5 if config.flag("scale_attn_weights", default=True) else 1.0
     falling = config.flag("scale_attn_by_inverse_layer_idx")
@@ -44,8 +47,8 @@ def spec(config: Config, task: str) -> Model:
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
-    config = words(config)
-    # The head for choices of a model with two heads; it generates like any other.
+    config = with_llama_keys(config)
+    # The head for multiple choice of a model with two heads; it generates like any other.
     checkpoint = {name: t for name, t in checkpoint.items() if not name.startswith("multiple_choice_head.")}
     out = _gpt.tensors(config, checkpoint, task, NAMES)
     for name, tensor in out.items():

@@ -17,7 +17,7 @@ DEFAULTS = {**gpt2.DEFAULTS, "activation_function": "gelu_pytorch_tanh", "multi_
 
 
 def spec(config: Config, task: str) -> Model:
-    config = gpt2.words(config)
+    config = gpt2.with_llama_keys(config)
     config = config.with_values(num_key_value_heads=1 if config.flag("multi_query") else None)
     norm, dim = _gpt.layer_norm(config), config["hidden_size"] // config["num_attention_heads"]
     scale = dim**-0.5 if config.flag("scale_attn_weights", default=True) else 1.0
@@ -25,7 +25,7 @@ def spec(config: Config, task: str) -> Model:
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
-    config = gpt2.words(config)
+    config = gpt2.with_llama_keys(config)
     out = _gpt.tensors(config, checkpoint, task, gpt2.NAMES)
     heads, many = config.size("num_attention_heads"), config.flag("multi_query")
     parts = dict(zip((f"{LAYER}attention.{part}" for part in QKV), (heads if many else 1, 1, 1), strict=True))

@@ -27,7 +27,7 @@ NAMES = {
 
 
 def _words(config: Config) -> Config:
-    return _gpt.words(
+    return _gpt.with_llama_keys(
         config, hidden=2048, layers=24, heads=16, length=2048, width="intermediate_size", act="activation_function"
     )
 
@@ -50,7 +50,7 @@ def _kinds(config: Config, layers: int) -> list[str]:
 
 def spec(config: Config, task: str) -> Model:
     config = _words(config)
-    norm, window = _gpt.layer_norm(config), config.size("window_size", most=1 << 30)
+    norm, window = _gpt.layer_norm(config), config.size("window_size", maximum=1 << 30)
     layers = [
         _gpt.layer(
             config, norm, bias=(False, False, False, True), scale=1.0, window=window if kind == "local" else None

@@ -38,10 +38,10 @@ NAMES = {
 
 
 def _words(config: Config) -> Config:
-    config = _gpt.words(
+    config = _gpt.with_llama_keys(
         config, hidden=6144, layers=44, heads=64, length=2048, width="intermediate_size", act="hidden_act"
     )
-    # Where the parameters of the rotation do not have them.
+    # Defaults, if the parameters of the rotation lack them.
     return config.with_values(rope_theta=config["rotary_emb_base"], partial_rotary_factor=config["rotary_pct"])
 
 

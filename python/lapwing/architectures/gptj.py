@@ -26,15 +26,17 @@ NAMES = {
 }
 
 
-def words(config: Config) -> Config:
-    return _gpt.words(config, hidden=4096, layers=28, heads=16, length=2048, width="n_inner", act="activation_function")
+def with_llama_keys(config: Config) -> Config:
+    return _gpt.with_llama_keys(
+        config, hidden=4096, layers=28, heads=16, length=2048, width="n_inner", act="activation_function"
+    )
 
 
 def spec(config: Config, task: str) -> Model:
-    config = words(config)
+    config = with_llama_keys(config)
     norm, head_dim = _gpt.layer_norm(config), llama.head_dim(config)
-    # Without a number the angles are as many as the hidden states are wide, which fits only one head.
-    dim = config.optional_size("rotary_dim", least=0) or config.size("hidden_size")
+    # Without a number the whole hidden width is rotated, which fits only a single head.
+    dim = config.optional_size("rotary_dim", minimum=0) or config.size("hidden_size")
     if dim > head_dim or dim % 2:
         raise config.wrong("rotary_dim", f"an even number up to the {head_dim} dimensions of a head")
     rotation = rotary(config, head_dim, dim=dim, interleaved=True)
@@ -43,4 +45,4 @@ def spec(config: Config, task: str) -> Model:
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
-    return _gpt.tensors(words(config), checkpoint, task, NAMES, one_norm=True)
+    return _gpt.tensors(with_llama_keys(config), checkpoint, task, NAMES, one_norm=True)

@@ -83,7 +83,7 @@ def spec(config: Config, task: str) -> Model:
         hidden_size=hidden,
         stem=TokenStem(
             vocab_size=config.size("vocab_size", default=250048 if config.model_type == "gte" else 30528),
-            segments=config.size("type_vocab_size", default=1, least=0),
+            segments=config.size("type_vocab_size", default=1, minimum=0),
             norm=norm,
         ),
         layers=(layer(rotated, feed_forward, residual_norm=norm),) * config.size("num_hidden_layers", default=12),

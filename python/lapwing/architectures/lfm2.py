@@ -26,7 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": True,
 }
 CONVOLUTION = "conv"
-# Attention and convolution have one name: so has the norm before either.
+# Attention and convolution share a name, as do the norms before them.
 _OPERATOR, _FEED_FORWARD = "decoder.layers.{i}.operator.", "decoder.layers.{i}.feed_forward."
 NAMES = {
     "decoder.embedding.token": "embed_tokens",
@@ -50,15 +50,15 @@ NAMES = {
 }
 
 
-def _words(config: Config) -> Config:
-    """The configuration in Llama's words; the first checkpoints have names of their own, which come first."""
+def _with_llama_keys(config: Config) -> Config:
+    """The configuration with Llama's keys; the first checkpoints have names of their own, which come first."""
     own = {"theta": "rope_theta", "tie_embedding": "tie_word_embeddings", "block_ff_dim": "intermediate_size"}
     config = config.with_values(**{theirs: config[key] for key, theirs in own.items() if key in config})
     return config.with_values(hidden_act="silu", intermediate_size=_width(config))
 
 
 def _width(config: Config) -> int:
-    """Width of the feed-forward networks: two thirds of what is named, times a factor, rounded up, unless it is exact."""
+    """Width of the feed-forward networks: the configured number, or two thirds of it times a factor, rounded up."""
     width = config.size("intermediate_size")
     if not config.flag("block_auto_adjust_ff_dim"):
         return width
@@ -83,10 +83,12 @@ def _types(config: Config, layers: int) -> list[str]:
 
 
 def spec(config: Config, task: str) -> Model:
-    config = _words(config)
+    config = _with_llama_keys(config)
     norm = Norm(kind="rms", eps=config.number("norm_eps", default=1e-5))
     one = llama.layer(config, rotary(config, llama.head_dim(config)), norm, head_norm=norm)
-    convolution = ShortConvolution(kernel=config.size("conv_L_cache", least=2, most=64), bias=config.flag("conv_bias"))
+    convolution = ShortConvolution(
+        kernel=config.size("conv_L_cache", minimum=2, maximum=64), bias=config.flag("conv_bias")
+    )
     layers = {
         llama.FULL: edit(one, "attention", name="operator"),
         CONVOLUTION: edit(one, "attention", name="operator", body=convolution),
@@ -96,7 +98,7 @@ def spec(config: Config, task: str) -> Model:
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
-    out = llama.tensors(_words(config), checkpoint, task, names=NAMES)
+    out = llama.tensors(_with_llama_keys(config), checkpoint, task, names=NAMES)
     for name in list(out):
         if ".convolution_output." in name:
             out[name.replace("convolution_output", "output")] = out.pop(name)

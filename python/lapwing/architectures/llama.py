@@ -65,13 +65,13 @@ def layer_types(config: Config, layers: int, default: list[str] | None = None) -
 
 
 def every(config: Config, period: int) -> list[str]:
-    """Types of layers where each ``period``-th sees everything, and the others a window."""
+    """Types of layers if each ``period``-th has full attention and the others have a window."""
     return [SLIDING if (i + 1) % period else FULL for i in range(config.size("num_hidden_layers"))]
 
 
 def windows(config: Config, types: list[str]) -> dict[str, int | None]:
     """The window of each type of layer."""
-    window = config.optional_size("sliding_window", most=1 << 30)
+    window = config.optional_size("sliding_window", maximum=1 << 30)
     if window is None and SLIDING in types:
         raise config.wrong("sliding_window", f"a number, as there are layers of {SLIDING}")
     return {FULL: None, SLIDING: window}
@@ -79,7 +79,7 @@ def windows(config: Config, types: list[str]) -> dict[str, int | None]:
 
 def heads_of(task: str, config: Config) -> tuple[LanguageHead | None, Head | None]:
     """Language head and task head of a decoder for a task."""
-    if task in ("generation", "causal"):
+    if task == "generation":
         return LanguageHead(vocab_size=config.size("vocab_size")), None
     if task == "sequence-classification":
         return None, classifier(config, "last", bias=False)
@@ -199,7 +199,7 @@ def tensors(
 
 def finish(config: Config, out: Renamed, task: str) -> None:
     """Ties the language head, or drops heads that the task does not use."""
-    if task in ("generation", "causal"):
+    if task == "generation":
         if config.flag("tie_word_embeddings"):
             tie(out, "language_head.weight", "decoder.embedding.token.weight")
     else:

@@ -26,9 +26,12 @@ DEFAULTS = {
 def positions(config: Config) -> Table:
     """Sines, then cosines, whose frequencies fall from 1 to exactly 1/10000; the first token's position is the number
     after the padding token's."""
-    count, width = config.size("max_position_embeddings", most=1 << 20), config.size("d_model", least=4, most=1 << 18)
+    count, width = (
+        config.size("max_position_embeddings", maximum=1 << 20),
+        config.size("d_model", minimum=4, maximum=1 << 18),
+    )
     frequencies = np.exp(np.arange(width // 2) * -(np.log(10000) / (width // 2 - 1)))
-    first = config.size("pad_token_id", least=0) + 1
+    first = config.size("pad_token_id", minimum=0) + 1
     angles = np.arange(first, first + count)[:, None] * frequencies
     table = np.zeros((count, width), np.float32)
     table[:, : width // 2 * 2] = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)

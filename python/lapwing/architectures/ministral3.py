@@ -36,7 +36,7 @@ def spec(config: Config, task: str) -> Model:
     beta = rope.optional_number("llama_4_scaling_beta")
     if not beta or model.decoder is None:
         return model
-    original = rope.size("original_max_position_embeddings", most=1 << 30)
+    original = rope.size("original_max_position_embeddings", maximum=1 << 30)
     scale = QueryScale(beta=beta, original_length=original)
     layers = tuple(edit(one, "attention", query_scale=scale) for one in model.decoder.layers)
     return replace(model, decoder=replace(model.decoder, layers=layers))

@@ -16,5 +16,5 @@ DEFAULTS = {"num_key_value_heads": 8, "max_position_embeddings": 131072, "slidin
 
 def spec(config: Config, task: str) -> Model:
     norm, rotation = llama.rms(config), rotary(config, llama.head_dim(config))
-    layer = llama.layer(config, rotation, norm, window=config.optional_size("sliding_window", most=1 << 30))
+    layer = llama.layer(config, rotation, norm, window=config.optional_size("sliding_window", maximum=1 << 30))
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)

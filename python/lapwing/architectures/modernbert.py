@@ -67,7 +67,7 @@ def spec(config: Config, task: str) -> Model:
     default = ["sliding_attention" if i % every else "full_attention" for i in range(count)]
     plain = attention(config, hidden, heads, bias=config.flag("attention_bias"))
     # The window counts both sides of a token and leaves the token itself out.
-    local = config.size("local_attention", default=128, least=0) // 2 + 1
+    local = config.size("local_attention", default=128, minimum=0) // 2 + 1
     kinds = {
         "full_attention": replace(plain, rotary=_rotary(config, plain.head_dim, "full_attention")),
         "sliding_attention": replace(plain, rotary=_rotary(config, plain.head_dim, "sliding_attention"), window=local),
@@ -82,7 +82,7 @@ def spec(config: Config, task: str) -> Model:
         down_bias=bias,
     )
     layers = [layer(kinds[kind], feed_forward, input_norm=norm) for kind in layer_types(config, count, default)]
-    # The first layer's input has been through the embedding's norm.
+    # The first layer has no norm: its input is already normalized.
     layers[0] = edit(layers[0], "attention", input_norm=None)
     stack = Stack(
         hidden_size=hidden,

@@ -29,7 +29,7 @@ NAMES = {
 
 
 def _config(config: Config) -> Config:
-    """The family has no segments, and its padding id is 1 whatever the configuration says."""
+    """The family has no segments, and its padding id is always 1."""
     return config.with_values(type_vocab_size=0, pad_token_id=1, vocab_size=config.size("vocab_size", default=30527))
 
 

@@ -37,11 +37,12 @@ NAMES = {
 
 
 def _words(config: Config) -> Config:
-    return _gpt.words(config, hidden=2048, layers=24, heads=16, length=2048).with_values(hidden_act="gelu")
+    return _gpt.with_llama_keys(config, hidden=2048, layers=24, heads=16, length=2048).with_values(hidden_act="gelu")
 
 
 def _slopes(heads: int, steepest: float) -> tuple[float, ...]:
-    """Slopes of ALiBi for the next higher power of two, of which every second one comes first where some are left."""
+    """Slopes of ALiBi for the next higher power of two: every second one first, then as many of the others as
+    needed."""
     n = 1 << (heads - 1).bit_length()
     found = [2 ** (-steepest * j / n) for j in range(1, n + 1)]
     return tuple(found if n == heads else [*found[1::2], *found[::2]][:heads])

@@ -89,7 +89,7 @@ def spec(config: Config, task: str) -> Model:
     for key in OFF:
         if config.flag(key):
             raise config.wrong(key, "false")
-    if config.size("num_experts", default=0, least=0) and config.size("moe_every_n_layers", default=0, least=0):
+    if config.size("num_experts", default=0, minimum=0) and config.size("moe_every_n_layers", default=0, minimum=0):
         raise config.wrong("num_experts", "0: layers with experts are not supported")
     hidden, heads = _hidden(config), config.size("n_head", "num_attention_heads", default=12)
     norm = layer_norm(config, "layer_norm_epsilon", "layer_norm_eps")
@@ -109,7 +109,7 @@ def spec(config: Config, task: str) -> Model:
         hidden_size=hidden,
         stem=TokenStem(
             vocab_size=config.size("vocab_size", default=30528),
-            segments=config.size("type_vocab_size", default=2, least=0),
+            segments=config.size("type_vocab_size", default=2, minimum=0),
             norm=norm,
         ),
         layers=(layer(rotated, feed_forward, residual_norm=norm),) * _layers(config),

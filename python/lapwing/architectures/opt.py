@@ -29,7 +29,9 @@ _POSITIONS = "decoder.embedding.position.weight"
 
 
 def _words(config: Config) -> Config:
-    return _gpt.words(config, hidden=768, layers=12, heads=12, length=2048, width="ffn_dim", act="activation_function")
+    return _gpt.with_llama_keys(
+        config, hidden=768, layers=12, heads=12, length=2048, width="ffn_dim", act="activation_function"
+    )
 
 
 def spec(config: Config, task: str) -> Model:

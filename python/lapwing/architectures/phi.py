@@ -28,7 +28,7 @@ NAMES = {
 
 def _words(config: Config) -> Config:
     own = {key: config.get(key) for key in ("num_key_value_heads", "head_dim")}
-    return _gpt.words(
+    return _gpt.with_llama_keys(
         config, hidden=2048, layers=24, heads=32, length=2048, width="intermediate_size", act="hidden_act"
     ).with_values(**own)
 

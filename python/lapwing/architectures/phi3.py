@@ -31,7 +31,7 @@ def spec(config: Config, task: str) -> Model:
         raise rope.wrong("rope_type", "default or longrope")
     norm = llama.rms(config)
     rotation = rotary(config, llama.head_dim(config), rope=rope, round_up=True)
-    layer = llama.layer(config, rotation, norm, window=config.optional_size("sliding_window", most=1 << 30))
+    layer = llama.layer(config, rotation, norm, window=config.optional_size("sliding_window", maximum=1 << 30))
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 
 
@@ -46,7 +46,7 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Rena
 
 
 def cut_gate(config: Config, out: Renamed) -> None:
-    """Cuts gate and up, stored in one matrix, apart."""
+    """Splits gate and up, which are stored in one matrix."""
     width = config.size("intermediate_size")
     parts = {_FEED_FORWARD + part: width for part in ("gate", "up")}
     cut(out, _FEED_FORWARD + "gate_up", parts, config.size("num_hidden_layers"))

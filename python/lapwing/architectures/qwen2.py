@@ -17,10 +17,10 @@ DEFAULTS = {"num_key_value_heads": 32, "max_position_embeddings": 32768, "slidin
 def windows(config: Config) -> list[int | None]:
     """The window of each layer."""
     layers = config.size("num_hidden_layers")
-    first = config.size("max_window_layers", default=28, least=0)
+    first = config.size("max_window_layers", default=28, minimum=0)
     used = config.flag("use_sliding_window") and config.get("sliding_window") is not None
     default = ["sliding_attention" if used and i >= first else "full_attention" for i in range(layers)]
-    window = config.optional_size("sliding_window", most=1 << 30) if used else None
+    window = config.optional_size("sliding_window", maximum=1 << 30) if used else None
     return [window if t == "sliding_attention" else None for t in llama.layer_types(config, layers, default)]
 
 

@@ -44,7 +44,7 @@ def _sparse(config: Config, layers: int) -> list[bool]:
 
 def spec(config: Config, task: str) -> Model:
     norm, bias = llama.rms(config), config.flag("attention_bias")
-    window = config.optional_size("sliding_window", most=1 << 30) if config.flag("use_sliding_window") else None
+    window = config.optional_size("sliding_window", maximum=1 << 30) if config.flag("use_sliding_window") else None
     rotation = rotary(config, llama.head_dim(config))
     dense = llama.layer(config, rotation, norm, bias=(bias,) * 4, window=window, head_norm=norm)
     width, renormalize = config.size("moe_intermediate_size"), config.flag("norm_topk_prob")

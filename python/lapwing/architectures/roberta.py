@@ -28,7 +28,7 @@ HEADS = {
 
 def first_position(config: Config) -> int:
     """Row of the position table that the first token uses: rows up to the padding's serve no token."""
-    first = config.size("pad_token_id", default=1, least=0) + 1
+    first = config.size("pad_token_id", default=1, minimum=0) + 1
     if config.size("max_position_embeddings", default=512) <= first:
         raise config.wrong("max_position_embeddings", f"more than pad_token_id + 1, {first}")
     return first

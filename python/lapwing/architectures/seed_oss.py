@@ -1,4 +1,4 @@
-"""Seed-OSS: Llama with biases on query, key and value, and on the output only if asked for.
+"""Seed-OSS: Llama with biases on query, key and value, and optionally on the output.
 
 https://huggingface.co/ByteDance-Seed/Seed-OSS-36B-Instruct
 """

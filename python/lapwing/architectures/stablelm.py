@@ -1,4 +1,4 @@
-"""StableLM: Llama with layer norms, rotation of a part of each head, and norms of each head's own if asked for.
+"""StableLM: Llama with layer norms, rotation of a part of each head, and optionally norms per head.
 
 https://huggingface.co/stabilityai/stablelm-2-1_6b
 """

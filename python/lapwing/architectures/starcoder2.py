@@ -37,7 +37,7 @@ def spec(config: Config, task: str) -> Model:
         bias=(bias,) * 4,
         mlp_bias=bias,
         gated=False,
-        window=config.optional_size("sliding_window", most=1 << 30),
+        window=config.optional_size("sliding_window", maximum=1 << 30),
     )
     return llama.decoder(config, task, [layer] * config.size("num_hidden_layers"), norm)
 

@@ -36,7 +36,7 @@ def encoder_only(task: str) -> bool:
 
 
 def feed_forward(config: Config) -> FeedForward:
-    """``feed_forward_proj`` names the activation, after "gated-" where there is a gate."""
+    """``feed_forward_proj`` names the activation, after "gated-" if there is a gate."""
     word = config.word("feed_forward_proj")
     gated, _, name = word.rpartition("-")
     if gated not in ("", "gated"):
@@ -133,7 +133,7 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str, *, shar
     elif task in HEADS:
         unused.append(r"lm_head\.weight")
     out = rename(checkpoint, names(config, task), ignore=unused, prefixes=("transformer.",))
-    # Untied heads are stored; transformers lets any other be the embedding, whatever the configuration says.
+    # Untied heads are stored; as in transformers, any other is the embedding, for any configuration.
     share(config.with_values(tie_word_embeddings=True), out)
     if encoder_only(task):
         out.pop("decoder.embedding.token.weight", None)

@@ -50,20 +50,20 @@ class Config(Mapping[str, Any]):
             raise CheckpointError(f"{self._place} lacks {' or '.join(keys)}")
         return keys[0], default
 
-    def size(self, *keys: str, default: Any = _REQUIRED, least: int = 1, most: int = 1 << 24) -> int:
-        """A whole number between ``least`` and ``most``."""
+    def size(self, *keys: str, default: Any = _REQUIRED, minimum: int = 1, maximum: int = 1 << 24) -> int:
+        """A whole number between ``minimum`` and ``maximum``."""
         key, value = self._find(keys, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.wrong(key, f"a whole number from {least} to {most}")
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise self.wrong(key, f"a whole number from {minimum} to {maximum}")
         return value
 
-    def optional_size(self, *keys: str, least: int = 1, most: int = 1 << 24) -> int | None:
+    def optional_size(self, *keys: str, minimum: int = 1, maximum: int = 1 << 24) -> int | None:
         """A whole number, or None if the key is absent or null."""
         if all(self._values.get(key) is None for key in keys):
             return None
-        return self.size(*keys, least=least, most=most)
+        return self.size(*keys, minimum=minimum, maximum=maximum)
 
     def number(self, *keys: str, default: Any = _REQUIRED) -> float:
         """A finite number."""

@@ -54,8 +54,8 @@ class Row:
     work: str
     unit: str
     median: float
-    least: float
-    most: float
+    minimum: float
+    maximum: float
     of_read: float | None
     of_peak: float | None
 
@@ -80,7 +80,7 @@ def bench(arguments: argparse.Namespace) -> None:
             ]
             print(
                 f"{row.work:{width}}  {row.median:9.1f} {row.unit}/s  "
-                f"({row.least:.1f} to {row.most:.1f})  {', '.join(parts)}".rstrip()
+                f"({row.minimum:.1f} to {row.maximum:.1f})  {', '.join(parts)}".rstrip()
             )
 
 
@@ -111,8 +111,8 @@ def measure(works: list[Work], threads: int, rounds: int, shown: Any = None) -> 
                 work=work.name,
                 unit=work.unit,
                 median=work.units / middle,
-                least=work.units / max(times),
-                most=work.units / min(times),
+                minimum=work.units / max(times),
+                maximum=work.units / min(times),
                 of_read=work.bytes / middle / read / 1e9 if work.bytes else None,
                 of_peak=work.multiply_adds / middle / peak / 1e9 if work.multiply_adds else None,
             )
@@ -198,14 +198,14 @@ def decode(model: TextGenerator, steps: int, batch: int, context: int) -> Work:
     return Work(name, "tokens", run, steps * batch, bytes=float(read) * steps, prepare=prepare)
 
 
-def start_decoding(model: TextGenerator, prompts: list[list[int]], most: int) -> _core.Generation:
-    """A greedy generation of at most ``most`` tokens that has computed nothing yet."""
-    request = model._resolve({"temperature": 0, "ignore_eos": True, "max_tokens": most}, "bench")
+def start_decoding(model: TextGenerator, prompts: list[list[int]], max_tokens: int) -> _core.Generation:
+    """A greedy generation of at most ``max_tokens`` tokens that has computed nothing yet."""
+    request = model._resolve({"temperature": 0, "ignore_eos": True, "max_tokens": max_tokens}, "bench")
     return model._job(prompts, request).start()
 
 
 def translate(model: Seq2Seq, steps: int, count: int, beams: int) -> Work:
-    """So many new tokens for each of some sources of 8 to 40 tokens."""
+    """A fixed number of new tokens for each of some sources of 8 to 40 tokens."""
     lengths = [int(length) for length in np.random.default_rng(0).integers(8, 40, count)]
     sources = [tokens(model, length, seed) for seed, length in enumerate(lengths)]
     options: dict[str, Any] = {"beams": beams, "min_tokens": steps, "max_tokens": steps, "temperature": 0}

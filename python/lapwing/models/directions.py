@@ -67,8 +67,8 @@ def task_settings(config: Mapping[str, Any], task: str, source: str | None, targ
             parts = str(name).split("_")
             if len(parts) != 4 or parts[0] != task or not isinstance(value, Mapping):
                 continue
-            asked = ((parts[1], source), (parts[3], target))
-            if all(text is None or languages.same(own, text) for own, text in asked):
+            requested = ((parts[1], source), (parts[3], target))
+            if all(text is None or languages.same(own, text) for own, text in requested):
                 return value
         return {}
     value = params.get(task)
@@ -110,14 +110,14 @@ def choose(
                 f"target_lang is needed: this checkpoint translates into {languages.first_few(list(codes))}"
             )
         return Direction(prefix=codes[languages.code(target, list(codes), "target_lang")] + " ")
-    for name, asked, own in (("source_lang", source, own_source), ("target_lang", target, own_target)):
-        if asked is None:
+    for name, requested, own in (("source_lang", source, own_source), ("target_lang", target, own_target)):
+        if requested is None:
             continue
         if own is None:
-            raise OptionError(f"{name} is {short_repr(asked)}, but this checkpoint has no languages: remove it")
-        if not languages.same(str(asked), str(own)):
+            raise OptionError(f"{name} is {short_repr(requested)}, but this checkpoint has no languages: remove it")
+        if not languages.same(str(requested), str(own)):
             raise OptionError(
-                f"{name} is {short_repr(asked)}: this checkpoint translates from {own_source} to {own_target}"
+                f"{name} is {short_repr(requested)}: this checkpoint translates from {own_source} to {own_target}"
             )
     return Direction()
 

@@ -16,7 +16,7 @@ from . import arguments, tasks
 from .arguments import flag, id_lists, is_text, is_text_or_pair, one_or_many, optional_flag, optional_text, whole
 from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, ragged, split_rows
 from .options import id_list
-from .pooling import Embedder
+from .pooling import EmbeddingPipeline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -115,7 +115,7 @@ class TextEncoder(BaseModel):
             truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka), before
                 normalization; None follows the checkpoint.
         """
-        return Embedder.of(self).embed(
+        return EmbeddingPipeline.of(self).embed(
             texts,
             normalize=normalize,
             prompt=prompt,
@@ -376,16 +376,16 @@ class TextEncoder(BaseModel):
             whole("top_k", top_k)
         optional_flag("truncate", truncate)
         prompts = {"query_prompt": query_prompt, "document_prompt": document_prompt}
-        asked = [name for name, prompt in prompts.items() if optional_text(name, prompt) is not None]
+        named = [name for name, prompt in prompts.items() if optional_text(name, prompt) is not None]
         if self.spec.head is not None:
-            if asked:
-                raise OptionError(f"{asked[0]} is set: a cross-encoder has no prompts")
+            if named:
+                raise OptionError(f"{named[0]} is set: a cross-encoder has no prompts")
             values = self._cross_scores(query, texts, scores, truncate, batch_tokens, progress)
         else:
             if not isinstance(scores, str) or scores != "auto":
                 raise OptionError(f"scores is {short_repr(scores)}: an embedding model always uses its own similarity")
             values = tasks.bi_scores(
-                Embedder.of(self),
+                EmbeddingPipeline.of(self),
                 query,
                 texts,
                 query_prompt,
@@ -523,8 +523,8 @@ class TextEncoder(BaseModel):
         A text-level head reads the state at the last end token, which later tokens cannot change.
         """
         ends = id_list(self.config.get("eos_token_id"), "eos_token_id")
-        most = self.spec.decoder.stem.vocab_size - 1 if self.spec.decoder is not None else 0
-        start = self.config.optional_size("decoder_start_token_id", least=0, most=most)
+        max_id = self.spec.decoder.stem.vocab_size - 1 if self.spec.decoder is not None else 0
+        start = self.config.optional_size("decoder_start_token_id", minimum=0, maximum=max_id)
         if start is None or self._parts.architecture == "mbart":
             start = ids[-1]  # mBART: the language token
         length = len(ids)

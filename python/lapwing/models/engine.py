@@ -33,7 +33,7 @@ class Finished:
     logprobs: list[TokenLogprob] = field(default_factory=list)
 
     def hypothesis(self, request: Request, text: str | None = None) -> Hypothesis:
-        """As a result, with its text if there is one."""
+        """The result, with its text, if any."""
         logprobs = tuple(self.logprobs) if request.logprobs is not None else None
         return Hypothesis(
             ids=tuple(self.ids), score=self.score, text=text, finish_reason=self.reason, logprobs=logprobs
@@ -102,7 +102,7 @@ class GenerationJob:
 
 
 def run(job: GenerationJob, done: Callable[[int], None] | None = None) -> list[list[Finished]]:
-    """Generates to the end: for each prompt its hypotheses, best first. ``done`` gets how many prompts have ended."""
+    """The hypotheses of each prompt, best first. Calls ``done`` with the number of finished prompts."""
     request = job.request
     generation = job.start()
     transcripts: list[Transcript] = []
@@ -130,7 +130,7 @@ def run(job: GenerationJob, done: Callable[[int], None] | None = None) -> list[l
 def _finished(
     job: GenerationJob, ids: list[int], score: float, reason: str, scored: list[tuple[float, list[tuple[int, float]]]]
 ) -> Finished:
-    """A hypothesis that no transcript has followed; those of a beam search are cut afterwards."""
+    """A hypothesis without a transcript; those of a beam search are cut afterwards."""
     finished = Finished(ids, score, reason)
     if job.request.stop:
         text = job.tokenizer().decode(ids, skip_special_tokens=True)
@@ -179,14 +179,14 @@ class Transcript:
         return Finished(self._ids, score, reason, None, self._logprobs)
 
     def chunk(self) -> Chunk | None:
-        """What is new and cannot be the beginning of a stop string, if it has any text."""
+        """The new text that cannot be the beginning of a stop string, if any."""
         text = self._text[self._sent_text :]
         if not self.stopped:
             text = text[: len(text) - held_back(text, self._request.stop)]
         return self._send(text, None) if text else None
 
     def last_chunk(self, reason: str) -> Chunk:
-        """What is left at the end."""
+        """The remaining text at the end."""
         self._end()
         return self._send(self._text[self._sent_text :], "stop" if self.stopped else reason)
 
@@ -213,7 +213,7 @@ class Transcript:
 
 
 def token_logprob(tokenizer: Tokenizer, token: int, logprob: float, top: list[tuple[int, float]]) -> TokenLogprob:
-    """A token's log-probability with its text and its rivals' texts."""
+    """A token's log-probability with its text, and the alternatives with theirs."""
     rivals = tuple((index, tokenizer.decode([index]), value) for index, value in top)
     return TokenLogprob(id=token, text=tokenizer.decode([token]), logprob=logprob, top=rivals)
 
@@ -225,7 +225,7 @@ def first_stop(text: str, stops: Sequence[str], start: int = 0) -> int | None:
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:
-    """How many characters at the end of ``text`` may be the beginning of a stop string."""
+    """Number of characters at the end of ``text`` that may begin a stop string."""
     longest = 0
     for stop in stops:
         for size in range(min(len(stop) - 1, len(text)), longest, -1):
@@ -236,10 +236,10 @@ def held_back(text: str, stops: Sequence[str]) -> int:
 
 
 def stream(job: GenerationJob) -> Iterator[Chunk]:
-    """Chunks of text as they come. Closing the iterator frees the cache and stops the work."""
+    """Chunks of text as they are generated. Closing the iterator frees the cache and stops the work."""
     generation = job.start()
     transcripts = [Transcript(job, index, text=True) for index in range(len(job.prompts))]
-    told = [False] * len(transcripts)
+    reported = [False] * len(transcripts)
     try:
         while not generation.finished():
             for sequence, token, logprob, top in generation.advance(1):
@@ -251,9 +251,9 @@ def stream(job: GenerationJob) -> Iterator[Chunk]:
                     yield chunk
                 if stopped:
                     generation.stop(sequence, "stop")
-                    told[sequence] = True
+                    reported[sequence] = True
                     yield transcript.last_chunk("stop")
-        for transcript, done, hypotheses in zip(transcripts, told, generation.results(), strict=True):
+        for transcript, done, hypotheses in zip(transcripts, reported, generation.results(), strict=True):
             if not done:
                 yield transcript.last_chunk(hypotheses[0][2])
     finally:

@@ -209,10 +209,10 @@ class TextGenerator(BaseModel):
         progress: bool | Callback | None = None,
     ) -> Floats:
         """Embeddings of texts, for checkpoints with sentence-transformers files; see `TextEncoder.embed`."""
-        from .pooling import Embedder
+        from .pooling import EmbeddingPipeline
 
-        embedder = Embedder.of(self)
-        return embedder.embed(
+        pipeline = EmbeddingPipeline.of(self)
+        return pipeline.embed(
             texts,
             normalize=normalize,
             prompt=prompt,

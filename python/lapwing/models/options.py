@@ -331,9 +331,9 @@ def resolve(
     early = given.get("early_stopping", defaults.get("early_stopping"))
     if not (early is None or isinstance(early, bool) or (isinstance(early, str) and early == "never")):
         raise OptionError(f"early_stopping is {short_repr(early)}: expected False, True or 'never'")
-    asked = [name for name, neutral in _SEARCH.items() if given.get(name, neutral) != neutral]
-    if asked and core["beams"] == 1:
-        raise OptionError(f"{asked[0]} applies only to beam search: set beams above 1, or remove it")
+    given_names = [name for name, neutral in _SEARCH.items() if given.get(name, neutral) != neutral]
+    if given_names and core["beams"] == 1:
+        raise OptionError(f"{given_names[0]} applies only to beam search: set beams above 1, or remove it")
     core["early_stopping"] = early or False
     logprobs = given.get("logprobs")
     if isinstance(logprobs, bool):
@@ -422,10 +422,10 @@ def _choice(core: dict[str, Any], given: Mapping[str, Any], defaults: Defaults) 
         )
     else:
         core["temperature"] = 0.0
-        asked = [name for name, neutral in _NEUTRAL.items() if given.get(name, neutral[0]) not in neutral]
-        if asked and core["beams"] == 1:
+        given_names = [name for name, neutral in _NEUTRAL.items() if given.get(name, neutral[0]) not in neutral]
+        if given_names and core["beams"] == 1:
             raise OptionError(
-                f"{', '.join(asked)} filters sampled tokens, but decoding is greedy: set temperature above 0"
+                f"{', '.join(given_names)} filters sampled tokens, but decoding is greedy: set temperature above 0"
             )
     if core["temperature"] == 0:
         core.update({name: _RANGES[name][5] for name in _NEUTRAL})

@@ -200,7 +200,7 @@ def pool(hidden: Floats, mode: str, skip: int = 0) -> Floats:
     return np.asarray(total / (np.sqrt(count) if mode == "mean_sqrt_len" else count), np.float32)
 
 
-class Embedder:
+class EmbeddingPipeline:
     """Computes embeddings with a model and a recipe."""
 
     def __init__(self, model: BaseModel, recipe: Recipe) -> None:
@@ -208,8 +208,8 @@ class Embedder:
         self.recipe = recipe
 
     @staticmethod
-    def of(model: BaseModel) -> Embedder:
-        """The embedder of a loaded model.
+    def of(model: BaseModel) -> EmbeddingPipeline:
+        """The pipeline of a loaded model.
 
         Raises:
             OptionError: the checkpoint has no recipe.
@@ -219,7 +219,7 @@ class Embedder:
             raise OptionError(
                 f"{model._parts.identity} is not an embedding model: it has no modules.json with a pooling; use encode"
             )
-        return Embedder(model, recipe)
+        return EmbeddingPipeline(model, recipe)
 
     def prompt_text(self, prompt: str | None, prompt_name: str | None) -> str:
         """The text prepended to each text."""

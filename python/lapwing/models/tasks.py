@@ -18,7 +18,7 @@ from .arguments import choice, whole
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .pooling import Embedder
+    from .pooling import EmbeddingPipeline
 
     Floats = NDArray[np.float32]
 
@@ -56,10 +56,10 @@ def labels(config: Mapping[str, Any], count: int) -> list[str]:
 # -- classification ------------------------------------------------------------------------------------
 
 
-def score_function(config: Mapping[str, Any], asked: str, count: int) -> str:
+def score_function(config: Mapping[str, Any], name: str, count: int) -> str:
     """The function that converts logits to scores."""
-    if choice("scores", asked, ("auto", "softmax", "sigmoid", "none")) != "auto":
-        return asked
+    if choice("scores", name, ("auto", "softmax", "sigmoid", "none")) != "auto":
+        return name
     kind = config.get("problem_type")
     if kind == "regression":
         return "none"
@@ -81,10 +81,10 @@ def classification(row: Floats, names: Sequence[str], how: str, top_k: int | Non
     return Classification(label=ranked[0].label, score=ranked[0].score, labels=ranked)
 
 
-def rank_function(folder: Path, config: Mapping[str, Any], asked: str) -> str:
+def rank_function(folder: Path, config: Mapping[str, Any], name: str) -> str:
     """The activation function of a cross-encoder: that of the call, that of its files, or the sigmoid."""
-    if choice("scores", asked, ("auto", "sigmoid", "none")) != "auto":
-        return asked
+    if choice("scores", name, ("auto", "sigmoid", "none")) != "auto":
+        return name
     inner = config.get("sentence_transformers")
     named = inner.get("activation_fn") if isinstance(inner, Mapping) else None
     named = named or read_object(folder / "config_sentence_transformers.json").get("activation_fn")
@@ -99,7 +99,7 @@ def rank_function(folder: Path, config: Mapping[str, Any], asked: str) -> str:
 
 
 def bi_scores(
-    embedder: Embedder,
+    pipeline: EmbeddingPipeline,
     query: str,
     documents: list[str],
     query_prompt: str | None,
@@ -109,7 +109,7 @@ def bi_scores(
     """Similarities of the embeddings of a query and of documents."""
     from .pooling import similarity
 
-    known = embedder.recipe.prompts
+    known = pipeline.recipe.prompts
 
     def prompt(given: str | None, *names: str) -> dict[str, Any]:
         if given is not None:
@@ -120,9 +120,9 @@ def bi_scores(
         }
 
     rest: dict[str, Any] = {"normalize": None, "max_tokens": None, "truncate_dim": None, **options}
-    left = embedder.embed(query, **prompt(query_prompt, "query"), **{**rest, "progress": None})
-    right = embedder.embed(documents, **prompt(document_prompt, "document", "passage", "corpus"), **rest)
-    return [float(score) for score in similarity(left, right, embedder.recipe.similarity)]
+    left = pipeline.embed(query, **prompt(query_prompt, "query"), **{**rest, "progress": None})
+    right = pipeline.embed(documents, **prompt(document_prompt, "document", "passage", "corpus"), **rest)
+    return [float(score) for score in similarity(left, right, pipeline.recipe.similarity)]
 
 
 # -- windows -------------------------------------------------------------------------------------------
@@ -338,13 +338,13 @@ class Reader:
         if not context.strip():
             raise OptionError("context is empty: expected some text")
         encoding = self._tokenizer.encode_pair(question, context)
-        asked = sum(1 for s in encoding.sequences if s != 1)
-        if asked >= self._window:
+        length = sum(1 for s in encoding.sequences if s != 1)
+        if length >= self._window:
             raise ContextLengthError(
-                f"the question has {asked} tokens including special tokens: "
+                f"the question has {length} tokens including special tokens: "
                 f"expected fewer than the window of {self._window}"
             )
-        stride = min(self._stride, (self._window - asked) // 2) if len(encoding) > self._window else self._stride
+        stride = min(self._stride, (self._window - length) // 2) if len(encoding) > self._window else self._stride
         return windows(encoding, self._window, stride, part=1)
 
     def answer(

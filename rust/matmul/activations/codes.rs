@@ -1,11 +1,11 @@
 //! Quantization of activations, block by block of a row.
 
 use crate::matmul::layout::Layout;
-use crate::matmul::panel::{BLOCK, GROUP, GROUPS};
+use crate::matmul::panel::{GROUP, GROUPS, SUPERBLOCK};
 use crate::simd::{LANES, Level, ROUND, Vector, multiversion};
 
 /// Quantizes a block of one row to the codes of a layout.
-pub fn quantize(level: Level, layout: Layout, x: &[f32; BLOCK], to: &mut [i32]) {
+pub fn quantize(level: Level, layout: Layout, x: &[f32; SUPERBLOCK], to: &mut [i32]) {
     let fits = "as many words as the layout has";
     match layout {
         Layout::F32 | Layout::F32Rows => {}
@@ -19,8 +19,8 @@ pub fn quantize(level: Level, layout: Layout, x: &[f32; BLOCK], to: &mut [i32]) 
     }
 }
 
-/// Scale of codes up to `max_code` and its inverse. NaN and infinities give a scale that is not finite, so they
-/// show in the results; a maximum too small to divide by counts as zero.
+/// Scale of codes up to `max_code` and its inverse. NaN and infinities give a scale that is not finite, so
+/// they show in the results; a maximum too small to divide by counts as zero.
 #[inline(always)]
 fn scale<V: Vector>(x: &[f32], max_code: f32) -> (f32, f32) {
     // Loops: iterator functions are not compiled for the instruction set.
@@ -71,7 +71,7 @@ pub const MAX_I16_CODE: f32 = 32639.0;
 
 multiversion! {
     /// 16-bit codes of a block in pairs, each group followed by -128 times its sum, and a scale.
-    fn pairs / pairs_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I16Pairs.words()]) {
+    fn pairs / pairs_at (x: &[f32; SUPERBLOCK], out: &mut [i32; Layout::I16Pairs.words()]) {
         let (scale, inverse) = scale::<Lanes>(x, MAX_I16_CODE);
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
             let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
@@ -85,7 +85,7 @@ multiversion! {
 
 multiversion! {
     /// The same codes in planes of high and low bytes.
-    fn planes / planes_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I16Planes.words()]) {
+    fn planes / planes_at (x: &[f32; SUPERBLOCK], out: &mut [i32; Layout::I16Planes.words()]) {
         let (scale, inverse) = scale::<Lanes>(x, MAX_I16_CODE);
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 1)) {
             let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
@@ -102,7 +102,7 @@ multiversion! {
 multiversion! {
     /// 8-bit codes of a block in quads, the sums of its groups (at most 32 * 127) in pairs, -128 times their
     /// total, and a scale.
-    fn quads / quads_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I8Quads.words()]) {
+    fn quads / quads_at (x: &[f32; SUPERBLOCK], out: &mut [i32; Layout::I8Quads.words()]) {
         let (scale, inverse) = scale::<Lanes>(x, 127.0);
         let mut sums = [0; GROUPS];
         for g in 0..GROUPS {
@@ -114,7 +114,7 @@ multiversion! {
             all += sum;
         }
         out[Layout::I8Quads.words() - 2] = -128 * all;
-        for (out, s) in out[BLOCK / 4..].iter_mut().zip(sums.chunks_exact(2)) {
+        for (out, s) in out[SUPERBLOCK / 4..].iter_mut().zip(sums.chunks_exact(2)) {
             *out = (s[0] & 0xffff) | s[1] << 16;
         }
         out[Layout::I8Quads.words() - 1] = scale.to_bits() as i32;
@@ -123,7 +123,7 @@ multiversion! {
 
 multiversion! {
     /// 8-bit codes of a block as i16 in pairs, -128 times their sum and a scale, group by group.
-    fn group_pairs / group_pairs_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I8GroupPairs.words()]) {
+    fn group_pairs / group_pairs_at (x: &[f32; SUPERBLOCK], out: &mut [i32; Layout::I8GroupPairs.words()]) {
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 2 + 2)) {
             let (scale, inverse) = scale::<Lanes>(x, 127.0);
             let (a, b) = (codes::<Lanes>(x, inverse), codes::<Lanes>(&x[LANES..], inverse));
@@ -137,7 +137,7 @@ multiversion! {
 
 multiversion! {
     /// 8-bit codes of a block in quads, -128 times their sum and a scale, group by group.
-    fn group_quads / group_quads_at (x: &[f32; BLOCK], out: &mut [i32; Layout::I8GroupQuads.words()]) {
+    fn group_quads / group_quads_at (x: &[f32; SUPERBLOCK], out: &mut [i32; Layout::I8GroupQuads.words()]) {
         for (x, out) in x.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP / 4 + 2)) {
             let (scale, inverse) = scale::<Lanes>(x, 127.0);
             let sum = quads_of_group::<Lanes>(x, inverse, &mut out[..GROUP / 4]);
@@ -149,7 +149,7 @@ multiversion! {
 
 multiversion! {
     /// bf16 values of a block in pairs.
-    fn halves / halves_at (x: &[f32; BLOCK], out: &mut [i32; Layout::Bf16Pairs.words()]) {
+    fn halves / halves_at (x: &[f32; SUPERBLOCK], out: &mut [i32; Layout::Bf16Pairs.words()]) {
         for (x, out) in x.chunks_exact(2).zip(out) {
             *out = (nearest_half(x[0]) >> 16 | nearest_half(x[1])) as i32;
         }
@@ -158,7 +158,7 @@ multiversion! {
 
 multiversion! {
     /// The bf16 values of a block as f32, the second of each pair first.
-    fn rounded / rounded_at (x: &[f32; BLOCK], out: &mut [i32; Layout::Bf16AsF32.words()]) {
+    fn rounded / rounded_at (x: &[f32; SUPERBLOCK], out: &mut [i32; Layout::Bf16AsF32.words()]) {
         for (x, out) in x.chunks_exact(2).zip(out.chunks_exact_mut(2)) {
             out[0] = nearest_half(x[1]) as i32;
             out[1] = nearest_half(x[0]) as i32;

@@ -3,7 +3,7 @@
 use super::{FEW_ROWS, SIDE_BY_SIDE};
 use crate::matmul::layout::Layout;
 use crate::matmul::neon::halves;
-use crate::matmul::panel::{BLOCK, PANEL};
+use crate::matmul::panel::{PANEL, SUPERBLOCK};
 use crate::matmul::subproduct::Subproduct;
 use crate::tensor::{Buffer, WeightType, sized};
 use std::arch::aarch64::*;
@@ -198,7 +198,7 @@ pub fn product(layout: Layout, part: Subproduct<'_>, unpacked: &mut Buffer<f32>,
     }
     // Activations rounded to bf16 come in whole pairs.
     let whole = if code == SWAPPED { inputs.next_multiple_of(2) } else { inputs };
-    let blocks = (0..inputs.div_ceil(BLOCK)).map(|b| (b, BLOCK.min(whole - b * BLOCK)));
+    let blocks = (0..inputs.div_ceil(SUPERBLOCK)).map(|b| (b, SUPERBLOCK.min(whole - b * SUPERBLOCK)));
     if tiles.len() == 1 && rows <= FEW_ROWS {
         let mut p = 0;
         while p < panels.len() {
@@ -216,7 +216,7 @@ pub fn product(layout: Layout, part: Subproduct<'_>, unpacked: &mut Buffer<f32>,
                 unsafe {
                     kernel(
                         length,
-                        bytes.as_ptr().add(block * BLOCK * size),
+                        bytes.as_ptr().add(block * SUPERBLOCK * size),
                         bytes.len(),
                         x.as_ptr(),
                         c.as_mut_ptr(),
@@ -229,10 +229,10 @@ pub fn product(layout: Layout, part: Subproduct<'_>, unpacked: &mut Buffer<f32>,
         }
         return;
     }
-    let unpacked = sized(unpacked, BLOCK * PANEL);
+    let unpacked = sized(unpacked, SUPERBLOCK * PANEL);
     for (block, length) in blocks {
         for (p, panel) in panels.clone().enumerate() {
-            let mut weights = w.panel(panel)[block * BLOCK * size..].as_ptr();
+            let mut weights = w.panel(panel)[block * SUPERBLOCK * size..].as_ptr();
             // SAFETY: `length` inputs of the panel lie behind `weights`, `unpacked` has room for a block.
             unsafe {
                 match code {

@@ -5,7 +5,7 @@ use super::avx2::{TILE, few, to_f32};
 use super::kernel::{BF16, F16, F32, HALVES, Kernel, PREFETCH_BYTES, SWAPPED, size};
 use super::{FEW_ROWS, SIDE_BY_SIDE, avx512};
 use crate::matmul::layout::Layout;
-use crate::matmul::panel::{BLOCK, PANEL};
+use crate::matmul::panel::{PANEL, SUPERBLOCK};
 use crate::matmul::subproduct::Subproduct;
 use crate::simd::{Isa, Level};
 use crate::tensor::{Buffer, WeightType, sized};
@@ -32,7 +32,7 @@ pub fn product(
     let Subproduct { weight: w, panels, x: view, tiles, .. } = part;
     let (first_row, rows) = view.packed.rows_of(&tiles);
     let inputs = w.inputs();
-    let blocks = inputs.div_ceil(BLOCK);
+    let blocks = inputs.div_ceil(SUPERBLOCK);
     let code = match (w.weight_type(), layout) {
         (_, Layout::Bf16Pairs) => HALVES,
         (_, Layout::Bf16AsF32) => SWAPPED,
@@ -43,7 +43,7 @@ pub fn product(
     let size = if code == F32 { size::<F32>() } else { size::<BF16>() };
     // Activations rounded to bf16 come in whole pairs.
     let whole = if code == SWAPPED { inputs.next_multiple_of(2) } else { inputs };
-    let length = |block: usize| BLOCK.min(whole - block * BLOCK);
+    let length = |block: usize| SUPERBLOCK.min(whole - block * SUPERBLOCK);
     let x_of = |block: usize, tile: usize| match layout {
         Layout::Bf16Pairs => (view.packed.codes(layout, block, tile).as_ptr().cast(), 1),
         _ => {
@@ -73,14 +73,14 @@ pub fn product(
                 unsafe {
                     kernel(
                         length(block),
-                        bytes.as_ptr().add(block * BLOCK * size),
+                        bytes.as_ptr().add(block * SUPERBLOCK * size),
                         bytes.len(),
                         x,
                         x_stride,
                         out.as_mut_ptr().add(p * rows * PANEL),
                         rows * PANEL,
                         block == 0,
-                        bytes.as_ptr().wrapping_add(block * BLOCK * size + PREFETCH_BYTES),
+                        bytes.as_ptr().wrapping_add(block * SUPERBLOCK * size + PREFETCH_BYTES),
                     );
                 }
             }
@@ -96,7 +96,7 @@ pub fn product(
             () if block + 1 < blocks => (0, block + 1),
             () => (panels.len(), 0),
         };
-        first.as_ptr().wrapping_add(panel * first.len() + block * BLOCK * size)
+        first.as_ptr().wrapping_add(panel * first.len() + block * SUPERBLOCK * size)
     };
     if level.isa() == Isa::Avx512 {
         let one = tiles.len() == 1;
@@ -107,7 +107,7 @@ pub fn product(
                 // A block of the panels' weights stays in the L1 cache for all rows.
                 let side_by_side = if one || p + widest > panels.len() { 1 } else { widest };
                 let bytes = w.panel(panels.start + p);
-                let here = bytes[block * BLOCK * size..].as_ptr();
+                let here = bytes[block * SUPERBLOCK * size..].as_ptr();
                 for (t, tile) in tiles.clone().enumerate() {
                     let (start, m) = view.packed.tiles[tile];
                     let (at, last) = (p * rows + start - first_row, (side_by_side - 1) * rows);
@@ -142,11 +142,11 @@ pub fn product(
         }
         return;
     }
-    let unpacked = sized(unpacked, BLOCK * PANEL);
+    let unpacked = sized(unpacked, SUPERBLOCK * PANEL);
     for block in 0..blocks {
         let length = length(block);
         for (p, panel) in panels.clone().enumerate() {
-            let bytes = &w.panel(panel)[block * BLOCK * size..];
+            let bytes = &w.panel(panel)[block * SUPERBLOCK * size..];
             let mut weights: *const f32 = bytes.as_ptr().cast();
             if code != F32 {
                 let to_f32 = match code {

@@ -5,7 +5,7 @@
 
 use super::offsets;
 use crate::matmul::layout::Layout;
-use crate::matmul::panel::{BLOCK, GROUPS, PANEL};
+use crate::matmul::panel::{GROUPS, PANEL, SUPERBLOCK};
 use crate::matmul::quantized::avx2::scales;
 use crate::matmul::quantized::{Kernel, Kernels};
 use std::arch::x86_64::*;
@@ -170,7 +170,7 @@ unsafe fn store_block<const M: usize>(
                 for p in 0..groups.div_ceil(2) {
                     let at = lows.add(2 * PANEL * p + PANEL * h);
                     let lows = _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()));
-                    let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
+                    let y = _mm256_set1_epi32(*x.add((SUPERBLOCK / 4 + p) * M + i));
                     sum = _mm256_add_epi32(sum, _mm256_madd_epi16(lows, y));
                 }
                 store(c.add(i * PANEL + 8 * h), sum, d, x.add((Layout::I8Quads.words() - 1) * M + i), fresh);

@@ -4,7 +4,7 @@
 use super::{CODES, HALF, offsets};
 use crate::matmul::layout::Layout;
 use crate::matmul::opaque::opaque;
-use crate::matmul::panel::{BLOCK, GROUP, GROUPS, PANEL};
+use crate::matmul::panel::{GROUP, GROUPS, PANEL, SUPERBLOCK};
 use crate::matmul::quantized::PREFETCH_BYTES;
 use crate::matmul::quantized::avx512::{kernels, offset, prefetch, scales};
 use std::arch::x86_64::*;
@@ -127,7 +127,7 @@ unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS:
             // Row by row: one load of a row serves all panels.
             for i in 0..M {
                 for q in 0..GROUPS / 2 {
-                    let y = _mm512_set1_epi32(*x.add(offset(BLOCK / 4 + q, i)));
+                    let y = _mm512_set1_epi32(*x.add(offset(SUPERBLOCK / 4 + q, i)));
                     for p in 0..P {
                         sums[p][i] = _mm512_dpwssd_epi32(sums[p][i], lows[p][q], y);
                     }

@@ -4,7 +4,7 @@
 use super::avx2::{Scales, store};
 use super::{CODES, offsets};
 use crate::matmul::layout::Layout;
-use crate::matmul::panel::{BLOCK, GROUP, GROUPS, PANEL};
+use crate::matmul::panel::{GROUP, GROUPS, PANEL, SUPERBLOCK};
 use crate::matmul::quantized::avx2::{MAX_ROWS, products, scales};
 use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
 use std::arch::x86_64::*;
@@ -78,7 +78,7 @@ unsafe fn tile<const M: usize, const PREFETCH: bool>(
                     let at = w.add(lows_at + 2 * PANEL * p + PANEL * h);
                     let v = _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast()));
                     for i in 0..M {
-                        let y = _mm256_set1_epi32(*x.add((BLOCK / 4 + p) * M + i));
+                        let y = _mm256_set1_epi32(*x.add((SUPERBLOCK / 4 + p) * M + i));
                         sums[i][h] = _mm256_dpwssd_avx_epi32(sums[i][h], v, y);
                     }
                 }

@@ -1,6 +1,6 @@
 //! Fits the codes, scales, lows and step of a block of 4-bit weights, for the 16 rows of a panel at once.
 
-use super::{BLOCK, GROUP, GROUPS, PANEL, SCALE_BIAS};
+use super::{GROUP, GROUPS, PANEL, SCALE_BIAS, SUPERBLOCK};
 use crate::simd::{ROUND, Vector, multiversion};
 use half::f16;
 
@@ -31,7 +31,7 @@ pub struct Fitted {
     /// `-128 <= low` and `low + 15 * scale <= 127`.
     pub lows: [[i8; PANEL]; GROUPS],
     /// 0 to 15, by input.
-    pub codes: [[u8; PANEL]; BLOCK],
+    pub codes: [[u8; PANEL]; SUPERBLOCK],
 }
 
 #[inline(always)]
@@ -133,7 +133,7 @@ multiversion! {
     ///
     /// First the best spacing of each group's codes is found, then the step of the block that suits them, the
     /// scales and lows of each group, and last, by least squares, the step again.
-    pub fn block / block_at (x: &[[f32; PANEL]; BLOCK], length: usize) -> Fitted {
+    pub fn block / block_at (x: &[[f32; PANEL]; SUPERBLOCK], length: usize) -> Fitted {
         let (zero, tiny) = (Lanes::splat(0.0), Lanes::splat(TINY));
         let mut lines = [(zero, zero); GROUPS];
         let mut min_step = zero;
@@ -190,7 +190,7 @@ multiversion! {
             steps: [f16::ZERO; PANEL],
             scales: [[0; PANEL]; GROUPS],
             lows: [[0; PANEL]; GROUPS],
-            codes: [[0; PANEL]; BLOCK],
+            codes: [[0; PANEL]; SUPERBLOCK],
         };
         for (step, bits) in fitted.steps.iter_mut().zip(bits) {
             *step = f16::from_bits(bits);

@@ -36,7 +36,7 @@ mod tests;
 mod unpacked;
 
 use super::layout::Layout;
-use super::panel::{BLOCK, GROUP, GROUPS, PANEL};
+use super::panel::{GROUP, GROUPS, PANEL, SUPERBLOCK};
 use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, blocks, shape};
 use crate::simd::{Isa, Level};
 use half::f16;
@@ -69,11 +69,11 @@ pub fn panel_bytes(inputs: usize) -> Option<usize> {
 /// Packs 16 rows; false where a scale is out of f16's range.
 pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     let mut fits = true;
-    let mut x = [[0.0f32; PANEL]; BLOCK];
+    let mut x = [[0.0f32; PANEL]; SUPERBLOCK];
     for (block, (groups, range)) in blocks(inputs, block_bytes).enumerate() {
-        let length = BLOCK.min(inputs - block * BLOCK);
+        let length = SUPERBLOCK.min(inputs - block * SUPERBLOCK);
         for (i, row) in rows.chunks_exact(inputs).enumerate() {
-            for (k, &v) in row[block * BLOCK..][..length].iter().enumerate() {
+            for (k, &v) in row[block * SUPERBLOCK..][..length].iter().enumerate() {
                 x[k][i] = v;
             }
         }
@@ -83,7 +83,7 @@ pub fn pack(rows: &[f32], inputs: usize, out: &mut [u8]) -> bool {
     fits
 }
 
-fn pack_block(x: &[[f32; PANEL]; BLOCK], groups: usize, length: usize, out: &mut [u8]) -> bool {
+fn pack_block(x: &[[f32; PANEL]; SUPERBLOCK], groups: usize, length: usize, out: &mut [u8]) -> bool {
     let [scales_at, lows_at, d_at, _] = offsets(groups);
     let fitted = fit::block(x, length);
     out[scales_at..lows_at].fill(0);
@@ -142,7 +142,7 @@ impl Block<'_> {
 
 /// One row of a panel.
 pub fn unpack(panel: &[u8], inputs: usize, row: usize, out: &mut [f32]) {
-    for ((groups, range), out) in blocks(inputs, block_bytes).zip(out.chunks_mut(BLOCK)) {
+    for ((groups, range), out) in blocks(inputs, block_bytes).zip(out.chunks_mut(SUPERBLOCK)) {
         let block = Block::new(&panel[range], groups);
         let d = block.step(row);
         for (k, o) in out.iter_mut().enumerate() {
@@ -224,7 +224,7 @@ unsafe fn scalar<const M: usize>(
                         sum += block.code(k, output) * i32::from(value);
                     }
                     i += sum * block.scale(g, output);
-                    let sums = x[(BLOCK / 4 + g / 2) * M + row];
+                    let sums = x[(SUPERBLOCK / 4 + g / 2) * M + row];
                     let sum = if g % 2 == 0 { sums as i16 } else { (sums >> 16) as i16 };
                     i += block.low(g, output) * i32::from(sum);
                 }

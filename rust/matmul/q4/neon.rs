@@ -5,7 +5,7 @@ use super::{CODES, HALF, offsets};
 use crate::matmul::layout::Layout;
 use crate::matmul::neon::extensions::{Dotprod, I8mm};
 use crate::matmul::neon::{Codes, Dots, Plain, entry, scales};
-use crate::matmul::panel::{BLOCK, GROUP, PANEL};
+use crate::matmul::panel::{GROUP, PANEL, SUPERBLOCK};
 use crate::matmul::quantized::{Kernel, Kernels};
 use std::arch::aarch64::*;
 
@@ -85,7 +85,7 @@ unsafe fn tile<D: Dots, const M: usize>(
                 for p in 0..groups.div_ceil(2) {
                     // Lows of two groups, interleaved.
                     let both = vld2q_s8(w.add(lows_at + 2 * PANEL * p).cast());
-                    let y: *const i16 = x.add((BLOCK / 4 + p) * M + i).cast();
+                    let y: *const i16 = x.add((SUPERBLOCK / 4 + p) * M + i).cast();
                     for (v, y) in [(both.0, *y), (both.1, *y.add(1))] {
                         let (low, high) = (vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v));
                         all[0] = vmlal_n_s16(all[0], vget_low_s16(low), y);

@@ -2,7 +2,7 @@
 //! level.
 
 use super::fit::{self, Fitted};
-use super::{BLOCK, GROUP, PANEL, SCALE_BIAS};
+use super::{GROUP, PANEL, SCALE_BIAS, SUPERBLOCK};
 use crate::matmul::tests::packed;
 use crate::simd::Level;
 use crate::simd::testing::numbers;
@@ -15,9 +15,9 @@ fn weights(n: usize, seed: u32) -> Vec<f32> {
 }
 
 /// Blocks of 16 rows whose groups have very different magnitudes, lie far from zero, are constant or zero.
-fn blocks() -> Vec<[[f32; PANEL]; BLOCK]> {
-    let draws = weights(24 * BLOCK * PANEL, 31);
-    let (blocks, _) = draws.as_chunks::<PANEL>().0.as_chunks::<BLOCK>();
+fn blocks() -> Vec<[[f32; PANEL]; SUPERBLOCK]> {
+    let draws = weights(24 * SUPERBLOCK * PANEL, 31);
+    let (blocks, _) = draws.as_chunks::<PANEL>().0.as_chunks::<SUPERBLOCK>();
     let mut blocks = blocks.to_vec();
     for (b, block) in blocks.iter_mut().enumerate() {
         for (k, x) in block.iter_mut().enumerate() {
@@ -128,8 +128,8 @@ fn rows_of_a_matrix_are_what_their_blocks_say() {
     let mut row = vec![0.0; inputs];
     for (i, want) in values.chunks(inputs).enumerate() {
         w.row_into(i, &mut row);
-        for (got, want) in row.chunks(BLOCK).zip(want.chunks(BLOCK)) {
-            let mut x = [[0.0; PANEL]; BLOCK];
+        for (got, want) in row.chunks(SUPERBLOCK).zip(want.chunks(SUPERBLOCK)) {
+            let mut x = [[0.0; PANEL]; SUPERBLOCK];
             x.iter_mut().zip(want).for_each(|(x, v)| x[5] = *v);
             let fitted = fit::block(&x, want.len());
             let want: Vec<f32> = (0..want.len()).map(|k| value(&fitted, k, 5, fitted.codes[k][5])).collect();

@@ -1,9 +1,9 @@
 //! Unpacked blocks of 4-bit weights, for products of many rows: a block is unpacked once for all rows.
 //!
-//! Where the CPU accumulates products of bytes in 32 bits, to the bytes that codes stand for, which need no
-//! scales. A block of 8 groups takes 4,160 bytes: `[input quad 64][output 16][4]` u8 of `scale * code + low`
-//! plus 128, then the steps `[output 16]` f16 times 4096, up to the next cache line. With AVX2, which
-//! accumulates in 16 bits, to codes of one byte each ([`unpacked_offsets`]).
+//! If the CPU accumulates products of bytes in 32 bits, codes are unpacked to their values in bytes, which
+//! need no scales. A block of 8 groups takes 4,160 bytes: u8 `[input quad 64][output 16][4]`, each `scale *
+//! code + low` plus 128, then the steps `[output 16]` f16 times 4096, up to the next cache line. With AVX2,
+//! which accumulates in 16 bits, to codes of one byte each ([`unpacked_offsets`]).
 
 use super::{CODES, HALF, offsets};
 use crate::matmul::panel::{GROUP, PANEL};

@@ -1,5 +1,5 @@
-//! Self-attention: queries, keys and values, their norms and rotations, the cached keys and values, and the output layer.
-//! Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>
+//! Self-attention: queries, keys and values, their norms and rotations, the cached keys and values, and the
+//! output layer. Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>
 
 use super::operator::{Capture, Captured, Operator, Widths};
 use super::pass::{Part, Pass};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 mirror!(/// Queries that grow with the logarithm of their position.
 QueryScale { beta: f64, original_length: usize });
 
-/// What the norms over queries and keys act on.
+/// The unit over which queries and keys are normalized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NormOver {
@@ -105,7 +105,7 @@ pub struct Attention {
     bias: Option<BiasRule>,
 }
 
-/// Memory that passes reuse.
+/// Reused memory of passes.
 #[derive(Default)]
 pub struct Scratch {
     attention: ops::attention::Scratch,
@@ -204,7 +204,7 @@ impl Operator for Attention {
 }
 
 impl Attention {
-    /// Queries, keys and values of the part that is computed, normalized and rotated.
+    /// Queries, keys and values of the computed part, normalized and rotated.
     fn project_inputs(&self, pass: &Pass<'_>, stream: &mut Stream<'_>, scratch: &mut Scratch) {
         let (a, rows, team) = (&self.spec, pass.rows, pass.team);
         let (q_heads, k_heads) = ([a.heads, a.head_dim], [a.kv_heads, a.head_dim]);
@@ -242,8 +242,8 @@ impl Attention {
         }
     }
 
-    /// Queries attend to the keys and values of their sequences up to their own; the output layer adds the result to the
-    /// stream.
+    /// Attends to the cached keys and values of each query's sequence; the output layer adds the result to
+    /// the stream.
     fn attend_project(
         &self,
         pass: &Pass<'_>,

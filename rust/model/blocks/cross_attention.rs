@@ -1,4 +1,4 @@
-//! Cross-attention: queries of the decoder attend to keys and values of a source, which are computed once.
+//! Cross-attention: queries of the decoder attend to the keys and values of a source, which are stored once.
 
 use super::attention::{NormOver, check_heads};
 use super::operator::{Capture, Captured, Operator, Widths};
@@ -44,7 +44,7 @@ pub struct CrossAttention {
     key_norm: Option<Norm>,
 }
 
-/// Memory that passes reuse.
+/// Reused memory of passes.
 #[derive(Default)]
 pub struct Scratch {
     attention: ops::attention::Scratch,
@@ -127,7 +127,7 @@ impl Operator for CrossAttention {
 }
 
 impl CrossAttention {
-    /// Stores keys and values of the sources' states, `[rows, width]`, one source after the other.
+    /// Stores keys and values of the states of concatenated sources, `[rows, width]`.
     pub fn store_source(
         &self,
         team: &Team<'_>,

@@ -123,10 +123,10 @@ impl Operator for DisentangledAttention {
     }
 }
 
-/// Projections of the rows of the table that the longest sequence can reach.
+/// Projections of the table rows within the distances of the longest sequence.
 struct Relative {
     rows: usize,
-    /// Row by `longest - 1 + query - key`.
+    /// Table row at index `longest - 1 + query - key`.
     columns: Vec<usize>,
     longest: usize,
     key: Option<Vec<f32>>,
@@ -155,7 +155,7 @@ impl DisentangledAttention {
     }
 }
 
-/// What the heads of a pass read.
+/// Input of the heads of a pass.
 struct Heads<'a> {
     spec: &'a DisentangledAttentionSpec,
     q: &'a [f32],
@@ -222,7 +222,7 @@ impl Heads<'_> {
     }
 }
 
-/// Row of the table of relative positions for `distance = query - key`; it never falls as the distance grows.
+/// Row of the table of relative positions for `distance = query - key`; monotonic in the distance.
 fn row(d: &DisentangledAttentionSpec, distance: isize) -> usize {
     let bucket = if d.buckets > 0 { log_bucket(distance, d) } else { distance };
     (bucket + d.span as isize).clamp(0, 2 * d.span as isize - 1) as usize
@@ -235,12 +235,12 @@ fn log_bucket(distance: isize, d: &DisentangledAttentionSpec) -> isize {
     if absolute <= middle {
         return distance;
     }
-    // In single precision, as the reference has it: where the ratio is a whole number but for rounding, as at
-    // powers of one base, the bucket depends on it.
+    // In single precision, as in the reference: where the exact ratio is an integer, as at powers of one
+    // base, the bucket depends on the rounding.
     let log = |x: f64| crate::simd::log(f64::from(x as f32)) as f32;
     let m = middle as f64;
     let ratio = log(absolute as f64 / m) / log((d.max_distance - 1) as f64 / m);
-    // The table ends at `span`; without a longer distance than half of the buckets the ratio is infinite.
+    // The table ends at `span`; the ratio is infinite if no distance exceeds half of the buckets.
     let far = (ratio * (m - 1.0) as f32).ceil().min(d.span as f32) as isize + middle;
     far * distance.signum()
 }
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn buckets_at_powers_of_one_base_are_those_of_the_reference() {
-        // What transformers' make_log_bucket_position gives; in double precision the last ones are one more.
+        // From transformers' make_log_bucket_position; in double precision the last ones are one larger.
         for (buckets, max_distance, distance, bucket) in [
             (4, 7, 18, 4),
             (4, 7, 54, 5),

@@ -1,8 +1,9 @@
-//! Routed experts: a router chooses a few of many feed-forward networks for each row, and their outputs are added with the
-//! router's weights. Shazeer et al. 2017, <https://arxiv.org/abs/1701.06538>
+//! Routed experts: a router chooses the top-k of many feed-forward networks for each row and weights the sum
+//! of their outputs. Shazeer et al. 2017, <https://arxiv.org/abs/1701.06538>
 //!
-//! Only the chosen experts' weights are read, each once per pass: rows are gathered by expert. An output adds its experts
-//! in ascending order, each by one fused multiply-add, so its bits do not depend on the rows beside it.
+//! Only the chosen experts' weights are read, each once per pass: rows are gathered by expert. An output adds
+//! its experts in ascending order, each by one fused multiply-add, so its bits do not depend on the rows
+//! beside it.
 
 use super::feed_forward::{FeedForward, FeedForwardSpec};
 use super::operator::{Capture, Operator, Widths};
@@ -21,7 +22,7 @@ use crate::threads::Team;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// How the router's products become scores.
+/// The function from router logits to scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RouterScore {
@@ -31,7 +32,7 @@ pub enum RouterScore {
     Sigmoid,
 }
 
-mirror!(/// How experts are chosen.
+mirror!(/// The choice of experts.
 Router {
     count: usize,
     per_token: usize,
@@ -40,7 +41,7 @@ Router {
     #[serde(default = "one")] scale: f64,
 });
 
-mirror!(/// Feed-forward networks of which each row takes a few.
+mirror!(/// Feed-forward networks; each row uses a few of them.
 ExpertsSpec { router: Router, expert: FeedForwardSpec });
 
 /// Loaded experts.
@@ -58,12 +59,12 @@ struct Choice {
     weight: f32,
 }
 
-/// Memory that passes reuse.
+/// Reused memory of passes.
 #[derive(Default)]
 pub struct Scratch {
     scores: Buffer<f32>,
     ranking: Vec<u32>,
-    /// Of all rows, by expert and then by row.
+    /// Choices of all rows, sorted by expert, then by row.
     choices: Vec<Choice>,
     /// The rows of one expert, `[rows, hidden]`.
     gathered: Buffer<f32>,
@@ -119,7 +120,7 @@ impl Operator for Experts {
 }
 
 impl Experts {
-    /// Chooses experts of every row from its router products: the largest scores, of equals the lowest index.
+    /// Chooses the experts of every row from its router logits: the top-k scores; ties go to the lower index.
     fn choose(&self, rows: usize, scratch: &mut Scratch) {
         let Scratch { scores, ranking, choices, .. } = scratch;
         let r = &self.spec;

@@ -1,4 +1,5 @@
-//! The feed-forward network: `down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` without a gate.
+//! The feed-forward network: `down(activation(gate(x)) * up(x))`, or `down(activation(up(x)))` without a
+//! gate.
 
 use super::operator::{Capture, Operator, Widths};
 use super::pass::Pass;
@@ -32,7 +33,7 @@ pub struct FeedForward {
 
 impl Operator for FeedForward {
     type Spec = FeedForwardSpec;
-    /// What the first layer gives, `[rows, width]`.
+    /// Output of the first layer, `[rows, width]`.
     type Scratch = Buffer<f32>;
     const NAME: &'static str = "feed_forward";
     const ROW_WISE: bool = true;

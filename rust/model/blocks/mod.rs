@@ -1,8 +1,8 @@
 //! Residual blocks, `x = residual_norm(x + residual_scale * output_norm(body(input_norm(x))))`.
 //!
-//! A block owns its body: an operator with its own file here, which holds the operator's description, checks, tensors,
-//! state and forward pass, and one line in [`bodies!`] below. What all blocks share is the [`Stream`] of hidden states
-//! that they read and add to, and the [`Pass`] over some rows of a batch.
+//! A block owns its body, an operator. Each operator has one file here with its description, checks, tensors,
+//! state and forward pass, and one line in [`bodies!`] below. All blocks share the residual [`Stream`] and
+//! the [`Pass`] over some rows of a batch.
 
 mod attention;
 mod convolution;
@@ -72,7 +72,7 @@ macro_rules! bodies {
                 match self { $(BodySpec::$name(_) => $module::$name::READS_RELATIVE,)* }
             }
 
-            /// What the body keeps of a sequence between steps.
+            /// The state that the body keeps of a sequence between steps.
             pub fn state(&self, hidden: usize) -> StateKind {
                 match self { $(BodySpec::$name(spec) => $module::$name::state(spec, hidden),)* }
             }
@@ -84,17 +84,17 @@ macro_rules! bodies {
         }
 
         impl Body {
-            /// An output row depends on its own input row, and on the source, alone.
+            /// An output row depends only on its own input row and on the source.
             pub fn is_row_wise(&self) -> bool {
                 match self { $(Body::$name(_) => $module::$name::ROW_WISE,)* }
             }
 
-            /// It can store the state of rows first and give the output of some of them later.
+            /// It can store the state of all rows first and compute the output of some of them later.
             pub fn splits(&self) -> bool {
                 match self { $(Body::$name(_) => $module::$name::SPLITS,)* }
             }
 
-            /// Which probabilities it can hand out.
+            /// The attention probabilities that it can capture.
             pub fn captured(&self) -> Option<Captured> {
                 match self { $(Body::$name(_) => $module::$name::CAPTURED,)* }
             }
@@ -155,17 +155,17 @@ impl BlockSpec {
 /// A loaded block.
 pub struct Block {
     pub body: Body,
-    /// Where its state lies in a cache.
+    /// The place of its state in a cache.
     pub place: StatePlace,
     edges: Edges,
 }
 
-/// Hidden states and the memory of the blocks, which passes reuse: a step allocates nothing of size.
+/// Hidden states and scratch of the blocks; reused, so a step makes no large allocations.
 #[derive(Default)]
 pub struct Scratch {
     /// Hidden states, `[rows, hidden]`.
     pub x: Buffer<f32>,
-    /// The input of the current layer, where one of its blocks reads that.
+    /// The input of the current layer, if one of its blocks reads it.
     pub layer_input: Buffer<f32>,
     normed: Buffer<f32>,
     y: Buffer<f32>,

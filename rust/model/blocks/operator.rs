@@ -1,4 +1,4 @@
-//! What an operator gives to be the body of a block.
+//! The interface of an operator, the body of a residual block.
 
 use super::pass::Pass;
 use super::positions::Rotary;
@@ -16,39 +16,39 @@ pub struct Widths {
     pub source: usize,
 }
 
-/// Which probabilities a body can hand out.
+/// The attention probabilities that a body can capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Captured {
     SelfAttention,
     CrossAttention,
 }
 
-/// Where a body puts the probabilities that a caller wants to see, `[heads, queries, keys]` of each sequence.
+/// Captured probabilities, `[heads, queries, keys]` of each sequence.
 pub type Capture<'a> = Option<&'a mut Vec<f32>>;
 
 /// The body of a block.
 pub trait Operator: Sized {
     /// Its description.
     type Spec;
-    /// Memory that passes reuse.
+    /// Reused memory of passes.
     type Scratch: Default + Send;
     /// Name of its tensors within a layer.
     const NAME: &'static str;
-    /// An output row depends on its own input row, and on the source, alone.
+    /// An output row depends only on its own input row and on the source.
     const ROW_WISE: bool = false;
-    /// It can store the state of rows first and give the output of some of them later ([`Part`]).
+    /// It can store the state of all rows first and compute the output of some of them later ([`Part`]).
     const SPLITS: bool = false;
     const CAPTURED: Option<Captured> = None;
     /// It reads the stack's table of relative positions.
     const READS_RELATIVE: bool = false;
 
-    /// Refuses sizes and numbers out of bounds.
+    /// Refuses sizes and numbers that are out of bounds.
     fn validate(spec: &Self::Spec, place: &str, site: &Site) -> Result<()>;
 
     /// Takes its tensors, named `{name}.{part}`.
     fn load(spec: &Self::Spec, walk: &mut Walk<'_>, name: &str, widths: Widths) -> Self;
 
-    /// What it keeps of a sequence between steps.
+    /// The state that it keeps of a sequence between steps.
     fn state(_spec: &Self::Spec, _hidden: usize) -> StateKind {
         StateKind::None
     }
@@ -58,7 +58,7 @@ pub trait Operator: Sized {
         None
     }
 
-    /// Runs over the rows of a pass: reads the stream's input, adds its output to the stream.
+    /// Runs over the rows of a pass: reads the input of the stream and adds the output to it.
     fn forward(
         &self,
         pass: &Pass<'_>,

@@ -1,9 +1,9 @@
-//! A pass over some rows of a batch, as the blocks see it.
+//! A pass over some rows of a batch.
 
 use crate::model::rows::View;
 use crate::threads::Team;
 
-/// Everything a body reads besides its weights, its input and its state.
+/// The input of a body besides its weights, its stream and its state.
 #[derive(Clone, Copy)]
 pub struct Pass<'a> {
     pub team: &'a Team<'a>,
@@ -11,18 +11,18 @@ pub struct Pass<'a> {
     pub rows: usize,
     pub hidden: usize,
     pub part: Part,
-    /// Number of the view, by which tables of positions are known to be its own.
+    /// Number of the view, which identifies its tables of positions.
     pub stamp: u64,
-    /// Normalized table of relative positions that the layers share; empty without one.
+    /// Normalized table of relative positions, shared by the layers; may be empty.
     pub relative: &'a [f32],
 }
 
-/// What a body that splits computes of the rows of a pass.
+/// The part of the work that a body computes for the rows of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     All,
-    /// Stores the rows' state and gives no output.
+    /// Stores the state of the rows, without output.
     Store,
-    /// Gives the output of rows whose state is stored.
+    /// Computes the output of rows whose state is stored.
     Output,
 }

@@ -1,5 +1,5 @@
-//! Tables of positions: angles of rotary embeddings, and biases of ALiBi and T5's buckets, shared by the layers that are
-//! alike. Su et al. 2021, <https://arxiv.org/abs/2104.09864>
+//! Tables of positions: angles of rotary embeddings, and biases of ALiBi and T5's buckets, shared by layers
+//! with equal parameters. Su et al. 2021, <https://arxiv.org/abs/2104.09864>
 
 use crate::error::Result;
 use crate::model::bounds::{finite, positive, refuse, size};
@@ -76,15 +76,15 @@ impl Rotary {
         Ok(())
     }
 
-    /// How many tokens may be fed at once behind a sequence that they make `length` tokens long, with the angles that they
-    /// have when they are fed one by one: some rotations change with the length of the whole sequence.
+    /// Maximum number of tokens that may be fed at once, up to a length of `length`, with the angles of
+    /// tokens fed one by one: some rotations change with the length of the sequence.
     pub fn unchanged_for(&self, length: usize) -> usize {
         let long = self.long.as_ref().and_then(|long| long.after.checked_sub(length));
         let dynamic = self.dynamic.as_ref().map(|dynamic| dynamic.original_length.saturating_sub(length));
         long.unwrap_or(usize::MAX).min(dynamic.unwrap_or(usize::MAX))
     }
 
-    /// Whether a token's angles depend on its position alone.
+    /// Whether the angles of a token depend only on its position.
     pub fn is_fixed(&self) -> bool {
         self.long.is_none() && self.dynamic.is_none()
     }
@@ -99,7 +99,7 @@ pub struct BiasRule {
     pub by: BiasBy,
 }
 
-/// What gives the bias.
+/// The rule of the bias.
 #[derive(Debug, Clone, PartialEq)]
 pub enum BiasBy {
     Alibi(Alibi),
@@ -111,14 +111,14 @@ pub enum BiasBy {
 struct Rotation {
     rotary: Rotary,
     angles: Angles,
-    /// Number of the view whose angles they are.
+    /// Number of the view.
     stamp: u64,
 }
 
 /// Tables of angles and biases, kept from layer to layer.
 #[derive(Default)]
 pub struct Positions {
-    /// Of each rotation that some layer has.
+    /// Angles of each rotation of the layers.
     rotations: Vec<Rotation>,
     /// The last biases, and their rule.
     bias: Option<(DistanceBias, BiasRule)>,
@@ -126,7 +126,7 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// The table of angles of the spans of view `stamp`, made unless an earlier layer has made it.
+    /// The table of angles of the spans of view `stamp`; computed by the first layer that needs it.
     pub fn angles(&mut self, rotary: &Rotary, spans: &[Span], stamp: u64) -> &Angles {
         let known = self.rotations.iter().position(|rotation| rotation.rotary == *rotary);
         let index = known.unwrap_or_else(|| {
@@ -160,8 +160,8 @@ impl Positions {
         angles
     }
 
-    /// The biases of a rule for the distances in some spans. The last ones serve again if they can: layers mostly share
-    /// their rule, and the next token of a sequence needs hardly more.
+    /// The biases of a rule for the distances in some spans. The last table is reused if it suffices: layers
+    /// mostly share their rule, and the next token of a sequence needs few new distances.
     pub fn bias(&mut self, rule: &BiasRule, spans: &[Span]) -> &DistanceBias {
         let reach = spans.iter().map(|s| s.first + s.rows.len()).max().unwrap_or(1);
         if !self.bias.as_ref().is_some_and(|(bias, last)| bias.reach() >= reach && last == rule) {

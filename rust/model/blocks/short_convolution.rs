@@ -1,6 +1,6 @@
-//! The gated short convolution of LFM2: `[b, c, x] = input(h)`, `y = output(c * conv(b * x))`, with a causal depthwise
-//! convolution over a few tokens, of which a sequence keeps the last inputs. Liquid AI 2025,
-//! <https://arxiv.org/abs/2511.23404>
+//! The gated short convolution of LFM2: `[b, c, x] = input(h)`, `y = output(c * conv(b * x))`, with a causal
+//! depthwise convolution over a few tokens. The state of a sequence is the last inputs of the convolution.
+//! Liquid AI 2025, <https://arxiv.org/abs/2511.23404>
 
 use super::operator::{Capture, Operator, Widths};
 use super::pass::Pass;
@@ -14,7 +14,7 @@ use crate::model::walk::{Linear, Walk};
 use crate::simd::{LANES, multiversion};
 use crate::tensor::{Buffer, sized};
 
-/// Longest kernel in tokens.
+/// Maximum kernel size in tokens.
 const MAX_KERNEL: usize = 64;
 
 mirror!(/// A gated causal depthwise convolution.
@@ -30,12 +30,12 @@ pub struct ShortConvolution {
     output: Linear,
 }
 
-/// Memory that passes reuse.
+/// Reused memory of passes.
 #[derive(Default)]
 pub struct Scratch {
     /// `[rows, 3 * hidden]`: the gates b and c, and x.
     projected: Buffer<f32>,
-    /// Of one sequence: the kept inputs, then those of the pass, `[kernel - 1 + rows, hidden]`.
+    /// Inputs of one sequence: the state, then those of the pass, `[kernel - 1 + rows, hidden]`.
     inputs: Buffer<f32>,
     /// `[rows, hidden]`
     context: Buffer<f32>,
@@ -51,7 +51,8 @@ multiversion! {
 }
 
 multiversion! {
-    /// One row of the output: `c * (bias + sum over t of weight[t] * inputs[t])`, the sum in the order of the tokens.
+    /// One row of the output: `c * (bias + sum over t of weight[t] * inputs[t])`, the sum in the order of the
+    /// tokens.
     fn convolve / convolve_at(inputs: &[f32], weight: &[f32], bias: &[f32], c: &[f32], out: &mut [f32]) {
         let width = out.len();
         let mut i = 0;
@@ -85,7 +86,7 @@ impl Operator for ShortConvolution {
     fn load(c: &ShortConvolutionSpec, walk: &mut Walk<'_>, name: &str, widths: Widths) -> ShortConvolution {
         let width = widths.hidden;
         let stored = walk.values(format!("{name}.convolution.weight"), vec![width, c.kernel]);
-        // Token by token, so that a row's channels lie side by side; a walk that only lists has no weights yet.
+        // Transposed, so that the channels of a token are contiguous; a listing walk has no weights.
         let taps = if stored.is_empty() { 0 } else { c.kernel };
         let weight = (0..taps).flat_map(|t| (0..width).map(move |i| (i, t)));
         ShortConvolution {
@@ -139,10 +140,10 @@ impl Operator for ShortConvolution {
 }
 
 impl ShortConvolution {
-    /// The rows of one sequence: fills `inputs` behind the kept ones, and convolves.
+    /// The rows of one sequence: appends to `inputs`, and convolves.
     fn span(&self, pass: &Pass<'_>, span: &Span, projected: &[f32], inputs: &mut [f32], out: &mut [f32]) {
         let (width, team) = (pass.hidden, pass.team);
-        // Rows that a thread takes at a time.
+        // Rows of a chunk of work.
         let rows = (16 * 1024 / width).max(1);
         let part =
             |row: usize, part: usize| &projected[((span.rows.start + row) * 3 + part) * width..][..width];

@@ -1,4 +1,4 @@
-//! The residual stream around one block: where its input comes from and where its output goes.
+//! The residual stream around one block: the source of its input and the target of its output.
 
 use super::pass::Pass;
 use crate::matmul::{self, Input, Target, linear};
@@ -13,13 +13,13 @@ pub struct Edges {
     pub output_norm: Option<Norm>,
     pub residual_norm: Option<Norm>,
     pub scale: f32,
-    /// The residual is the block's input after its norm.
+    /// The residual is the normalized input of the block.
     pub after_norm: bool,
-    /// The input is that of the layer.
+    /// The block reads the input of the layer.
     pub from_layer_input: bool,
 }
 
-/// Hidden states as one block reads and changes them.
+/// The residual stream as one block uses it.
 pub struct Stream<'a> {
     pub(super) x: &'a mut Buffer<f32>,
     pub(super) layer_input: &'a Buffer<f32>,
@@ -42,8 +42,8 @@ impl Stream<'_> {
         (normed, self.product)
     }
 
-    /// The block's first products, of its normalized input. The norm runs as the products' prologue, unless the residual
-    /// needs the normalized input too.
+    /// The block's first products, of its normalized input. The norm runs as the products' prologue, unless
+    /// the residual needs the normalized input too.
     pub fn products(&mut self, pass: &Pass<'_>, targets: &[Target<'_>]) {
         if self.edges.after_norm {
             let (input, product) = self.input(pass);
@@ -63,8 +63,8 @@ impl Stream<'_> {
         linear(pass.team, self.product, input, pass.rows, targets);
     }
 
-    /// The block's last product, of `input: [rows, _]`, and the residual, which is the product's epilogue where no norm
-    /// stands between.
+    /// The block's last product, of `input: [rows, _]`, and the residual; without a norm in between the
+    /// residual is the epilogue of the product.
     pub fn project(&mut self, pass: &Pass<'_>, last: &Linear, input: &[f32]) {
         let n = pass.rows * pass.hidden;
         if self.edges.output_norm.is_some() || self.edges.after_norm {
@@ -81,8 +81,8 @@ impl Stream<'_> {
         }
     }
 
-    /// Memory for an output that the body computes itself, `[rows, hidden]`, beside that of products; [`Stream::residual`]
-    /// adds it.
+    /// Memory for an output that the body computes itself, `[rows, hidden]`, and scratch of products;
+    /// [`Stream::residual`] adds the output.
     pub fn output(&mut self, pass: &Pass<'_>) -> (&mut [f32], &mut matmul::Scratch) {
         (sized(self.y, pass.rows * pass.hidden), self.product)
     }

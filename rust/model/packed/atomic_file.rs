@@ -1,4 +1,4 @@
-//! A file that appears under its name when it is complete.
+//! Atomic creation of files: a file gets its name when it is complete.
 
 use std::ffi::OsStr;
 use std::fs::{File, TryLockError};

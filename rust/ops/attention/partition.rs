@@ -1,7 +1,7 @@
 //! Partition of the work of attention.
 
 use super::call::{Call, TILE};
-use crate::ops::kv::{BLOCK, Sequence};
+use crate::ops::kv::{KV_BLOCK, Sequence};
 use std::ops::Range;
 
 /// Target number of query rows (positions times grouped heads) of a work item.
@@ -150,8 +150,8 @@ impl Call<'_> {
         for next in self.sequences.list[sequence + 1..].iter().take(max - 1) {
             let blocks = table.iter().zip(self.sequences.table(next)).take_while(|(a, b)| a == b).count();
             // Tiles that are visible to every query from end to end.
-            let tiles = (blocks * BLOCK).min(s.first + 1).min(next.first + 1) / TILE;
-            let bytes = tiles * TILE / BLOCK * self.kv.block_bytes();
+            let tiles = (blocks * KV_BLOCK).min(s.first + 1).min(next.first + 1) / TILE;
+            let bytes = tiles * TILE / KV_BLOCK * self.kv.block_bytes();
             if tiles == 0
                 || bytes < self.shared_from
                 || !alone(next)

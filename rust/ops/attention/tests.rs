@@ -1,5 +1,5 @@
 use super::*;
-use crate::ops::kv::{BLOCK, Sequence};
+use crate::ops::kv::{KV_BLOCK, Sequence};
 use crate::ops::kv::{KvShape, KvType, Values};
 use crate::threads::Pool;
 use std::ops::Range;
@@ -70,11 +70,11 @@ fn the_partition_of_the_work_does_not_change_results() {
     for (heads, kv_heads, head_dim) in SIZES {
         for (length, rows, window) in [(700, 1, None), (700, 5, Some(300)), (1100, 2, None), (90, 40, None)] {
             let mut kv = KvBlocks::new(KvShape::equal(kv_heads, head_dim), KvType::F16);
-            kv.grow(2 * usize::div_ceil(length, BLOCK)).expect("small");
+            kv.grow(2 * usize::div_ceil(length, KV_BLOCK)).expect("small");
             // Two sequences; the second one is shorter.
             let lengths = [length, length - 37];
             let tables = [0, 1].map(|i| -> Vec<u32> {
-                (0..lengths[i].div_ceil(BLOCK)).map(|block| (2 * block + i) as u32).collect()
+                (0..lengths[i].div_ceil(KV_BLOCK)).map(|block| (2 * block + i) as u32).collect()
             });
             let sequences = [0, 1].map(|i| {
                 fill(&mut kv, &tables[i], 0..lengths[i], i);
@@ -100,7 +100,7 @@ fn a_shared_prefix_does_not_change_results() {
             let tables: Vec<Vec<u32>> = (0..7)
                 .map(|i| if i % 6 == 0 { own(i).collect() } else { (0..shared).chain(own(i)).collect() })
                 .collect();
-            let start = shared as usize * BLOCK;
+            let start = shared as usize * KV_BLOCK;
             fill(&mut kv, &tables[1], 0..start, 11);
             let sequences: Vec<Sequence> = (0..7)
                 .map(|i| {
@@ -124,8 +124,9 @@ fn blocks_of_tiles_without_a_visible_position_are_not_read() {
     for (heads, kv_heads, head_dim) in SIZES {
         for kv_type in [KvType::F32, KvType::F16, KvType::Q8] {
             let mut kv = KvBlocks::new(KvShape::equal(kv_heads, head_dim), kv_type);
-            kv.grow(2 * usize::div_ceil(length, BLOCK)).expect("small");
-            let whole: Vec<u32> = (0..length.div_ceil(BLOCK)).map(|block| (block * 7 % 47) as u32).collect();
+            kv.grow(2 * usize::div_ceil(length, KV_BLOCK)).expect("small");
+            let whole: Vec<u32> =
+                (0..length.div_ceil(KV_BLOCK)).map(|block| (block * 7 % 47) as u32).collect();
             fill(&mut kv, &whole, 0..length, 3);
             let scores = scores(kv.shape(), heads, Some(window));
             // One query, a few, and more than a work item; also in the middle, where tiles follow behind the
@@ -134,7 +135,7 @@ fn blocks_of_tiles_without_a_visible_position_are_not_read() {
                 let first = end - rows;
                 let seen = (first + 1 - window) / TILE..end.div_ceil(TILE);
                 let holes = whole.iter().enumerate().map(|(block, &number)| {
-                    if seen.contains(&(block * BLOCK / TILE)) { number } else { u32::MAX }
+                    if seen.contains(&(block * KV_BLOCK / TILE)) { number } else { u32::MAX }
                 });
                 let tables = [whole.clone(), holes.collect()];
                 assert!(tables[1].contains(&u32::MAX));
@@ -163,8 +164,8 @@ fn values_in_keys_equal_a_naive_reference() {
     let shape = KvShape { heads: 1, key_dim: 24, values: Values::InKeys(16) };
     for (heads, length, rows) in [(6, 300usize, 1), (6, 300, 7), (16, 150, 150), (1, 40, 3)] {
         let mut kv = KvBlocks::new(shape, KvType::F32);
-        kv.grow(length.div_ceil(BLOCK)).expect("small");
-        let tables = [(0..length.div_ceil(BLOCK) as u32).rev().collect::<Vec<_>>()];
+        kv.grow(length.div_ceil(KV_BLOCK)).expect("small");
+        let tables = [(0..length.div_ceil(KV_BLOCK) as u32).rev().collect::<Vec<_>>()];
         fill(&mut kv, &tables[0], 0..length, 5);
         let keys = values(length * shape.key_dim, 5);
         let list = [Sequence { table: 0, rows: 0..rows, first: length - rows, length }];

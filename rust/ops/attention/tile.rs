@@ -1,9 +1,10 @@
-//! One tile of an item of work: its scores, their softmax numerators and its outputs, which online softmax merges.
+//! One tile of an item of work: its scores, their softmax numerators and its outputs, which online softmax
+//! merges.
 
 use super::call::{Call, TILE};
 use super::partition::{MAX_MEMORY_BOUND_ROWS, WorkItem};
 use crate::matmul::dense::{Shape, multiply, multiply_half};
-use crate::ops::kv::{BLOCK, Numbers};
+use crate::ops::kv::{KV_BLOCK, Numbers};
 use crate::simd::{LANES, exp, level, multiversion, tanh};
 use crate::tensor::{Buffer, Disjoint, sized};
 
@@ -149,7 +150,7 @@ impl Call<'_> {
             None
         } else if head + 1 < item.kv_heads {
             Some((table[block], item.kv_head + head + 1))
-        } else if (block + 1) * BLOCK < item.tiles().end * TILE {
+        } else if (block + 1) * KV_BLOCK < item.tiles().end * TILE {
             table.get(block + 1).map(|&next| (next, item.kv_head))
         } else {
             None
@@ -169,18 +170,18 @@ impl Call<'_> {
         let (rows, start) = (self.rows(item), tile * TILE);
         let end = self.end(item, tile);
         sized(&mut t.scores, item.kv_heads * rows * TILE);
-        sized(&mut t.block, self.scores.key_dim.max(self.scores.value_dim) * BLOCK);
+        sized(&mut t.block, self.scores.key_dim.max(self.scores.value_dim) * KV_BLOCK);
         let padded = (end - start).next_multiple_of(LANES);
-        for block in 0..(end - start).div_ceil(BLOCK) {
-            let number = table[start / BLOCK + block];
-            let columns = BLOCK.min(padded - block * BLOCK);
-            let shape = Shape { rows, columns, depth: d, a_stride: d, b_stride: BLOCK, c_stride: TILE };
+        for block in 0..(end - start).div_ceil(KV_BLOCK) {
+            let number = table[start / KV_BLOCK + block];
+            let columns = KV_BLOCK.min(padded - block * KV_BLOCK);
+            let shape = Shape { rows, columns, depth: d, a_stride: d, b_stride: KV_BLOCK, c_stride: TILE };
             for head in 0..item.kv_heads {
-                if let Some((next, next_head)) = self.next_read(item, start / BLOCK + block, head) {
+                if let Some((next, next_head)) = self.next_read(item, start / KV_BLOCK + block, head) {
                     self.kv.prefetch_keys(next, next_head);
                 }
                 let keys = self.kv.keys(number, item.kv_head + head, &mut t.block);
-                let scores = &mut t.scores[head * rows * TILE + block * BLOCK..];
+                let scores = &mut t.scores[head * rows * TILE + block * KV_BLOCK..];
                 product(&shape, &t.queries[head * rows * d..], keys, scores, false, &mut t.converted);
             }
         }
@@ -213,18 +214,18 @@ impl Call<'_> {
             part[row * (d + 2) + d] = m;
             part[row * (d + 2) + d + 1] = sum;
         });
-        for block in 0..(end - start).div_ceil(BLOCK) {
-            let tokens = BLOCK.min(end - start - block * BLOCK);
-            let number = table[start / BLOCK + block];
+        for block in 0..(end - start).div_ceil(KV_BLOCK) {
+            let tokens = KV_BLOCK.min(end - start - block * KV_BLOCK);
+            let number = table[start / KV_BLOCK + block];
             let shape =
                 Shape { rows, columns: d, depth: tokens, a_stride: TILE, b_stride: d, c_stride: d + 2 };
             for head in 0..item.kv_heads {
-                if let Some((next, next_head)) = self.next_read(item, start / BLOCK + block, head) {
+                if let Some((next, next_head)) = self.next_read(item, start / KV_BLOCK + block, head) {
                     self.kv.prefetch_values(next, next_head);
                 }
                 let values = self.kv.values(number, item.kv_head + head, tokens, &mut t.block);
                 let (scores, part) =
-                    (&t.scores[head * rows * TILE + block * BLOCK..], &mut part[head * rows * (d + 2)..]);
+                    (&t.scores[head * rows * TILE + block * KV_BLOCK..], &mut part[head * rows * (d + 2)..]);
                 product(&shape, scores, values, part, block > 0, &mut t.converted);
             }
         }

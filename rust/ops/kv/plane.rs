@@ -1,6 +1,6 @@
 //! The keys, or the values, of a segment in one element type.
 
-use super::types::{BLOCK, KvType, Numbers, SEGMENT};
+use super::types::{KV_BLOCK, KvType, Numbers, SEGMENT};
 use crate::error::Result;
 use crate::simd::{LANES, level, multiversion, prefetch, to_f16, to_f32_at};
 use crate::tensor::Buffer;
@@ -8,9 +8,9 @@ use crate::tensor::Buffer;
 /// Layout of one head of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// `[dim][BLOCK]`: the scores of successive tokens lie side by side.
+    /// `[dim][KV_BLOCK]`: the scores of successive tokens lie side by side.
     Transposed,
-    /// `[BLOCK][dim]`.
+    /// `[KV_BLOCK][dim]`.
     Rows,
 }
 
@@ -34,7 +34,7 @@ enum Elements {
 
 impl Plane {
     pub fn zeroed(kv_type: KvType, heads: usize, dim: usize, order: Order) -> Result<Self> {
-        let vectors = SEGMENT * heads * BLOCK;
+        let vectors = SEGMENT * heads * KV_BLOCK;
         let elements = match kv_type {
             KvType::F32 => Elements::F32(Buffer::zeroed(vectors * dim)?),
             KvType::F16 => Elements::F16(Buffer::zeroed(vectors * dim)?),
@@ -47,7 +47,7 @@ impl Plane {
 
     /// Index of the first vector of one head of a block.
     fn first(&self, block: usize, head: usize) -> usize {
-        (block * self.heads + head) * BLOCK
+        (block * self.heads + head) * KV_BLOCK
     }
 
     /// Stores the tokens `x`, `[n, heads * dim]`, in a block from `slot` on.
@@ -55,7 +55,7 @@ impl Plane {
         let (dim, order) = (self.dim, self.order);
         for head in 0..self.heads {
             let at = self.first(block, head);
-            let elements = at * dim..(at + BLOCK) * dim;
+            let elements = at * dim..(at + KV_BLOCK) * dim;
             let tokens = x.chunks_exact(self.heads * dim).map(|row| &row[head * dim..][..dim]).zip(slot..);
             match &mut self.elements {
                 Elements::F32(to) => {
@@ -75,17 +75,17 @@ impl Plane {
                             to_f16(x, &mut to[token * dim..][..dim]);
                             continue;
                         }
-                        for (x, to) in x.chunks(half.len()).zip(to.chunks_mut(half.len() * BLOCK)) {
+                        for (x, to) in x.chunks(half.len()).zip(to.chunks_mut(half.len() * KV_BLOCK)) {
                             to_f16(x, &mut half[..x.len()]);
                             scatter(&half[..x.len()], to, token);
                         }
                     }
                 }
                 Elements::Q8 { codes, scales } => {
-                    let (to, scales) = (&mut codes[elements], &mut scales[at..at + BLOCK]);
+                    let (to, scales) = (&mut codes[elements], &mut scales[at..at + KV_BLOCK]);
                     for (x, token) in tokens {
                         scales[token] = match order {
-                            Order::Transposed => quantize(x, |d, code| to[d * BLOCK + token] = code),
+                            Order::Transposed => quantize(x, |d, code| to[d * KV_BLOCK + token] = code),
                             Order::Rows => quantize(x, |d, code| to[token * dim + d] = code),
                         };
                     }
@@ -129,7 +129,7 @@ impl Plane {
 
     /// Prefetches one head of a block, which is a stream of its own to the memory.
     pub fn prefetch(&self, block: usize, head: usize) {
-        let (at, n) = (self.first(block, head) * self.dim, BLOCK * self.dim);
+        let (at, n) = (self.first(block, head) * self.dim, KV_BLOCK * self.dim);
         match &self.elements {
             Elements::F32(x) => prefetch(&x[at..at + n]),
             Elements::F16(x) => prefetch(&x[at..at + n]),
@@ -146,7 +146,7 @@ impl Plane {
         tokens: usize,
         scratch: &'a mut [f32],
     ) -> Numbers<'a> {
-        debug_assert!(self.order == Order::Rows || tokens == BLOCK);
+        debug_assert!(self.order == Order::Rows || tokens == KV_BLOCK);
         let (first, n) = (self.first(block, head), tokens * self.dim);
         let at = first * self.dim;
         match &self.elements {
@@ -180,8 +180,8 @@ impl Plane {
         // near.
         for start in (0..dims).step_by(LANES) {
             let width = LANES.min(dims - start);
-            let (at, n) = (first * self.dim + start * BLOCK, width * BLOCK);
-            let mut columns = [0.0; LANES * BLOCK];
+            let (at, n) = (first * self.dim + start * KV_BLOCK, width * KV_BLOCK);
+            let mut columns = [0.0; LANES * KV_BLOCK];
             let columns = match &self.elements {
                 Elements::F32(x) => &x[at..at + n],
                 Elements::F16(x) => {
@@ -189,13 +189,13 @@ impl Plane {
                     &columns[..n]
                 }
                 Elements::Q8 { codes, scales } => {
-                    let (codes, scales) = (&codes[at..at + n], &scales[first..first + BLOCK]);
+                    let (codes, scales) = (&codes[at..at + n], &scales[first..first + KV_BLOCK]);
                     dequantize_columns_at(level, codes, scales, &mut columns[..n]);
                     &columns[..n]
                 }
             };
             for (token, row) in out.chunks_exact_mut(dims).enumerate() {
-                for (to, column) in row[start..start + width].iter_mut().zip(columns.chunks_exact(BLOCK)) {
+                for (to, column) in row[start..start + width].iter_mut().zip(columns.chunks_exact(KV_BLOCK)) {
                     *to = column[token];
                 }
             }
@@ -207,7 +207,7 @@ impl Plane {
 /// Writes the elements of a token into its column of a transposed block.
 fn scatter<T: Copy>(x: &[T], block: &mut [T], token: usize) {
     for (d, &v) in x.iter().enumerate() {
-        block[d * BLOCK + token] = v;
+        block[d * KV_BLOCK + token] = v;
     }
 }
 
@@ -223,10 +223,10 @@ fn quantize(x: &[f32], mut put: impl FnMut(usize, i8)) -> f32 {
 }
 
 multiversion! {
-    /// `[dim][BLOCK]` from codes and a scale per column.
+    /// `[dim][KV_BLOCK]` from codes and a scale per column.
     fn dequantize_columns / dequantize_columns_at (codes: &[i8], scales: &[f32], out: &mut [f32]) {
-        for (out, codes) in out.chunks_exact_mut(BLOCK).zip(codes.chunks_exact(BLOCK)) {
-            for i in 0..BLOCK {
+        for (out, codes) in out.chunks_exact_mut(KV_BLOCK).zip(codes.chunks_exact(KV_BLOCK)) {
+            for i in 0..KV_BLOCK {
                 out[i] = codes[i] as f32 * scales[i];
             }
         }
@@ -253,14 +253,14 @@ mod tests {
     #[test]
     fn every_level_dequantizes_equally() {
         for dim in 1..70 {
-            let codes: Vec<i8> = (0..dim * BLOCK).map(|i| (i * 37 % 256) as u8 as i8).collect();
-            let scales = with_extremes(BLOCK, dim as u32);
+            let codes: Vec<i8> = (0..dim * KV_BLOCK).map(|i| (i * 37 % 256) as u8 as i8).collect();
+            let scales = with_extremes(KV_BLOCK, dim as u32);
             every_level_equals_portable(&dim, &|level| {
                 let mut out = vec![0.5; codes.len()];
                 dequantize_columns_at(level, &codes, &scales, &mut out);
                 out
             });
-            for tokens in [1, 31, BLOCK] {
+            for tokens in [1, 31, KV_BLOCK] {
                 every_level_equals_portable(&(dim, tokens), &|level| {
                     let mut out = vec![0.5; dim * tokens];
                     dequantize_rows_at(level, &codes[..dim * tokens], &scales[..tokens], &mut out);

@@ -48,16 +48,16 @@ fn holds(kv: &KvBlocks, table: &[u32], (keys, values): &(Vec<f32>, Vec<f32>), to
         }
         _ => got == want,
     };
-    let mut scratch = vec![f32::NAN; key_dim.max(value_dim) * BLOCK];
+    let mut scratch = vec![f32::NAN; key_dim.max(value_dim) * KV_BLOCK];
     for (token, head) in (0..tokens).flat_map(|token| (0..heads).map(move |head| (token, head))) {
-        let (block, slot) = (table[token / BLOCK], token % BLOCK);
+        let (block, slot) = (table[token / KV_BLOCK], token % KV_BLOCK);
         let key = &keys[(token * heads + head) * key_dim..][..key_dim];
         let value = match place {
             Values::Own(dim) => &values[(token * heads + head) * dim..][..dim],
             Values::InKeys(_) => key,
         };
         for d in 0..key_dim {
-            let got = at(kv.keys(block, head, &mut scratch), d * BLOCK + slot);
+            let got = at(kv.keys(block, head, &mut scratch), d * KV_BLOCK + slot);
             assert!(near(got, key[d], key), "{:?} {got} {}", kv.shape(), key[d]);
         }
         for d in 0..value_dim {
@@ -91,7 +91,7 @@ fn blocks_return_what_was_stored() {
         let sequences = Sequences { list: &list, tables: &tables };
         Pool::new(2).run_alone(|team| all.store_all(team, sequences, &states.0, &states.1));
         for table in &tables {
-            holds(&all, table, &states, tokens.min(table.len() * BLOCK));
+            holds(&all, table, &states, tokens.min(table.len() * KV_BLOCK));
         }
     }
 }
@@ -103,21 +103,21 @@ fn released_segments_take_no_memory_and_come_back_empty() {
         kv.grow(3 * SEGMENT).expect("small");
         let segment = SEGMENT * kv.block_bytes();
         assert_eq!(kv.bytes(), 3 * segment);
-        let states = states(shape, 3 * BLOCK);
+        let states = states(shape, 3 * KV_BLOCK);
         let tables = [vec![0, 16, 40]];
-        let list = [sequence(0, 0..3 * BLOCK, 0)];
+        let list = [sequence(0, 0..3 * KV_BLOCK, 0)];
         kv.store(Sequences { list: &list, tables: &tables }, &states.0, &states.1);
         kv.release_segment(1);
         assert_eq!(kv.bytes(), 2 * segment);
-        holds(&kv, &tables[0][..1], &states, BLOCK);
+        holds(&kv, &tables[0][..1], &states, KV_BLOCK);
         kv.grow(3 * SEGMENT).expect("small");
         assert_eq!(kv.bytes(), 3 * segment);
-        let mut scratch = vec![f32::NAN; shape.key_dim * BLOCK];
-        for index in 0..shape.key_dim * BLOCK {
+        let mut scratch = vec![f32::NAN; shape.key_dim * KV_BLOCK];
+        for index in 0..shape.key_dim * KV_BLOCK {
             assert_eq!(at(kv.keys(16, 0, &mut scratch), index), 0.0);
         }
         kv.store(Sequences { list: &list, tables: &tables }, &states.0, &states.1);
-        holds(&kv, &tables[0], &states, 3 * BLOCK);
+        holds(&kv, &tables[0], &states, 3 * KV_BLOCK);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 
 /// Tokens in a block.
-pub const BLOCK: usize = 32;
+pub const KV_BLOCK: usize = 32;
 
 /// Blocks that are allocated together.
 pub const SEGMENT: usize = 16;

@@ -1,4 +1,4 @@
-//! A prompt that takes part in steps: its streams or its beam search, and the cached sequences of both.
+//! A prompt that takes part in steps: its streams or its beam search, and their cached sequences.
 
 use super::beam_batch::Searching;
 use super::beam_search::Search;
@@ -14,22 +14,22 @@ pub(super) enum Work {
     Search(Searching),
 }
 
-/// A prompt in the batch.
-pub(super) struct Running {
+/// A prompt in the running batch.
+pub(super) struct ActivePrompt {
     pub prompt: Prompt,
-    /// Its encoder's input in the cache of sources.
+    /// Its source in the cache of sources.
     pub source: Option<SequenceId>,
-    /// The cached prompt, which streams take over once it has been read.
+    /// Cached sequence of the prompt, which its streams take over and fork once it has been read.
     pub root: SequenceId,
-    /// Whether the scores behind the prompt have been used.
+    /// Whether the scores of the prompt's last token have been used.
     pub read: bool,
-    /// Whether it has had its part in the current round of its call.
+    /// Whether it has been fed in the current round of its call.
     pub fed: bool,
     pub work: Work,
 }
 
-impl Running {
-    pub fn new(prompt: Prompt, root: SequenceId, source: Option<SequenceId>) -> Running {
+impl ActivePrompt {
+    pub fn new(prompt: Prompt, root: SequenceId, source: Option<SequenceId>) -> ActivePrompt {
         let o = &prompt.settings.options;
         let work = if o.beams > 1 {
             Work::Search(Searching::new(Search::new(&prompt.ids, prompt.max_length, o), root))
@@ -37,14 +37,14 @@ impl Running {
             let stream = |_| Stream { ids: prompt.ids.clone(), cache: None, reason: None };
             Work::Streams((0..o.samples).map(stream).collect())
         };
-        Running { prompt, source, root, read: false, fed: false, work }
+        ActivePrompt { prompt, source, root, read: false, fed: false, work }
     }
 
     pub fn call(&self) -> u64 {
         self.prompt.settings.call
     }
 
-    /// Lanes are the sequences that are fed side by side: streams, running or not, or running beams.
+    /// Number of lanes, the sequences that are fed side by side: all streams, or the running beams.
     pub fn lanes(&self) -> usize {
         match &self.work {
             Work::Streams(list) => list.len(),
@@ -52,7 +52,7 @@ impl Running {
         }
     }
 
-    /// The cached sequence of a lane that runs, once the prompt has been read.
+    /// The cached sequence of a running lane, once the prompt has been read.
     pub fn sequence(&self, lane: usize) -> Option<SequenceId> {
         match &self.work {
             Work::Streams(list) => list[lane].cache.filter(|_| list[lane].reason.is_none()),
@@ -74,8 +74,8 @@ impl Running {
         }
     }
 
-    /// Frees the cached sequences of streams that have ended, or with `all` of all; the first sample is kept as a prefix.
-    /// `ended` gets the number of each stream that had run to its end.
+    /// Frees the cached sequences of streams that have ended, or of `all`; the first sample is kept as a
+    /// prefix. Calls `ended` with the number of each freed stream.
     pub fn retire(
         &mut self,
         all: bool,
@@ -90,7 +90,7 @@ impl Running {
             Work::Search(_) => {}
             Work::Streams(list) => {
                 if !self.read && all {
-                    // What was read of the prompt serves others.
+                    // The part of the prompt that was read becomes a prefix.
                     list[0].cache = Some(self.root);
                     self.read = true;
                 }

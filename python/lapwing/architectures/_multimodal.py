@@ -1,7 +1,5 @@
-"""Models of images and text: the language model inside, which is all that reads and writes text.
-
-Their configurations have its own as ``text_config``. Tensors of other parts are left out, and images are refused.
-"""
+"""Models of images and text: only their language model, whose configuration is ``text_config``. Tensors of other parts
+are left out, and images are refused."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ def _inner(config: Config, task: str) -> tuple[Any, Config, str]:
     text = config.section("text_config")
     if text.model_type not in ("gemma3_text", "ministral3", "mistral"):
         raise text.wrong("model_type", "gemma3_text, ministral3 or mistral")
-    # The outer configuration decides, and ties where it says nothing.
+    # The outer configuration decides; by default tables are tied.
     text = complete(text.with_values(tie_word_embeddings=config.flag("tie_word_embeddings", default=True)))
     return family(text), text, "generation" if task == "text-to-text" else task
 

@@ -1,6 +1,6 @@
-//! The batch: what runs, in which calls, and the caches of its sequences.
+//! The running batch: active prompts, their calls, and the caches of their sequences.
 
-use super::running::{Running, Work};
+use super::active_prompt::{ActivePrompt, Work};
 use super::sequence::{Event, FinishReason, Hypothesis, Settings};
 use super::speculate::Draft;
 use crate::error::Error;
@@ -11,26 +11,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A call as the scheduler sees it.
-pub(super) struct Group {
+pub(super) struct CallState {
     pub draft: Option<Draft>,
     /// Whether its sequences take part in the next step.
     pub active: bool,
-    /// Whether any of its sequences had a part in the current round.
+    /// Whether any of its sequences has been fed in the current round.
     pub stepped: bool,
     pub deadline: Option<Instant>,
     begun: bool,
 }
 
-impl Group {
-    pub fn new(draft: Option<Draft>) -> Group {
-        Group { draft, active: false, stepped: false, deadline: None, begun: false }
+impl CallState {
+    pub fn new(draft: Option<Draft>) -> CallState {
+        CallState { draft, active: false, stepped: false, deadline: None, begun: false }
     }
 
     /// Starts the clock with the first step.
     pub fn begin(&mut self, settings: &Settings) {
         if !self.begun {
             self.begun = true;
-            // A time that the clock cannot hold never comes.
+            // A time beyond the range of the clock is no limit.
             let seconds = settings.options.max_time.map(Duration::try_from_secs_f64);
             self.deadline = seconds.and_then(|s| Instant::now().checked_add(s.ok()?));
         }
@@ -41,58 +41,58 @@ impl Group {
     }
 }
 
-/// What steps have brought, by call.
+/// Results of steps that have not been delivered yet, by call.
 #[derive(Default)]
 pub(super) struct Report {
     pub events: Vec<(u64, Event)>,
-    /// Streams that ended, by their number.
+    /// Streams that ended, by number.
     pub ended: Vec<(u64, usize, FinishReason)>,
-    /// Beam searches that ended, by their prompt's number.
+    /// Beam searches that ended, by number of the prompt.
     pub hypotheses: Vec<(u64, usize, Vec<Hypothesis>)>,
     pub failed: Vec<(u64, Error)>,
-    /// Calls all of whose running sequences have had their part: one step of the call.
+    /// Calls that have finished a round, in which each running sequence is fed once: one step of the call.
     pub rounds: Vec<u64>,
 }
 
-/// What steps work on.
-pub(super) struct State {
+/// The data that a step reads and changes.
+pub(super) struct RunningBatch {
     pub model: Arc<Model>,
     /// Keys and values of all sequences.
     pub cache: Cache,
     /// Keys and values of sources, in an encoder-decoder.
-    pub cross: Option<Cache>,
+    pub sources: Option<Cache>,
     pub prefixes: Option<Prefixes>,
-    pub groups: HashMap<u64, Group>,
-    pub running: Vec<Running>,
+    pub call_states: HashMap<u64, CallState>,
+    pub running: Vec<ActivePrompt>,
     pub report: Report,
 }
 
-impl State {
+impl RunningBatch {
     /// Whether a call takes part in steps.
     pub fn active(&self, call: u64) -> bool {
-        self.groups.get(&call).is_some_and(|group| group.active)
+        self.call_states.get(&call).is_some_and(|call_state| call_state.active)
     }
 
-    /// Takes a call's sequences out of the batch; with `keep` what they computed is left to later prompts.
+    /// Removes a call's sequences from the batch; `keep`: they become prefixes.
     pub fn take_out(&mut self, call: u64, keep: bool) {
-        let State { cache, cross, prefixes, running, .. } = self;
+        let RunningBatch { cache, sources, prefixes, running, .. } = self;
         running.retain_mut(|running| {
             if running.call() == call {
                 running.retire(true, cache, prefixes.as_mut().filter(|_| keep), None, &mut |_, _| {});
-                if let (Some(source), Some(cross)) = (running.source, cross.as_mut()) {
-                    cross.release(source);
+                if let (Some(source), Some(sources)) = (running.source, sources.as_mut()) {
+                    sources.release(source);
                 }
             }
             running.call() != call
         });
     }
 
-    /// Sequences that have ended leave the batch.
+    /// Removes the sequences that have ended.
     pub fn retire(&mut self) {
-        let State { cache, cross, prefixes, groups, running, report, .. } = self;
+        let RunningBatch { cache, sources, prefixes, call_states, running, report, .. } = self;
         running.retain_mut(|running| {
             let (call, over) = (running.call(), running.over());
-            let draft = groups.get_mut(&call).and_then(|group| group.draft.as_mut());
+            let draft = call_states.get_mut(&call).and_then(|call_state| call_state.draft.as_mut());
             running.retire(false, cache, prefixes.as_mut(), draft, &mut |number, stream| {
                 report.ended.extend(stream.reason.map(|reason| (call, number, reason)));
             });
@@ -101,8 +101,8 @@ impl State {
                     let found = searching.search.hypotheses(&running.prompt.settings.options);
                     report.hypotheses.push((call, running.prompt.number, found));
                 }
-                if let (Some(source), Some(cross)) = (running.source, cross.as_mut()) {
-                    cross.release(source);
+                if let (Some(source), Some(sources)) = (running.source, sources.as_mut()) {
+                    sources.release(source);
                 }
             }
             !over
