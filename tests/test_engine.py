@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +226,56 @@ def test_the_first_step_of_many_prompts_takes_bounded_memory(options: dict[str, 
     found = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     assert float(found.stdout) < 100
+
+
+class Alarm(Exception):
+    pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_an_interrupted_step_is_repeated_for_the_calls_beside(tmp_path: Path) -> None:
+    """The beams of a search do not fit into the first pass of a step, and the step is interrupted in any of its passes."""
+
+    def elsewhere(work: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    def alarm(*_: object) -> None:
+        raise Alarm
+
+    dice, sizes = random.Random(1), {"vocabulary": 200, "layers": 2}
+    for name in ("model", "draft"):
+        (tmp_path / name).mkdir()
+    folder = large_decoder(tmp_path / "model", **sizes)
+    small = large_decoder(tmp_path / "draft", **{**sizes, "hidden": 32})
+    search = json.dumps({"max_tokens": 8, "beams": 100})
+    with lapwing.load(folder, threads=1) as alone:
+        generation = alone.core.generate(*ragged([[5, 6, 7]]), search)
+        generation.advance(0)
+        want = generation.results()
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with lapwing.load(folder, threads=1) as model, lapwing.load(small, threads=1) as draft:
+            options = {"max_tokens": 1000, "temperature": 0}
+            # The rows of each step: 7 * 65 with guesses, 100 beams, and the one that may be interrupted.
+            guesses = json.dumps({**options, "draft_tokens": 64})
+            guessed = model.core.generate(*ragged([[3]] * 7), guesses, draft=draft.core)
+            searched = model.core.generate(*ragged([[5, 6, 7]]), search)
+            driving = model.core.generate(*ragged([[9]]), json.dumps(options))
+            for generation in (guessed, searched):
+                elsewhere(functools.partial(generation.advance, 1))
+            interrupts = 0
+            for _ in range(24):
+                signal.setitimer(signal.ITIMER_REAL, dice.uniform(0.001, 0.3))
+                try:
+                    driving.advance(1)
+                except Alarm:
+                    interrupts += 1
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            elsewhere(functools.partial(searched.advance, 0))
+            assert searched.results() == want
+            assert interrupts > 0
+    finally:
+        signal.signal(signal.SIGALRM, before)
