@@ -204,6 +204,21 @@ def test_a_generation_stays_with_the_process_that_began_it() -> None:
         assert begun + rest == model.generate("ROMEO:", max_tokens=20, temperature=0, ignore_eos=True).text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is elsewhere")
+def test_calls_that_never_run_leave_no_memory() -> None:
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+    with lapwing.load(GOLDEN / "llama", threads=1) as model:
+        prompts = ragged([[1, 2, 3] * 40] * 200)
+        for count in (20, 400):
+            before = resident()
+            for _ in range(count):
+                model.core.generate(*prompts, "{}").close()
+        # The prompts of all calls together take 40 MB.
+        assert resident() - before < 15
+
+
 MEMORY = """
 import json, resource, sys, lapwing
 model = lapwing.load(sys.argv[1], packed_cache=False, threads=2)
