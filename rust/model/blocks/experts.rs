@@ -88,6 +88,10 @@ impl Operator for Experts {
         FeedForward::validate(&e.expert, &format!("{place}.expert"), site)
     }
 
+    fn networks(e: &ExpertsSpec) -> usize {
+        e.router.count
+    }
+
     fn load(e: &ExpertsSpec, walk: &mut Walk<'_>, name: &str, widths: Widths) -> Experts {
         let count = e.router.count;
         let expert = |i| FeedForward::load(&e.expert, walk, &format!("{name}.{i}"), widths);
