@@ -196,10 +196,10 @@ impl Checked {
                     State::Blocks { kv, tables } => {
                         let from = (tokens.len() + 1).saturating_sub(window.unwrap_or(usize::MAX));
                         for (position, &token) in tokens.iter().enumerate().skip(from) {
-                            let block = tables[*id][position / BLOCK];
+                            let block = tables[*id][position / KV_BLOCK];
                             assert_ne!(block, HOLE, "position {position} of {}", tokens.len());
                             let Numbers::F32(keys) = kv.keys(block, 0, &mut []) else { panic!("f32") };
-                            assert_eq!(keys[position % BLOCK], token as f32, "position {position}");
+                            assert_eq!(keys[position % KV_BLOCK], token as f32, "position {position}");
                         }
                     }
                     State::Slots(slots) => match slots.current(*id) {
