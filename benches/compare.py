@@ -1,6 +1,9 @@
 """Lapwing beside its peers: the same work in turn on the same machine, medians of several rounds.
 
     python benches/compare.py [--rounds 5] [--only WORDS ...] [--text FILE] [--folder FOLDER] [--record NAME]
+    python benches/compare.py --baseline CHECKOUT ...
+
+With ``--baseline`` another revision takes the peers' place: CHECKOUT is a clone of it with Lapwing installed in its .venv.
 
 Peers come from PyPI: llama-cpp-python (built with CMAKE_ARGS=-DGGML_NATIVE=ON), ctranslate2, onnxruntime with onnx,
 openvino, and gguf; for CTranslate2's encoder transformers and torch. A peer that is not installed leaves its cells
@@ -25,12 +28,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import records
-from peers.inputs import SHAPES
+from peers.inputs import SHAPES, head_size
 
 from lapwing.cost import WEIGHT_BYTES
 
@@ -76,10 +79,14 @@ LIMITS = {
 
 
 def layers(shape: str) -> float:
-    """Weights of the layers of a shape."""
+    """Weights of the layers of a shape that a token reads: of experts, the chosen ones."""
     s = SHAPES[shape]
-    hidden, key = s["hidden_size"], s["hidden_size"] // s["num_attention_heads"] * s["num_key_value_heads"]
-    return float(s["num_hidden_layers"] * hidden * (2 * hidden + 2 * key + 3 * s["intermediate_size"]))
+    hidden, size = s["hidden_size"], head_size(s)
+    query, key = size * s["num_attention_heads"], size * s["num_key_value_heads"]
+    inner = s["intermediate_size"]
+    if "num_experts" in s:
+        inner = s["num_experts_per_tok"] * s["moe_intermediate_size"]
+    return float(s["num_hidden_layers"] * hidden * (2 * query + 2 * key + 3 * inner))
 
 
 def prompt_work(shape: str, length: int) -> float:
@@ -109,6 +116,7 @@ def rows(isa: str) -> list[Row]:
         (one, 1.3, {"q8": 0.88, "q4": 0.82}),
         ("qwen-0.5b", 1.3, {"q8": 0.8, "q4": 0.8}),
         ("smollm-135m", 2.0, {"q8": 0.7, "q4": 0.7}),
+        ("qwen3-moe-2b", 1.3, {"q8": 0.8, "q4": 0.8}),
     ):
         for kind, peers in (("q8", q8), ("q4", q4)):
             bound = ("read", step_bytes(shape, kind), part[kind])
@@ -150,13 +158,25 @@ def rows(isa: str) -> list[Row]:
     return found
 
 
+BASELINE = "baseline"
+"""The engine that is Lapwing in another revision."""
+
+
 class Engine:
     """A process that does one engine's work; ``more`` is added to its environment."""
 
+    baseline: Path | None = None
+    """Checkout of the other revision."""
+
     def __init__(self, shape: str, name: str, folder: Path, text: str, more: dict[str, str]) -> None:
         engine, variant = name.split(" ", 1)
-        command = [sys.executable, "-m", "peers.engines", engine, shape, variant, str(folder), text]
-        paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        python, benches, path = sys.executable, HERE, os.environ.get("PYTHONPATH")
+        if engine == BASELINE:
+            assert self.baseline is not None
+            python, benches, path = str(self.baseline / ".venv/bin/python"), self.baseline / "benches", None
+            engine = "lapwing"
+        command = [python, "-m", "peers.engines", engine, shape, variant, str(folder), text]
+        paths = [str(benches), *filter(None, [path])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1", **more}
         # A file, since an unread pipe blocks a peer that prints much.
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed with the engine
@@ -221,7 +241,7 @@ class Engines:
             here.mkdir(parents=True)
             engine, variant = name.split(" ", 1)
             folder, more = self._folder, {**self._limits, "LAPWING_CACHE": str(here / "cache")}
-            if engine == "lapwing":
+            if engine in ("lapwing", BASELINE):
                 # The first start leaves packed weights, the second maps them.
                 Engine(self._shape, name, folder, self._text, more).close()
             else:
@@ -291,12 +311,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", default=[], help="rows whose names hold one of these words")
     parser.add_argument("--text", default="", help="sentences for the encoders, one a line")
+    parser.add_argument("--baseline", type=Path, help="a checkout of another revision, measured instead of the peers")
     parser.add_argument("--folder", type=Path, default=HERE / "inputs", help="where inputs are made and kept")
     records.add_option(parser)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     recorder = records.Recorder(arguments.record)
     chosen = rows(recorder.machine["isa"])
+    if arguments.baseline:
+        Engine.baseline = arguments.baseline.resolve()
+        chosen = [replace(row, peers=(row.ours.replace("lapwing", BASELINE),), wanted=None) for row in chosen]
     if arguments.only:
         chosen = [row for row in chosen if any(word in row.name for word in arguments.only)]
     if not arguments.text:

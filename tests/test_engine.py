@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import lapwing
-from lapwing import _core
+from lapwing import _core, spec
 from lapwing.models.base import ragged
 
 from .checkpoints import large_decoder
+from .strategies import compiled, random_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 SECONDS = 120.0
@@ -201,6 +206,21 @@ def test_a_generation_stays_with_the_process_that_began_it() -> None:
         assert begun + rest == model.generate("ROMEO:", max_tokens=20, temperature=0, ignore_eos=True).text
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is elsewhere")
+def test_calls_that_never_run_leave_no_memory() -> None:
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
+
+    with lapwing.load(GOLDEN / "llama", threads=1) as model:
+        prompts = ragged([[1, 2, 3] * 40] * 200)
+        for count in (20, 400):
+            before = resident()
+            for _ in range(count):
+                model.core.generate(*prompts, "{}").close()
+        # The prompts of all calls together take 40 MB.
+        assert resident() - before < 15
+
+
 MEMORY = """
 import json, resource, sys, lapwing
 model = lapwing.load(sys.argv[1], packed_cache=False, threads=2)
@@ -223,3 +243,95 @@ def test_the_first_step_of_many_prompts_takes_bounded_memory(options: dict[str, 
     found = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     assert float(found.stdout) < 100
+
+
+class Alarm(Exception):
+    pass
+
+
+@contextmanager
+def alarms() -> Iterator[Callable[[float, Callable[[], Any]], int]]:
+    """Runs a call that is interrupted after some seconds; 1 where it was."""
+
+    def alarm(*_: object) -> None:
+        raise Alarm
+
+    def interrupted(seconds: float, work: Callable[[], Any]) -> int:
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, seconds)
+                work()
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+        except Alarm:
+            return 1
+        return 0
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_an_interrupt_among_the_logits_changes_no_token() -> None:
+    """Most of a step is spent with the logits, which are scaled and capped one after the other."""
+    vocabulary, dice = 1 << 19, random.Random(2)
+    stack = spec.Stack(
+        hidden_size=1,
+        stem=spec.TokenStem(vocab_size=vocabulary),
+        layers=(spec.Layer(blocks=(spec.Block(body=spec.FeedForward(width=1, activation="relu")),)),),
+        max_length=100,
+    )
+    description = spec.Model(
+        decoder=stack, language_head=spec.LanguageHead(vocab_size=vocabulary, scale=20.0, softcap=3.0)
+    )
+    model = compiled(description, random_weights(description, 1))
+    call: tuple[Any, ...] = (*ragged([[1, 2]]), json.dumps({"max_tokens": 60, "temperature": 3.0, "seed": 1}))
+    alone = model.generate(*call)
+    alone.advance(0)
+    generation, interrupts = model.generate(*call), 0
+    with alarms() as interrupted:
+        while not generation.finished():
+            interrupts += interrupted(dice.uniform(0.02, 0.05), lambda: generation.advance(0))
+    assert generation.results() == alone.results()
+    assert interrupts > 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
+def test_an_interrupted_step_is_repeated_for_the_calls_beside(tmp_path: Path) -> None:
+    """The beams of a search do not fit into the first pass of a step, and the step is interrupted in any of its passes."""
+
+    def elsewhere(work: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    dice, sizes = random.Random(1), {"vocabulary": 200, "layers": 2}
+    for name in ("model", "draft"):
+        (tmp_path / name).mkdir()
+    folder = large_decoder(tmp_path / "model", **sizes)
+    small = large_decoder(tmp_path / "draft", **{**sizes, "hidden": 32})
+    search = json.dumps({"max_tokens": 8, "beams": 100})
+    with lapwing.load(folder, threads=1) as alone:
+        generation = alone.core.generate(*ragged([[5, 6, 7]]), search)
+        generation.advance(0)
+        want = generation.results()
+    with (
+        alarms() as interrupted,
+        lapwing.load(folder, threads=1) as model,
+        lapwing.load(small, threads=1) as draft,
+    ):
+        options = {"max_tokens": 1000, "temperature": 0}
+        # The rows of each step: 7 * 65 with guesses, 100 beams, and the one that may be interrupted.
+        guesses = json.dumps({**options, "draft_tokens": 64})
+        guessed = model.core.generate(*ragged([[3]] * 7), guesses, draft=draft.core)
+        searched = model.core.generate(*ragged([[5, 6, 7]]), search)
+        driving = model.core.generate(*ragged([[9]]), json.dumps(options))
+        for generation in (guessed, searched):
+            elsewhere(functools.partial(generation.advance, 1))
+        interrupts = sum(interrupted(dice.uniform(0.001, 0.3), lambda: driving.advance(1)) for _ in range(24))
+        elsewhere(functools.partial(searched.advance, 0))
+        assert searched.results() == want
+        assert interrupts > 0

@@ -117,6 +117,18 @@ def test_the_bound_holds_and_the_oldest_go_first() -> None:
     assert small.core.prefixes() == (0, 0, 0)
 
 
+def test_a_sequence_beyond_the_bound_leaves_the_others() -> None:
+    probe = load()
+    probe.generate_ids(some_ids(1, 8), **SHORT)
+    own = load(prefix_cache=3 * probe.core.prefixes()[1])
+    for length in (8, 2 * BLOCK - 9):
+        own.generate_ids(some_ids(length, length), **SHORT)
+    kept = own.core.prefixes()
+    assert kept[0] == 2
+    own.generate_ids(some_ids(3, 3 * BLOCK + 9), **SHORT)
+    assert own.core.prefixes() == kept
+
+
 def test_batches_share_and_keep(tmp_path: Path) -> None:
     own, fresh = load(), load(prefix_cache=False)
     prompts = [[*some_ids(1, 40), *some_ids(seed, 4)] for seed in range(5)]

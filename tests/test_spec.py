@@ -222,6 +222,15 @@ def test_blocks_that_read_the_layer_input_are_refused_where_that_means_nothing(b
     refused("from_layer_input", stack(layer(*blocks)))
 
 
+def test_experts_of_all_layers_are_bounded_together() -> None:
+    """Otherwise a short description names billions of tensors."""
+    many = replace(EXPERTS, router=spec.Router(count=1 << 16, per_token=2))
+    refused(
+        r"layers is 131074 blocks and experts: expected at most 131072",
+        stack(layer(many), layer(ATTENTION, many, FEED)),
+    )
+
+
 @pytest.mark.parametrize("names", [(None, None), ("feed_forward", None), ("one", "one")], ids=str)
 def test_names_of_blocks_are_unique(names: tuple[str | None, str | None]) -> None:
     blocks = [spec.Block(body=FEED, name=name) for name in names]

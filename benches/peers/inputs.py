@@ -45,6 +45,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 1536,
         "vocab_size": 49152,
     },
+    "qwen3-moe-2b": {
+        "model_type": "qwen3_moe",
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "intermediate_size": 3072,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 384,
+        "norm_topk_prob": True,
+        "vocab_size": 151936,
+    },
 }
 MARIAN = {"d_model": 512, "ffn": 2048, "layers": 6, "heads": 8, "vocab_size": 58101}
 
@@ -62,17 +76,32 @@ class Random:
         return np.resize(self._block[first : first + count], count).reshape(shape)
 
 
+def head_size(shape: dict[str, Any]) -> int:
+    """Dimensions of an attention head."""
+    return int(shape.get("head_dim", shape["hidden_size"] // shape["num_attention_heads"]))
+
+
 def _layers(shape: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     hidden, inner = shape["hidden_size"], shape["intermediate_size"]
-    key = hidden // shape["num_attention_heads"] * shape["num_key_value_heads"]
+    query, key = (head_size(shape) * shape[f"num_{heads}_heads"] for heads in ("attention", "key_value"))
     for i in range(shape["num_hidden_layers"]):
         yield f"{i}.input_layernorm.weight", (hidden,)
         yield f"{i}.post_attention_layernorm.weight", (hidden,)
-        for name, outputs in (("q", hidden), ("k", key), ("v", key)):
+        for name, outputs in (("q", query), ("k", key), ("v", key)):
             yield f"{i}.self_attn.{name}_proj.weight", (outputs, hidden)
             if shape["model_type"] == "qwen2":
                 yield f"{i}.self_attn.{name}_proj.bias", (outputs,)
-        yield f"{i}.self_attn.o_proj.weight", (hidden, hidden)
+        yield f"{i}.self_attn.o_proj.weight", (hidden, query)
+        if shape["model_type"] == "qwen3_moe":
+            yield f"{i}.self_attn.q_norm.weight", (head_size(shape),)
+            yield f"{i}.self_attn.k_norm.weight", (head_size(shape),)
+            yield f"{i}.mlp.gate.weight", (shape["num_experts"], hidden)
+            inner = shape["moe_intermediate_size"]
+            for e in range(shape["num_experts"]):
+                yield f"{i}.mlp.experts.{e}.gate_proj.weight", (inner, hidden)
+                yield f"{i}.mlp.experts.{e}.up_proj.weight", (inner, hidden)
+                yield f"{i}.mlp.experts.{e}.down_proj.weight", (hidden, inner)
+            continue
         yield f"{i}.mlp.gate_proj.weight", (inner, hidden)
         yield f"{i}.mlp.up_proj.weight", (inner, hidden)
         yield f"{i}.mlp.down_proj.weight", (hidden, inner)
@@ -84,7 +113,7 @@ def checkpoint(name: str, folder: Path) -> Path:
     if (out / "config.json").is_file():
         return out
     out.mkdir(parents=True, exist_ok=True)
-    classes = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+    classes = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3_moe": "Qwen3MoeForCausalLM"}
     config = {
         **shape,
         "architectures": [classes[shape["model_type"]]],
@@ -140,7 +169,7 @@ def gguf_file(name: str, kind: str, folder: Path) -> Path:
         return out
     shape = SHAPES[name]
     hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
-    writer = gguf.GGUFWriter(str(out), shape["model_type"])
+    writer = gguf.GGUFWriter(str(out), shape["model_type"].replace("_", ""))
     writer.add_context_length(8192)
     writer.add_embedding_length(hidden)
     writer.add_block_count(shape["num_hidden_layers"])
@@ -149,7 +178,13 @@ def gguf_file(name: str, kind: str, folder: Path) -> Path:
     writer.add_head_count_kv(shape["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(500000.0)
-    writer.add_rope_dimension_count(hidden // heads)
+    writer.add_rope_dimension_count(head_size(shape))
+    writer.add_key_length(head_size(shape))
+    writer.add_value_length(head_size(shape))
+    if "num_experts" in shape:
+        writer.add_expert_count(shape["num_experts"])
+        writer.add_expert_used_count(shape["num_experts_per_tok"])
+        writer.add_expert_feed_forward_length(shape["moe_intermediate_size"])
     writer.add_file_type(1)
     writer.add_vocab_size(shape["vocab_size"])
     writer.add_tokenizer_model("no_vocab")
@@ -164,13 +199,24 @@ def gguf_file(name: str, kind: str, folder: Path) -> Path:
         "mlp.gate_proj": "ffn_gate",
         "mlp.up_proj": "ffn_up",
         "mlp.down_proj": "ffn_down",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+        "mlp.gate": "ffn_gate_inp",
     }
     writer.add_tensor("token_embd.weight", random(shape["vocab_size"], hidden).astype(np.float16))
     writer.add_tensor("output_norm.weight", np.ones(hidden, np.float32))
     for key, size in _layers(shape):
         layer, rest = key.split(".", 1)
         body, suffix = rest.rsplit(".", 1)
-        values = random(*size).astype(np.float16) if len(size) == 2 else np.ones(size, np.float32)
+        if ".experts." in body:
+            # One tensor holds all experts of a layer.
+            number, name = body.split(".")[-2:]
+            if number == "0":
+                stacked = random(shape["num_experts"], *size).astype(np.float16)
+                writer.add_tensor(f"blk.{layer}.ffn_{name.removesuffix('_proj')}_exps.{suffix}", stacked)
+            continue
+        kind = np.float32 if body == "mlp.gate" else np.float16
+        values = random(*size).astype(kind) if len(size) == 2 else np.ones(size, np.float32)
         writer.add_tensor(f"blk.{layer}.{names[body]}.{suffix}", values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -67,6 +67,11 @@ impl ActivePrompt {
         }
     }
 
+    /// Whether a step has ended before the continuations of all beams were there: the others are forgotten.
+    pub fn partly_offered(&self) -> bool {
+        matches!(&self.work, Work::Search(searching) if searching.offered > 0 && !searching.complete())
+    }
+
     pub fn over(&self) -> bool {
         match &self.work {
             Work::Streams(list) => list.iter().all(|stream| stream.reason.is_some()),
@@ -102,8 +107,7 @@ impl ActivePrompt {
                     let number = self.prompt.sequence(sample);
                     match prefixes.as_deref_mut().filter(|_| sample == 0) {
                         Some(prefixes) => {
-                            let known = cache.length(id).min(stream.ids.len());
-                            cache.truncate(id, known);
+                            let known = cache.truncate(id, stream.ids.len());
                             prefixes.keep(&stream.ids[..known], cache, id);
                         }
                         None => cache.release(id),

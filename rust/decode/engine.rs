@@ -68,6 +68,26 @@ impl Desk {
         self.driver.is_none()
     }
 
+    /// Whether there is a scheduler, here or with the driver.
+    fn has_scheduler(&self) -> bool {
+        self.scheduler.is_some() || self.driver.is_some()
+    }
+
+    /// Takes a call out. Commands of one that never reached the scheduler go at once: without a driver nothing else empties
+    /// the inbox.
+    fn forget(&mut self, call: u64) {
+        let own = |command: &Command| match command {
+            Command::Add(of, ..) | Command::Stop(of, ..) | Command::Remove(of) => *of == call,
+            Command::LimitPrefixes(_) => false,
+        };
+        let waits = |command: &Command| matches!(command, Command::Add(of, ..) if *of == call);
+        if self.inbox.iter().any(waits) {
+            self.inbox.retain(|command| !own(command));
+        } else if self.has_scheduler() {
+            self.inbox.push(Command::Remove(call));
+        }
+    }
+
     /// The number of a new call.
     pub fn number(&mut self) -> u64 {
         self.next += 1;
@@ -93,7 +113,10 @@ impl Engine {
     /// Sets the bound of the prefix cache in bytes, and clears it.
     pub fn limit_prefixes(&self, bytes: usize) {
         self.prefix_bytes.store(bytes, Ordering::Relaxed);
-        self.post(&mut self.desk(), Command::LimitPrefixes(bytes));
+        let mut desk = self.desk();
+        if desk.has_scheduler() {
+            self.post(&mut desk, Command::LimitPrefixes(bytes));
+        }
     }
 
     /// Contents of the prefix cache.
@@ -103,7 +126,10 @@ impl Engine {
 
     /// Queues a command for the scheduler; runs it at once if there is no driver.
     pub(super) fn post(&self, desk: &mut Desk, command: Command) {
-        desk.inbox.push(command);
+        match command {
+            Command::Remove(call) => desk.forget(call),
+            command => desk.inbox.push(command),
+        }
         if desk.driver.is_none()
             && let Some(mut scheduler) = desk.scheduler.take()
         {

@@ -52,10 +52,10 @@ impl Step {
     ) {
         for (i, row) in self.rows.iter().enumerate() {
             let guesses = self.guesses.of(i);
-            if !row.done {
+            let running = &running[row.running];
+            if !row.done || running.partly_offered() {
                 cache.truncate(row.sequence, row.cached);
             } else if !guesses.is_empty() {
-                let running = &running[row.running];
                 let ids = running.ids(row.lane);
                 // The newest token itself is not in the cache.
                 cache.truncate(row.sequence, ids.len() - 1);

@@ -90,20 +90,7 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
     let inputs = first.weight.inputs();
     let values = x.values.len();
     assert!(values == rows * inputs, "activations have {values} values: expected {rows} x {inputs}");
-    for t in targets.iter() {
-        let n = t.weight.outputs();
-        let gate = t.gate.as_ref().is_none_or(|(g, bias)| {
-            g.outputs() == n && g.inputs() == inputs && bias.is_none_or(|b| b.len() == n)
-        });
-        assert!(
-            t.weight.inputs() == inputs && gate && t.bias.is_none_or(|b| b.len() == n),
-            "all weights of a region have the same inputs, gates and biases the same outputs"
-        );
-        assert!(
-            rows == 0 || (t.stride >= n && t.out.len() >= (rows - 1) * t.stride + n),
-            "room for the results"
-        );
-    }
+    check(inputs, rows, targets);
     let layout = |w: &Matrix| Products::of(w, level(), rows).layout();
     let first = layout(first.weight);
     if targets
@@ -123,6 +110,68 @@ pub fn linear(team: &Team<'_>, scratch: &mut Scratch, x: Input<'_>, rows: usize,
         rows_chunk(team, scratch, x, from..from + n, targets);
         from += n;
     }
+}
+
+/// # Panics
+/// Sizes do not match.
+fn check(inputs: usize, rows: usize, targets: &[Target<'_>]) {
+    for t in targets.iter() {
+        let n = t.weight.outputs();
+        let gate = t.gate.as_ref().is_none_or(|(g, bias)| {
+            g.outputs() == n && g.inputs() == inputs && bias.is_none_or(|b| b.len() == n)
+        });
+        assert!(
+            t.weight.inputs() == inputs && gate && t.bias.is_none_or(|b| b.len() == n),
+            "all weights of a region have the same inputs, gates and biases the same outputs"
+        );
+        assert!(
+            rows == 0 || (t.stride >= n && t.out.len() >= (rows - 1) * t.stride + n),
+            "room for the results"
+        );
+    }
+}
+
+/// Computes target i from row i of `x: [targets, inputs]`, all in one parallel region: for rows that need different weights,
+/// each with the bits of [`linear`] of that row alone.
+///
+/// # Panics
+/// Sizes do not match.
+pub fn linear_each(team: &Team<'_>, scratch: &mut Scratch, x: &[f32], targets: &[Target<'_>]) {
+    let Some(first) = targets.first() else { return };
+    let (level, inputs) = (level(), first.weight.inputs());
+    assert!(x.len() == targets.len() * inputs, "one row of {inputs} inputs for each target");
+    check(inputs, 1, targets);
+    let products = Products::of(first.weight, level, 1);
+    // Few rows of 6-bit weights are one tile.
+    let kind = Some(first.weight.weight_type()).filter(|&kind| kind != WeightType::Q6);
+    let same = |t: &Target<'_>| Some(t.weight.weight_type()) == kind && t.gate.is_none();
+    if !targets.iter().all(same) {
+        let rows = x.chunks_exact(inputs.max(1)).zip(targets);
+        return rows.for_each(|(x, t)| linear(team, scratch, x.into(), 1, std::slice::from_ref(t)));
+    }
+    let Scratch { packed, threads } = scratch;
+    threads.resize_with(team.threads().max(threads.len()), Mutex::default);
+    let packing = Packing { height: 1, ..products.packing(level, 1, inputs) };
+    let view = packed.pack(team, level, packing, x.into(), 0..targets.len(), inputs);
+    let panels: usize = targets.iter().map(|t| t.weight.panels()).sum();
+    let per_chunk = panels_per_chunk(team, 1, panels);
+    let groups: usize = targets.iter().map(|t| t.weight.panels().div_ceil(per_chunk)).sum();
+    let threads = &*threads;
+    team.run(groups, &|mut chunk, thread| {
+        for (row, t) in targets.iter().enumerate() {
+            let count = t.weight.panels().div_ceil(per_chunk);
+            if chunk < count {
+                let first = chunk * per_chunk;
+                let panels = first..(first + per_chunk).min(t.weight.panels());
+                let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
+                // The tile's row is the first of the target's output.
+                let part = Subproduct { weight: t.weight, panels, x: view, tiles: row..row + 1, rows: 1 };
+                compute(level, t, part, work, 0usize.wrapping_sub(row));
+                return;
+            }
+            chunk -= count;
+        }
+    });
 }
 
 /// The kernels of a matrix.
@@ -206,11 +255,7 @@ fn rows_chunk(
 
     // Chunks: some panels of one target and, where panels are few, a part of the row tiles.
     let panels: usize = targets.iter().map(|t| t.weight.panels()).sum();
-    let wanted = if team.threads() == 1 { 1 } else { 16 * team.threads() };
-    let per_chunk = match rows {
-        1..=4 => (panels / wanted).clamp(1, 16).next_multiple_of(float::SIDE_BY_SIDE),
-        _ => 4,
-    };
+    let per_chunk = panels_per_chunk(team, rows, panels);
     let groups: usize = targets.iter().map(|t| t.weight.panels().div_ceil(per_chunk)).sum();
     let tiles = view.packed.tiles.len();
     let cuts = cuts(team, rows, groups, tiles);
@@ -223,12 +268,22 @@ fn rows_chunk(
                 let panels = first..(first + per_chunk).min(t.weight.panels());
                 let tiles = tiles * cut / cuts..tiles * (cut + 1) / cuts;
                 let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
-                compute(level, t, panels, tiles, view, work, from);
+                let part = Subproduct { weight: t.weight, panels, x: view, tiles, rows };
+                compute(level, t, part, work, from);
                 return;
             }
             group -= count;
         }
     });
+}
+
+/// Panels of one target that a thread takes at a time.
+fn panels_per_chunk(team: &Team<'_>, rows: usize, panels: usize) -> usize {
+    let wanted = if team.threads() == 1 { 1 } else { 16 * team.threads() };
+    match rows {
+        1..=4 => (panels / wanted).clamp(1, 16).next_multiple_of(float::SIDE_BY_SIDE),
+        _ => 4,
+    }
 }
 
 /// Number of parts of the row tiles; more than one if there are too few groups of panels for all threads.
@@ -240,20 +295,14 @@ pub fn cuts(team: &Team<'_>, rows: usize, groups: usize, tiles: usize) -> usize 
     }
 }
 
-/// Computes some panels for some row tiles and writes them through the epilogue.
-fn compute(
-    level: Level,
-    t: &Target<'_>,
-    panels: Range<usize>,
-    tiles: Range<usize>,
-    view: ActivationView<'_>,
-    work: &mut ThreadScratch,
-    from: usize,
-) {
+/// Computes a subproduct of a target and writes it through the epilogue. Row 0 of the activations is row `from`, modulo the
+/// size of `usize`, of the output.
+fn compute(level: Level, t: &Target<'_>, whole: Subproduct<'_>, work: &mut ThreadScratch, from: usize) {
     let ThreadScratch { result, gate, unpacked } = work;
+    let (view, panels, tiles) = (whole.x, whole.panels.clone(), whole.tiles.clone());
     let mut next = tiles.start;
     while next < tiles.end {
-        let slab_bytes = Products::of(t.weight, level, view.packed.rows).slab();
+        let slab_bytes = Products::of(t.weight, level, whole.rows).slab();
         let slab = slab(
             view.packed,
             next..tiles.end,
@@ -265,7 +314,7 @@ fn compute(
         let size = panels.len() * rows * PANEL;
         let result = sized(result, size);
         let gate = sized(gate, if t.gate.is_some() { size } else { 0 });
-        let part = Subproduct { weight: t.weight, panels: panels.clone(), x: view, tiles: slab };
+        let part = Subproduct { tiles: slab, ..whole.clone() };
         product(level, part.clone(), unpacked, result);
         if let Some((weight, _)) = t.gate {
             product(level, Subproduct { weight, ..part }, unpacked, gate);
@@ -274,7 +323,7 @@ fn compute(
             let (part, first) = (i * rows * PANEL..(i + 1) * rows * PANEL, panel * PANEL);
             let y = PanelResults::new(&result[part.clone()], t.bias, first);
             let gate = t.gate.map(|(_, bias)| PanelResults::new(&gate[part], bias, first));
-            let at = (from + first_row) * t.stride + first;
+            let at = from.wrapping_add(first_row) * t.stride + first;
             let n = PANEL.min(t.weight.outputs() - first);
             epilogue_at(
                 level,
@@ -303,7 +352,7 @@ pub fn slab(packed: &PackedActivations, tiles: Range<usize>, panels: usize, byte
 
 /// Computes a subproduct with the kernels of its matrix.
 pub fn product(level: Level, part: Subproduct<'_>, unpacked: &mut Buffer<f32>, out: &mut [f32]) {
-    match Products::of(part.weight, level, part.x.packed.rows) {
+    match Products::of(part.weight, level, part.rows) {
         Products::Float(layout) => float::product(level, layout, part, unpacked, out),
         Products::Quantized(kernels, blocks) => {
             quantized::product(level, kernels, blocks, part, unpacked, out);

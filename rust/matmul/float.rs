@@ -125,7 +125,7 @@ pub fn product(
 
 /// Portable code; the other levels equal it to the bit.
 fn scalar(layout: Layout, part: Subproduct<'_>, out: &mut [f32]) {
-    let Subproduct { weight: w, panels, x: view, tiles } = part;
+    let Subproduct { weight: w, panels, x: view, tiles, .. } = part;
     let (first_row, rows) = view.packed.rows_of(&tiles);
     let (inputs, weight_type) = (w.inputs(), w.weight_type());
     // In `Bf16AsF32` the second of each pair comes first.

@@ -38,7 +38,7 @@ mod subproduct;
 mod tests;
 
 pub use activations::Input;
-pub use driver::{Scratch, Target, linear};
+pub use driver::{Scratch, Target, linear, linear_each};
 pub use matrix::{Activations, Matrix, Storage};
 pub use packing::LAYOUT_VERSION;
 pub use panel::PANEL;

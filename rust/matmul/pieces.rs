@@ -55,7 +55,8 @@ pub fn linear_in_pieces(
                 next = tiles.end;
                 let (first, rows) = view.packed.rows_of(&tiles);
                 let values = sized(&mut work.result, panels.len() * rows * PANEL);
-                let part = Subproduct { weight, panels: panels.clone(), x: view, tiles };
+                let part =
+                    Subproduct { weight, panels: panels.clone(), x: view, tiles, rows: view.packed.rows };
                 product(level, part, &mut work.unpacked, values);
                 let rows = from + first..from + first + rows;
                 take(Piece { number, outputs: outputs.clone(), rows, values }, thread);

@@ -106,7 +106,7 @@ pub fn product(
     scratch: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    let Subproduct { weight: w, panels, x, tiles } = part;
+    let Subproduct { weight: w, panels, x, tiles, .. } = part;
     let packed = x.packed;
     let (first_row, rows) = packed.rows_of(&tiles);
     assert!(out.len() >= panels.len() * rows * PANEL, "room for the results");

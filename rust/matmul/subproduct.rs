@@ -11,4 +11,6 @@ pub struct Subproduct<'a> {
     pub panels: Range<usize>,
     pub x: ActivationView<'a>,
     pub tiles: Range<usize>,
+    /// Rows for which the kernels are chosen: those of the region.
+    pub rows: usize,
 }

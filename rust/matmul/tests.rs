@@ -54,7 +54,7 @@ fn tiles(
     tiles: Range<usize>,
 ) -> Vec<f32> {
     let mut out = vec![f32::NAN; w.panels() * x.packed.rows_of(&tiles).1 * PANEL];
-    let part = Subproduct { weight: w, panels: 0..w.panels(), x, tiles };
+    let part = Subproduct { weight: w, panels: 0..w.panels(), x, tiles, rows: x.packed.rows };
     match products {
         Products::Float(layout) => float::product(level, layout, part, &mut Buffer::default(), &mut out),
         _ => product(level, part, &mut Buffer::default(), &mut out),
@@ -125,6 +125,35 @@ fn every_level_equals_scalar_code_for_any_number_of_rows() {
 }
 
 /// Rows that are read in place and rows that are copied in blocks.
+#[test]
+fn rows_with_weights_of_their_own_give_the_bits_of_each_alone() {
+    use super::{Scratch, Target, linear, linear_each};
+    use WeightType::{Bf16, F16, F32, Q4, Q6, Q8};
+    for (outputs, inputs) in [(40, 300), (16, 32), (333, 48), (7, 5)] {
+        for kinds in [[F32; 4], [F16; 4], [Bf16; 4], [Q8; 4], [Q6; 4], [Q4; 4], [Q8, F32, Q4, Q8]] {
+            let matrix = |(i, &kind): (usize, &WeightType)| {
+                packed(&numbers(outputs * inputs, 40 + i as u32), outputs, inputs, kind)
+            };
+            let matrices: Vec<Matrix> = kinds.iter().enumerate().map(matrix).collect();
+            let (x, bias) = (numbers(4 * inputs, 50), numbers(outputs, 51));
+            for threads in [1, 2, 3] {
+                let (mut got, mut want) = (vec![0.0; 4 * outputs], vec![0.0; 4 * outputs]);
+                let mut scratch = Scratch::default();
+                Pool::new(threads).run_alone(|team| {
+                    let parts = got.chunks_exact_mut(outputs).zip(&matrices);
+                    let targets: Vec<_> = parts.map(|(out, w)| Target::new(w, Some(&bias), out)).collect();
+                    linear_each(team, &mut scratch, &x, &targets);
+                    let rows = x.chunks_exact(inputs).zip(want.chunks_exact_mut(outputs)).zip(&matrices);
+                    for ((x, out), w) in rows {
+                        linear(team, &mut scratch, x.into(), 1, &[Target::new(w, Some(&bias), out)]);
+                    }
+                });
+                assert_eq!(bits(&got), bits(&want), "{kinds:?} {outputs} x {inputs}, {threads} threads");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_prologue_changes_its_rows_alone() {
     let prologue = |row: usize, x: &[f32], to: &mut [f32]| {

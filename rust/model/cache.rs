@@ -174,6 +174,10 @@ impl Group {
             // No new block is the source of a copy: copied blocks have other owners.
             Some(team) if !copies.is_empty() => {
                 team.run_mut(layers, 1, &|_, layer, _| copy(&mut layer[0]));
+                // An interrupt skips layers, and the tables already name the copies.
+                if team.check().is_err() {
+                    layers.iter_mut().for_each(copy);
+                }
             }
             _ => layers.iter_mut().for_each(copy),
         }
@@ -363,9 +367,10 @@ impl Cache {
 
     /// Makes room for `tokens` more tokens, which the caller then stores in every layer.
     pub fn extend(&mut self, id: SequenceId, tokens: usize) -> Result<()> {
-        self.lengthen(id, tokens)?;
+        let result = self.lengthen(id, tokens);
+        // Without memory for all too: the tables already name the copies.
         self.groups.iter_mut().for_each(|group| group.copy_shared(None));
-        Ok(())
+        result
     }
 
     /// The same for several distinct sequences, on all threads.
@@ -374,9 +379,9 @@ impl Cache {
         team: &Team<'_>,
         mut more: impl Iterator<Item = (SequenceId, usize)>,
     ) -> Result<()> {
-        more.try_for_each(|(id, tokens)| self.lengthen(id, tokens))?;
+        let result = more.try_for_each(|(id, tokens)| self.lengthen(id, tokens));
         self.groups.iter_mut().for_each(|group| group.copy_shared(Some(team)));
-        Ok(())
+        result
     }
 
     fn lengthen(&mut self, id: SequenceId, tokens: usize) -> Result<()> {
@@ -533,3 +538,6 @@ impl Cache {
         self.groups.iter().map(Group::in_use).sum::<usize>() + self.slots.in_use()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,8 @@ impl<'a> Session<'a> {
         let logits = sized(&mut buffer, rows.len() * self.model.vocab_size()?);
         let taken = self.logits_of_rows(rows, logits).and_then(|()| {
             let finite = all_finite(self.team, logits, self.model.kv_type()).is_ok();
+            // After an interrupt the logits are not all scaled and checked.
+            self.team.check()?;
             take(logits, finite)
         });
         if size_of_val(&*buffer) <= MAX_RETAINED_BYTES {

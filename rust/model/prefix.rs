@@ -90,7 +90,8 @@ impl Prefixes {
     /// Takes over a sequence of the tokens `ids` and keeps it within the bound.
     pub fn keep(&mut self, ids: &[u32], cache: &mut Cache, sequence: SequenceId) {
         debug_assert_eq!(ids.len(), cache.length(sequence));
-        if ids.is_empty() || self.max_bytes == 0 {
+        if ids.is_empty() || cache.bytes_of(std::iter::once(sequence)) > self.max_bytes {
+            // Others that there is room for stay.
             return cache.release(sequence);
         }
         self.clock += 1;

@@ -2,12 +2,14 @@
 //! so that later code need not.
 
 use super::bounds::{Site, finite, norms, positive, refuse, size, vocabulary};
-use super::spec::{Block, Dense, Head, LanguageHead, Layer, Model, Stack};
+use super::spec::{Block, Body, Dense, Head, LanguageHead, Layer, Model, Stack};
 use crate::error::Result;
 use std::collections::HashSet;
 
 /// Layers of a stack, and blocks of a layer.
 const MAX_LAYERS: usize = 4096;
+/// Networks of a stack, counting each expert: a short description must not name more tensors than a model may have.
+const MAX_NETWORKS: usize = 1 << 17;
 
 impl Block {
     fn validate(&self, place: &str, first: bool, site: &Site) -> Result<()> {
@@ -79,6 +81,11 @@ impl Stack {
         let site = Site { hidden_size: self.hidden_size, relative_rows, decoder, source };
         for (i, layer) in self.layers.iter().enumerate() {
             layer.validate(&format!("{place}.layers.{i}"), &site)?;
+        }
+        let networks: usize = self.bodies().map(Body::networks).sum();
+        if networks > MAX_NETWORKS {
+            let expected = format!("at most {MAX_NETWORKS} in all layers");
+            return refuse(place, "layers", format!("{networks} blocks and experts"), &expected);
         }
         if source && !self.bodies().any(|body| body.reads_source()) {
             return refuse(place, "layers", "without cross-attention", "some in a decoder beside an encoder");

@@ -37,7 +37,7 @@ pub enum Values {
 
 impl KvShape {
     /// The shape with keys and values of `dim` dimensions each.
-    pub fn equal(heads: usize, dim: usize) -> Self {
+    pub const fn equal(heads: usize, dim: usize) -> Self {
         KvShape { heads, key_dim: dim, values: Values::Own(dim) }
     }
 

@@ -181,7 +181,7 @@ static MANY: [Tile; 6] = [
 
 /// See [`crate::matmul::driver::product`].
 pub fn product(layout: Layout, part: Subproduct<'_>, unpacked: &mut Buffer<f32>, out: &mut [f32]) {
-    let Subproduct { weight: w, panels, x: view, tiles } = part;
+    let Subproduct { weight: w, panels, x: view, tiles, .. } = part;
     let (first_row, rows) = view.packed.rows_of(&tiles);
     let inputs = w.inputs();
     let code = match (w.weight_type(), layout) {

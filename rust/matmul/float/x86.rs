@@ -29,7 +29,7 @@ pub fn product(
     unpacked: &mut Buffer<f32>,
     out: &mut [f32],
 ) {
-    let Subproduct { weight: w, panels, x: view, tiles } = part;
+    let Subproduct { weight: w, panels, x: view, tiles, .. } = part;
     let (first_row, rows) = view.packed.rows_of(&tiles);
     let inputs = w.inputs();
     let blocks = inputs.div_ceil(SUPERBLOCK);

@@ -10,7 +10,7 @@ use super::operator::{Capture, Operator, Widths};
 use super::pass::Pass;
 use super::stream::Stream;
 use crate::error::Result;
-use crate::matmul::{self, Matrix, Target, linear};
+use crate::matmul::{self, Matrix, Target, linear, linear_each};
 use crate::model::bounds::{Site, positive, refuse, size};
 use crate::model::describe::{mirror, one};
 use crate::model::state::State;
@@ -88,6 +88,10 @@ impl Operator for Experts {
         FeedForward::validate(&e.expert, &format!("{place}.expert"), site)
     }
 
+    fn networks(e: &ExpertsSpec) -> usize {
+        e.router.count
+    }
+
     fn load(e: &ExpertsSpec, walk: &mut Walk<'_>, name: &str, widths: Widths) -> Experts {
         let count = e.router.count;
         let expert = |i| FeedForward::load(&e.expert, walk, &format!("{name}.{i}"), widths);
@@ -150,8 +154,7 @@ impl Experts {
         choices.sort_unstable_by_key(|choice| (choice.expert, choice.row));
     }
 
-    /// The experts of a single row: all first layers in one region, then each last layer with its weight as
-    /// epilogue.
+    /// The experts of a single row: all first layers in one region, all last layers in another.
     fn one_row(
         &self,
         team: &Team<'_>,
@@ -160,45 +163,28 @@ impl Experts {
         output: &mut [f32],
         scratch: &mut Scratch,
     ) {
-        let Scratch { choices, inner, .. } = scratch;
-        let width = self.experts[0].width();
+        let Scratch { choices, inner, outputs, .. } = scratch;
+        let (width, hidden) = (self.experts[0].width(), output.len());
         let inner = sized(inner, choices.len() * width);
-        let (mut rest, mut out) = (&choices[..], &mut *inner);
+        let outputs = sized(outputs, choices.len() * hidden);
+        let (mut rest, mut inner, mut outputs) = (&choices[..], inner, outputs);
         while !rest.is_empty() {
             let n = if rest.len() >= 8 { 8 } else { 1 << rest.len().ilog2() };
-            let (chosen, behind) = rest.split_at(n);
-            let (part, free) = out.split_at_mut(n * width);
+            let (chosen, others) = rest.split_at(n);
+            let (part, free) = inner.split_at_mut(n * width);
+            let (results, room) = outputs.split_at_mut(n * hidden);
+            let mut run = Few { experts: &self.experts, chosen, team, product: &mut *product, input };
             match n {
-                8 => self.first_layers::<8>(team, product, input, chosen, part),
-                4 => self.first_layers::<4>(team, product, input, chosen, part),
-                2 => self.first_layers::<2>(team, product, input, chosen, part),
-                _ => self.first_layers::<1>(team, product, input, chosen, part),
+                8 => run.layers::<8>(part, results),
+                4 => run.layers::<4>(part, results),
+                2 => run.layers::<2>(part, results),
+                _ => run.layers::<1>(part, results),
             }
-            (rest, out) = (behind, free);
+            for (choice, y) in chosen.iter().zip(results.chunks_exact(hidden)) {
+                add_scaled(output, choice.weight, y);
+            }
+            (rest, inner, outputs) = (others, free, room);
         }
-        for (choice, inner) in choices.iter().zip(inner.chunks_exact(width)) {
-            let down = &self.experts[choice.expert as usize].down;
-            let sum = Target { add: Some(choice.weight), ..down.target(output) };
-            linear(team, product, inner.into(), 1, &[sum]);
-        }
-    }
-
-    /// The first layers of `N` experts in one region, with their targets in an array: the token loop
-    /// allocates nothing.
-    fn first_layers<const N: usize>(
-        &self,
-        team: &Team<'_>,
-        product: &mut matmul::Scratch,
-        input: &[f32],
-        chosen: &[Choice],
-        inner: &mut [f32],
-    ) {
-        let mut parts = inner.chunks_exact_mut(inner.len() / N).zip(chosen);
-        let targets: [Target<'_>; N] = std::array::from_fn(|_| {
-            let (part, choice) = parts.next().expect("one for each target");
-            self.experts[choice.expert as usize].inner(part)
-        });
-        linear(team, product, input.into(), 1, &targets);
     }
 
     /// The rows of each expert gathered to a matrix.
@@ -226,5 +212,34 @@ impl Experts {
                 add_scaled(&mut output[choice.row as usize * hidden..][..hidden], choice.weight, from);
             }
         }
+    }
+}
+
+/// A few chosen experts of one row.
+struct Few<'a> {
+    experts: &'a [FeedForward],
+    chosen: &'a [Choice],
+    team: &'a Team<'a>,
+    product: &'a mut matmul::Scratch,
+    input: &'a [f32],
+}
+
+impl Few<'_> {
+    /// Both layers of `N` experts, with their targets in arrays: the token loop allocates nothing. `inner: [N, width]`,
+    /// `outputs: [N, hidden]`.
+    fn layers<const N: usize>(&mut self, inner: &mut [f32], outputs: &mut [f32]) {
+        let expert = |choice: &Choice| &self.experts[choice.expert as usize];
+        let mut parts = inner.chunks_exact_mut(inner.len() / N).zip(self.chosen);
+        let first: [Target<'_>; N] = std::array::from_fn(|_| {
+            let (part, choice) = parts.next().expect("one for each target");
+            expert(choice).inner(part)
+        });
+        linear(self.team, self.product, self.input.into(), 1, &first);
+        let mut parts = outputs.chunks_exact_mut(outputs.len() / N).zip(self.chosen);
+        let last: [Target<'_>; N] = std::array::from_fn(|_| {
+            let (part, choice) = parts.next().expect("one for each target");
+            expert(choice).down.target(part)
+        });
+        linear_each(self.team, self.product, inner, &last);
     }
 }

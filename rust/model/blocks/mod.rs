@@ -77,6 +77,11 @@ macro_rules! bodies {
                 match self { $(BodySpec::$name(spec) => $module::$name::state(spec, hidden),)* }
             }
 
+            /// Networks with tensors of their own: one, or the experts.
+            pub fn networks(&self) -> usize {
+                match self { $(BodySpec::$name(spec) => $module::$name::networks(spec),)* }
+            }
+
             /// Rotation of its queries and keys.
             pub fn rotary(&self) -> Option<&positions::Rotary> {
                 match self { $(BodySpec::$name(spec) => $module::$name::rotary(spec),)* }

@@ -53,6 +53,11 @@ pub trait Operator: Sized {
         StateKind::None
     }
 
+    /// Networks with tensors of their own.
+    fn networks(_spec: &Self::Spec) -> usize {
+        1
+    }
+
     /// Rotation of its queries and keys.
     fn rotary(_spec: &Self::Spec) -> Option<&Rotary> {
         None
