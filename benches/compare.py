@@ -3,7 +3,7 @@
     python benches/compare.py [--rounds 5] [--only WORDS ...] [--text FILE] [--folder FOLDER] [--record NAME]
     python benches/compare.py --baseline CHECKOUT ...
 
-With ``--baseline`` another revision takes the peers' place: CHECKOUT is a clone of it with Lapwing installed in its .venv.
+With ``--baseline`` another revision is the peer: CHECKOUT is a clone of it with Lapwing installed in its .venv.
 
 Peers come from PyPI: llama-cpp-python (built with CMAKE_ARGS=-DGGML_NATIVE=ON), ctranslate2, onnxruntime with onnx,
 openvino, and gguf; for CTranslate2's encoder transformers and torch. A peer that is not installed leaves its cells

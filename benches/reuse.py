@@ -2,8 +2,8 @@
 
     python benches/reuse.py [--length 4096] [--weights q8]
 
-On shapes with full attention, with sliding windows and with short convolutions (random weights): a prompt whose tail has
-changed, the next turn of a chat, and the same prompts on a model without a prefix cache.
+On shapes with full attention, with sliding windows and with short convolutions (random weights): a prompt with another
+tail, the next turn of a chat, and the same prompts on a model without a prefix cache.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Threads that generate at once on one model, beside one call with all their prompts.
 
-    python benches/threads.py [--shape llama-1b] [--weights q4] [--calls 16] [--rounds 5] [--folder FOLDER] [--baseline CHECKOUT]
+    python benches/threads.py [--shape llama-1b] [--weights q4] [--calls 16] [--rounds 5] [--folder FOLDER]
+        [--baseline CHECKOUT]
 
 Each round measures a batched call, then as many threads as prompts with one prompt each; medians of tokens per second.
 ``--baseline`` measures another revision in turn: a clone of it with Lapwing installed in its .venv.
@@ -28,7 +29,7 @@ TOKENS = 64
 
 
 def prompts(count: int, turn: int) -> list[list[int]]:
-    """Other prompts in each turn: prefixes of earlier ones would not be read again."""
+    """Other prompts in each turn: the prefix cache would serve earlier ones."""
     return [random_ids(TOKENS - 8 + i % 16, 1000 * turn + i) for i in range(count)]
 
 
@@ -51,8 +52,8 @@ def serve(path: Path, weights: str, count: int) -> None:
 
     print("ready", flush=True)
     for turn, _ in enumerate(sys.stdin):
-        batch, apart = prompts(count, 2 * turn), prompts(count, 2 * turn + 1)
-        seconds = [clock(lambda: model.generate_ids(batch, **options)), clock(lambda: threads(apart))]  # noqa: B023
+        batch, separate = prompts(count, 2 * turn), prompts(count, 2 * turn + 1)
+        seconds = [clock(lambda: model.generate_ids(batch, **options)), clock(lambda: threads(separate))]  # noqa: B023
         print(json.dumps([count * TOKENS / one for one in seconds]), flush=True)
 
 

@@ -301,7 +301,7 @@ def test_an_interrupt_among_the_logits_changes_no_token() -> None:
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers here")
 def test_an_interrupted_step_is_repeated_for_the_calls_beside(tmp_path: Path) -> None:
-    """The beams of a search do not fit into the first pass of a step, and the step is interrupted in any of its passes."""
+    """The beams of a search need several passes of a step, and the step is interrupted in any of them."""
 
     def elsewhere(work: Callable[[], Any]) -> None:
         thread = threading.Thread(target=work)

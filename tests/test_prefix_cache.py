@@ -121,11 +121,11 @@ def test_a_sequence_beyond_the_bound_leaves_the_others() -> None:
     probe = load()
     probe.generate_ids(some_ids(1, 8), **SHORT)
     own = load(prefix_cache=3 * probe.core.prefixes()[1])
-    for length in (8, 2 * BLOCK - 9):
+    for length in (8, 2 * KV_BLOCK - 9):
         own.generate_ids(some_ids(length, length), **SHORT)
     kept = own.core.prefixes()
     assert kept[0] == 2
-    own.generate_ids(some_ids(3, 3 * BLOCK + 9), **SHORT)
+    own.generate_ids(some_ids(3, 3 * KV_BLOCK + 9), **SHORT)
     assert own.core.prefixes() == kept
 
 

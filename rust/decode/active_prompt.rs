@@ -67,7 +67,7 @@ impl ActivePrompt {
         }
     }
 
-    /// Whether a step has ended before the continuations of all beams were there: the others are forgotten.
+    /// Whether a step has ended before the continuations of all beams were offered: those offered are discarded.
     pub fn partly_offered(&self) -> bool {
         matches!(&self.work, Work::Search(searching) if searching.offered > 0 && !searching.complete())
     }

@@ -68,13 +68,13 @@ impl Desk {
         self.driver.is_none()
     }
 
-    /// Whether there is a scheduler, here or with the driver.
+    /// Whether there is a scheduler, at the desk or with the driver.
     fn has_scheduler(&self) -> bool {
         self.scheduler.is_some() || self.driver.is_some()
     }
 
-    /// Takes a call out. Commands of one that never reached the scheduler go at once: without a driver nothing else empties
-    /// the inbox.
+    /// Removes a call, with its commands if they have not reached the scheduler: without a driver the inbox
+    /// is not emptied.
     fn forget(&mut self, call: u64) {
         let own = |command: &Command| match command {
             Command::Add(of, ..) | Command::Stop(of, ..) | Command::Remove(of) => *of == call,

@@ -131,8 +131,8 @@ fn check(inputs: usize, rows: usize, targets: &[Target<'_>]) {
     }
 }
 
-/// Computes target i from row i of `x: [targets, inputs]`, all in one parallel region: for rows that need different weights,
-/// each with the bits of [`linear`] of that row alone.
+/// Computes target i from row i of `x: [targets, inputs]`, all in one parallel region: for rows that need
+/// different weights, each with the bits of [`linear`] of that row alone.
 ///
 /// # Panics
 /// Sizes do not match.
@@ -295,8 +295,8 @@ pub fn cuts(team: &Team<'_>, rows: usize, groups: usize, tiles: usize) -> usize 
     }
 }
 
-/// Computes a subproduct of a target and writes it through the epilogue. Row 0 of the activations is row `from`, modulo the
-/// size of `usize`, of the output.
+/// Computes a subproduct of a target and writes it through the epilogue. Row 0 of the activations is row
+/// `from`, modulo the size of `usize`, of the output.
 fn compute(level: Level, t: &Target<'_>, whole: Subproduct<'_>, work: &mut ThreadScratch, from: usize) {
     let ThreadScratch { result, gate, unpacked } = work;
     let (view, panels, tiles) = (whole.x, whole.panels.clone(), whole.tiles.clone());

@@ -8,7 +8,8 @@ use std::collections::HashSet;
 
 /// Layers of a stack, and blocks of a layer.
 const MAX_LAYERS: usize = 4096;
-/// Networks of a stack, counting each expert: a short description must not name more tensors than a model may have.
+/// Networks of a stack, counting each expert: a short description must not name more tensors than a model may
+/// have.
 const MAX_NETWORKS: usize = 1 << 17;
 
 impl Block {

@@ -225,8 +225,8 @@ struct Few<'a> {
 }
 
 impl Few<'_> {
-    /// Both layers of `N` experts, with their targets in arrays: the token loop allocates nothing. `inner: [N, width]`,
-    /// `outputs: [N, hidden]`.
+    /// Both layers of `N` experts, with their targets in arrays: the token loop allocates nothing. `inner:
+    /// [N, width]`, `outputs: [N, hidden]`.
     fn layers<const N: usize>(&mut self, inner: &mut [f32], outputs: &mut [f32]) {
         let expert = |choice: &Choice| &self.experts[choice.expert as usize];
         let mut parts = inner.chunks_exact_mut(inner.len() / N).zip(self.chosen);

@@ -14,12 +14,13 @@ const SHAPE: KvShape = KvShape::equal(1, 2);
 const WIDTHS: [usize; 2] = [3, 40];
 const MAX_SEQUENCES: usize = 8;
 
-/// What a caller does.
+/// Operations of a caller.
 #[derive(Debug, Clone)]
 enum Act {
     Start,
     Fork(usize),
-    /// Tokens for some sequences; `fails`: the step is rolled back, `interrupted`: nothing runs on the threads.
+    /// Tokens for some sequences; `fails`: the step is rolled back, `interrupted`: nothing runs on the
+    /// threads.
     Step {
         more: Vec<(usize, usize)>,
         fails: bool,
@@ -53,7 +54,7 @@ fn layout(windows: &[Option<usize>], slots: bool) -> StateLayout {
     StateLayout::of(blocks.chain(slots).map(Vec::into_iter))
 }
 
-/// A state behind some tokens, as a block with slots would leave it.
+/// The state after some tokens, as a block with slots would store it.
 fn recurrent(tokens: &[u32], width: usize) -> Vec<f32> {
     let sum = tokens.iter().fold(1u32, |sum, token| (sum * 31 + token) % 65_521);
     (0..width).map(|i| (sum + i as u32) as f32).collect()
@@ -63,7 +64,7 @@ struct Checked {
     cache: Cache,
     places: Vec<StatePlace>,
     pool: Pool,
-    /// Tokens of each sequence that is alive.
+    /// Tokens of each live sequence.
     alive: Vec<(SequenceId, Vec<u32>)>,
     next: u32,
 }
@@ -182,7 +183,7 @@ impl Checked {
         more.iter().zip(after).for_each(|(&(i, _), after)| alive[i].1 = after);
     }
 
-    /// All that the next token of a sequence reads is there.
+    /// Everything that the next token of a sequence reads is present.
     fn check(&mut self) {
         let Checked { cache, places, alive, .. } = self;
         for (id, tokens) in &*alive {
