@@ -237,7 +237,7 @@ impl Cache {
         self.lengths.clear();
         self.states.iter_mut().for_each(|state| *state = SlotState::default());
         self.groups.iter_mut().for_each(Group::clear);
-        self.slots.clear(true);
+        self.slots.clear();
     }
 
     /// Starts an empty sequence.
@@ -519,9 +519,7 @@ impl Cache {
     /// Gives back memory of blocks and slots that are not in use, down to about `bytes` of each.
     pub fn shrink(&mut self, bytes: usize) {
         self.groups.iter_mut().for_each(|group| group.shrink(bytes));
-        if self.slots.in_use() == 0 && self.slots.bytes() > bytes {
-            self.slots.clear(false);
-        }
+        self.slots.shrink(bytes);
     }
 
     /// Blocks and slots in use, counted once however often they are shared.
