@@ -20,6 +20,8 @@ pub struct Slots {
     chunks: Vec<Buffer<f32>>,
     references: Vec<u32>,
     free: Vec<SlotId>,
+    /// Chunks that have no memory.
+    vacant: Vec<usize>,
 }
 
 impl Slots {
@@ -44,18 +46,23 @@ impl Slots {
     }
 
     pub fn in_use(&self) -> usize {
-        self.references.len() - self.free.len()
+        self.references.len() - self.free.len() - self.vacant.len() * self.per_chunk
     }
 
     /// A slot with one reference; its contents are undefined.
     pub fn allocate(&mut self) -> Result<SlotId> {
         if self.free.is_empty() {
-            let first = self.references.len();
-            let end = u32::try_from(first + self.per_chunk)
+            let chunk = self.vacant.last().copied().unwrap_or(self.chunks.len());
+            let end = u32::try_from((chunk + 1) * self.per_chunk)
                 .map_err(|_| Error::Memory("the cache has no slot numbers left".to_owned()))?;
-            self.chunks.push(Buffer::zeroed(self.per_chunk * self.width)?);
-            self.references.resize(end as usize, 0);
-            self.free.extend((first as u32..end).rev());
+            let memory = Buffer::zeroed(self.per_chunk * self.width)?;
+            if self.vacant.pop().is_some() {
+                self.chunks[chunk] = memory;
+            } else {
+                self.chunks.push(memory);
+                self.references.resize(end as usize, 0);
+            }
+            self.free.extend((end - self.per_chunk as u32..end).rev());
         }
         let slot = self.free.pop().expect("one was added");
         self.references[slot as usize] = 1;
@@ -74,15 +81,32 @@ impl Slots {
         }
     }
 
-    /// Frees all slots; `keep`: retains their memory.
-    pub fn clear(&mut self, keep: bool) {
-        if !keep {
-            self.chunks.clear();
-            self.references.clear();
-        }
+    /// Frees all slots; their memory stays.
+    pub fn clear(&mut self) {
         self.references.fill(0);
         self.free.clear();
-        self.free.extend((0..self.references.len() as u32).rev());
+        let Slots { free, references, vacant, per_chunk, .. } = self;
+        let slots = (0..references.len() as u32).rev();
+        free.extend(slots.filter(|&slot| !vacant.contains(&(slot as usize / *per_chunk))));
+    }
+
+    /// Frees chunks in which no slot is in use until the memory is at most `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        let mut memory = self.bytes();
+        if memory <= bytes {
+            return;
+        }
+        let Slots { chunks, free, vacant, per_chunk, .. } = self;
+        let mut unused = vec![0; chunks.len()];
+        free.iter().for_each(|&slot| unused[slot as usize / *per_chunk] += 1);
+        for chunk in (0..chunks.len()).rev().filter(|&chunk| unused[chunk] == *per_chunk) {
+            if memory <= bytes {
+                break;
+            }
+            memory -= 4 * std::mem::take(&mut chunks[chunk]).len();
+            vacant.push(chunk);
+        }
+        free.retain(|&slot| !vacant.contains(&(slot as usize / *per_chunk)));
     }
 
     /// The numbers `offset..offset + width` of every slot, for the sequences whose states are `states`.

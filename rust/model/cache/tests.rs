@@ -48,6 +48,28 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
+#[test]
+fn memory_of_slots_goes_beside_a_sequence_that_stays() {
+    // A slot takes a chunk of its own.
+    let layout = StateLayout::of([[StateKind::Slots(1 << 18)].into_iter()].into_iter());
+    let mut cache = Cache::new(&layout, KvType::F32);
+    let step = |cache: &mut Cache| {
+        let id = cache.start();
+        cache.extend(id, 1).expect("memory");
+        cache.commit([id].into_iter());
+        id
+    };
+    let (first, stays, last) = (step(&mut cache), step(&mut cache), step(&mut cache));
+    [first, last].into_iter().for_each(|id| cache.release(id));
+    cache.shrink(0);
+    assert_eq!((cache.in_use(), cache.bytes()), (1, 1 << 20));
+    step(&mut cache);
+    step(&mut cache);
+    assert_eq!((cache.in_use(), cache.bytes()), (3, 3 << 20));
+    cache.release(stays);
+    assert_eq!(cache.in_use(), 2);
+}
+
 fn layout(windows: &[Option<usize>], slots: bool) -> StateLayout {
     let blocks = windows.iter().map(|&window| vec![StateKind::Blocks { shape: SHAPE, window }]);
     let slots = WIDTHS.iter().filter(|_| slots).map(|&width| vec![StateKind::Slots(width)]);
