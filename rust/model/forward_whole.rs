@@ -1,6 +1,6 @@
 //! Calls on whole sequences: states, heads, embeddings and logits, with teacher forcing in encoder-decoders.
 
-use super::blocks::{Body, Captured};
+use super::blocks::Captured;
 use super::cache::{Cache, SequenceId};
 use super::loaded::{Batch, missing};
 use super::session::{Session, finite};
@@ -8,7 +8,7 @@ use super::spec;
 use super::stack::{Capture, Stack};
 use super::weights::DenseWeights;
 use crate::error::{Error, Result};
-use crate::ops::kv::{Sequence, Sequences};
+use crate::ops::kv::Sequence;
 use crate::ops::pool::Pooling;
 
 impl Session<'_> {
@@ -219,16 +219,7 @@ impl Session<'_> {
             let sources: Vec<Sequence> = group.map(source).collect();
             let states = session.scratch.blocks.x[..rows * width].to_vec();
             for block in decoder.blocks() {
-                let Body::CrossAttention(attention) = &block.body else { continue };
-                let (kv, tables) = cache.state(block.place).blocks();
-                let sources = Sequences { list: &sources, tables };
-                attention.store_source(
-                    session.team,
-                    &mut session.scratch.blocks.product,
-                    &states,
-                    sources,
-                    kv,
-                );
+                block.store_source(session.team, &mut session.scratch.blocks, &states, &sources, cache);
                 session.team.check()?;
             }
             Ok(())

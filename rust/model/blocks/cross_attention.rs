@@ -50,6 +50,8 @@ pub struct Scratch {
     attention: ops::attention::Scratch,
     q: Buffer<f32>,
     context: Buffer<f32>,
+    k: Buffer<f32>,
+    v: Buffer<f32>,
 }
 
 impl Operator for CrossAttention {
@@ -101,7 +103,7 @@ impl Operator for CrossAttention {
         let a = &self.spec;
         let (kv, tables) = state.blocks();
         let sequences = Sequences { list: &pass.view.sources, tables };
-        let Scratch { attention, q, context } = scratch;
+        let Scratch { attention, q, context, .. } = scratch;
         let n = pass.rows * a.heads * a.head_dim;
         let q = sized(q, n);
         stream.products(pass, &[self.query.target(q)]);
@@ -131,7 +133,7 @@ impl CrossAttention {
     pub fn store_source(
         &self,
         team: &Team<'_>,
-        product: &mut matmul::Scratch,
+        (product, scratch): (&mut matmul::Scratch, &mut Scratch),
         states: &[f32],
         sources: Sequences<'_>,
         kv: &mut KvBlocks,
@@ -139,10 +141,9 @@ impl CrossAttention {
         let a = &self.spec;
         let rows = sources.list.last().map_or(0, |source| source.rows.end);
         let n = rows * a.kv_heads * a.head_dim;
-        let (mut k, mut v) = (vec![0.0; n], vec![0.0; n]);
-        let targets = [self.key.target(&mut k), self.value.target(&mut v)];
-        linear(team, product, states.into(), rows, &targets);
-        a.norm_over.apply(team, self.key_norm.as_ref(), &mut k, [a.kv_heads, a.head_dim]);
-        kv.store_all(team, sources, &k, &v);
+        let (k, v) = (sized(&mut scratch.k, n), sized(&mut scratch.v, n));
+        linear(team, product, states.into(), rows, &[self.key.target(k), self.value.target(v)]);
+        a.norm_over.apply(team, self.key_norm.as_ref(), k, [a.kv_heads, a.head_dim]);
+        kv.store_all(team, sources, k, v);
     }
 }

@@ -17,12 +17,15 @@ mod short_convolution;
 mod stream;
 
 use super::bounds::Site;
+use super::cache::Cache;
 use super::describe::{Norm, mirror, one};
 use super::state::{State, StateKind, StatePlace};
 use super::walk::Walk;
 use crate::error::Result;
 use crate::matmul;
+use crate::ops::kv::{Sequence, Sequences};
 use crate::tensor::Buffer;
+use crate::threads::Team;
 use operator::{Capture, Operator};
 pub use operator::{Captured, Widths};
 pub use pass::{Part, Pass};
@@ -204,6 +207,22 @@ impl Block {
     /// Whether it reads the layer's input instead of the running states.
     pub fn reads_layer_input(&self) -> bool {
         self.edges.from_layer_input
+    }
+
+    /// Stores what the block's cross-attention, if it is one, reads of the sources' states, `[rows, width]`.
+    pub fn store_source(
+        &self,
+        team: &Team<'_>,
+        scratch: &mut Scratch,
+        states: &[f32],
+        sources: &[Sequence],
+        cache: &mut Cache,
+    ) {
+        if let Body::CrossAttention(attention) = &self.body {
+            let (kv, tables) = cache.state(self.place).blocks();
+            let memory = (&mut scratch.product, &mut scratch.bodies.cross_attention);
+            attention.store_source(team, memory, states, Sequences { list: sources, tables }, kv);
+        }
     }
 
     /// Runs over the rows of a pass, on `scratch.x`.
