@@ -181,7 +181,13 @@ class Engine:
         # A file, since an unread pipe blocks a peer that prints much.
         self._said = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed with the engine
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said, text=True, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+            env=environment,
+            cwd=benches,  # the first place where modules are looked for
         )
         try:
             self._answer()
@@ -316,6 +322,8 @@ def main() -> None:
     records.add_option(parser)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
+    arguments.folder = arguments.folder.resolve()
+    arguments.text = str(Path(arguments.text).resolve()) if arguments.text else ""
     recorder = records.Recorder(arguments.record)
     chosen = rows(recorder.machine["isa"])
     if arguments.baseline:
