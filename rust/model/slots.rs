@@ -143,11 +143,6 @@ pub struct SlotRows<'a> {
 }
 
 impl SlotRows<'_> {
-    /// The slots of a sequence.
-    pub fn of(&self, sequence: usize) -> &SlotState {
-        &self.states[sequence]
-    }
-
     /// The state of a sequence at the beginning of a step; `None` is all zeros.
     pub fn current(&self, sequence: usize) -> Option<&[f32]> {
         let slot = self.states[sequence].current? as usize;

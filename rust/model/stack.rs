@@ -155,10 +155,6 @@ impl Stack {
         &self.layout
     }
 
-    pub fn layers(&self) -> usize {
-        self.layers.len()
-    }
-
     /// All blocks, in order.
     pub fn blocks(&self) -> impl Iterator<Item = &Block> {
         self.layers.iter().flatten()

@@ -81,13 +81,8 @@ impl Stream<'_> {
         }
     }
 
-    /// Memory for an output that the body computes itself, `[rows, hidden]`, and scratch of products;
-    /// [`Stream::residual`] adds the output.
-    pub fn output(&mut self, pass: &Pass<'_>) -> (&mut [f32], &mut matmul::Scratch) {
-        (sized(self.y, pass.rows * pass.hidden), self.product)
-    }
-
-    /// The normalized input that [`Stream::input`] made, the output and the memory of products.
+    /// The normalized input, memory for an output that the body computes itself, each `[rows, hidden]`, and
+    /// scratch of products; [`Stream::residual`] adds the output.
     pub fn input_and_output(&mut self, pass: &Pass<'_>) -> (&[f32], &mut [f32], &mut matmul::Scratch) {
         let n = pass.rows * pass.hidden;
         self.input(pass);
