@@ -126,9 +126,7 @@ impl Cache {
             let from = &self.states[id];
             (state.current, state.length, state.previous) = (from.current, from.length, from.previous);
             state.snapshots.extend_from_slice(&from.snapshots);
-            let previous = state.previous.and_then(|(_, slot)| slot);
-            let kept = state.snapshots.iter().map(|&(_, slot)| slot);
-            kept.chain(state.current).chain(previous).for_each(|slot| self.slots.reference(slot));
+            state.held().for_each(|slot| self.slots.reference(slot));
             self.states[fork] = state;
         }
         fork
@@ -136,17 +134,10 @@ impl Cache {
 
     /// Removes a sequence.
     pub fn release(&mut self, id: SequenceId) {
-        if self.lengths[id].is_none() {
-            return;
+        if self.lengths[id].is_some() {
+            self.truncate(id, 0);
+            self.lengths[id] = None;
         }
-        for group in &mut self.groups {
-            while let Some(block) = group.tables[id].pop() {
-                group.release(block);
-            }
-            group.first[id] = 0;
-        }
-        self.roll_back(id, 0);
-        self.lengths[id] = None;
     }
 
     /// Truncates a sequence to `length` tokens, or to fewer if its state cannot be rolled back exactly there;
@@ -176,11 +167,8 @@ impl Cache {
         }
         let Cache { states, slots, .. } = self;
         let state = &mut states[id];
-        state
-            .pending
-            .drain(..)
-            .chain(state.next.take().map(|slot| (0, slot)))
-            .for_each(|(_, slot)| slots.release(slot));
+        let written = state.pending.drain(..).map(|(_, slot)| slot).chain(state.next.take());
+        written.for_each(|slot| slots.release(slot));
         if length >= state.length {
             return state.length;
         }
@@ -350,12 +338,7 @@ impl Cache {
         }
         if !self.slots.is_empty() {
             seen.clear();
-            for state in ids.map(|id| &self.states[id]) {
-                let previous = state.previous.and_then(|(_, slot)| slot);
-                seen.extend(
-                    state.snapshots.iter().map(|&(_, slot)| slot).chain(state.current).chain(previous),
-                );
-            }
+            seen.extend(ids.flat_map(|id| self.states[id].held()));
             seen.sort_unstable();
             seen.dedup();
             bytes += seen.len() * self.slots.slot_bytes();

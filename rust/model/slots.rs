@@ -5,6 +5,7 @@
 
 use crate::error::{Error, Result};
 use crate::tensor::Buffer;
+use std::ops::Range;
 
 /// Number of a slot.
 pub type SlotId = u32;
@@ -132,6 +133,14 @@ pub struct SlotState {
     pub snapshots: Vec<(usize, SlotId)>,
 }
 
+impl SlotState {
+    /// The slots with a reference of the sequence, between steps.
+    pub fn held(&self) -> impl Iterator<Item = SlotId> {
+        let snapshots = self.snapshots.iter().map(|&(_, slot)| slot);
+        snapshots.chain(self.current).chain(self.previous.and_then(|(_, slot)| slot))
+    }
+}
+
 /// The part of the slots that belongs to one block.
 pub struct SlotRows<'a> {
     chunks: &'a mut [Buffer<f32>],
@@ -145,9 +154,8 @@ pub struct SlotRows<'a> {
 impl SlotRows<'_> {
     /// The state of a sequence at the beginning of a step; `None` is all zeros.
     pub fn current(&self, sequence: usize) -> Option<&[f32]> {
-        let slot = self.states[sequence].current? as usize;
-        let at = slot % self.per_chunk * self.stride + self.offset;
-        Some(&self.chunks[slot / self.per_chunk][at..at + self.width])
+        let (chunk, range) = self.place(self.states[sequence].current?);
+        Some(&self.chunks[chunk][range])
     }
 
     /// Calls `write(position, numbers)` for each state to keep of a step from `first` to `end`: those at
@@ -163,9 +171,15 @@ impl SlotRows<'_> {
         let inner = state.pending.iter().filter(|(at, _)| (first + 1..=end).contains(at));
         let last = state.next.map(|slot| (end, slot));
         for (position, slot) in inner.copied().chain(last) {
-            let slot = slot as usize;
-            let at = slot % self.per_chunk * self.stride + self.offset;
-            write(position, &mut self.chunks[slot / self.per_chunk][at..at + self.width]);
+            let (chunk, range) = self.place(slot);
+            write(position, &mut self.chunks[chunk][range]);
         }
+    }
+
+    /// The chunk of a slot, and where the part is in it.
+    fn place(&self, slot: SlotId) -> (usize, Range<usize>) {
+        let slot = slot as usize;
+        let at = slot % self.per_chunk * self.stride + self.offset;
+        (slot / self.per_chunk, at..at + self.width)
     }
 }
