@@ -185,8 +185,8 @@ def case(name: str, config: Mapping[str, Any], call: Mapping[str, Any]) -> Case:
 
 
 DECODER, TRANSLATOR = "tiny-shakespeare", "tiny-en-de"
-# Per key: settings of generation_config.json, of which those of the key are the difference to the plain ones, and the
-# options of a call with the same meaning.
+# Per key: settings of generation_config.json, of which those of the key are the difference to the plain
+# ones, and the options of a call with the same meaning.
 EQUAL: dict[str, Case] = {
     "max_new_tokens": case(DECODER, {"max_new_tokens": 7}, {"max_tokens": 7}),
     "max_length": (

@@ -262,8 +262,8 @@ def test_draws_follow_the_twin(options: dict[str, Any], case: Case) -> None:
     prompt = case.ids[0][:4]
     margins: list[float] = []
     want = probabilities(model.logits(*ragged([prompt]))[-1], temperature=0.7, margins=margins, **options)
-    # Twelve of fifteen equal logits have 0.8 of the mass but for rounding: of at most 53 sums and an exponential each
-    # of 2^-24, below 1e-5.
+    # Twelve of fifteen equal logits have 0.8 of the mass but for rounding: of at most 53 sums and an
+    # exponential each of 2^-24, below 1e-5.
     wide = min(margins, default=1.0) > 1e-5
     event(f"margin {'wide' if wide else 'narrow'}")
     if not wide:

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! codes   [group 8]   low   [256] u8   4 bits of code j in byte j low, of code j + 256 high
-//!                     high  [128] u8   2 bits each of the codes j, j + 128, j + 256, j + 384 in byte j, lowest first
+//!                     high  [128] u8   2 bits each of the codes j, j + 128, j + 256, j + 384 in byte j,
+//!                                      lowest first
 //! scales  [group 8][output 16] f16 times 4096
 //! ```
 //!

@@ -1,4 +1,5 @@
-//! Blocks of keys and values of the layers with one window: tables by sequence, reference counts, memory by segments.
+//! Blocks of keys and values of the layers with one window: tables by sequence, reference counts, memory by
+//! segments.
 
 use crate::error::{Error, Result};
 use crate::ops::attention::TILE;
