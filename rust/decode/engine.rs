@@ -12,7 +12,7 @@ use super::sequence::{FinishReason, Prompt};
 use crate::error::{Error, Result};
 use crate::model::prefix::{self, Summary};
 use crate::model::{Model, Session};
-use crate::threads::{Hook, PerProcess, nested_call};
+use crate::threads::{HOOK_INTERVAL, Hook, PerProcess, nested_call};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,8 +22,6 @@ use std::time::{Duration, Instant};
 
 /// Maximum time for which a driver keeps the model's threads while other callers wait for them.
 const MAX_TURN: Duration = Duration::from_millis(5);
-/// Maximum time between two polls of a sleeping thread's hook.
-const HOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Generates with a model for calls of any thread.
 pub struct Engine {

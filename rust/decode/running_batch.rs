@@ -79,9 +79,7 @@ impl RunningBatch {
         running.retain_mut(|running| {
             if running.call() == call {
                 running.retire(true, cache, prefixes.as_mut().filter(|_| keep), None, &mut |_, _| {});
-                if let (Some(source), Some(sources)) = (running.source, sources.as_mut()) {
-                    sources.release(source);
-                }
+                release_source(running, sources);
             }
             running.call() != call
         });
@@ -101,11 +99,16 @@ impl RunningBatch {
                     let found = searching.search.hypotheses(&running.prompt.settings.options);
                     report.hypotheses.push((call, running.prompt.number, found));
                 }
-                if let (Some(source), Some(sources)) = (running.source, sources.as_mut()) {
-                    sources.release(source);
-                }
+                release_source(running, sources);
             }
             !over
         });
+    }
+}
+
+/// Releases the keys and values of the source of a prompt that leaves the batch.
+fn release_source(running: &ActivePrompt, sources: &mut Option<Cache>) {
+    if let (Some(source), Some(sources)) = (running.source, sources) {
+        sources.release(source);
     }
 }

@@ -120,7 +120,8 @@ impl Scoring<'_> {
     ) -> Result<()> {
         let vocab = logits.len() / range.len();
         let alone = range.len() < 2;
-        let check = |logits: &[f32]| if finite { Ok(()) } else { self.model.check_logits(logits) };
+        let model = self.model;
+        let check = |logits: &[f32]| if finite { Ok(()) } else { model.check_logits(logits) };
         if !alone {
             team.run_mut(logits, vocab, &|i, logits, _| {
                 let n = range.start + i;
@@ -139,7 +140,7 @@ impl Scoring<'_> {
                 self.take(n);
                 continue;
             }
-            match if finite { Ok(()) } else { self.model.check_logits(logits) } {
+            match check(logits) {
                 Ok(()) => self.one(n, RowScores::Logits(logits)),
                 Err(error) => self.fail(n, error),
             }

@@ -19,11 +19,11 @@ mod per_process;
 
 pub use affinity::Pinned;
 pub use count::default_threads;
-pub use inner::nested_call;
+pub use inner::{HOOK_INTERVAL, nested_call};
 pub use per_process::PerProcess;
 
 use crate::error::{Error, Result};
-use inner::{HOOK_INTERVAL, Inner, Turn};
+use inner::{Inner, Turn};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
