@@ -117,8 +117,8 @@ impl Cache {
         for group in &mut self.groups {
             let mut table = std::mem::take(&mut group.tables[fork]);
             table.extend_from_slice(&group.tables[id]);
-            table.iter().filter(|&&b| b != HOLE).for_each(|&b| group.references[b as usize] += 1);
             group.tables[fork] = table;
+            group.reference_all(fork);
             group.first[fork] = group.first[id];
         }
         if !self.slots.is_empty() {

@@ -12,6 +12,7 @@
 mod blocks;
 mod bounds;
 mod cache;
+mod counted;
 mod describe;
 mod forward_whole;
 mod head;

@@ -3,7 +3,8 @@
 //! A slot is immutable once a step has ended: a step reads one slot and writes another. So forks and
 //! snapshots are references, and a failed step leaves the sequence unchanged.
 
-use crate::error::{Error, Result};
+use super::counted::Counted;
+use crate::error::Result;
 use crate::tensor::Buffer;
 use std::ops::Range;
 
@@ -14,22 +15,18 @@ pub type SlotId = u32;
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// The slots of a cache.
-#[derive(Default)]
 pub struct Slots {
     width: usize,
     per_chunk: usize,
     chunks: Vec<Buffer<f32>>,
-    references: Vec<u32>,
-    free: Vec<SlotId>,
-    /// Chunks that have no memory.
-    vacant: Vec<usize>,
+    counted: Counted,
 }
 
 impl Slots {
     /// Slots of `width` numbers; no slots if it is 0.
     pub fn new(width: usize) -> Slots {
         let per_chunk = (CHUNK_BYTES / (4 * width.max(1))).max(1);
-        Slots { width, per_chunk, ..Slots::default() }
+        Slots { width, per_chunk, chunks: Vec::new(), counted: Counted::new("slot", per_chunk) }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -47,67 +44,37 @@ impl Slots {
     }
 
     pub fn in_use(&self) -> usize {
-        self.references.len() - self.free.len() - self.vacant.len() * self.per_chunk
+        self.counted.in_use()
     }
 
     /// A slot with one reference; its contents are undefined.
     pub fn allocate(&mut self) -> Result<SlotId> {
-        if self.free.is_empty() {
-            let chunk = self.vacant.last().copied().unwrap_or(self.chunks.len());
-            let end = u32::try_from((chunk + 1) * self.per_chunk)
-                .map_err(|_| Error::Memory("the cache has no slot numbers left".to_owned()))?;
-            let memory = Buffer::zeroed(self.per_chunk * self.width)?;
-            if self.vacant.pop().is_some() {
-                self.chunks[chunk] = memory;
-            } else {
-                self.chunks.push(memory);
-                self.references.resize(end as usize, 0);
-            }
-            self.free.extend((end - self.per_chunk as u32..end).rev());
-        }
-        let slot = self.free.pop().expect("one was added");
-        self.references[slot as usize] = 1;
-        Ok(slot)
+        let Slots { width, per_chunk, chunks, counted } = self;
+        counted.allocate(|chunk| {
+            let memory = Buffer::zeroed(*per_chunk * *width)?;
+            chunks.resize_with(chunks.len().max(chunk + 1), Buffer::default);
+            chunks[chunk] = memory;
+            Ok(())
+        })
     }
 
     pub fn reference(&mut self, slot: SlotId) {
-        self.references[slot as usize] += 1;
+        self.counted.reference(slot);
     }
 
     pub fn release(&mut self, slot: SlotId) {
-        let count = &mut self.references[slot as usize];
-        *count -= 1;
-        if *count == 0 {
-            self.free.push(slot);
-        }
+        self.counted.release(slot);
     }
 
     /// Frees all slots; their memory stays.
     pub fn clear(&mut self) {
-        self.references.fill(0);
-        self.free.clear();
-        let Slots { free, references, vacant, per_chunk, .. } = self;
-        let slots = (0..references.len() as u32).rev();
-        free.extend(slots.filter(|&slot| !vacant.contains(&(slot as usize / *per_chunk))));
+        self.counted.clear();
     }
 
     /// Frees chunks in which no slot is in use until the memory is at most `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
-        let mut memory = self.bytes();
-        if memory <= bytes {
-            return;
-        }
-        let Slots { chunks, free, vacant, per_chunk, .. } = self;
-        let mut unused = vec![0; chunks.len()];
-        free.iter().for_each(|&slot| unused[slot as usize / *per_chunk] += 1);
-        for chunk in (0..chunks.len()).rev().filter(|&chunk| unused[chunk] == *per_chunk) {
-            if memory <= bytes {
-                break;
-            }
-            memory -= 4 * std::mem::take(&mut chunks[chunk]).len();
-            vacant.push(chunk);
-        }
-        free.retain(|&slot| !vacant.contains(&(slot as usize / *per_chunk)));
+        let chunk_bytes = (self.per_chunk * self.slot_bytes()).max(1);
+        self.counted.shrink(bytes / chunk_bytes, |chunk| self.chunks[chunk] = Buffer::default());
     }
 
     /// The numbers `offset..offset + width` of every slot, for the sequences whose states are `states`.

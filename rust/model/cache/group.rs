@@ -1,7 +1,8 @@
 //! Blocks of keys and values of the layers with one window: tables by sequence, reference counts, memory by
 //! segments.
 
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::model::counted::Counted;
 use crate::ops::attention::TILE;
 use crate::ops::kv::{KV_BLOCK, KvBlocks, SEGMENT};
 use crate::threads::Team;
@@ -16,10 +17,8 @@ pub const HOLE: u32 = u32::MAX;
 pub struct Group {
     pub window: Option<usize>,
     pub layers: Vec<KvBlocks>,
-    pub references: Vec<u32>,
-    pub free: Vec<u32>,
-    /// Segments of blocks without memory.
-    pub vacant: Vec<usize>,
+    /// The numbers of blocks.
+    pub counted: Counted,
     /// Blocks of each sequence, by its id.
     pub tables: Vec<Vec<u32>>,
     /// The first entry of each table that is not a hole.
@@ -30,71 +29,39 @@ pub struct Group {
 
 impl Group {
     pub fn new(window: Option<usize>, layers: Vec<KvBlocks>) -> Group {
-        let (references, free, vacant) = (Vec::new(), Vec::new(), Vec::new());
-        Group {
-            window,
-            layers,
-            references,
-            free,
-            vacant,
-            tables: Vec::new(),
-            first: Vec::new(),
-            copies: Vec::new(),
-        }
+        let counted = Counted::new("block", SEGMENT);
+        Group { window, layers, counted, tables: Vec::new(), first: Vec::new(), copies: Vec::new() }
     }
 
     pub fn block_bytes(&self) -> usize {
         self.layers.iter().map(KvBlocks::block_bytes).sum()
     }
 
-    pub fn allocate(&mut self) -> Result<u32> {
-        if self.free.is_empty() {
-            let segment = self.vacant.last().copied().unwrap_or(self.references.len() / SEGMENT);
-            let end = u32::try_from((segment + 1) * SEGMENT)
-                .map_err(|_| Error::Memory("the cache has no block numbers left".to_owned()))?;
-            self.layers.iter_mut().try_for_each(|layer| layer.allocate_segment(segment))?;
-            self.vacant.pop();
-            self.references.resize(self.references.len().max(end as usize), 0);
-            self.free.extend((end - SEGMENT as u32..end).rev());
-        }
-        let block = self.free.pop().expect("a segment was added");
-        self.references[block as usize] = 1;
-        Ok(block)
+    fn allocate(&mut self) -> Result<u32> {
+        let Group { counted, layers, .. } = self;
+        counted.allocate(|segment| layers.iter_mut().try_for_each(|layer| layer.allocate_segment(segment)))
     }
 
     pub fn in_use(&self) -> usize {
-        self.references.len() - self.free.len() - self.vacant.len() * SEGMENT
+        self.counted.in_use()
     }
 
     /// Frees segments in which no block is in use until the memory is at most `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
-        let segment_bytes = SEGMENT * self.block_bytes();
-        let mut memory = self.references.len() / SEGMENT - self.vacant.len();
-        if segment_bytes == 0 || memory * segment_bytes <= bytes {
-            return;
-        }
-        let mut free = vec![0; self.references.len() / SEGMENT];
-        self.free.iter().for_each(|&block| free[block as usize / SEGMENT] += 1);
-        for segment in (0..free.len()).rev().filter(|&segment| free[segment] == SEGMENT) {
-            if memory * segment_bytes <= bytes {
-                break;
-            }
-            self.layers.iter_mut().for_each(|layer| layer.release_segment(segment));
-            self.vacant.push(segment);
-            memory -= 1;
-        }
-        let vacant = &self.vacant;
-        self.free.retain(|&block| !vacant.contains(&(block as usize / SEGMENT)));
+        let most = bytes / (SEGMENT * self.block_bytes()).max(1);
+        let Group { counted, layers, .. } = self;
+        counted.shrink(most, |segment| layers.iter_mut().for_each(|layer| layer.release_segment(segment)));
+    }
+
+    /// Adds the references of a table that another sequence copies.
+    pub fn reference_all(&mut self, id: SequenceId) {
+        let Group { counted, tables, .. } = self;
+        tables[id].iter().filter(|&&block| block != HOLE).for_each(|&block| counted.reference(block));
     }
 
     pub fn release(&mut self, block: u32) {
-        if block == HOLE {
-            return;
-        }
-        let count = &mut self.references[block as usize];
-        *count -= 1;
-        if *count == 0 {
-            self.free.push(block);
+        if block != HOLE {
+            self.counted.release(block);
         }
     }
 
@@ -103,7 +70,7 @@ impl Group {
     pub fn lengthen(&mut self, id: SequenceId, length: usize, tokens: usize) -> Result<()> {
         let last = self.tables[id].last().copied().filter(|&b| b != HOLE);
         if let Some(last) =
-            last.filter(|&b| !length.is_multiple_of(KV_BLOCK) && self.references[b as usize] > 1)
+            last.filter(|&b| !length.is_multiple_of(KV_BLOCK) && self.counted.references()[b as usize] > 1)
         {
             let copy = self.allocate()?;
             self.copies.push((last, copy));
@@ -157,10 +124,6 @@ impl Group {
     pub fn clear(&mut self) {
         self.tables.iter_mut().for_each(Vec::clear);
         self.first.fill(0);
-        self.references.fill(0);
-        self.free.clear();
-        let Group { free, references, vacant, .. } = self;
-        let blocks = (0..references.len() as u32).rev();
-        free.extend(blocks.filter(|&block| !vacant.contains(&(block as usize / SEGMENT))));
+        self.counted.clear();
     }
 }

@@ -238,10 +238,10 @@ impl Checked {
 
     fn check_references(&self) {
         for group in &self.cache.groups {
-            let mut counts = vec![0; group.references.len()];
+            let mut counts = vec![0; group.counted.references().len()];
             let held = group.tables.iter().flatten().filter(|&&block| block != HOLE);
             held.for_each(|&block| counts[block as usize] += 1);
-            assert_eq!(counts, group.references);
+            assert_eq!(counts, group.counted.references());
             assert_eq!(group.in_use(), counts.iter().filter(|&&count| count > 0).count());
             assert!(group.copies.is_empty());
         }
