@@ -93,6 +93,34 @@ pub(super) fn check_heads(place: &str, heads: usize, kv_heads: usize, head_dim: 
     Ok(())
 }
 
+/// Reused memory of attention to cached keys and values.
+#[derive(Default)]
+pub(super) struct Attended {
+    scratch: ops::attention::Scratch,
+    context: Buffer<f32>,
+}
+
+impl Attended {
+    /// The mean of the cached values of each query's sequence, weighted by `scores`:
+    /// `[rows, heads * value_dim]`; the capture gets the weights.
+    pub fn attend(
+        &mut self,
+        team: &Team<'_>,
+        q: &[f32],
+        kv: &KvBlocks,
+        sequences: Sequences<'_>,
+        scores: &Scores<'_>,
+        capture: Capture<'_>,
+    ) -> &[f32] {
+        if let Some(capture) = capture {
+            capture.extend(probabilities(q, sequences, kv, scores));
+        }
+        let context = sized(&mut self.context, q.len() / scores.key_dim * scores.value_dim);
+        ops::attention::attention(team, &mut self.scratch, q, sequences, kv, scores, context);
+        context
+    }
+}
+
 /// Loaded self-attention.
 pub struct Attention {
     spec: AttentionSpec,
@@ -108,11 +136,10 @@ pub struct Attention {
 /// Reused memory of passes.
 #[derive(Default)]
 pub struct Scratch {
-    attention: ops::attention::Scratch,
+    attended: Attended,
     q: Buffer<f32>,
     k: Buffer<f32>,
     v: Buffer<f32>,
-    context: Buffer<f32>,
     positions: Positions,
 }
 
@@ -253,9 +280,8 @@ impl Attention {
         capture: Capture<'_>,
     ) {
         let a = &self.spec;
-        let Scratch { attention, q, context, positions, .. } = scratch;
-        let n = pass.rows * a.heads * a.head_dim;
-        let q = &mut q[..n];
+        let Scratch { attended, q, positions, .. } = scratch;
+        let q = &mut q[..pass.rows * a.heads * a.head_dim];
         if let Some(scale) = &a.query_scale {
             scale_queries(scale, pass, q, a.heads * a.head_dim);
         }
@@ -270,11 +296,7 @@ impl Attention {
             softcap: a.softcap.map(|c| c as f32),
             distance_bias: self.bias.as_ref().map(|rule| positions.bias(rule, &pass.view.spans)),
         };
-        if let Some(capture) = capture {
-            capture.extend(probabilities(q, sequences, kv, &scores));
-        }
-        let context = sized(context, n);
-        ops::attention::attention(pass.team, attention, q, sequences, kv, &scores, context);
+        let context = attended.attend(pass.team, q, kv, sequences, &scores, capture);
         stream.project(pass, &self.output, context);
     }
 }

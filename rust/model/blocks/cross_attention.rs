@@ -1,6 +1,6 @@
 //! Cross-attention: queries of the decoder attend to the keys and values of a source, which are stored once.
 
-use super::attention::{NormOver, check_heads};
+use super::attention::{Attended, NormOver, check_heads};
 use super::operator::{Capture, Captured, Operator, Widths};
 use super::pass::Pass;
 use super::stream::Stream;
@@ -10,8 +10,7 @@ use crate::model::bounds::{Site, finite, norms, positive, refuse};
 use crate::model::describe::{Norm as NormSpec, mirror};
 use crate::model::state::{State, StateKind};
 use crate::model::walk::{Linear, Walk};
-use crate::ops;
-use crate::ops::attention::{Scores, probabilities};
+use crate::ops::attention::Scores;
 use crate::ops::kv::{KvBlocks, KvShape, Sequences};
 use crate::ops::norm::Norm;
 use crate::tensor::{Buffer, sized};
@@ -47,9 +46,8 @@ pub struct CrossAttention {
 /// Reused memory of passes.
 #[derive(Default)]
 pub struct Scratch {
-    attention: ops::attention::Scratch,
+    attended: Attended,
     q: Buffer<f32>,
-    context: Buffer<f32>,
     k: Buffer<f32>,
     v: Buffer<f32>,
 }
@@ -103,9 +101,8 @@ impl Operator for CrossAttention {
         let a = &self.spec;
         let (kv, tables) = state.blocks();
         let sequences = Sequences { list: &pass.view.sources, tables };
-        let Scratch { attention, q, context, .. } = scratch;
-        let n = pass.rows * a.heads * a.head_dim;
-        let q = sized(q, n);
+        let Scratch { attended, q, .. } = scratch;
+        let q = sized(q, pass.rows * a.heads * a.head_dim);
         stream.products(pass, &[self.query.target(q)]);
         a.norm_over.apply(pass.team, self.query_norm.as_ref(), q, [a.heads, a.head_dim]);
         let scores = Scores {
@@ -119,11 +116,7 @@ impl Operator for CrossAttention {
             softcap: a.softcap.map(|c| c as f32),
             distance_bias: None,
         };
-        if let Some(capture) = capture {
-            capture.extend(probabilities(q, sequences, kv, &scores));
-        }
-        let context = sized(context, n);
-        ops::attention::attention(pass.team, attention, q, sequences, kv, &scores, context);
+        let context = attended.attend(pass.team, q, kv, sequences, &scores, capture);
         stream.project(pass, &self.output, context);
     }
 }
