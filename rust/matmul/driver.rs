@@ -153,24 +153,15 @@ pub fn linear_each(team: &Team<'_>, scratch: &mut Scratch, x: &[f32], targets: &
     threads.resize_with(team.threads().max(threads.len()), Mutex::default);
     let packing = Packing { height: 1, ..products.packing(level, 1, inputs) };
     let view = packed.pack(team, level, packing, x.into(), 0..targets.len(), inputs);
-    let panels: usize = targets.iter().map(|t| t.weight.panels()).sum();
-    let per_chunk = panels_per_chunk(team, 1, panels);
-    let groups: usize = targets.iter().map(|t| t.weight.panels().div_ceil(per_chunk)).sum();
+    let groups = Groups::new(team, 1, targets);
     let threads = &*threads;
-    team.run(groups, &|mut chunk, thread| {
-        for (row, t) in targets.iter().enumerate() {
-            let count = t.weight.panels().div_ceil(per_chunk);
-            if chunk < count {
-                let first = chunk * per_chunk;
-                let panels = first..(first + per_chunk).min(t.weight.panels());
-                let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
-                // The tile's row is the first of the target's output.
-                let part = Subproduct { weight: t.weight, panels, x: view, tiles: row..row + 1, rows: 1 };
-                compute(level, t, part, work, 0usize.wrapping_sub(row));
-                return;
-            }
-            chunk -= count;
-        }
+    team.run(groups.count, &|group, thread| {
+        let (row, panels) = groups.at(group);
+        let t = &targets[row];
+        let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
+        // The tile's row is the first of the target's output.
+        let part = Subproduct { weight: t.weight, panels, x: view, tiles: row..row + 1, rows: 1 };
+        compute(level, t, part, work, 0usize.wrapping_sub(row));
     });
 }
 
@@ -254,27 +245,48 @@ fn rows_chunk(
     let (view, threads) = scratch.prepare(team, level, targets[0].weight, x, from, rows);
 
     // Chunks: some panels of one target and, where panels are few, a part of the row tiles.
-    let panels: usize = targets.iter().map(|t| t.weight.panels()).sum();
-    let per_chunk = panels_per_chunk(team, rows, panels);
-    let groups: usize = targets.iter().map(|t| t.weight.panels().div_ceil(per_chunk)).sum();
+    let groups = Groups::new(team, rows, targets);
     let tiles = view.packed.tiles.len();
-    let cuts = cuts(team, rows, groups, tiles);
-    team.run(groups * cuts, &|chunk, thread| {
-        let (mut group, cut) = (chunk / cuts, chunk % cuts);
-        for t in targets {
-            let count = t.weight.panels().div_ceil(per_chunk);
-            if group < count {
-                let first = group * per_chunk;
-                let panels = first..(first + per_chunk).min(t.weight.panels());
-                let tiles = tiles * cut / cuts..tiles * (cut + 1) / cuts;
-                let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
-                let part = Subproduct { weight: t.weight, panels, x: view, tiles, rows };
-                compute(level, t, part, work, from);
-                return;
-            }
-            group -= count;
-        }
+    let cuts = cuts(team, rows, groups.count, tiles);
+    team.run(groups.count * cuts, &|chunk, thread| {
+        let (group, cut) = (chunk / cuts, chunk % cuts);
+        let (target, panels) = groups.at(group);
+        let t = &targets[target];
+        let tiles = tiles * cut / cuts..tiles * (cut + 1) / cuts;
+        let work = &mut *threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
+        compute(level, t, Subproduct { weight: t.weight, panels, x: view, tiles, rows }, work, from);
     });
+}
+
+/// The panels of all targets of a region, in groups of panels of one target that a thread takes at a time.
+struct Groups<'a> {
+    targets: &'a [Target<'a>],
+    per_group: usize,
+    count: usize,
+}
+
+impl<'a> Groups<'a> {
+    fn new(team: &Team<'_>, rows: usize, targets: &'a [Target<'a>]) -> Groups<'a> {
+        let per_group = panels_per_chunk(team, rows, targets.iter().map(|t| t.weight.panels()).sum());
+        let count = targets.iter().map(|t| t.weight.panels().div_ceil(per_group)).sum();
+        Groups { targets, per_group, count }
+    }
+
+    /// The target and the panels of a group below `count`.
+    #[inline]
+    fn at(&self, mut group: usize) -> (usize, Range<usize>) {
+        let mut target = 0;
+        loop {
+            let panels = self.targets[target].weight.panels();
+            let groups = panels.div_ceil(self.per_group);
+            if group < groups {
+                let first = group * self.per_group;
+                return (target, first..(first + self.per_group).min(panels));
+            }
+            group -= groups;
+            target += 1;
+        }
+    }
 }
 
 /// Panels of one target that a thread takes at a time.
@@ -300,15 +312,11 @@ pub fn cuts(team: &Team<'_>, rows: usize, groups: usize, tiles: usize) -> usize 
 fn compute(level: Level, t: &Target<'_>, whole: Subproduct<'_>, work: &mut ThreadScratch, from: usize) {
     let ThreadScratch { result, gate, unpacked } = work;
     let (view, panels, tiles) = (whole.x, whole.panels.clone(), whole.tiles.clone());
+    let slab_bytes = Products::of(t.weight, level, whole.rows).slab();
+    let results = panels.len() * if t.gate.is_some() { 2 } else { 1 };
     let mut next = tiles.start;
     while next < tiles.end {
-        let slab_bytes = Products::of(t.weight, level, whole.rows).slab();
-        let slab = slab(
-            view.packed,
-            next..tiles.end,
-            panels.len() * if t.gate.is_some() { 2 } else { 1 },
-            slab_bytes,
-        );
+        let slab = slab(view.packed, next..tiles.end, results, slab_bytes);
         next = slab.end;
         let (first_row, rows) = view.packed.rows_of(&slab);
         let size = panels.len() * rows * PANEL;
