@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lapwing
-from lapwing.models import tasks
+from lapwing.models.tasks import tagging, windows
 
 from .loaded import GOLDEN, expected, minilm, model, tensors
 
@@ -313,7 +313,7 @@ def test_classify_gives_all_labels() -> None:
 def test_tags_have_the_characters_of_the_text() -> None:
     own = model("bert-tokcls")
     text = "The quick brown fox isn't over the lazy dog."
-    for aggregation in tasks.AGGREGATIONS:
+    for aggregation in tagging.AGGREGATIONS:
         for tag in own.tag(text, aggregation=aggregation, ignore_labels=()):
             assert tag.text == text[tag.start : tag.end]
     tokens = own.tag(text, aggregation="none", ignore_labels=())
@@ -328,7 +328,7 @@ def test_tags_have_the_characters_of_the_text() -> None:
 
 
 def _token(start: int, end: int, scores: list[float], subword: bool) -> Any:
-    return tasks._Token(start, end, np.array(scores), subword)
+    return tagging._Token(start, end, np.array(scores), subword)
 
 
 def test_aggregation_follows_the_pipelines() -> None:
@@ -342,7 +342,7 @@ def test_aggregation_follows_the_pipelines() -> None:
     ]
 
     def shown(aggregation: str) -> list[tuple[str, str, float]]:
-        found = tasks._spans_of_labels(items, names, aggregation)
+        found = tagging._spans_of_labels(items, names, aggregation)
         return [(tag.label, text[tag.start : tag.end], round(tag.score, 6)) for tag in found]
 
     assert shown("none") == [
@@ -381,12 +381,12 @@ def test_answers_are_spans_of_the_context() -> None:
 def test_windows_cover_the_text() -> None:
     own = model("bert-qa")
     encoding = own.tokenizer.encode_pair("What?", "word " * 100)
-    parts = tasks.windows(encoding, 40, 10, part=1)
+    parts = windows.split(encoding, 40, 10, part=1)
     covered = {offset for part in parts for offset, s in zip(part.offsets, part.sequences, strict=True) if s == 1}
     assert covered == {o for o, s in zip(encoding.offsets, encoding.sequences, strict=True) if s == 1}
     assert all(len(part) <= 40 for part in parts)
     with pytest.raises(lapwing.OptionError, match="stride"):
-        tasks.windows(encoding, 40, 40, part=1)
+        windows.split(encoding, 40, 40, part=1)
 
 
 def test_masks_are_filled() -> None:

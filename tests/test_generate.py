@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 
 import lapwing
-from lapwing.models import engine
-from lapwing.models.options import (
-    HONOURED,
-    REFUSED,
-    WITHOUT_EFFECT,
-    Defaults,
-    GenerateOptions,
-    resolve,
-)
+from lapwing.models import transcript
+from lapwing.models.generation_config import HONOURED, REFUSED, WITHOUT_EFFECT, Defaults
+from lapwing.models.options import GenerateOptions, resolve
 
 from .loaded import expected, model, tensors
 
@@ -85,10 +79,10 @@ def test_stop_string_that_never_comes_changes_nothing() -> None:
 
 
 def test_held_back_is_the_longest_possible_beginning() -> None:
-    assert engine.held_back("abc<|en", ["<|end|>", "|en?"]) == 4
-    assert engine.held_back("abc", ["xyz"]) == 0
-    assert engine.held_back("ab", ["ab"]) == 0
-    assert engine.first_stop("a stop b", ["b", "stop"]) == 2
+    assert transcript.held_back("abc<|en", ["<|end|>", "|en?"]) == 4
+    assert transcript.held_back("abc", ["xyz"]) == 0
+    assert transcript.held_back("ab", ["ab"]) == 0
+    assert transcript.first_stop("a stop b", ["b", "stop"]) == 2
 
 
 def test_seed_repeats_and_batches_do_not_matter() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import lapwing
-from lapwing.models import options as tables
+from lapwing.models import generation_config as tables
 from lapwing.models.options import GenerateOptions
 
 ROOT = Path(__file__).resolve().parent.parent

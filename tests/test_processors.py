@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lapwing import _core
-from lapwing.models.options import Defaults, resolve
+from lapwing.models.generation_config import Defaults
+from lapwing.models.options import resolve
 
 RECORDED = json.loads((Path(__file__).parent / "golden" / "processors.json").read_text(encoding="utf-8"))
 

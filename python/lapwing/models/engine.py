@@ -1,15 +1,16 @@
-"""Runs generations of the compiled model: batches of prompts, stop strings, streams of text."""
+"""Runs generations of the compiled model: batches of prompts and streams of text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextLengthError
-from ..results import Chunk, Hypothesis, TokenLogprob
+from ..results import Chunk
 from .base import ragged
+from .transcript import Finished, Transcript, first_stop, token_logprob
 
 if TYPE_CHECKING:
     from .. import _core
@@ -19,25 +20,6 @@ if TYPE_CHECKING:
 
 STEPS = 16
 """Tokens between two reports of progress."""
-
-
-@dataclass
-class Finished:
-    """One hypothesis of one prompt."""
-
-    ids: list[int]
-    score: float
-    reason: str
-    text: str | None = None
-    """Set where a stop string cut it."""
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-
-    def hypothesis(self, request: Request, text: str | None = None) -> Hypothesis:
-        """The result, with its text, if any."""
-        logprobs = tuple(self.logprobs) if request.logprobs is not None else None
-        return Hypothesis(
-            ids=tuple(self.ids), score=self.score, text=text, finish_reason=self.reason, logprobs=logprobs
-        )
 
 
 @dataclass(frozen=True)
@@ -107,7 +89,10 @@ def run(job: GenerationJob, done: Callable[[int], None] | None = None) -> list[l
     generation = job.start()
     transcripts: list[Transcript] = []
     if (request.stop or request.logprobs is not None) and request.beams == 1:
-        transcripts = [Transcript(job, text=bool(request.stop)) for _ in range(len(job.prompts) * request.samples)]
+        transcripts = [
+            Transcript(job.tokenizer(), request, text=bool(request.stop))
+            for _ in range(len(job.prompts) * request.samples)
+        ]
     steps = 1 if request.stop else 0 if done is None else STEPS
     left = len(job.prompts)
     try:
@@ -144,101 +129,10 @@ def _finished(
     return finished
 
 
-class Transcript:
-    """Follows one sequence: its tokens, with ``text`` its text, and where a stop string ends it."""
-
-    def __init__(self, job: GenerationJob, index: int = 0, *, text: bool) -> None:
-        self.stopped = False
-        self._request = job.request
-        self._tokenizer = job.tokenizer
-        self._decoder = job.tokenizer().stream() if text else None
-        self._index = index
-        self._ids: list[int] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._text = ""
-        self._searched = 0
-        self._sent_ids = 0
-        self._sent_text = 0
-
-    def take(self, token: int, logprob: float, top: list[tuple[int, float]]) -> bool:
-        """Adds a token; True if it completes a stop string, after which no other is added."""
-        if self.stopped:
-            return False
-        self._ids.append(token)
-        if self._request.logprobs is not None:
-            self._logprobs.append(token_logprob(self._tokenizer(), token, logprob, top))
-        if self._decoder is not None:
-            self._add(self._decoder.push([token]))
-        return self.stopped
-
-    def finished(self, score: float, reason: str) -> Finished:
-        """The whole sequence, with its text if a stop string cut it."""
-        self._end()
-        if self.stopped:
-            return Finished(self._ids, score, "stop", self._text, self._logprobs)
-        return Finished(self._ids, score, reason, None, self._logprobs)
-
-    def chunk(self) -> Chunk | None:
-        """The new text that cannot be the beginning of a stop string, if any."""
-        text = self._text[self._sent_text :]
-        if not self.stopped:
-            text = text[: len(text) - held_back(text, self._request.stop)]
-        return self._send(text, None) if text else None
-
-    def last_chunk(self, reason: str) -> Chunk:
-        """The remaining text at the end."""
-        self._end()
-        return self._send(self._text[self._sent_text :], "stop" if self.stopped else reason)
-
-    def _add(self, text: str) -> None:
-        """Adds text and cuts it where a stop string begins."""
-        self._text += text
-        longest = max(map(len, self._request.stop), default=1)
-        cut = first_stop(self._text, self._request.stop, max(0, self._searched - longest + 1))
-        self._searched = len(self._text)
-        if cut is not None:
-            self.stopped = True
-            self._text = self._text[:cut]
-
-    def _end(self) -> None:
-        """Text that the decoder held back until the end may still complete a stop string."""
-        if self._decoder is not None and not self.stopped:
-            self._add(self._decoder.finish())
-
-    def _send(self, text: str, reason: str | None) -> Chunk:
-        sent, self._sent_ids = self._sent_ids, len(self._ids)
-        self._sent_text += len(text)
-        logprobs = tuple(self._logprobs[sent:]) if self._request.logprobs is not None else None
-        return Chunk(text=text, ids=tuple(self._ids[sent:]), finish_reason=reason, logprobs=logprobs, index=self._index)
-
-
-def token_logprob(tokenizer: Tokenizer, token: int, logprob: float, top: list[tuple[int, float]]) -> TokenLogprob:
-    """A token's log-probability with its text, and the alternatives with theirs."""
-    rivals = tuple((index, tokenizer.decode([index]), value) for index, value in top)
-    return TokenLogprob(id=token, text=tokenizer.decode([token]), logprob=logprob, top=rivals)
-
-
-def first_stop(text: str, stops: Sequence[str], start: int = 0) -> int | None:
-    """Where the first stop string from ``start`` on begins."""
-    found = [at for stop in stops if (at := text.find(stop, start)) >= 0]
-    return min(found, default=None)
-
-
-def held_back(text: str, stops: Sequence[str]) -> int:
-    """Number of characters at the end of ``text`` that may begin a stop string."""
-    longest = 0
-    for stop in stops:
-        for size in range(min(len(stop) - 1, len(text)), longest, -1):
-            if text.endswith(stop[:size]):
-                longest = size
-                break
-    return longest
-
-
 def stream(job: GenerationJob) -> Iterator[Chunk]:
     """Chunks of text as they are generated. Closing the iterator frees the cache and stops the work."""
     generation = job.start()
-    transcripts = [Transcript(job, index, text=True) for index in range(len(job.prompts))]
+    transcripts = [Transcript(job.tokenizer(), job.request, index, text=True) for index in range(len(job.prompts))]
     reported = [False] * len(transcripts)
     try:
         while not generation.finished():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -10,12 +9,15 @@ import numpy as np
 
 from ..errors import OptionError
 from ..progress import Callback, Progress
-from ..results import Chunk, Generation, Score
+from ..results import Chunk, Generation
 from ..tokenizer import template
 from . import arguments, engine
 from .arguments import flag, id_lists, is_text, one_or_many
-from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, LoadedParts, ragged, split_rows
-from .options import Defaults, Request, resolve
+from .base import IdList, LoadedParts, ragged, split_rows
+from .generation_config import Defaults
+from .options import Request, resolve
+from .tasks.embedding import Embedder
+from .tasks.scoring import Scorer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, Any]]
 
 
-class TextGenerator(BaseModel):
+class TextGenerator(Embedder, Scorer):
     """A decoder with a language head.
 
     Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the
@@ -160,69 +162,6 @@ class TextGenerator(BaseModel):
             allow_control_tokens=allow_control_tokens,
         )
         return engine.stream(self._job([prompt], request))
-
-    def score(
-        self,
-        text: str | Sequence[str],
-        *,
-        add_special_tokens: bool = True,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
-        progress: bool | Callback | None = None,
-    ) -> Score | list[Score]:
-        """The log-probability of each token of a text given all tokens before it.
-
-        Raises:
-            ContextLengthError: a text is longer than the model.
-        """
-        texts, single = one_or_many(text, is_text, "text")
-        flag("add_special_tokens", add_special_tokens)
-        items = [
-            self._check_ids(
-                self.tokenizer.encode(item, add_special_tokens=add_special_tokens),
-                self._vocab_size,
-                self.max_length,
-                "text",
-            )
-            for item in texts
-        ]
-        results = self._map(
-            items,
-            len,
-            self._score,
-            batch_tokens=self._logit_tokens(batch_tokens),
-            progress=progress,
-            what="scoring",
-        )
-        return results[0] if single else results
-
-    def embed(
-        self,
-        texts: str | Sequence[str],
-        *,
-        normalize: bool | None = None,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        truncate: bool | None = None,
-        max_tokens: int | None = None,
-        truncate_dim: int | None = None,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
-        progress: bool | Callback | None = None,
-    ) -> Floats:
-        """Embeddings of texts, for checkpoints with sentence-transformers files; see `TextEncoder.embed`."""
-        from .pooling import EmbeddingPipeline
-
-        pipeline = EmbeddingPipeline.of(self)
-        return pipeline.embed(
-            texts,
-            normalize=normalize,
-            prompt=prompt,
-            prompt_name=prompt_name,
-            truncate=truncate,
-            max_tokens=max_tokens,
-            truncate_dim=truncate_dim,
-            batch_tokens=batch_tokens,
-            progress=progress,
-        )
 
     # -- token level ---------------------------------------------------------------------------------
 
@@ -357,31 +296,3 @@ class TextGenerator(BaseModel):
                 )
             )
         return found
-
-    def _score(self, batch: list[list[int]]) -> list[Score]:
-        flat, starts = ragged(batch)
-        logits = self.core.logits(flat, starts)
-        results = []
-        for index, ids in enumerate(batch):
-            rows = logits[starts[index] : starts[index + 1] - 1]
-            values: list[float] = []
-            if len(rows):
-                # In float64, row by row, so that the score of a text does not depend on its batch.
-                wide = rows.astype(np.float64)
-                top = wide.max(axis=1)
-                total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-                values = [float(v) for v in wide[np.arange(len(rows)), ids[1:]] - total]
-            results.append(
-                Score(
-                    ids=tuple(ids),
-                    logprobs=tuple(values),
-                    total=math.fsum(values),
-                    perplexity=_perplexity(values),
-                )
-            )
-        return results
-
-
-def _perplexity(values: Sequence[float]) -> float:
-    # exp(709.8) overflows float64; without scored tokens the perplexity is 1.
-    return math.exp(min(-math.fsum(values) / len(values), 700.0)) if values else 1.0

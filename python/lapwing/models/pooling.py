@@ -17,7 +17,7 @@ from ..errors import CheckpointError, ContextLengthError, OptionError, short_rep
 from ..progress import Callback
 from .arguments import BIG, is_text, one_or_many, optional_flag, optional_text, whole
 from .base import BaseModel, ragged
-from .tasks import sigmoid
+from .probabilities import sigmoid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -329,10 +329,7 @@ class EmbeddingPipeline:
                 raise ContextLengthError(
                     f"a text has {len(ids)} tokens: expected at most {limit}; truncate=True shortens it"
                 )
-            # Truncates the text and keeps the special tokens.
-            over = len(ids) - limit
-            last = max(index for index, flag in enumerate(encoding.special) if not flag)
-            ids = ids[: last + 1 - over] + ids[last + 1 :]
+            ids = encoding.truncated(limit).ids
         return ids
 
 

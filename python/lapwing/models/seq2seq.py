@@ -15,7 +15,9 @@ from . import arguments, directions, engine, sentences
 from .arguments import flag, id_lists, is_text, one_or_many, optional_text
 from .base import BaseModel, IdList, LoadedParts, ragged, split_rows, stack_length
 from .directions import Direction
-from .options import Defaults, Request, id_list, resolve
+from .generation_config import Defaults, id_list
+from .options import Request, resolve
+from .transcript import Finished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -290,11 +292,11 @@ class Seq2Seq(BaseModel):
 
     def _run(
         self, sources: Sequence[IdList], request: Request, direction: Direction, bar: Progress
-    ) -> list[list[engine.Finished]]:
+    ) -> list[list[Finished]]:
         # The engine admits them in this order: long ones first leave no long one alone at the end.
         order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
         found = engine.run(self._job([sources[index] for index in order], request, direction), bar.reports)
-        results: list[list[engine.Finished]] = [[] for _ in sources]
+        results: list[list[Finished]] = [[] for _ in sources]
         for index, hypotheses in zip(order, found, strict=True):
             results[index] = hypotheses
         return results
@@ -318,7 +320,7 @@ class Seq2Seq(BaseModel):
             results.append(_joined(translated) if split else translated[0][0])
         return results
 
-    def _translation(self, hypotheses: Sequence[engine.Finished], request: Request) -> Translation:
+    def _translation(self, hypotheses: Sequence[Finished], request: Request) -> Translation:
         found = [
             h.hypothesis(
                 request, h.text if h.text is not None else self.tokenizer.decode(h.ids, skip_special_tokens=True)

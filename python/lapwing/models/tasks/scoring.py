@@ -1,0 +1,80 @@
+"""Log-probabilities of given texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...progress import Callback
+from ...results import Score
+from ..arguments import flag, is_text, one_or_many
+from ..base import DEFAULT_BATCH_TOKENS, BaseModel, ragged
+
+
+class Scorer(BaseModel):
+    """Scores texts."""
+
+    def score(
+        self,
+        text: str | Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Score | list[Score]:
+        """The log-probability of each token of a text given all tokens before it.
+
+        Raises:
+            ContextLengthError: a text is longer than the model.
+        """
+        texts, single = one_or_many(text, is_text, "text")
+        flag("add_special_tokens", add_special_tokens)
+        stack = self.spec.decoder
+        items = [
+            self._check_ids(
+                self.tokenizer.encode(item, add_special_tokens=add_special_tokens),
+                stack.stem.vocab_size if stack else 0,
+                self.max_length,
+                "text",
+            )
+            for item in texts
+        ]
+        results = self._map(
+            items,
+            len,
+            self._score,
+            batch_tokens=self._logit_tokens(batch_tokens),
+            progress=progress,
+            what="scoring",
+        )
+        return results[0] if single else results
+
+    def _score(self, batch: list[list[int]]) -> list[Score]:
+        flat, starts = ragged(batch)
+        logits = self.core.logits(flat, starts)
+        results = []
+        for index, ids in enumerate(batch):
+            rows = logits[starts[index] : starts[index + 1] - 1]
+            values: list[float] = []
+            if len(rows):
+                # In float64, row by row, so that the score of a text does not depend on its batch.
+                wide = rows.astype(np.float64)
+                top = wide.max(axis=1)
+                total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
+                values = [float(v) for v in wide[np.arange(len(rows)), ids[1:]] - total]
+            results.append(
+                Score(
+                    ids=tuple(ids),
+                    logprobs=tuple(values),
+                    total=math.fsum(values),
+                    perplexity=_perplexity(values),
+                )
+            )
+        return results
+
+
+def _perplexity(values: Sequence[float]) -> float:
+    # exp(709.8) overflows float64; without scored tokens the perplexity is 1.
+    return math.exp(min(-math.fsum(values) / len(values), 700.0)) if values else 1.0

@@ -1,0 +1,123 @@
+"""The text of one generated sequence as it grows: its tokens, its chunks, and where a stop string ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..results import Chunk, Hypothesis, TokenLogprob
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+    from .options import Request
+
+
+@dataclass
+class Finished:
+    """One hypothesis of one prompt."""
+
+    ids: list[int]
+    score: float
+    reason: str
+    text: str | None = None
+    """Set where a stop string cut it."""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+
+    def hypothesis(self, request: Request, text: str | None = None) -> Hypothesis:
+        """The result, with its text, if any."""
+        logprobs = tuple(self.logprobs) if request.logprobs is not None else None
+        return Hypothesis(
+            ids=tuple(self.ids), score=self.score, text=text, finish_reason=self.reason, logprobs=logprobs
+        )
+
+
+class Transcript:
+    """Follows one sequence: its tokens, with ``text`` its text, and where a stop string ends it."""
+
+    def __init__(self, tokenizer: Tokenizer, request: Request, index: int = 0, *, text: bool) -> None:
+        self.stopped = False
+        self._request = request
+        self._tokenizer = tokenizer
+        self._decoder = tokenizer.stream() if text else None
+        self._index = index
+        self._ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._text = ""
+        self._searched = 0
+        self._sent_ids = 0
+        self._sent_text = 0
+
+    def take(self, token: int, logprob: float, top: list[tuple[int, float]]) -> bool:
+        """Adds a token; True if it completes a stop string, after which no other is added."""
+        if self.stopped:
+            return False
+        self._ids.append(token)
+        if self._request.logprobs is not None:
+            self._logprobs.append(token_logprob(self._tokenizer, token, logprob, top))
+        if self._decoder is not None:
+            self._add(self._decoder.push([token]))
+        return self.stopped
+
+    def finished(self, score: float, reason: str) -> Finished:
+        """The whole sequence, with its text if a stop string cut it."""
+        self._end()
+        if self.stopped:
+            return Finished(self._ids, score, "stop", self._text, self._logprobs)
+        return Finished(self._ids, score, reason, None, self._logprobs)
+
+    def chunk(self) -> Chunk | None:
+        """The new text that cannot be the beginning of a stop string, if any."""
+        text = self._text[self._sent_text :]
+        if not self.stopped:
+            text = text[: len(text) - held_back(text, self._request.stop)]
+        return self._send(text, None) if text else None
+
+    def last_chunk(self, reason: str) -> Chunk:
+        """The remaining text at the end."""
+        self._end()
+        return self._send(self._text[self._sent_text :], "stop" if self.stopped else reason)
+
+    def _add(self, text: str) -> None:
+        """Adds text and cuts it where a stop string begins."""
+        self._text += text
+        longest = max(map(len, self._request.stop), default=1)
+        cut = first_stop(self._text, self._request.stop, max(0, self._searched - longest + 1))
+        self._searched = len(self._text)
+        if cut is not None:
+            self.stopped = True
+            self._text = self._text[:cut]
+
+    def _end(self) -> None:
+        """Text that the decoder held back until the end may still complete a stop string."""
+        if self._decoder is not None and not self.stopped:
+            self._add(self._decoder.finish())
+
+    def _send(self, text: str, reason: str | None) -> Chunk:
+        sent, self._sent_ids = self._sent_ids, len(self._ids)
+        self._sent_text += len(text)
+        logprobs = tuple(self._logprobs[sent:]) if self._request.logprobs is not None else None
+        return Chunk(text=text, ids=tuple(self._ids[sent:]), finish_reason=reason, logprobs=logprobs, index=self._index)
+
+
+def token_logprob(tokenizer: Tokenizer, token: int, logprob: float, top: list[tuple[int, float]]) -> TokenLogprob:
+    """A token's log-probability with its text, and the alternatives with theirs."""
+    rivals = tuple((index, tokenizer.decode([index]), value) for index, value in top)
+    return TokenLogprob(id=token, text=tokenizer.decode([token]), logprob=logprob, top=rivals)
+
+
+def first_stop(text: str, stops: Sequence[str], start: int = 0) -> int | None:
+    """Where the first stop string from ``start`` on begins."""
+    found = [at for stop in stops if (at := text.find(stop, start)) >= 0]
+    return min(found, default=None)
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Number of characters at the end of ``text`` that may begin a stop string."""
+    longest = 0
+    for stop in stops:
+        for size in range(min(len(stop) - 1, len(text)), longest, -1):
+            if text.endswith(stop[:size]):
+                longest = size
+                break
+    return longest
