@@ -38,9 +38,8 @@ def config_of(name: str, **values: Any) -> dict[str, Any]:
 
 
 def spec(values: Mapping[str, Any], task: str = "generation") -> Model:
-    module: Any = family(Config(values))
-    found: Model = module.spec(Config({**getattr(module, "DEFAULTS", {}), **values}), task)
-    return found
+    found = family(Config(values))
+    return found.spec(Config({**found.defaults, **values}), task)
 
 
 def attentions(model: Model) -> list[Any]:
@@ -176,5 +175,5 @@ def test_keys_that_a_configuration_leaves_out(name: str) -> None:
     full = DEFAULTS[name]
     small = {key: full[key] for key in (("model_type",) if name in COMPLETE else SIZES)}
     assert spec(small) == spec(full)
-    ties = getattr(family(Config(small)), "DEFAULTS", {}).get("tie_word_embeddings", False)
+    ties = family(Config(small)).defaults.get("tie_word_embeddings", False)
     assert ties == full["tie_word_embeddings"]

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import lapwing
+from lapwing.architectures import families, family, task_of
+from lapwing.checkpoint import Config
+from lapwing.tasks import TASKS, head_of
 
 from .loaded import GOLDEN, minilm, model
 
@@ -166,3 +169,32 @@ def test_hidden_states_are_all_layers_and_encode_gives_the_last(name: str) -> No
     assert np.array_equal(layers[-1], states)
     for one, alone in zip(own.encode([ids, other]), (states, own.encode(other)), strict=True):
         assert np.array_equal(one, alone)
+
+
+def test_the_end_of_a_class_name_gives_the_head() -> None:
+    heads = {
+        "BertForSequenceClassification": "sequence-classification",
+        "GPT2LMHeadModel": "generation",
+        "T5WithLMHeadModel": "text-to-text",
+        "MarianMTModel": "text-to-text",
+        "T5EncoderModel": "features",
+        "BertModel": "features",
+        "Unknown": None,
+    }
+    assert {name: head_of(name) for name in heads} == heads
+    # The base class of an encoder-decoder generates with its shared table; the encoder alone does not.
+    for model_type, name, task in (
+        ("bart", "BartModel", "text-to-text"),
+        ("umt5", "UMT5Model", "text-to-text"),
+        ("t5", "T5EncoderModel", "features"),
+        ("bert", "BertModel", "features"),
+    ):
+        assert task_of(Config({"model_type": model_type, "architectures": [name]})) == task
+
+
+def test_every_family_is_described_by_known_names() -> None:
+    for name in families():
+        found = family(Config({"model_type": name}))
+        assert found.languages in ("tokens", "words")
+        assert found.head_start in ("start token", "last token")
+        assert found.bare_head in {task.head for task in TASKS.values()}

@@ -19,6 +19,7 @@ from .models.arguments import choice, flag, optional_flag, optional_text, whole
 from .models.base import LoadedParts
 from .models.pooling import Recipe
 from .progress import Callback, Progress
+from .tasks import TASKS
 
 if TYPE_CHECKING:
     from .spec import Model as Spec
@@ -32,37 +33,6 @@ ACTIVATIONS = ("int16", "int8", "bf16")
 KV_CACHE = ("auto", "f32", "f16", "q8")
 QUANTIZED_FROM = 100_000_000
 """Number of parameters from which ``weights="auto"`` is "q8"."""
-TASKS: dict[str, str] = {
-    "generate": "generator",
-    "chat": "generator",
-    "score": "generator",
-    "embed": "encoder",
-    "encode": "encoder",
-    "classify": "encoder",
-    "tag": "encoder",
-    "answer": "encoder",
-    "fill-mask": "encoder",
-    "rank": "encoder",
-    "translate": "seq2seq",
-    "summarize": "seq2seq",
-}
-"""Values of ``task``, and the shape of model that each needs."""
-
-_FAMILY_TASKS = {
-    "generate": "generation",
-    "chat": "generation",
-    "score": "generation",
-    "embed": "features",
-    "encode": "features",
-    "classify": "sequence-classification",
-    "rank": "sequence-classification",
-    "tag": "token-classification",
-    "answer": "question-answering",
-    "fill-mask": "fill-mask",
-    "translate": "text-to-text",
-    "summarize": "text-to-text",
-}
-"""The names of the same tasks in `architectures`."""
 
 
 def load(
@@ -197,23 +167,25 @@ def _generation(folder: Path, override: Mapping[str, Any] | None, config: Mappin
 
 def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[BaseModel]:
     """The class of a spec, checked against the task."""
-    wanted = TASKS.get(task or "")
+    wanted = TASKS[task].shapes if task is not None else ()
     decodes = spec.decoder is not None and spec.head is None and spec.language_head is not None
     if spec.encoder is not None and spec.decoder is not None and spec.head is None:
-        found = "seq2seq"
-    elif decodes and wanted != "encoder" and (recipe is None or wanted == "generator"):
-        found = "generator"
+        found: type[BaseModel] = Seq2Seq
+    elif decodes and "encoder" not in wanted and (recipe is None or "decoder" in wanted):
+        found = TextGenerator
     else:
-        found = "encoder"
-    if wanted is not None and wanted != found and not (found == "seq2seq" and task == "generate"):
+        found = TextEncoder
+    if wanted and found.kind not in wanted:
         names = {
-            "generator": "a decoder with a language head",
+            "decoder": "a decoder with a language head",
             "encoder": "an encoder",
-            "seq2seq": "an encoder-decoder",
+            "encoder-decoder": "an encoder-decoder",
         }
-        own = names["seq2seq"] if found == "seq2seq" else "a decoder" if spec.decoder is not None else "an encoder"
-        raise OptionError(f"task is {task!r}, which needs {names[wanted]}: this checkpoint is {own}")
-    return {"seq2seq": Seq2Seq, "encoder": TextEncoder, "generator": TextGenerator}[found]
+        own = (
+            names["encoder-decoder"] if found is Seq2Seq else "a decoder" if spec.decoder is not None else "an encoder"
+        )
+        raise OptionError(f"task is {task!r}, which needs {names[wanted[0]]}: this checkpoint is {own}")
+    return found
 
 
 def _family_task(checkpoint: Checkpoint, task: str | None, recipe: Recipe | None) -> str | None:
@@ -221,7 +193,7 @@ def _family_task(checkpoint: Checkpoint, task: str | None, recipe: Recipe | None
     if recipe is not None and task in (None, "embed", "rank", "encode"):
         # Published as an embedding model: a language head would be dead weight.
         return "features" if task_of(checkpoint.config) in ("generation", "text-to-text") else None
-    return _FAMILY_TASKS.get(task or "")
+    return TASKS[task].head if task is not None else None
 
 
 def _build(

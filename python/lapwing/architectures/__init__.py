@@ -1,8 +1,8 @@
 """Families of models: each file turns a configuration into a description and a checkpoint's names into ours.
 
 A family is a module with ``spec(config, task) -> Model`` and ``tensors(config, checkpoint, task) -> Renamed``, and
-perhaps ``DEFAULTS``: values for keys that a configuration leaves out (a null stays null). It is found by
-``model_type``: the file of that name, or the one that `ALIASES` names.
+perhaps the other names that `Family` lists. It is found by ``model_type``: the file of that name, or the one that
+`ALIASES` names. A ``task`` is the ``head`` of a `lapwing.tasks.Task`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 from ..checkpoint import Checkpoint, Config, Tensor
 from ..errors import CheckpointError
 from ..spec import Model
+from ..tasks import head_of
+from ._family import Family
 
 ALIASES: dict[str, str] = {
     "blenderbot-small": "blenderbot_small",
@@ -49,29 +49,6 @@ BOUNDS = {
 }
 """Numbers of layers and widths that no model exceeds, by the keys that name them."""
 
-TASKS = {
-    "ForCausalLM": "generation",
-    "LMHeadModel": "generation",
-    "ForMaskedLM": "fill-mask",
-    "ForSequenceClassification": "sequence-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForConditionalGeneration": "text-to-text",
-    "MTModel": "text-to-text",
-    "MarianModel": "text-to-text",
-    "BartModel": "text-to-text",
-    "BlenderbotModel": "text-to-text",
-    "BlenderbotSmallModel": "text-to-text",
-    "M2M100Model": "text-to-text",
-    "PegasusModel": "text-to-text",
-    "T5Model": "text-to-text",
-    "WithLMHeadModel": "text-to-text",
-    "ForPreTraining": "fill-mask",
-    "EncoderModel": "features",
-    "Model": "features",
-}
-"""Ends of class names in ``architectures`` and what the class is for."""
-
 
 @cache
 def families() -> tuple[str, ...]:
@@ -82,8 +59,8 @@ def families() -> tuple[str, ...]:
     return tuple(sorted({*(files - spelled), *ALIASES}))
 
 
-def family(config: Config) -> ModuleType:
-    """The module of a configuration's family.
+def family(config: Config) -> Family:
+    """The family of a configuration.
 
     Raises:
         CheckpointError: the family is not supported; names the nearest that are.
@@ -94,7 +71,7 @@ def family(config: Config) -> ModuleType:
         raise CheckpointError(
             f"config.json: model_type {name!r} is not supported: the nearest supported ones are {', '.join(near)}"
         )
-    return import_module(f".{ALIASES.get(name, name)}", __name__)
+    return Family.of(import_module(f".{ALIASES.get(name, name)}", __name__))
 
 
 def complete(config: Config) -> Config:
@@ -103,7 +80,7 @@ def complete(config: Config) -> Config:
     Raises:
         CheckpointError: the family is not supported, or a size beyond `BOUNDS`.
     """
-    defaults = getattr(family(config), "DEFAULTS", {})
+    defaults = family(config).defaults
     config = config.with_values(**{key: value for key, value in defaults.items() if key not in config})
     for maximum, keys in BOUNDS.items():
         for key in keys:
@@ -115,9 +92,9 @@ def complete(config: Config) -> Config:
 def task_of(config: Config) -> str:
     """The task of the checkpoint's class, from ``architectures``; "" if unknown."""
     for name in config.words("architectures"):
-        for end, task in TASKS.items():
-            if name.endswith(end):
-                return task
+        head = head_of(name)
+        if head is not None:
+            return family(config).bare_head if head == "features" and not name.endswith("EncoderModel") else head
     return ""
 
 
@@ -126,22 +103,18 @@ def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Ma
 
     Args:
         checkpoint: an opened checkpoint.
-        task: one of the values of `TASKS`, instead of what the checkpoint says.
+        task: the head of a task (`lapwing.tasks`), instead of what the checkpoint says.
 
     Raises:
         CheckpointError: the family is unknown, or the configuration impossible.
     """
-    module: Any = family(checkpoint.config)
+    found = family(checkpoint.config)
     config = complete(checkpoint.config)
     task = task if task is not None else task_of(config)
-    tensors = module.tensors(config, checkpoint.tensors, task)
+    tensors = found.tensors(config, checkpoint.tensors, task)
     if task in ("sequence-classification", "token-classification"):
         config = _labelled(config, tensors)
-    model: Model = module.spec(config, task)
-    adjust = getattr(module, "adjust", None)
-    if adjust is not None:
-        model = adjust(model, tensors)
-    return model, tensors, list(tensors.unused)
+    return found.adjust(found.spec(config, task), tensors), tensors, list(tensors.unused)
 
 
 def _labelled(config: Config, tensors: Mapping[str, Tensor]) -> Config:

@@ -61,7 +61,7 @@ def model(
 
     Args:
         config: the checkpoint's configuration.
-        task: a value of `TASKS`; any without a head here leaves the hidden states.
+        task: the head of a task (`lapwing.tasks`); any without a head here leaves the hidden states.
         stack: the encoder.
         pooler: the layer over the first token that gives the pooled output.
         sequence: layers before the classifier of whole texts, over the token or the mean that ``pool`` takes.

@@ -99,7 +99,7 @@ def decoder(
 
     Args:
         config: the configuration of `with_llama_keys`.
-        task: a value of `TASKS`.
+        task: the head of a task (`lapwing.tasks`).
         layers: the layers.
         norm: the final norm.
         placed: whether there is a table of positions.

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from ..checkpoint import Config, Tensor
 from ..spec import Model
 from . import complete, family
+from ._family import Family
 from ._names import Renamed
 
 _LANGUAGE = re.compile(r"(?:model\.)?language_model\.(?:model\.)?(.*)")
 _OTHERS = re.compile(r"(?:model\.)?(?:vision_tower|vision_model|multi_modal_projector)\..*")
 
 
-def _inner(config: Config, task: str) -> tuple[Any, Config, str]:
+def _inner(config: Config, task: str) -> tuple[Family, Config, str]:
     """Family, configuration and task of the language model."""
     text = config.section("text_config")
     if text.model_type not in ("gemma3_text", "ministral3", "mistral"):
@@ -28,13 +28,11 @@ def _inner(config: Config, task: str) -> tuple[Any, Config, str]:
 
 def spec(config: Config, task: str) -> Model:
     module, text, task = _inner(config, task)
-    found: Model = module.spec(text, task)
-    return found
+    return module.spec(text, task)
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
     module, text, task = _inner(config, task)
     parts = {name: tensor for name, tensor in checkpoint.items() if not _OTHERS.fullmatch(name)}
     names = {name: match[1] if (match := _LANGUAGE.fullmatch(name)) else name for name in parts}
-    found: Renamed = module.tensors(text, {names[name]: tensor for name, tensor in parts.items()}, task)
-    return found
+    return module.tensors(text, {names[name]: tensor for name, tensor in parts.items()}, task)

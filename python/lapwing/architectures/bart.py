@@ -18,3 +18,4 @@ DEFAULTS = {
 }
 _SHAPE = Shape(place="residual_norm", embedding_norm=True, offset=2)
 spec, tensors = _SHAPE.spec, _SHAPE.tensors
+BARE_HEAD = "text-to-text"

@@ -28,3 +28,4 @@ DEFAULTS = {
 }
 _SHAPE = Shape(place="input_norm")
 spec, tensors = _SHAPE.spec, _SHAPE.tensors
+BARE_HEAD = "text-to-text"

@@ -24,3 +24,4 @@ DEFAULTS = {
 }
 _SHAPE = Shape(place="residual_norm", embedding_norm=True, decoder_norm_first=True)
 spec, tensors = _SHAPE.spec, _SHAPE.tensors
+BARE_HEAD = "text-to-text"

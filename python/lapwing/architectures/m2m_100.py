@@ -40,3 +40,4 @@ def positions(config: Config) -> Table:
 
 _SHAPE = Shape(place="input_norm", table=positions, logits_bias=False, padding_unplaced=True)
 spec, tensors = _SHAPE.spec, _SHAPE.tensors
+BARE_HEAD = "text-to-text"

@@ -17,3 +17,4 @@ DEFAULTS = {
 }
 _SHAPE = Shape(place="residual_norm", table=sinusoids)
 spec, tensors = _SHAPE.spec, _SHAPE.tensors
+BARE_HEAD = "text-to-text"

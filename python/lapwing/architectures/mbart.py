@@ -11,3 +11,5 @@ from ._seq2seq import Shape
 DEFAULTS = {**_SIZES, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "forced_eos_token_id": 2}
 _SHAPE = Shape(place="input_norm", embedding_norm=True, offset=2)
 spec, tensors = _SHAPE.spec, _SHAPE.tensors
+BARE_HEAD = "text-to-text"
+HEAD_START = "last token"

@@ -17,6 +17,7 @@ DEFAULTS = {
     "num_heads": 6,
     "feed_forward_proj": "gated-gelu",
 }
+BARE_HEAD, LANGUAGES = t5.BARE_HEAD, t5.LANGUAGES
 tensors = t5.tensors
 
 

@@ -11,3 +11,4 @@ from ._seq2seq import Shape, sinusoids
 DEFAULTS = {**_SIZES, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": 1}
 _SHAPE = Shape(place="input_norm", table=sinusoids)
 spec, tensors = _SHAPE.spec, _SHAPE.tensors
+BARE_HEAD = "text-to-text"

@@ -26,6 +26,8 @@ DEFAULTS = {
     "eos_token_id": 1,
     "decoder_start_token_id": 0,
 }
+BARE_HEAD = "text-to-text"
+LANGUAGES = "words"
 MAX_LENGTH = 1 << 20
 """Nothing in the model bounds a sequence."""
 

@@ -9,6 +9,6 @@ from functools import partial
 
 from . import mt5, t5
 
-DEFAULTS = mt5.DEFAULTS
+DEFAULTS, BARE_HEAD, LANGUAGES = mt5.DEFAULTS, mt5.BARE_HEAD, mt5.LANGUAGES
 spec = t5.spec
 tensors = partial(t5.tensors, shared_bias=False)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..architectures import family
 from ..errors import ContextLengthError, OptionError
 from ..tokenizer import Encoding
 from .arguments import id_lists
@@ -91,8 +92,8 @@ class HeadModel(BaseModel):
         ends = id_list(self.config.get("eos_token_id"), "eos_token_id")
         max_id = self.spec.decoder.stem.vocab_size - 1 if self.spec.decoder is not None else 0
         start = self.config.optional_size("decoder_start_token_id", minimum=0, maximum=max_id)
-        if start is None or self._parts.architecture == "mbart":
-            start = ids[-1]  # mBART: the language token
+        if start is None or family(self.config).head_start == "last token":
+            start = ids[-1]
         length = len(ids)
         if not whole:
             places = [place for place, token in enumerate(ids, 1) if token in ends]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
+from ..architectures import family
 from ..errors import CheckpointError, OptionError
 from ..progress import Callback, Progress
 from ..results import Chunk, Hypothesis, Translation
@@ -272,17 +273,15 @@ class Seq2Seq(BaseModel):
         request = resolve(replace(self._defaults, values=values), options, encode=forbidden, where=where)
         return request
 
-    def _is_t5(self) -> bool:
-        return self._parts.architecture in ("t5", "mt5", "umt5")
-
     def _task(self, task: str, source: str | None = None, target: str | None = None) -> Mapping[str, Any]:
         optional_text("source_lang", source)
         optional_text("target_lang", target)
         return directions.task_settings(self.config, task, source, target)
 
     def _direction(self, source: str | None, target: str | None, task: Mapping[str, Any]) -> Direction:
+        in_words = family(self.config).languages == "words"
         return directions.choose(
-            self.tokenizer, self._defaults.values, task, in_words=self._is_t5(), source=source, target=target
+            self.tokenizer, self._defaults.values, task, in_words=in_words, source=source, target=target
         )
 
     def _job(self, sources: Sequence[IdList], request: Request, direction: Direction) -> engine.GenerationJob:
