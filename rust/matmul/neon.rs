@@ -260,19 +260,9 @@ macro_rules! entry {
         /// # Safety
         /// See [`Kernel`]; the CPU has the features.
         #[target_feature(enable = $features)]
-        unsafe fn $name<const M: usize $(, const $flag: bool)?>(
-            blocks: usize,
-            groups: usize,
-            w: *const u8,
-            x: *const i32,
-            x_stride: usize,
-            c: *mut f32,
-            _: *const u8,
-            _: usize,
-            first: bool,
-        ) {
+        unsafe fn $name<const M: usize $(, const $flag: bool)?>(tile: &Tile) {
             // SAFETY: as promised by the caller.
-            unsafe { $body::<$dots, M $(, $flag)?>(blocks, groups, w, x, x_stride, c, first) }
+            unsafe { $body::<$dots, M $(, $flag)?>(tile) }
         }
     };
 }

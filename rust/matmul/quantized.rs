@@ -23,17 +23,42 @@ const BLOCKS_AT_ONCE: usize = 2;
 #[cfg(target_arch = "x86_64")]
 pub const PREFETCH_BYTES: usize = 8 * 1024;
 
-/// M rows by 16 outputs: `(blocks, groups, w, x, x_stride, c, ahead, lines, first)`.
+/// What a kernel computes: M rows by the 16 outputs of a panel, or of two panels, over some blocks.
 ///
-/// `blocks` blocks of `groups` groups each, packed one after the other from `w`; activations from `x`,
-/// `x_stride` words from block to block; results in `c: [M][16]`, starting at zero where `first`. After each
-/// block the kernel prefetches `lines` cache lines from `ahead` on; kernels that prefetch while they read
-/// take `ahead` as the address that they read from.
-pub type Kernel = unsafe fn(usize, usize, *const u8, *const i32, usize, *mut f32, *const u8, usize, bool);
+/// A kernel may be called where the CPU has its instructions, M is its number of rows, and each field holds what
+/// its line promises.
+#[derive(Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    allow(dead_code, reason = "only kernels of x86 take pairs and prefetch")
+)]
+pub struct Tile {
+    /// Number of blocks, at least one.
+    pub blocks: usize,
+    /// Groups of each block, at least one.
+    pub groups: usize,
+    /// The blocks of weights, packed one after the other.
+    pub w: *const u8,
+    /// Bytes from a panel to the second.
+    pub w_stride: usize,
+    /// The activations of M rows for these blocks.
+    pub x: *const i32,
+    /// Words of activations from a block to the next.
+    pub x_stride: usize,
+    /// Results `[M][16]`.
+    pub c: *mut f32,
+    /// Values from the results of a panel to those of the second.
+    pub c_stride: usize,
+    /// Whether the results start at zero instead of being added to.
+    pub first: bool,
+    /// After each block a kernel prefetches `lines` cache lines from `ahead` on, of each panel. Kernels that prefetch
+    /// while they read take `ahead` as the address that they read from. Any address will do.
+    pub ahead: *const u8,
+    pub lines: usize,
+}
 
-/// The same for two panels side by side, `(w stride, c stride)` apart.
-pub type PairKernel =
-    unsafe fn(usize, usize, *const u8, *const i32, usize, *mut f32, *const u8, usize, bool, usize, usize);
+/// Computes a tile.
+pub type Kernel = unsafe fn(&Tile);
 
 /// Kernels of an instruction set, indexed by the number of rows - 1.
 pub struct Kernels {
@@ -43,9 +68,9 @@ pub struct Kernels {
     /// For several tiles over the same weights.
     pub many: &'static [Kernel],
     /// As `many`, for two panels; may be empty.
-    pub pairs: &'static [PairKernel],
+    pub pairs: &'static [Kernel],
     /// As `many` and `pairs`, for row-major activations.
-    pub by_rows: Option<(&'static [Kernel], &'static [PairKernel])>,
+    pub by_rows: Option<(&'static [Kernel], &'static [Kernel])>,
 }
 
 /// Maximum number of activations that are packed row-major: in the L2 cache, kernels read them as fast as
@@ -124,11 +149,23 @@ pub fn product(
             let w = w.panel(panel);
             for (block, length, groups) in [(0, whole, GROUPS), (whole, 1, rest)] {
                 if length * groups > 0 {
-                    let x = tile_activations(kernels, packed, block, length, tile);
-                    let (w, c) = (w[block * size..].as_ptr(), c.as_mut_ptr());
+                    let w = w[block * size..].as_ptr();
+                    let tile = Tile {
+                        blocks: length,
+                        groups,
+                        w,
+                        w_stride: 0,
+                        x: tile_activations(kernels, packed, block, length, tile),
+                        x_stride,
+                        c: c.as_mut_ptr(),
+                        c_stride: 0,
+                        first: block == 0,
+                        ahead: w,
+                        lines: 0,
+                    };
                     // SAFETY: the kernels are of a detected level; the panel holds `length` blocks of these
                     // groups from `block` on, the activations as many, and `c` has room for all rows.
-                    unsafe { kernels.few[m - 1](length, groups, w, x, x_stride, c, w, 0, block == 0) };
+                    unsafe { kernels.few[m - 1](&tile) };
                 }
             }
         }
@@ -147,7 +184,6 @@ pub fn product(
         while block < whole + usize::from(rest > 0) {
             let (length, groups) =
                 if block < whole { (BLOCKS_AT_ONCE.min(whole - block), GROUPS) } else { (1, rest) };
-            let first = block == 0;
             let here = &both[block * size..];
             let (weights, w_stride) = match unpacking {
                 Some(Unpacking { bytes: unpacked_bytes, unpack }) => {
@@ -183,17 +219,22 @@ pub fn product(
                 } else {
                     lines
                 };
+                let tile = Tile {
+                    blocks: length,
+                    groups,
+                    w: weights,
+                    w_stride,
+                    x,
+                    x_stride,
+                    c,
+                    c_stride: rows * PANEL,
+                    first: block == 0,
+                    ahead: next,
+                    lines,
+                };
+                let kernel = if side_by_side == 2 { pairs[m - 1] } else { many[m - 1] };
                 // SAFETY: as above, for one panel or two at the given distances.
-                unsafe {
-                    if side_by_side == 2 {
-                        let (kernel, c_stride) = (pairs[m - 1], rows * PANEL);
-                        kernel(
-                            length, groups, weights, x, x_stride, c, next, lines, first, w_stride, c_stride,
-                        );
-                    } else {
-                        many[m - 1](length, groups, weights, x, x_stride, c, next, lines, first);
-                    }
-                }
+                unsafe { kernel(&tile) };
             }
             block += length;
         }

@@ -1,7 +1,7 @@
 //! Float weights with AVX2.
 
 use super::FEW_ROWS;
-use super::kernel::{BF16, F16, F32, Kernel, LINE, size};
+use super::tile::{BF16, F16, F32, Kernel, LINE, Tile, size};
 use crate::matmul::panel::PANEL;
 use std::arch::x86_64::*;
 
@@ -41,17 +41,8 @@ unsafe fn load<const W: u8>(w: *const u8, second: bool) -> (__m256, __m256) {
 /// AVX2, FMA, F16C; all pointers are valid for the sizes.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
-    length: usize,
-    mut w: *const u8,
-    w_stride: usize,
-    mut x: *const f32,
-    x_stride: usize,
-    c: *mut f32,
-    c_stride: usize,
-    first: bool,
-    mut ahead: *const u8,
-) {
+unsafe fn matvec<const M: usize, const P: usize, const W: u8>(tile: &Tile) {
+    let Tile { length, mut w, w_stride, mut x, x_stride, c, c_stride, first, mut ahead, .. } = *tile;
     let mut s = [[[_mm256_setzero_ps(); 2]; P]; M];
     // SAFETY: as promised; prefetches touch no memory.
     unsafe {
@@ -99,21 +90,15 @@ unsafe fn matvec<const M: usize, const P: usize, const W: u8>(
     }
 }
 
-/// Many rows: M interleaved rows by one panel of f32; prefetches `step` bytes from `ahead` on for each input.
+/// Many rows: M interleaved rows by one panel of f32; prefetches the packed bytes of as many inputs.
 ///
 /// # Safety
 /// AVX2 and FMA; all pointers are valid for the sizes.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const M: usize>(
-    length: usize,
-    mut w: *const f32,
-    mut x: *const f32,
-    c: *mut f32,
-    first: bool,
-    mut ahead: *const u8,
-    step: usize,
-) {
+unsafe fn tile<const M: usize>(tile: &Tile) {
+    let Tile { length, w, mut x, c, first, mut ahead, packed_bytes, .. } = *tile;
+    let mut w: *const f32 = w.cast();
     let mut s = [[_mm256_setzero_ps(); 2]; M];
     // SAFETY: as promised; prefetches touch no memory.
     unsafe {
@@ -131,7 +116,7 @@ unsafe fn tile<const M: usize>(
                 s[i] = [_mm256_fmadd_ps(y, a, s[i][0]), _mm256_fmadd_ps(y, b, s[i][1])];
             }
             _mm_prefetch::<_MM_HINT_T1>(ahead.cast());
-            ahead = ahead.wrapping_add(step);
+            ahead = ahead.wrapping_add(packed_bytes);
             w = w.add(PANEL);
             x = x.add(M);
         }
@@ -166,5 +151,4 @@ pub const fn few<const W: u8>() -> [[(usize, Kernel); 3]; FEW_ROWS] {
         [(1, matvec::<4, 1, W>), (1, matvec::<4, 1, W>), (1, matvec::<4, 1, W>)],
     ]
 }
-pub type TileFn = unsafe fn(usize, *const f32, *const f32, *mut f32, bool, *const u8, usize);
-pub static TILE: [TileFn; 6] = [tile::<1>, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>];
+pub static CONVERTED: [Kernel; 6] = [tile::<1>, tile::<2>, tile::<3>, tile::<4>, tile::<5>, tile::<6>];

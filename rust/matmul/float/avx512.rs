@@ -1,6 +1,6 @@
 //! Float weights with AVX-512: f32 activations, and bf16 ones with AVX-512 BF16.
 
-use super::kernel::{BF16, F16, F32, Kernel, LINE, SWAPPED, size};
+use super::tile::{BF16, F16, F32, Kernel, LINE, SWAPPED, Tile, size};
 use crate::matmul::opaque::opaque;
 use crate::matmul::panel::PANEL;
 use std::arch::x86_64::*;
@@ -34,17 +34,8 @@ unsafe fn load<const W: u8>(w: *const u8, second: bool) -> __m512 {
 /// AVX-512 F; all pointers are valid for the sizes.
 #[inline(never)]
 #[target_feature(enable = "avx512f")]
-unsafe fn many_rows<const M: usize, const P: usize, const W: u8>(
-    length: usize,
-    mut w: *const u8,
-    w_stride: usize,
-    mut x: *const f32,
-    x_stride: usize,
-    c: *mut f32,
-    c_stride: usize,
-    first: bool,
-    mut ahead: *const u8,
-) {
+unsafe fn many_rows<const M: usize, const P: usize, const W: u8>(tile: &Tile) {
+    let Tile { length, mut w, w_stride, mut x, x_stride, c, c_stride, first, mut ahead, .. } = *tile;
     let mut s = [[_mm512_setzero_ps(); M]; P];
     // SAFETY: as promised; prefetches touch no memory.
     unsafe {
@@ -117,17 +108,8 @@ pub const fn many_rows_tables<const W: u8>() -> [&'static [Kernel]; 2] {
 /// AVX-512 F and BF16; see [`Kernel`].
 #[inline(never)]
 #[target_feature(enable = "avx512f,avx512bf16")]
-unsafe fn pairs<const M: usize, const P: usize, const ALL: bool>(
-    length: usize,
-    mut w: *const u8,
-    w_stride: usize,
-    x: *const f32,
-    _: usize,
-    c: *mut f32,
-    c_stride: usize,
-    first: bool,
-    mut ahead: *const u8,
-) {
+unsafe fn pairs<const M: usize, const P: usize, const ALL: bool>(tile: &Tile) {
+    let Tile { length, mut w, w_stride, x, c, c_stride, first, mut ahead, .. } = *tile;
     let mut x: *const i32 = x.cast();
     let mut s = [[_mm512_setzero_ps(); M]; P];
     // SAFETY: as promised, with whole pairs of inputs; prefetches touch no memory. Any bits are vectors of

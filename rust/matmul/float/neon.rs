@@ -1,5 +1,6 @@
 //! Float weights with NEON: multiply-adds of four outputs by one lane of activations.
 
+use super::tile::{BF16, F16, F32, Kernel, SWAPPED, Tile, size};
 use super::{FEW_ROWS, SIDE_BY_SIDE};
 use crate::matmul::layout::Layout;
 use crate::matmul::neon::halves;
@@ -7,17 +8,6 @@ use crate::matmul::panel::{PANEL, SUPERBLOCK};
 use crate::matmul::subproduct::Subproduct;
 use crate::tensor::{Buffer, WeightType, sized};
 use std::arch::aarch64::*;
-
-const F32: u8 = 0;
-const BF16: u8 = 1;
-const F16: u8 = 2;
-/// bf16, the second of each two inputs first.
-const SWAPPED: u8 = 3;
-
-/// Bytes of 16 weights.
-const fn size<const W: u8>() -> usize {
-    if W == F32 { 4 * PANEL } else { 2 * PANEL }
-}
 
 /// Sixteen weights: of the first or the second of the two inputs behind `w`.
 ///
@@ -86,24 +76,16 @@ unsafe fn rows<const M: usize>(x: *const f32) -> [float32x4_t; 2] {
     }
 }
 
-/// M rows by P panels of weights of type `W`, `length` inputs; panels lie `stride` bytes apart.
-/// `c[(p * panel_stride + i) * 16 + j]`.
+/// M interleaved rows by P panels of weights of type `W`, as [`Kernel`].
 ///
 /// # Safety
-/// All pointers are valid for the sizes.
+/// See [`Tile`].
 #[inline(never)]
-unsafe fn tile<const M: usize, const P: usize, const W: u8>(
-    length: usize,
-    mut w: *const u8,
-    stride: usize,
-    mut x: *const f32,
-    c: *mut f32,
-    panel_stride: usize,
-    first: bool,
-) {
+unsafe fn tile<const M: usize, const P: usize, const W: u8>(tile: &Tile) {
+    let Tile { length, mut w, w_stride, mut x, c, c_stride, first, .. } = *tile;
     // SAFETY: as promised.
     unsafe {
-        let at = |i: usize, p: usize, o: usize| c.add((p * panel_stride + i) * PANEL + 4 * o);
+        let at = |i: usize, p: usize, o: usize| c.add(p * c_stride + i * PANEL + 4 * o);
         let mut s = [[[vdupq_n_f32(0.0); 4]; P]; M];
         if !first {
             for i in 0..M {
@@ -122,7 +104,7 @@ unsafe fn tile<const M: usize, const P: usize, const W: u8>(
                 }
                 let y = rows::<M>(x);
                 for p in 0..P {
-                    let v = load::<W>(w.add(p * stride), second);
+                    let v = load::<W>(w.add(p * w_stride), second);
                     for i in 0..M {
                         for o in 0..4 {
                             s[i][p][o] = multiply_add(s[i][p][o], v[o], y, i);
@@ -157,10 +139,8 @@ unsafe fn to_f32<const W: u8>(length: usize, w: *const u8, out: *mut f32) {
     }
 }
 
-type Tile = unsafe fn(usize, *const u8, usize, *const f32, *mut f32, usize, bool);
-
 /// One, two or four panels side by side, by rows, limited by the number of registers.
-const fn few<const W: u8>() -> [[(usize, Tile); 3]; FEW_ROWS] {
+const fn few<const W: u8>() -> [[(usize, Kernel); 3]; FEW_ROWS] {
     [
         [(1, tile::<1, 1, W>), (2, tile::<1, 2, W>), (4, tile::<1, 4, W>)],
         [(1, tile::<2, 1, W>), (2, tile::<2, 2, W>), (2, tile::<2, 2, W>)],
@@ -168,9 +148,9 @@ const fn few<const W: u8>() -> [[(usize, Tile); 3]; FEW_ROWS] {
         [(1, tile::<4, 1, W>), (1, tile::<4, 1, W>), (1, tile::<4, 1, W>)],
     ]
 }
-static FEW: [[[(usize, Tile); 3]; FEW_ROWS]; 4] =
+static FEW: [[[(usize, Kernel); 3]; FEW_ROWS]; 4] =
     [few::<F32>(), few::<BF16>(), few::<F16>(), few::<SWAPPED>()];
-static MANY: [Tile; 6] = [
+static MANY: [Kernel; 6] = [
     tile::<1, 1, F32>,
     tile::<2, 1, F32>,
     tile::<3, 1, F32>,
@@ -211,19 +191,22 @@ pub fn product(layout: Layout, part: Subproduct<'_>, unpacked: &mut Buffer<f32>,
             for (block, length) in blocks.clone() {
                 let bytes = w.panel(panels.start + p);
                 let ((x, _), c) = (view.float(layout, block, tiles.start), &mut out[p * rows * PANEL..]);
+                let w = bytes[block * SUPERBLOCK * size..].as_ptr();
+                let tile = Tile {
+                    length,
+                    w,
+                    w_stride: bytes.len(),
+                    x: x.as_ptr(),
+                    x_stride: 1,
+                    c: c.as_mut_ptr(),
+                    c_stride: rows * PANEL,
+                    first: block == 0,
+                    ahead: w,
+                    packed_bytes: size,
+                };
                 // SAFETY: the panels follow each other in memory and the last lies inside the matrix;
                 // activations and results have room (checked above).
-                unsafe {
-                    kernel(
-                        length,
-                        bytes.as_ptr().add(block * SUPERBLOCK * size),
-                        bytes.len(),
-                        x.as_ptr(),
-                        c.as_mut_ptr(),
-                        rows,
-                        block == 0,
-                    );
-                }
+                unsafe { kernel(&tile) };
             }
             p += width;
         }
@@ -249,8 +232,20 @@ pub fn product(layout: Layout, part: Subproduct<'_>, unpacked: &mut Buffer<f32>,
                 let (start, m) = view.packed.tiles[tile];
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
                 let (x, _) = view.float(layout, block, tile);
+                let tile = Tile {
+                    length,
+                    w: weights,
+                    w_stride: 0,
+                    x: x.as_ptr(),
+                    x_stride: 1,
+                    c: c.as_mut_ptr(),
+                    c_stride: 0,
+                    first: block == 0,
+                    ahead: weights,
+                    packed_bytes: size,
+                };
                 // SAFETY: weights, activations and results have as many values as the tile reads.
-                unsafe { MANY[m - 1](length, weights, 0, x.as_ptr(), c.as_mut_ptr(), m, block == 0) };
+                unsafe { MANY[m - 1](&tile) };
             }
         }
     }

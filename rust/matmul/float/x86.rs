@@ -1,8 +1,8 @@
 //! Float weights on x86-64: few rows read the packed weights; many rows go through tiles over panels
 //! converted to f32, with AVX2 in scratch, with AVX-512 in registers.
 
-use super::avx2::{TILE, few, to_f32};
-use super::kernel::{BF16, F16, F32, HALVES, Kernel, PREFETCH_BYTES, SWAPPED, size};
+use super::avx2::{CONVERTED, few, to_f32};
+use super::tile::{BF16, F16, F32, HALVES, Kernel, PREFETCH_BYTES, SWAPPED, Tile, size};
 use super::{FEW_ROWS, SIDE_BY_SIDE, avx512};
 use crate::matmul::layout::Layout;
 use crate::matmul::panel::{PANEL, SUPERBLOCK};
@@ -68,21 +68,22 @@ pub fn product(
             let bytes = w.panel(panels.start + p);
             for block in 0..blocks {
                 let (x, x_stride) = x_of(block, tiles.start);
+                let w = bytes[block * SUPERBLOCK * size..].as_ptr();
+                let tile = Tile {
+                    length: length(block),
+                    w,
+                    w_stride: bytes.len(),
+                    x,
+                    x_stride,
+                    c: out[p * rows * PANEL..].as_mut_ptr(),
+                    c_stride: rows * PANEL,
+                    first: block == 0,
+                    ahead: w.wrapping_add(PREFETCH_BYTES),
+                    packed_bytes: size,
+                };
                 // SAFETY: the level's kernels; the panels follow each other in memory and the last lies
                 // inside the matrix; activations and results have room (checked above).
-                unsafe {
-                    kernel(
-                        length(block),
-                        bytes.as_ptr().add(block * SUPERBLOCK * size),
-                        bytes.len(),
-                        x,
-                        x_stride,
-                        out.as_mut_ptr().add(p * rows * PANEL),
-                        rows * PANEL,
-                        block == 0,
-                        bytes.as_ptr().wrapping_add(block * SUPERBLOCK * size + PREFETCH_BYTES),
-                    );
-                }
+                unsafe { kernel(&tile) };
             }
             p += width;
         }
@@ -121,21 +122,21 @@ pub fn product(
                         _ => here,
                     };
                     let (x, x_stride) = x_of(block, tile);
+                    let tile = Tile {
+                        length: length(block),
+                        w: here,
+                        w_stride: bytes.len(),
+                        x,
+                        x_stride,
+                        c: c.as_mut_ptr(),
+                        c_stride: rows * PANEL,
+                        first: block == 0,
+                        ahead,
+                        packed_bytes: size,
+                    };
                     // SAFETY: the level's kernels; the panels, which follow each other in memory, hold the
                     // inputs of the block, activations and results have as many values as the tile reads.
-                    unsafe {
-                        kernel(
-                            length(block),
-                            here,
-                            bytes.len(),
-                            x,
-                            x_stride,
-                            c.as_mut_ptr(),
-                            rows * PANEL,
-                            block == 0,
-                            ahead,
-                        );
-                    }
+                    unsafe { kernel(&tile) };
                 }
                 p += side_by_side;
             }
@@ -164,8 +165,20 @@ pub fn product(
                 let c = &mut out[(p * rows + start - first_row) * PANEL..][..m * PANEL];
                 let (x, _) = x_of(block, tile);
                 let ahead = if t == 0 { next(p, 1, block) } else { weights.cast() };
+                let tile = Tile {
+                    length,
+                    w: weights.cast(),
+                    w_stride: 0,
+                    x,
+                    x_stride: 1,
+                    c: c.as_mut_ptr(),
+                    c_stride: 0,
+                    first: block == 0,
+                    ahead,
+                    packed_bytes: size,
+                };
                 // SAFETY: AVX2 level; weights, activations and results have as many values as the tile reads.
-                unsafe { TILE[m - 1](length, weights, x, c.as_mut_ptr(), block == 0, ahead, size) };
+                unsafe { CONVERTED[m - 1](&tile) };
             }
         }
     }

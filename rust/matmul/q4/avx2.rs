@@ -7,7 +7,7 @@ use super::offsets;
 use crate::matmul::layout::Layout;
 use crate::matmul::panel::{GROUPS, PANEL, SUPERBLOCK};
 use crate::matmul::quantized::avx2::scales;
-use crate::matmul::quantized::{Kernel, Kernels};
+use crate::matmul::quantized::{Kernel, Kernels, Tile};
 use std::arch::x86_64::*;
 
 /// Scales of the groups of a block.
@@ -187,17 +187,8 @@ macro_rules! tile {
         /// See [`Kernel`]; AVX2, FMA and F16C.
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn $name(
-            blocks: usize,
-            groups: usize,
-            mut w: *const u8,
-            mut x: *const i32,
-            x_stride: usize,
-            c: *mut f32,
-            mut ahead: *const u8,
-            lines: usize,
-            first: bool,
-        ) {
+        unsafe fn $name(tile: &Tile) {
+            let Tile { blocks, groups, mut w, mut x, x_stride, c, mut ahead, lines, first, .. } = *tile;
             let [scales_at, lows_at, d_at, size] = offsets(groups);
             for block in 0..blocks {
                 let mut sums = [[_mm256_setzero_si256(); 2]; $m];
@@ -294,17 +285,8 @@ macro_rules! unpacked_tile {
         /// See [`Kernel`]; AVX2, FMA and F16C.
         #[inline(never)]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn $name(
-            blocks: usize,
-            groups: usize,
-            mut w: *const u8,
-            mut x: *const i32,
-            x_stride: usize,
-            c: *mut f32,
-            _: *const u8,
-            _: usize,
-            first: bool,
-        ) {
+        unsafe fn $name(tile: &Tile) {
+            let Tile { blocks, groups, mut w, mut x, x_stride, c, first, .. } = *tile;
             let [scales_at, lows_at, d_at, size] = super::unpacked::unpacked_offsets(groups);
             for block in 0..blocks {
                 let mut sums = [[_mm256_setzero_si256(); 2]; $m];

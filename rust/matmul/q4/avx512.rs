@@ -5,8 +5,8 @@ use super::{CODES, HALF, offsets};
 use crate::matmul::layout::Layout;
 use crate::matmul::opaque::opaque;
 use crate::matmul::panel::{GROUP, GROUPS, PANEL, SUPERBLOCK};
-use crate::matmul::quantized::PREFETCH_BYTES;
 use crate::matmul::quantized::avx512::{kernels, offset, prefetch, scales};
+use crate::matmul::quantized::{PREFETCH_BYTES, Tile};
 use std::arch::x86_64::*;
 
 /// Bytes of a whole block per group.
@@ -50,19 +50,9 @@ unsafe fn store<const M: usize, const P: usize, const ROWS: bool>(
 /// See [`Kernel`](crate::matmul::quantized::Kernel); AVX-512 F, BW, VL and VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    mut ahead: *const u8,
-    lines: usize,
-    first: bool,
-    w_stride: usize,
-    c_stride: usize,
-) {
+unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, mut ahead, lines, first, w_stride, c_stride } =
+        *tile;
     let low = _mm512_set1_epi8(15);
     let [scales_at, lows_at, d_at, size] = offsets(groups);
     let offset = |word, i| offset::<M, ROWS>(word, i, Layout::I8Quads.words());
@@ -148,19 +138,8 @@ unsafe fn tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS:
 /// As above.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
-unsafe fn unpacked_tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    _: *const u8,
-    _: usize,
-    first: bool,
-    w_stride: usize,
-    c_stride: usize,
-) {
+unsafe fn unpacked_tile<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, first, w_stride, c_stride, .. } = *tile;
     let words = Layout::I8Quads.words();
     let offset = |word, i| offset::<M, ROWS>(word, i, words);
     // SAFETY: as promised by the caller.
@@ -197,5 +176,5 @@ unsafe fn unpacked_tile<const M: usize, const P: usize, const PREFETCH: bool, co
     }
 }
 
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", tile, KERNELS, Layout::I8Quads }
-kernels! { "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c", unpacked_tile, UNPACKED, Layout::I8Quads }
+kernels! { tile, KERNELS, Layout::I8Quads }
+kernels! { unpacked_tile, UNPACKED, Layout::I8Quads }

@@ -6,7 +6,7 @@ use super::{CODES, offsets};
 use crate::matmul::layout::Layout;
 use crate::matmul::panel::{GROUP, GROUPS, PANEL, SUPERBLOCK};
 use crate::matmul::quantized::avx2::{MAX_ROWS, products, scales};
-use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
+use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES, Tile};
 use std::arch::x86_64::*;
 
 /// Bytes of a whole block per group.
@@ -18,17 +18,8 @@ const GROUP_BYTES: usize = offsets(GROUPS)[3] / GROUPS;
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn tile<const M: usize, const PREFETCH: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    mut ahead: *const u8,
-    lines: usize,
-    first: bool,
-) {
+unsafe fn tile<const M: usize, const PREFETCH: bool>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, mut ahead, lines, first, .. } = *tile;
     let low = _mm256_set1_epi8(15);
     let [scales_at, lows_at, d_at, size] = offsets(groups);
     // SAFETY: as promised by the caller; prefetches touch no memory.
@@ -111,17 +102,8 @@ products!("avx2,avxvnni", step);
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn unpacked_tile<const M: usize>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    _: *const u8,
-    _: usize,
-    first: bool,
-) {
+unsafe fn unpacked_tile<const M: usize>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, first, .. } = *tile;
     let words = Layout::I8Quads.words();
     // SAFETY: as promised by the caller.
     unsafe {

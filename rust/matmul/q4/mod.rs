@@ -37,7 +37,7 @@ mod unpacked;
 
 use super::layout::Layout;
 use super::panel::{GROUP, GROUPS, PANEL, SUPERBLOCK};
-use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, blocks, shape};
+use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, Tile, blocks, shape};
 use crate::simd::{Isa, Level};
 use half::f16;
 
@@ -187,17 +187,8 @@ pub fn products(level: Level, rows: usize) -> (&'static Kernels, &'static Blocks
 ///
 /// # Safety
 /// See [`Kernel`].
-unsafe fn scalar<const M: usize>(
-    blocks: usize,
-    groups: usize,
-    w: *const u8,
-    x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    _: *const u8,
-    _: usize,
-    first: bool,
-) {
+unsafe fn scalar<const M: usize>(tile: &Tile) {
+    let Tile { blocks, groups, w, x, x_stride, c, first, .. } = *tile;
     let size = block_bytes(groups);
     // SAFETY: the caller promises as many weights, activations and results.
     let (w, x, c) = unsafe {

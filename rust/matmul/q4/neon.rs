@@ -6,7 +6,7 @@ use crate::matmul::layout::Layout;
 use crate::matmul::neon::extensions::{Dotprod, I8mm};
 use crate::matmul::neon::{Codes, Dots, Plain, entry, scales};
 use crate::matmul::panel::{GROUP, PANEL, SUPERBLOCK};
-use crate::matmul::quantized::{Kernel, Kernels};
+use crate::matmul::quantized::{Kernel, Kernels, Tile};
 use std::arch::aarch64::*;
 
 /// Nibbles as `super` defines them.
@@ -56,15 +56,8 @@ unsafe fn group_scales(at: *const u8, group: usize) -> [int32x4_t; 4] {
 /// # Safety
 /// See [`Kernel`]; the CPU has the instructions of `D`.
 #[inline(always)]
-unsafe fn tile<D: Dots, const M: usize>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    first: bool,
-) {
+unsafe fn tile<D: Dots, const M: usize>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, first, .. } = *tile;
     let [scales_at, lows_at, d_at, size] = offsets(groups);
     // SAFETY: as promised by the caller.
     unsafe {

@@ -17,7 +17,7 @@
 
 use super::panel::{GROUP, GROUPS, PANEL};
 use super::q8;
-use super::quantized::{Blocks, Kernels, Unpacking, blocks, bytes, shape, tile_activations};
+use super::quantized::{Blocks, Kernels, Tile, Unpacking, blocks, bytes, shape, tile_activations};
 use super::subproduct::Subproduct;
 use crate::simd::{Level, multiversion, prefetch_at};
 use crate::tensor::Buffer;
@@ -145,11 +145,22 @@ pub fn product(
         for (block, (groups, range)) in blocks(w.inputs(), block_bytes).enumerate() {
             let ahead = panel[range.clone()].as_ptr().wrapping_add(PREFETCH_BYTES / 2);
             unpack_block_at(level, groups, &panel[range], few, unpacked);
-            let x = tile_activations(kernels, packed, block, 1, 0);
-            let (unpacked, c) = (unpacked.as_ptr(), c.as_mut_ptr());
+            let tile = Tile {
+                blocks: 1,
+                groups,
+                w: unpacked.as_ptr(),
+                w_stride: 0,
+                x: tile_activations(kernels, packed, block, 1, 0),
+                x_stride: rows * words,
+                c: c.as_mut_ptr(),
+                c_stride: 0,
+                first: block == 0,
+                ahead,
+                lines: 0,
+            };
             // SAFETY: the kernels are of a detected level; the scratch holds a block of these groups, the
             // activations as many, and `c` has room for all rows.
-            unsafe { kernel(1, groups, unpacked, x, rows * words, c, ahead, 0, block == 0) };
+            unsafe { kernel(&tile) };
         }
     }
 }

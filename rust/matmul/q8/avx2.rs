@@ -6,7 +6,7 @@ use super::{CODES, GROUP, GROUP_BYTES, QUADS, SCALES, block_bytes};
 use crate::matmul::layout::Layout;
 use crate::matmul::panel::PANEL;
 use crate::matmul::quantized::avx2::{MAX_ROWS, products, scales};
-use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
+use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES, Tile};
 use std::arch::x86_64::*;
 
 /// A block's results with the sums of one more group: times its scales, and times the scale of the
@@ -63,17 +63,8 @@ unsafe fn store_block<const M: usize, const I8: bool>(
 /// See [`Kernel`]; AVX2, FMA and F16C.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn tile<const M: usize, const I8: bool, const PREFETCH: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    mut ahead: *const u8,
-    lines: usize,
-    first: bool,
-) {
+unsafe fn tile<const M: usize, const I8: bool, const PREFETCH: bool>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, mut ahead, lines, first, .. } = *tile;
     let words = if I8 { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
     let even = _mm256_set1_epi16(255);
     // SAFETY: as promised by the caller; prefetches touch no memory.
@@ -152,17 +143,8 @@ products!("avx2", step);
 /// As above.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn unpacked_tile<const M: usize, const I8: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    _: *const u8,
-    _: usize,
-    first: bool,
-) {
+unsafe fn unpacked_tile<const M: usize, const I8: bool>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, first, .. } = *tile;
     let words = if I8 { GROUP / 2 + 2 } else { GROUP / 2 + 1 };
     // SAFETY: as promised by the caller.
     unsafe {

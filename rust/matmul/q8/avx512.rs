@@ -4,8 +4,8 @@ use super::{CODES, GROUP_BYTES, QUADS, SCALES, block_bytes};
 use crate::matmul::layout::Layout;
 use crate::matmul::opaque::opaque;
 use crate::matmul::panel::PANEL;
-use crate::matmul::quantized::PREFETCH_BYTES;
 use crate::matmul::quantized::avx512::{kernels, offset, prefetch, scales};
+use crate::matmul::quantized::{PREFETCH_BYTES, Tile};
 use std::arch::x86_64::*;
 
 /// Prefetches a cache line of weights. Measured on Zen 5: when memory-bound, one or two rows are 5 to 7 %
@@ -28,18 +28,10 @@ fn prefetch_line<const M: usize>(line: *const u8) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
 unsafe fn i16_activations<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    mut ahead: *const u8,
-    lines: usize,
-    first: bool,
-    w_stride: usize,
-    c_stride: usize,
+    tile: &Tile,
 ) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, mut ahead, lines, first, w_stride, c_stride } =
+        *tile;
     let offset = |word, i| offset::<M, ROWS>(word, i, Layout::I16Planes.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
@@ -136,18 +128,10 @@ unsafe fn i16_activations<const M: usize, const P: usize, const PREFETCH: bool, 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c")]
 unsafe fn i8_activations<const M: usize, const P: usize, const PREFETCH: bool, const ROWS: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    mut ahead: *const u8,
-    lines: usize,
-    first: bool,
-    w_stride: usize,
-    c_stride: usize,
+    tile: &Tile,
 ) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, mut ahead, lines, first, w_stride, c_stride } =
+        *tile;
     let offset = |word, i| offset::<M, ROWS>(word, i, Layout::I8GroupQuads.words());
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
@@ -204,11 +188,5 @@ unsafe fn i8_activations<const M: usize, const P: usize, const PREFETCH: bool, c
     }
 }
 
-kernels! {
-    "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c",
-    i16_activations, I16_ACTIVATIONS, Layout::I16Planes
-}
-kernels! {
-    "avx512f,avx512bw,avx512vl,avx512vnni,fma,f16c",
-    i8_activations, I8_ACTIVATIONS, Layout::I8GroupQuads
-}
+kernels! { i16_activations, I16_ACTIVATIONS, Layout::I16Planes }
+kernels! { i8_activations, I8_ACTIVATIONS, Layout::I8GroupQuads }

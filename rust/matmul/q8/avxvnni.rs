@@ -4,7 +4,7 @@ use super::{CODES, GROUP_BYTES, QUADS, SCALES, block_bytes};
 use crate::matmul::layout::Layout;
 use crate::matmul::panel::PANEL;
 use crate::matmul::quantized::avx2::scales;
-use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES};
+use crate::matmul::quantized::{Kernel, Kernels, PREFETCH_BYTES, Tile};
 use std::arch::x86_64::*;
 
 /// The codes of a quad, of 8 outputs and the next 8.
@@ -35,17 +35,8 @@ fn dot(s: [__m256i; 2], u: [__m256i; 2], y: __m256i) -> [__m256i; 2] {
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn i16_activations<const M: usize, const PREFETCH: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    mut ahead: *const u8,
-    lines: usize,
-    first: bool,
-) {
+unsafe fn i16_activations<const M: usize, const PREFETCH: bool>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, mut ahead, lines, first, .. } = *tile;
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {
@@ -116,17 +107,8 @@ unsafe fn i16_activations<const M: usize, const PREFETCH: bool>(
 /// See [`Kernel`]; AVX2, FMA, F16C and AVX-VNNI.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-unsafe fn i8_activations<const M: usize, const PREFETCH: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    mut ahead: *const u8,
-    lines: usize,
-    first: bool,
-) {
+unsafe fn i8_activations<const M: usize, const PREFETCH: bool>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, mut ahead, lines, first, .. } = *tile;
     // SAFETY: as promised by the caller; prefetches touch no memory.
     unsafe {
         for block in 0..blocks {

@@ -31,7 +31,7 @@ mod unpacked;
 use super::layout::Layout;
 use super::matrix::Activations;
 use super::panel::{GROUP, GROUPS, PANEL};
-use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, shape};
+use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, Tile, shape};
 use crate::simd::{Isa, Level};
 use half::f16;
 
@@ -184,17 +184,8 @@ pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
 ///
 /// # Safety
 /// See [`Kernel`].
-unsafe fn scalar<const M: usize, const I8: bool>(
-    blocks: usize,
-    groups: usize,
-    w: *const u8,
-    x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    _: *const u8,
-    _: usize,
-    first: bool,
-) {
+unsafe fn scalar<const M: usize, const I8: bool>(tile: &Tile) {
+    let Tile { blocks, groups, w, x, x_stride, c, first, .. } = *tile;
     let layout = if I8 { Layout::I8GroupPairs } else { Layout::I16Pairs };
     // SAFETY: the caller promises as many weights, activations and results.
     let (w, x, c) = unsafe {

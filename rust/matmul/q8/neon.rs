@@ -5,7 +5,7 @@ use crate::matmul::layout::Layout;
 use crate::matmul::neon::extensions::{Dotprod, I8mm};
 use crate::matmul::neon::{Biased, Dots, Plain, entry, scales};
 use crate::matmul::panel::PANEL;
-use crate::matmul::quantized::{Kernel, Kernels};
+use crate::matmul::quantized::{Kernel, Kernels, Tile};
 use std::arch::aarch64::*;
 
 /// See [`super::scalar`].
@@ -13,15 +13,8 @@ use std::arch::aarch64::*;
 /// # Safety
 /// See [`Kernel`]; the CPU has the instructions of `D`.
 #[inline(always)]
-unsafe fn tile<D: Dots, const M: usize, const I8: bool>(
-    blocks: usize,
-    groups: usize,
-    mut w: *const u8,
-    mut x: *const i32,
-    x_stride: usize,
-    c: *mut f32,
-    first: bool,
-) {
+unsafe fn tile<D: Dots, const M: usize, const I8: bool>(tile: &Tile) {
+    let Tile { blocks, groups, mut w, mut x, x_stride, c, first, .. } = *tile;
     let words = if I8 { QUADS + 2 } else { GROUP / 2 + 1 };
     // SAFETY: as promised by the caller.
     unsafe {

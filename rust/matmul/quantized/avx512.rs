@@ -32,80 +32,34 @@ pub const fn offset<const M: usize, const ROWS: bool>(word: usize, row: usize, w
     if ROWS { row * words + word } else { word * M + row }
 }
 
-/// The kernels of a type, from one function generic over rows, panels and whether it prefetches while it
-/// reads.
+/// The kernels of a type, from one function generic over rows, panels, whether it prefetches while it reads, and
+/// whether activations are row-major.
 macro_rules! kernels {
-    ($features:literal, $tile:ident, $name:ident, $layout:expr) => {
+    ($tile:ident, $name:ident, $layout:expr) => {
         pub static $name: $crate::matmul::quantized::Kernels = {
-            use $crate::matmul::quantized::{Kernel, Kernels, PairKernel};
-
-            /// # Safety
-            /// See [`Kernel`].
-            #[target_feature(enable = $features)]
-            unsafe fn one<const M: usize, const PREFETCH: bool, const ROWS: bool>(
-                blocks: usize,
-                groups: usize,
-                w: *const u8,
-                x: *const i32,
-                x_stride: usize,
-                c: *mut f32,
-                ahead: *const u8,
-                lines: usize,
-                first: bool,
-            ) {
-                // SAFETY: as promised by the caller.
-                unsafe {
-                    $tile::<M, 1, PREFETCH, ROWS>(
-                        blocks, groups, w, x, x_stride, c, ahead, lines, first, 0, 0,
-                    );
-                }
-            }
-
-            /// # Safety
-            /// See [`PairKernel`].
-            #[target_feature(enable = $features)]
-            unsafe fn two<const M: usize, const ROWS: bool>(
-                blocks: usize,
-                groups: usize,
-                w: *const u8,
-                x: *const i32,
-                x_stride: usize,
-                c: *mut f32,
-                ahead: *const u8,
-                lines: usize,
-                first: bool,
-                w_stride: usize,
-                c_stride: usize,
-            ) {
-                // SAFETY: as promised by the caller.
-                unsafe {
-                    $tile::<M, 2, false, ROWS>(
-                        blocks, groups, w, x, x_stride, c, ahead, lines, first, w_stride, c_stride,
-                    );
-                }
-            }
+            use $crate::matmul::quantized::{Kernel, Kernels};
 
             const fn ones<const PREFETCH: bool, const ROWS: bool>() -> [Kernel; 8] {
                 [
-                    one::<1, PREFETCH, ROWS>,
-                    one::<2, PREFETCH, ROWS>,
-                    one::<3, PREFETCH, ROWS>,
-                    one::<4, PREFETCH, ROWS>,
-                    one::<5, PREFETCH, ROWS>,
-                    one::<6, PREFETCH, ROWS>,
-                    one::<7, PREFETCH, ROWS>,
-                    one::<8, PREFETCH, ROWS>,
+                    $tile::<1, 1, PREFETCH, ROWS>,
+                    $tile::<2, 1, PREFETCH, ROWS>,
+                    $tile::<3, 1, PREFETCH, ROWS>,
+                    $tile::<4, 1, PREFETCH, ROWS>,
+                    $tile::<5, 1, PREFETCH, ROWS>,
+                    $tile::<6, 1, PREFETCH, ROWS>,
+                    $tile::<7, 1, PREFETCH, ROWS>,
+                    $tile::<8, 1, PREFETCH, ROWS>,
                 ]
             }
             // Twelve sums, twelve totals and their operands fit into 32 registers.
-            const fn twos<const ROWS: bool>() -> [PairKernel; 6] {
+            const fn twos<const ROWS: bool>() -> [Kernel; 6] {
                 [
-                    two::<1, ROWS>,
-                    two::<2, ROWS>,
-                    two::<3, ROWS>,
-                    two::<4, ROWS>,
-                    two::<5, ROWS>,
-                    two::<6, ROWS>,
+                    $tile::<1, 2, false, ROWS>,
+                    $tile::<2, 2, false, ROWS>,
+                    $tile::<3, 2, false, ROWS>,
+                    $tile::<4, 2, false, ROWS>,
+                    $tile::<5, 2, false, ROWS>,
+                    $tile::<6, 2, false, ROWS>,
                 ]
             }
             Kernels {
