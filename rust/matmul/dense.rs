@@ -7,7 +7,8 @@
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-use crate::simd::{Isa, Level, to_f32_at};
+use super::select;
+use crate::simd::{Level, to_f32_at};
 use crate::tensor::{Buffer, sized};
 
 /// Strides of the operands: `a[i, k] = a[i * a_stride + k]`, `b[k, j] = b[k * b_stride + j]`, `c[i, j] = c[i
@@ -36,36 +37,52 @@ impl Shape {
 
 /// `c = a b`, or `c += a b` where `accumulate`.
 pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32], accumulate: bool) {
-    let Shape { rows, columns, depth, a_stride, b_stride, c_stride } = *shape;
-    if rows == 0 || columns == 0 {
+    if shape.rows == 0 || shape.columns == 0 {
         return;
     }
     shape.check(a.len(), b.len(), c.len());
-    match level.isa() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a `Level` exists only for a detected instruction set, and the slices hold the shape
-        // (checked above).
-        Isa::Avx512 => unsafe {
-            x86::multiply_avx512::<false>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
-        },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 | Isa::AvxVnni => unsafe {
-            x86::multiply_avx2::<false>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
-        },
-        #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above.
-        Isa::Neon | Isa::Dotprod | Isa::I8mm => unsafe {
-            neon::multiply(shape, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), accumulate)
-        },
-        _ => {
-            for i in 0..rows {
-                for j in 0..columns {
-                    let at = i * c_stride + j;
-                    let start = if accumulate { c[at] } else { 0.0 };
-                    c[at] =
-                        (0..depth).fold(start, |s, k| a[i * a_stride + k].mul_add(b[k * b_stride + j], s));
-                }
+    // SAFETY: a `Level` exists only for a detected instruction set, and the slices hold the shape (checked
+    // above).
+    unsafe {
+        (select::of(level).dense.multiply)(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate);
+    }
+}
+
+/// Products of an instruction set.
+pub struct Dense {
+    pub multiply: Multiply,
+    /// With `b` in f16, for columns in sixteens; without it, `b` is converted first.
+    pub multiply_half: Option<Multiply>,
+}
+
+/// `c = a b`, or `c += a b` where the last argument says so; `b` is given by its address. The CPU must have the
+/// instruction set, and the pointers be valid for the shape.
+type Multiply = unsafe fn(&Shape, *const f32, *const u8, *mut f32, bool);
+
+#[cfg(target_arch = "x86_64")]
+pub const AVX2: Dense =
+    Dense { multiply: x86::multiply_avx2::<false>, multiply_half: Some(x86::multiply_avx2::<true>) };
+#[cfg(target_arch = "x86_64")]
+pub const AVX512: Dense =
+    Dense { multiply: x86::multiply_avx512::<false>, multiply_half: Some(x86::multiply_avx512::<true>) };
+#[cfg(target_arch = "aarch64")]
+pub const NEON: Dense = Dense { multiply: neon::multiply, multiply_half: None };
+
+/// Portable code; the other levels equal it to the bit.
+///
+/// # Safety
+/// See [`Multiply`].
+pub unsafe fn scalar(s: &Shape, a: *const f32, b: *const u8, c: *mut f32, accumulate: bool) {
+    let b: *const f32 = b.cast();
+    for i in 0..s.rows {
+        for j in 0..s.columns {
+            // SAFETY: inside the shape.
+            unsafe {
+                let c = c.add(i * s.c_stride + j);
+                let start = if accumulate { *c } else { 0.0 };
+                *c = (0..s.depth).fold(start, |sum, k| {
+                    (*a.add(i * s.a_stride + k)).mul_add(*b.add(k * s.b_stride + j), sum)
+                });
             }
         }
     }
@@ -73,7 +90,6 @@ pub fn multiply(level: Level, shape: &Shape, a: &[f32], b: &[f32], c: &mut [f32]
 
 /// Maximum number of rows for which f16 operands are converted while they are read; more rows would repeat
 /// the conversion.
-#[cfg(target_arch = "x86_64")]
 const FEW_ROWS: usize = 16;
 
 /// [`multiply`] with `b` in f16, by its bits; many rows convert it into `scratch` first.
@@ -90,17 +106,10 @@ pub fn multiply_half(
         return;
     }
     shape.check(a.len(), b.len(), c.len());
-    match level.isa() {
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a `Level` exists only for a detected instruction set, the slices hold the shape (checked
-        // above), and columns come in sixteens.
-        Isa::Avx512 if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
-            x86::multiply_avx512::<true>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
-        },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 | Isa::AvxVnni if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
-            x86::multiply_avx2::<true>(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate)
+    match select::of(level).dense.multiply_half {
+        // SAFETY: as in `multiply`, and columns come in sixteens.
+        Some(multiply_half) if shape.rows <= FEW_ROWS && shape.columns.is_multiple_of(16) => unsafe {
+            multiply_half(shape, a.as_ptr(), b.as_ptr().cast(), c.as_mut_ptr(), accumulate);
         },
         _ => {
             let wide = sized(scratch, b.len());

@@ -3,12 +3,11 @@
 
 use super::activations::{ActivationView, Input, PackedActivations, Packing};
 use super::epilogue::{Destination, PanelResults, epilogue_at};
-use super::layout::Layout;
 use super::matrix::Matrix;
 use super::panel::PANEL;
-use super::quantized::{Blocks, Kernels};
+use super::select::{self, Products};
 use super::subproduct::Subproduct;
-use super::{float, q4, q6, q8, quantized};
+use super::{float, q6, quantized};
 use crate::simd::{Activation, Level, level};
 use crate::tensor::{Buffer, Disjoint, WeightType, sized};
 use crate::threads::Team;
@@ -165,74 +164,6 @@ pub fn linear_each(team: &Team<'_>, scratch: &mut Scratch, x: &[f32], targets: &
     });
 }
 
-/// The kernels of a matrix.
-#[derive(Clone, Copy)]
-pub enum Products {
-    Float(Layout),
-    Quantized(&'static Kernels, &'static Blocks),
-    /// Few rows of 6-bit weights.
-    Q6(&'static Kernels),
-}
-
-impl Products {
-    /// The kernels for a number of rows.
-    pub fn of(w: &Matrix, level: Level, rows: usize) -> Products {
-        let (kernels, blocks) = match w.weight_type() {
-            WeightType::Q8 => q8::products(level, w.activations(), rows),
-            WeightType::Q6 => (q8::kernels(level, w.activations()), &q6::BLOCKS),
-            WeightType::Q4 => q4::products(level, rows),
-            _ => return Products::Float(float::layout(level, w)),
-        };
-        // Few rows are one tile; this product prefetches while it unpacks.
-        if w.weight_type() == WeightType::Q6 && rows <= kernels.few.len() {
-            Products::Q6(kernels)
-        } else {
-            Products::Quantized(kernels, blocks)
-        }
-    }
-
-    /// The layout of activations that the kernels read.
-    pub fn layout(self) -> Layout {
-        match self {
-            Products::Float(layout) => layout,
-            Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.layout,
-        }
-    }
-
-    /// Whether codes of activations `[rows, inputs]` are row-major, see [`PackedActivations::by_rows`].
-    pub fn prefers_rows(self, rows: usize, inputs: usize) -> bool {
-        match self {
-            Products::Float(_) => false,
-            Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.prefers_rows(rows, inputs),
-        }
-    }
-
-    /// Bytes of results in a slab.
-    pub fn slab(self) -> usize {
-        match self {
-            Products::Quantized(_, Blocks { unpacking: Some(_), .. }) => UNPACKED_SLAB,
-            _ => SLAB,
-        }
-    }
-
-    /// How activations `[rows, inputs]` are packed.
-    pub fn packing(self, level: Level, rows: usize, inputs: usize) -> Packing {
-        Packing {
-            layout: self.layout(),
-            height: self.height(level, rows),
-            by_rows: self.prefers_rows(rows, inputs),
-        }
-    }
-
-    /// Rows in a tile.
-    fn height(self, level: Level, rows: usize) -> usize {
-        match self {
-            Products::Float(layout) => float::height(level, layout, rows),
-            Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.height(rows),
-        }
-    }
-}
-
 fn rows_chunk(
     team: &Team<'_>,
     scratch: &mut Scratch,
@@ -344,11 +275,6 @@ fn compute(level: Level, t: &Target<'_>, whole: Subproduct<'_>, work: &mut Threa
     }
 }
 
-/// Bytes of results that a thread computes before their epilogue: they stay in the L1 cache meanwhile.
-const SLAB: usize = 32 * 1024;
-/// The same where weights are unpacked for each slab: results stay in the L2 cache.
-const UNPACKED_SLAB: usize = 256 * 1024;
-
 /// The first of some tiles: as many as have their results of `panels` panels in a slab, in slabs of nearly
 /// equal size, as a single leftover tile would read all weights for itself.
 pub fn slab(packed: &PackedActivations, tiles: Range<usize>, panels: usize, bytes: usize) -> Range<usize> {
@@ -361,7 +287,7 @@ pub fn slab(packed: &PackedActivations, tiles: Range<usize>, panels: usize, byte
 /// Computes a subproduct with the kernels of its matrix.
 pub fn product(level: Level, part: Subproduct<'_>, unpacked: &mut Buffer<f32>, out: &mut [f32]) {
     match Products::of(part.weight, level, part.rows) {
-        Products::Float(layout) => float::product(level, layout, part, unpacked, out),
+        Products::Float(layout) => (select::of(level).float.product)(layout, part, unpacked, out),
         Products::Quantized(kernels, blocks) => {
             quantized::product(level, kernels, blocks, part, unpacked, out);
         }

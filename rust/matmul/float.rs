@@ -16,17 +16,18 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "aarch64")]
-mod neon;
+pub mod neon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tile;
 #[cfg(target_arch = "x86_64")]
-mod x86;
+pub mod x86;
 
 use super::layout::Layout;
 use super::matrix::{Activations, Matrix};
 use super::panel::{PANEL, SUPERBLOCK};
+use super::select;
 use super::subproduct::Subproduct;
-use crate::simd::{Isa, Level, multiplies_bf16};
+use crate::simd::{Level, multiplies_bf16};
 use crate::tensor::{Buffer, WeightType};
 use half::{bf16, f16};
 
@@ -37,12 +38,27 @@ pub const SIDE_BY_SIDE: usize = 4;
 /// converted to f32 once.
 const FEW_ROWS: usize = 4;
 
+/// Rows in a tile of pairs of bf16.
+const PAIRS_HEIGHT: usize = 6;
+
+/// Products of an instruction set.
+pub struct Float {
+    pub product: Product,
+    /// The layout of activations in f32.
+    pub layout: Layout,
+    /// Maximum number of rows in a tile, where they are many.
+    pub height: usize,
+}
+
+/// Computes a subproduct; see [`super::driver::product`].
+pub type Product = fn(Layout, Subproduct<'_>, &mut Buffer<f32>, &mut [f32]);
+
 /// Rows in a tile.
 pub fn height(level: Level, layout: Layout, rows: usize) -> usize {
-    match level.isa() {
+    match layout {
         _ if rows <= FEW_ROWS => FEW_ROWS,
-        Isa::Avx512 if layout != Layout::Bf16Pairs => 12,
-        _ => 6,
+        Layout::Bf16Pairs => PAIRS_HEIGHT,
+        _ => select::of(level).float.height,
     }
 }
 
@@ -51,8 +67,7 @@ pub fn layout(level: Level, w: &Matrix) -> Layout {
     match (w.weight_type(), w.activations()) {
         (WeightType::Bf16, Activations::Bf16) if multiplies_bf16(level) => Layout::Bf16Pairs,
         (WeightType::Bf16, Activations::Bf16) => Layout::Bf16AsF32,
-        _ if level.isa() == Isa::Avx512 => Layout::F32Rows,
-        _ => Layout::F32,
+        _ => select::of(level).float.layout,
     }
 }
 
@@ -103,28 +118,8 @@ pub fn unpack(weight_type: WeightType, panel: &[u8], row: usize, out: &mut [f32]
     }
 }
 
-/// See [`super::driver::product`].
-pub fn product(
-    level: Level,
-    layout: Layout,
-    part: Subproduct<'_>,
-    unpacked: &mut Buffer<f32>,
-    out: &mut [f32],
-) {
-    match level.isa() {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni | Isa::Avx512 => x86::product(level, layout, part, unpacked, out),
-        #[cfg(target_arch = "aarch64")]
-        Isa::Neon | Isa::Dotprod | Isa::I8mm => neon::product(layout, part, unpacked, out),
-        _ => {
-            let _ = unpacked;
-            scalar(layout, part, out);
-        }
-    }
-}
-
 /// Portable code; the other levels equal it to the bit.
-fn scalar(layout: Layout, part: Subproduct<'_>, out: &mut [f32]) {
+pub fn scalar(layout: Layout, part: Subproduct<'_>, _: &mut Buffer<f32>, out: &mut [f32]) {
     let Subproduct { weight: w, panels, x: view, tiles, .. } = part;
     let (first_row, rows) = view.packed.rows_of(&tiles);
     let (inputs, weight_type) = (w.inputs(), w.weight_type());

@@ -33,6 +33,7 @@ mod q4;
 mod q6;
 mod q8;
 mod quantized;
+mod select;
 mod subproduct;
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,10 @@
 //! Products that are consumed piece by piece instead of stored: the logits of a large vocabulary.
 
 use super::activations::Input;
-use super::driver::{MAX_ROWS, Products, Scratch, cuts, product, slab};
+use super::driver::{MAX_ROWS, Scratch, cuts, product, slab};
 use super::matrix::Matrix;
 use super::panel::PANEL;
+use super::select::Products;
 use super::subproduct::Subproduct;
 use crate::simd::level;
 use crate::tensor::sized;

@@ -2,11 +2,12 @@
 //! definition.
 
 use super::activations::{ActivationView, Input, MAX_I16_CODE, PackedActivations, Packing, nearest_half};
-use super::driver::{Products, product};
+use super::driver::product;
 use super::epilogue::{Destination, PanelResults, epilogue_at};
 use super::layout::Layout;
+use super::select::{self, Products};
 use super::subproduct::Subproduct;
-use super::{Activations, Matrix, PANEL, float, q8};
+use super::{Activations, Matrix, PANEL, q8};
 use crate::simd::testing::{every_level_equals_portable, numbers, with_extremes};
 use crate::simd::{Activation, Level};
 use crate::tensor::{Buffer, DType, Disjoint, Source, WeightType};
@@ -56,7 +57,9 @@ fn tiles(
     let mut out = vec![f32::NAN; w.panels() * x.packed.rows_of(&tiles).1 * PANEL];
     let part = Subproduct { weight: w, panels: 0..w.panels(), x, tiles, rows: x.packed.rows };
     match products {
-        Products::Float(layout) => float::product(level, layout, part, &mut Buffer::default(), &mut out),
+        Products::Float(layout) => {
+            (select::of(level).float.product)(layout, part, &mut Buffer::default(), &mut out);
+        }
         _ => product(level, part, &mut Buffer::default(), &mut out),
     }
     out

@@ -73,7 +73,8 @@ static TILES: [[Tile; HEIGHT]; 2] = [
 ///
 /// # Safety
 /// The pointers are valid for the shape.
-pub unsafe fn multiply(s: &Shape, a: *const f32, b: *const f32, c: *mut f32, accumulate: bool) {
+pub unsafe fn multiply(s: &Shape, a: *const f32, b: *const u8, c: *mut f32, accumulate: bool) {
+    let b: *const f32 = b.cast();
     let mut j = 0;
     while j < s.columns {
         let left = s.columns - j;

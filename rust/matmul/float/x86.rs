@@ -7,7 +7,6 @@ use super::{FEW_ROWS, SIDE_BY_SIDE, avx512};
 use crate::matmul::layout::Layout;
 use crate::matmul::panel::{PANEL, SUPERBLOCK};
 use crate::matmul::subproduct::Subproduct;
-use crate::simd::{Isa, Level};
 use crate::tensor::{Buffer, WeightType, sized};
 
 /// Kernels by operands: over one panel or several.
@@ -22,8 +21,12 @@ static MANY_ROWS: [[&[Kernel]; 2]; 5] = [
 static FEW: [[[(usize, Kernel); 3]; FEW_ROWS]; 5] =
     [few::<F32>(), few::<BF16>(), few::<F16>(), few::<SWAPPED>(), avx512::FEW_PAIRS];
 
-pub fn product(
-    level: Level,
+/// Products on CPUs with AVX2, and on those with AVX-512.
+pub const AVX2: super::Product = product::<false>;
+pub const AVX512: super::Product = product::<true>;
+
+/// See [`super::Product`]. The CPU has AVX-512 if `AVX512`, else AVX2.
+fn product<const AVX512: bool>(
     layout: Layout,
     part: Subproduct<'_>,
     unpacked: &mut Buffer<f32>,
@@ -99,7 +102,7 @@ pub fn product(
         };
         first.as_ptr().wrapping_add(panel * first.len() + block * SUPERBLOCK * size)
     };
-    if level.isa() == Isa::Avx512 {
+    if AVX512 {
         let one = tiles.len() == 1;
         let widest = if code == HALVES { 4 } else { 2 };
         for block in 0..blocks {

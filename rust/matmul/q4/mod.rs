@@ -22,23 +22,22 @@
 //! ```
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub mod avx512;
 #[cfg(target_arch = "x86_64")]
-mod avxvnni;
+pub mod avxvnni;
 pub mod fit;
 #[cfg(target_arch = "aarch64")]
-mod neon;
+pub mod neon;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
-mod unpacked;
+pub mod unpacked;
 
 use super::layout::Layout;
 use super::panel::{GROUP, GROUPS, PANEL, SUPERBLOCK};
 use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, Tile, blocks, shape};
-use crate::simd::{Isa, Level};
 use half::f16;
 
 /// Bytes of the codes of a group.
@@ -152,36 +151,7 @@ pub fn unpack(panel: &[u8], inputs: usize, row: usize, out: &mut [f32]) {
     }
 }
 
-static BLOCKS: Blocks = Blocks { bytes: block_bytes, unpacking: None };
-
-/// Minimum number of rows for which blocks are unpacked.
-const MANY: usize = 32;
-
-/// Kernels of a level for a number of rows, and the blocks that they read.
-pub fn products(level: Level, rows: usize) -> (&'static Kernels, &'static Blocks) {
-    match (level.isa(), rows >= MANY) {
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, true) => (&avx512::UNPACKED, &unpacked::UNPACKED_BYTES),
-        #[cfg(target_arch = "x86_64")]
-        (Isa::AvxVnni, true) => (&avxvnni::UNPACKED, &unpacked::UNPACKED_BYTES),
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, true) => (&avx2::UNPACKED, &unpacked::UNPACKED_CODES),
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, false) => (&avx512::KERNELS, &BLOCKS),
-        #[cfg(target_arch = "x86_64")]
-        (Isa::AvxVnni, false) => (&avxvnni::KERNELS, &BLOCKS),
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, false) => (&avx2::KERNELS, &BLOCKS),
-        // Never unpacked: that has not been measured.
-        #[cfg(target_arch = "aarch64")]
-        (Isa::I8mm, _) => (&neon::I8MM, &BLOCKS),
-        #[cfg(target_arch = "aarch64")]
-        (Isa::Dotprod, _) => (&neon::DOTPROD, &BLOCKS),
-        #[cfg(target_arch = "aarch64")]
-        (Isa::Neon, _) => (&neon::KERNELS, &BLOCKS),
-        _ => (&SCALAR, &BLOCKS),
-    }
-}
+pub static BLOCKS: Blocks = Blocks { bytes: block_bytes, unpacking: None };
 
 /// Portable code; the other levels equal it to the bit.
 ///
@@ -227,5 +197,5 @@ unsafe fn scalar<const M: usize>(tile: &Tile) {
 }
 
 static SCALARS: [Kernel; 4] = [scalar::<1>, scalar::<2>, scalar::<3>, scalar::<4>];
-static SCALAR: Kernels =
+pub static KERNELS: Kernels =
     Kernels { layout: Layout::I8Quads, few: &SCALARS, many: &SCALARS, pairs: &[], by_rows: None };

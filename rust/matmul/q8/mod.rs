@@ -17,22 +17,20 @@
 //! x[g], t)`, `c = c + t`.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub mod avx2;
 #[cfg(target_arch = "x86_64")]
-mod avx512;
+pub mod avx512;
 #[cfg(target_arch = "x86_64")]
-mod avxvnni;
+pub mod avxvnni;
 pub(super) mod fit;
 #[cfg(target_arch = "aarch64")]
-mod neon;
+pub mod neon;
 #[cfg(target_arch = "x86_64")]
-mod unpacked;
+pub mod unpacked;
 
 use super::layout::Layout;
-use super::matrix::Activations;
 use super::panel::{GROUP, GROUPS, PANEL};
 use super::quantized::{Blocks, Kernel, Kernels, SCALE_BIAS, Tile, shape};
-use crate::simd::{Isa, Level};
 use half::f16;
 
 /// The largest code.
@@ -57,7 +55,7 @@ pub const fn block_bytes(groups: usize) -> usize {
     groups * CODES + (groups * SCALES).next_multiple_of(64)
 }
 
-static BLOCKS: Blocks = Blocks { bytes: block_bytes, unpacking: None };
+pub static BLOCKS: Blocks = Blocks { bytes: block_bytes, unpacking: None };
 
 /// Bytes of a panel.
 pub fn panel_bytes(inputs: usize) -> Option<usize> {
@@ -134,52 +132,6 @@ pub fn unpack(panel: &[u8], row: usize, out: &mut [f32]) {
     }
 }
 
-/// Minimum number of rows for which blocks are unpacked.
-const MANY: usize = 32;
-
-/// Kernels of a level for a number of rows and 16-bit or 8-bit activations, and the blocks that they read.
-pub fn products(level: Level, activations: Activations, rows: usize) -> (&'static Kernels, &'static Blocks) {
-    match (level.isa(), activations, rows >= MANY) {
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Activations::Int16, true) => (&avx2::I16_UNPACKED, &unpacked::BLOCKS),
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Activations::Int8, true) => (&avx2::I8_UNPACKED, &unpacked::BLOCKS),
-        _ => (kernels(level, activations), &BLOCKS),
-    }
-}
-
-/// Kernels that read packed blocks.
-pub fn kernels(level: Level, activations: Activations) -> &'static Kernels {
-    match (level.isa(), activations) {
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Activations::Int16) => &avx512::I16_ACTIVATIONS,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, Activations::Int8) => &avx512::I8_ACTIVATIONS,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::AvxVnni, Activations::Int16) => &avxvnni::I16_ACTIVATIONS,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::AvxVnni, Activations::Int8) => &avxvnni::I8_ACTIVATIONS,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Activations::Int16) => &avx2::I16_ACTIVATIONS,
-        #[cfg(target_arch = "x86_64")]
-        (Isa::Avx2, Activations::Int8) => &avx2::I8_ACTIVATIONS,
-        #[cfg(target_arch = "aarch64")]
-        (Isa::I8mm, Activations::Int16) => &neon::I8MM_I16,
-        #[cfg(target_arch = "aarch64")]
-        (Isa::I8mm, Activations::Int8) => &neon::I8MM_I8,
-        #[cfg(target_arch = "aarch64")]
-        (Isa::Dotprod, Activations::Int16) => &neon::DOTPROD_I16,
-        #[cfg(target_arch = "aarch64")]
-        (Isa::Dotprod, Activations::Int8) => &neon::DOTPROD_I8,
-        #[cfg(target_arch = "aarch64")]
-        (Isa::Neon, Activations::Int16) => &neon::I16_ACTIVATIONS,
-        #[cfg(target_arch = "aarch64")]
-        (Isa::Neon, Activations::Int8) => &neon::I8_ACTIVATIONS,
-        (_, Activations::Int8) => &I8_ACTIVATIONS,
-        _ => &I16_ACTIVATIONS,
-    }
-}
-
 /// Portable code; the other levels equal it to the bit.
 ///
 /// # Safety
@@ -235,14 +187,14 @@ unsafe fn scalar<const M: usize, const I8: bool>(tile: &Tile) {
 const fn scalars<const I8: bool>() -> [Kernel; 4] {
     [scalar::<1, I8>, scalar::<2, I8>, scalar::<3, I8>, scalar::<4, I8>]
 }
-static I16_ACTIVATIONS: Kernels = Kernels {
+pub static I16_ACTIVATIONS: Kernels = Kernels {
     layout: Layout::I16Pairs,
     few: &scalars::<false>(),
     many: &scalars::<false>(),
     pairs: &[],
     by_rows: None,
 };
-static I8_ACTIVATIONS: Kernels = Kernels {
+pub static I8_ACTIVATIONS: Kernels = Kernels {
     layout: Layout::I8GroupPairs,
     few: &scalars::<true>(),
     many: &scalars::<true>(),
