@@ -48,6 +48,7 @@ lint: $(VENV)/.built $(VENV)/.lint ## Check formatting, lints and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy python/lapwing
 	$(BIN)/python -m mypy.stubtest lapwing._core
+	$(BIN)/pyright -p tests/typing --pythonpath $(BIN)/python
 
 wheel: $(VENV)/.created ## Build the release wheel into dist/
 	@$(BIN)/python -m pip install -q --disable-pip-version-check maturin

@@ -44,7 +44,11 @@ def document(name: str) -> str:
     ("name", "function", "exempt"),
     [
         ("loading.md", lapwing.load, {"name"}),
-        ("chat.md", TextGenerator.chat, {"self", "messages", "progress", "options", "chat_template"}),
+        (
+            "chat.md",
+            TextGenerator.chat,
+            {"self", "messages", "progress", "chat_template", *GenerateOptions.__annotations__},
+        ),
         *(
             (
                 "tasks.md",

@@ -22,49 +22,100 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .chat import Chat
-    from .loading import load
-    from .models import Seq2Seq, TextEncoder, TextGenerator
-    from .tokenizer import Tokenizer
+    from .loading import LoadOptions, load
+    from .models import BaseModel, GenerateOptions, Seq2Seq, SingleOptions, TextEncoder, TextGenerator
+    from .results import (
+        Answer,
+        Chunk,
+        Classification,
+        EncoderOutput,
+        Fill,
+        Generation,
+        Hypothesis,
+        Label,
+        ModelInfo,
+        Ranked,
+        Score,
+        Tag,
+        TokenLogprob,
+        Translation,
+    )
+    from .tokenizer import Encoding, Tokenizer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
+    "BaseModel",
     "Chat",
     "CheckpointError",
+    "Chunk",
+    "Classification",
     "ContextLengthError",
+    "EncoderOutput",
+    "Encoding",
     "Error",
+    "Fill",
+    "GenerateOptions",
+    "Generation",
+    "Hypothesis",
     "InternalError",
+    "Label",
+    "LoadOptions",
     "ModelClosedError",
+    "ModelInfo",
     "NumericalError",
     "OptionError",
+    "Ranked",
+    "Score",
     "Seq2Seq",
+    "SingleOptions",
     "SpecError",
+    "Tag",
     "TextEncoder",
     "TextGenerator",
+    "TokenLogprob",
     "Tokenizer",
+    "Translation",
     "__version__",
     "load",
 ]
 
 _HOMES = {
-    "Chat": "chat",
-    "Seq2Seq": "models",
-    "TextEncoder": "models",
-    "TextGenerator": "models",
-    "Tokenizer": "tokenizer",
-    "load": "loading",
+    "chat": ("Chat",),
+    "loading": ("LoadOptions", "load"),
+    "models": ("BaseModel", "GenerateOptions", "Seq2Seq", "SingleOptions", "TextEncoder", "TextGenerator"),
+    "results": (
+        "Answer",
+        "Chunk",
+        "Classification",
+        "EncoderOutput",
+        "Fill",
+        "Generation",
+        "Hypothesis",
+        "Label",
+        "ModelInfo",
+        "Ranked",
+        "Score",
+        "Tag",
+        "TokenLogprob",
+        "Translation",
+    ),
+    "tokenizer": ("Encoding", "Tokenizer"),
 }
 
+if not TYPE_CHECKING:  # a type checker would accept any name
 
-def __getattr__(name: str) -> Any:
-    # The heavy parts (numpy, tokenizers, the compiled core) are imported when first used.
-    if name in _HOMES:
-        from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        # The heavy parts (numpy, tokenizers, the compiled core) are imported when first used.
+        for home, names in _HOMES.items():
+            if name in names:
+                from importlib import import_module
 
-        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+                value = getattr(import_module(f".{home}", __name__), name)
+                globals()[name] = value
+                return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

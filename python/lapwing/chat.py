@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import OptionError, short_repr
@@ -85,11 +85,12 @@ class Chat:
         """
         messages = [*self._messages, _message(content)]
         answer = self.model.chat(messages, **self._settings, **{**self._options, **options})
-        assert isinstance(answer, Generation)  # one conversation gives one answer
         self._messages = [*messages, {"role": "assistant", "content": answer.text}]
         return answer
 
-    def stream(self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
+    def stream(
+        self, content: str | Mapping[str, Any], **options: Unpack[GenerateOptions]
+    ) -> Generator[Chunk, None, None]:
         """As `send`, yielding the answer as it is generated.
 
         If the iterator is closed early, the text so far is kept as the answer.
@@ -98,7 +99,9 @@ class Chat:
         chunks = self.model.stream_chat(messages, **self._settings, **{**self._options, **options})
         return self._recorded(messages, chunks)
 
-    def _recorded(self, messages: list[dict[str, Any]], chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _recorded(
+        self, messages: list[dict[str, Any]], chunks: Generator[Chunk, None, None]
+    ) -> Generator[Chunk, None, None]:
         text = ""
         began = False
         try:
@@ -107,9 +110,7 @@ class Chat:
                 text += chunk.text
                 yield chunk
         finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
+            chunks.close()
             if began:
                 self._messages = [*messages, {"role": "assistant", "content": text}]
 

@@ -7,14 +7,14 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, overload
 
 from . import __version__, _core, packed
 from .architectures import check, complete, describe, task_of
 from .checkpoint import Checkpoint, Tensor, open_checkpoint, read_object
 from .errors import CheckpointError, OptionError, short_repr
 from .hub import find
-from .models import BaseModel, Seq2Seq, TextEncoder, TextGenerator
+from .models import Seq2Seq, TextEncoder, TextGenerator
 from .models.arguments import choice, flag, optional_flag, optional_text, whole
 from .models.base import LoadedParts
 from .models.pooling import Recipe
@@ -22,19 +22,57 @@ from .progress import Callback, Progress
 from .tasks import TASKS
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .spec import Model as Spec
 
 Activations = Literal["int16", "int8", "bf16"]
 KvCache = Literal["auto", "f32", "f16", "q8"]
 Weights = Literal["auto", "stored", "f32", "bf16", "f16", "q8", "q4"]
 
-WEIGHTS = ("auto", "stored", "f32", "bf16", "f16", "q8", "q4")
-ACTIVATIONS = ("int16", "int8", "bf16")
-KV_CACHE = ("auto", "f32", "f16", "q8")
+DecoderTask = Literal["chat", "score"]
+EncoderTask = Literal["embed", "encode", "classify", "rank", "tag", "answer", "fill-mask"]
+TextToTextTask = Literal["translate", "summarize"]
+
+WEIGHTS: tuple[Weights, ...] = get_args(Weights)
+ACTIVATIONS: tuple[Activations, ...] = get_args(Activations)
+KV_CACHE: tuple[KvCache, ...] = get_args(KvCache)
 QUANTIZED_FROM = 100_000_000
 """Number of parameters from which ``weights="auto"`` is "q8"."""
 
 
+class LoadOptions(TypedDict, total=False):
+    """The options of `load` besides the task."""
+
+    weights: Weights
+    activations: Activations
+    kv_cache: KvCache
+    threads: int | None
+    revision: str | None
+    local_files_only: bool
+    # Not Any: mypy gives up on overloads where an argument contains it.
+    generation_config: Mapping[str, object] | None
+    packed_cache: bool | None
+    prefix_cache: bool | int
+    progress: bool | Callback | None
+
+
+Model = TextGenerator | TextEncoder | Seq2Seq
+"""What `load` returns."""
+
+
+@overload
+def load(name: str | os.PathLike[str], *, task: DecoderTask, **options: Unpack[LoadOptions]) -> TextGenerator: ...
+@overload
+def load(name: str | os.PathLike[str], *, task: EncoderTask, **options: Unpack[LoadOptions]) -> TextEncoder: ...
+@overload
+def load(name: str | os.PathLike[str], *, task: TextToTextTask, **options: Unpack[LoadOptions]) -> Seq2Seq: ...
+@overload
+def load(
+    name: str | os.PathLike[str], *, task: Literal["generate"], **options: Unpack[LoadOptions]
+) -> TextGenerator | Seq2Seq: ...
+@overload
+def load(name: str | os.PathLike[str], *, task: str | None = None, **options: Unpack[LoadOptions]) -> Model: ...
 def load(
     name: str | os.PathLike[str],
     *,
@@ -49,7 +87,7 @@ def load(
     packed_cache: bool | None = None,
     prefix_cache: bool | int = True,
     progress: bool | Callback | None = None,
-) -> Any:
+) -> Model:
     """Loads a model: a `TextGenerator`, a `TextEncoder` or a `Seq2Seq`, depending on the checkpoint.
 
     Args:
@@ -165,12 +203,12 @@ def _generation(folder: Path, override: Mapping[str, Any] | None, config: Mappin
     return {key: value for key, value in merged.items() if value is not None}
 
 
-def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[BaseModel]:
+def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[Model]:
     """The class of a spec, checked against the task."""
     wanted = TASKS[task].shapes if task is not None else ()
     decodes = spec.decoder is not None and spec.head is None and spec.language_head is not None
     if spec.encoder is not None and spec.decoder is not None and spec.head is None:
-        found: type[BaseModel] = Seq2Seq
+        found: type[Model] = Seq2Seq
     elif decodes and "encoder" not in wanted and (recipe is None or "decoder" in wanted):
         found = TextGenerator
     else:

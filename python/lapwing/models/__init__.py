@@ -3,7 +3,7 @@
 from .base import BaseModel
 from .encoder import TextEncoder
 from .generator import TextGenerator
-from .options import GenerateOptions
+from .options import GenerateOptions, SingleOptions
 from .seq2seq import Seq2Seq
 
-__all__ = ["BaseModel", "GenerateOptions", "Seq2Seq", "TextEncoder", "TextGenerator"]
+__all__ = ["BaseModel", "GenerateOptions", "Seq2Seq", "SingleOptions", "TextEncoder", "TextGenerator"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from . import arguments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from typing_extensions import Self
 
     from .. import _core
     from ..spec import Model as Spec
@@ -31,7 +32,8 @@ LOGIT_BYTES = 256 << 20
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-IdList = Sequence[int]
+IdList: TypeAlias = "Sequence[int] | NDArray[np.integer[Any]]"
+"""The token ids of one sequence."""
 
 DEFAULT_BATCH_TOKENS = 8192
 """Tokens per batch: enough rows to keep all cores busy, and little memory even for wide models."""
@@ -151,7 +153,7 @@ class BaseModel:
         if core is not None:
             core.close()
 
-    def __enter__(self) -> Any:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

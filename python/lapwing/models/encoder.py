@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
@@ -42,6 +42,26 @@ class TextEncoder(Embedder, Classifier, Tagger, Answerer, MaskFiller, Ranker):
 
     kind: ClassVar[str] = "encoder"
 
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        text: TextOrPair,
+        *,
+        hidden_states: bool = False,
+        attentions: bool = False,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> EncoderOutput: ...
+    @overload
+    def __call__(
+        self,
+        text: Sequence[TextOrPair],
+        *,
+        hidden_states: bool = False,
+        attentions: bool = False,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[EncoderOutput]: ...
     def __call__(
         self,
         text: TextOrPair | Sequence[TextOrPair],
@@ -89,6 +109,12 @@ class TextEncoder(Embedder, Classifier, Tagger, Answerer, MaskFiller, Ranker):
 
     # -- token level ---------------------------------------------------------------------------------
 
+    @overload
+    def encode(self, ids: Sequence[int], segment_ids: IdList | None = None) -> Floats: ...
+    @overload
+    def encode(self, ids: Sequence[IdList], segment_ids: Sequence[IdList] | None = None) -> list[Floats]: ...
+    @overload
+    def encode(self, ids: NDArray[np.integer[Any]], segment_ids: IdList | None = None) -> Floats | list[Floats]: ...
     def encode(
         self, ids: IdList | Sequence[IdList], segment_ids: IdList | Sequence[IdList] | None = None
     ) -> Floats | list[Floats]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -129,7 +129,7 @@ def _finished(
     return finished
 
 
-def stream(job: GenerationJob) -> Iterator[Chunk]:
+def stream(job: GenerationJob) -> Generator[Chunk, None, None]:
     """Chunks of text as they are generated. Closing the iterator frees the cache and stops the work."""
     generation = job.start()
     transcripts = [Transcript(job.tokenizer(), job.request, index, text=True) for index in range(len(job.prompts))]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
 from ..errors import OptionError
 from ..progress import Callback, Progress
-from ..results import Chunk, Generation
+from ..results import Chunk, Generation, Hypothesis
 from ..tokenizer import template
 from . import arguments, engine
 from .arguments import flag, id_lists, is_text, one_or_many
 from .base import IdList, LoadedParts, ragged, split_rows
 from .generation_config import Defaults
-from .options import Request, resolve
+from .options import Request, resolve, spelled_out
 from .tasks.embedding import Embedder
 from .tasks.scoring import Scorer
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from .options import GenerateOptions
+    from .options import GenerateOptions, SingleOptions
 
     Floats = NDArray[np.float32]
 
@@ -67,6 +67,7 @@ class TextGenerator(Embedder, Scorer):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[Generation]: ...
+    @spelled_out
     def generate(
         self,
         prompt: str | Sequence[str],
@@ -85,7 +86,8 @@ class TextGenerator(Embedder, Scorer):
         results = self._generate([self._prompt(text) for text in prompts], request, progress)
         return results[0] if single else results
 
-    def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerateOptions]) -> Iterator[Chunk]:
+    @spelled_out
+    def stream(self, prompt: str | Sequence[str], **options: Unpack[GenerateOptions]) -> Generator[Chunk, None, None]:
         """Continues one prompt or a list, yielding the text as it is generated; ``index`` of a chunk is its
         prompt.
 
@@ -95,6 +97,35 @@ class TextGenerator(Embedder, Scorer):
         request = self._resolve(options, "stream", streaming=True)
         return engine.stream(self._job([self._prompt(text) for text in prompts], request))
 
+    @overload
+    def chat(
+        self,
+        messages: Messages,
+        *,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
+        allow_control_tokens: bool = False,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation: ...
+    @overload
+    def chat(
+        self,
+        messages: Sequence[Messages],
+        *,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Any] | None = None,
+        chat_template: str | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
+        allow_control_tokens: bool = False,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Generation]: ...
+    @spelled_out
     def chat(
         self,
         messages: Messages | Sequence[Messages],
@@ -138,6 +169,7 @@ class TextGenerator(Embedder, Scorer):
         results = self._generate(prompts, request, progress)
         return results if many else results[0]
 
+    @spelled_out
     def stream_chat(
         self,
         messages: Messages,
@@ -149,7 +181,7 @@ class TextGenerator(Embedder, Scorer):
         continue_final_message: bool = False,
         allow_control_tokens: bool = False,
         **options: Unpack[GenerateOptions],
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """As `chat` for one conversation, yielding the answer as it is generated."""
         request = self._resolve(options, "stream_chat", streaming=True)
         prompt = self._conversation(
@@ -165,6 +197,47 @@ class TextGenerator(Embedder, Scorer):
 
     # -- token level ---------------------------------------------------------------------------------
 
+    @overload
+    def generate_ids(
+        self,
+        ids: Sequence[int],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[SingleOptions],
+    ) -> list[int]: ...
+    @overload
+    def generate_ids(
+        self,
+        ids: Sequence[IdList],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[SingleOptions],
+    ) -> list[list[int]]: ...
+    @overload
+    def generate_ids(
+        self,
+        ids: Sequence[int],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Hypothesis]: ...
+    @overload
+    def generate_ids(
+        self,
+        ids: Sequence[IdList],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[list[Hypothesis]]: ...
+    @overload
+    def generate_ids(
+        self,
+        ids: NDArray[np.integer[Any]],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Any: ...
+    @spelled_out
     def generate_ids(
         self,
         ids: Any,
@@ -196,6 +269,12 @@ class TextGenerator(Embedder, Scorer):
         checked = self._check_ids(ids, self._vocab_size, self.max_length)
         return self.core.logits(*ragged([checked]))
 
+    @overload
+    def encode(self, ids: Sequence[int]) -> Floats: ...
+    @overload
+    def encode(self, ids: Sequence[IdList]) -> list[Floats]: ...
+    @overload
+    def encode(self, ids: NDArray[np.integer[Any]]) -> Floats | list[Floats]: ...
     def encode(self, ids: IdList | Sequence[IdList]) -> Floats | list[Floats]:
         """Final hidden states of one sequence, float32 [tokens, hidden], or a list of them for a list of
         sequences."""
@@ -268,7 +347,7 @@ class TextGenerator(Embedder, Scorer):
         )
         return self._check_ids(ids, self._vocab_size, self.max_length, "conversation")
 
-    def _job(self, prompts: Sequence[IdList], request: Request) -> engine.GenerationJob:
+    def _job(self, prompts: Sequence[Sequence[int]], request: Request) -> engine.GenerationJob:
         return engine.GenerationJob(self.core, lambda: self.tokenizer, prompts, request, self.max_length)
 
     def _generate(

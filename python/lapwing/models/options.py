@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import secrets
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 
 import numpy as np
 
@@ -20,13 +22,59 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .generator import TextGenerator
+
     Processor = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32]]
 
 DEFAULT_MAX_TOKENS = 256
 """Maximum number of new tokens if neither the call nor the checkpoint sets one."""
 
 
-class GenerateOptions(TypedDict, total=False):
+class SingleOptions(TypedDict, total=False):
+    """The options of `GenerateOptions` that give one result per prompt."""
+
+    max_tokens: int | None
+    min_tokens: int | None
+    ignore_eos: bool | None
+    max_time: float | None
+    stop: str | Sequence[str] | None
+    stop_ids: Sequence[int] | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    typical_p: float | None
+    top_h: float | None
+    epsilon_cutoff: float | None
+    eta_cutoff: float | None
+    seed: int | None
+    beams: int | None
+    length_penalty: float | None
+    early_stopping: bool | Literal["never"] | None
+    repetition_penalty: float | None
+    encoder_repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    no_repeat_ngram_size: int | None
+    encoder_no_repeat_ngram_size: int | None
+    logit_bias: Mapping[int, float] | None
+    sequence_bias: Mapping[tuple[int, ...], float] | Sequence[tuple[Sequence[int], float]] | None
+    bad_words: Sequence[str | Sequence[int]] | None
+    suppress_tokens: Sequence[int] | None
+    begin_suppress_tokens: Sequence[int] | None
+    forced_bos: int | None
+    forced_eos: int | Sequence[int] | None
+    exponential_decay_length_penalty: tuple[int, float] | None
+    remove_invalid_values: bool | None
+    renormalize_logits: bool | None
+    processor: Processor | None
+    prompt_lookup: int | None
+    draft_model: TextGenerator | None
+    draft_tokens: int | None
+    logprobs: bool | int | None
+
+
+class GenerateOptions(SingleOptions, total=False):
     """Options of every generating method, all optional.
 
     Length: ``max_tokens`` and ``min_tokens`` count new tokens; ``ignore_eos`` continues past end tokens;
@@ -60,47 +108,27 @@ class GenerateOptions(TypedDict, total=False):
     Results: ``logprobs`` is True, or the number of alternatives to report for each token.
     """
 
-    max_tokens: int | None
-    min_tokens: int | None
-    ignore_eos: bool
-    max_time: float | None
-    stop: str | Sequence[str] | None
-    stop_ids: Sequence[int] | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    typical_p: float | None
-    top_h: float | None
-    epsilon_cutoff: float | None
-    eta_cutoff: float | None
-    seed: int | None
     n: int | None
-    beams: int | None
     num_hypotheses: int | None
-    length_penalty: float | None
-    early_stopping: bool | str | None
-    repetition_penalty: float | None
-    encoder_repetition_penalty: float | None
-    presence_penalty: float | None
-    frequency_penalty: float | None
-    no_repeat_ngram_size: int | None
-    encoder_no_repeat_ngram_size: int | None
-    logit_bias: Mapping[int, float] | None
-    sequence_bias: Mapping[tuple[int, ...], float] | Sequence[tuple[Sequence[int], float]] | None
-    bad_words: Sequence[str | Sequence[int]] | None
-    suppress_tokens: Sequence[int] | None
-    begin_suppress_tokens: Sequence[int] | None
-    forced_bos: int | None
-    forced_eos: int | Sequence[int] | None
-    exponential_decay_length_penalty: tuple[int, float] | None
-    remove_invalid_values: bool | None
-    renormalize_logits: bool | None
-    processor: Processor | None
-    prompt_lookup: int | None
-    draft_model: Any
-    draft_tokens: int | None
-    logprobs: bool | int | None
+
+
+Method = TypeVar("Method", bound="Callable[..., Any]")
+
+
+def spelled_out(method: Method) -> Method:
+    """Lets ``help`` show every option of a method that takes those of `GenerateOptions`."""
+    signature = inspect.signature(method)
+    named = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    listed = [
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=getattr(kind, "__forward_arg__", kind)
+        )
+        for name, kind in GenerateOptions.__annotations__.items()
+    ]
+    method.__signature__ = signature.replace(parameters=[*named, *listed])  # type: ignore[attr-defined]
+    text = inspect.cleandoc(GenerateOptions.__doc__ or "").partition("\n\n")[2]
+    method.__doc__ = f"{inspect.cleandoc(method.__doc__ or '')}\n\nOptions:\n{textwrap.indent(text, '    ')}"
+    return method
 
 
 @dataclass(frozen=True)

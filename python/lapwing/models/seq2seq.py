@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -17,7 +17,7 @@ from .arguments import flag, id_lists, is_text, one_or_many, optional_text
 from .base import BaseModel, IdList, LoadedParts, ragged, split_rows, stack_length
 from .directions import Direction
 from .generation_config import Defaults, id_list
-from .options import Request, resolve
+from .options import Request, resolve, spelled_out
 from .transcript import Finished
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Seq2Seq(BaseModel):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[Translation]: ...
+    @spelled_out
     def translate(
         self,
         texts: str | Sequence[str],
@@ -103,6 +104,23 @@ class Seq2Seq(BaseModel):
         results = self._texts(items, direction, request, progress, "translating", split_sentences)
         return results[0] if single else results
 
+    @overload
+    def summarize(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        texts: str,
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Translation: ...
+    @overload
+    def summarize(
+        self,
+        texts: Sequence[str],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Translation]: ...
+    @spelled_out
     def summarize(
         self,
         texts: str | Sequence[str],
@@ -120,6 +138,23 @@ class Seq2Seq(BaseModel):
         results = self._texts(items, direction, request, progress, "summarizing", False)
         return results[0] if single else results
 
+    @overload
+    def generate(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        texts: str,
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Translation: ...
+    @overload
+    def generate(
+        self,
+        texts: Sequence[str],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Translation]: ...
+    @spelled_out
     def generate(
         self,
         texts: str | Sequence[str],
@@ -133,6 +168,7 @@ class Seq2Seq(BaseModel):
         results = self._texts(items, Direction(), request, progress, "generating", False)
         return results[0] if single else results
 
+    @spelled_out
     def stream(
         self,
         texts: str | Sequence[str],
@@ -140,7 +176,7 @@ class Seq2Seq(BaseModel):
         source_lang: str | None = None,
         target_lang: str | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> Iterator[Chunk]:
+    ) -> Generator[Chunk, None, None]:
         """As `translate` if languages are given, else as `generate`, yielding the text as it is generated.
 
         A stream yields one text per source, so it is greedy or sampled: the checkpoint's beams are set to 1,
@@ -164,6 +200,31 @@ class Seq2Seq(BaseModel):
 
     # -- token level ---------------------------------------------------------------------------------
 
+    @overload
+    def generate_ids(
+        self,
+        ids: Sequence[int],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Hypothesis]: ...
+    @overload
+    def generate_ids(
+        self,
+        ids: Sequence[IdList],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[list[Hypothesis]]: ...
+    @overload
+    def generate_ids(
+        self,
+        ids: NDArray[np.integer[Any]],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> list[Hypothesis] | list[list[Hypothesis]]: ...
+    @spelled_out
     def generate_ids(
         self,
         ids: Any,
@@ -184,6 +245,12 @@ class Seq2Seq(BaseModel):
                 results.append([h.hypothesis(request) for h in found])
         return results[0] if single else results
 
+    @overload
+    def encode(self, ids: Sequence[int]) -> Floats: ...
+    @overload
+    def encode(self, ids: Sequence[IdList]) -> list[Floats]: ...
+    @overload
+    def encode(self, ids: NDArray[np.integer[Any]]) -> Floats | list[Floats]: ...
     def encode(self, ids: IdList | Sequence[IdList]) -> Floats | list[Floats]:
         """The encoder's final hidden states of one source, float32 [tokens, hidden], or a list of them for a
         list of sources."""
@@ -284,13 +351,13 @@ class Seq2Seq(BaseModel):
             self.tokenizer, self._defaults.values, task, in_words=in_words, source=source, target=target
         )
 
-    def _job(self, sources: Sequence[IdList], request: Request, direction: Direction) -> engine.GenerationJob:
+    def _job(self, sources: Sequence[Sequence[int]], request: Request, direction: Direction) -> engine.GenerationJob:
         start = self._start_ids() if direction.start is None else [direction.start]
         prompts = [start for _ in sources]
         return engine.GenerationJob(self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources)
 
     def _run(
-        self, sources: Sequence[IdList], request: Request, direction: Direction, bar: Progress
+        self, sources: Sequence[Sequence[int]], request: Request, direction: Direction, bar: Progress
     ) -> list[list[Finished]]:
         # The engine admits them in this order: long ones first leave no long one alone at the end.
         order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))

@@ -6,7 +6,7 @@ import json
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import OptionError, short_repr
 from . import template
@@ -48,14 +48,31 @@ class Tokenizer:
             kind = type(self._backend.model).__name__
             self._clean_up = bool(self.config.get("clean_up_tokenization_spaces")) and kind != "BPE"
 
-    def __getattr__(self, name: str) -> Any:
-        key = name.removesuffix("_id")
-        if key.endswith("_token") and not name.startswith("_"):
-            text = self.specials.get(key)
-            if name == key or text is None:
-                return text
-            return self.token_to_id(text)
-        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+    bos_token: str | None
+    bos_token_id: int | None
+    cls_token: str | None
+    cls_token_id: int | None
+    eos_token: str | None
+    eos_token_id: int | None
+    mask_token: str | None
+    mask_token_id: int | None
+    pad_token: str | None
+    pad_token_id: int | None
+    sep_token: str | None
+    sep_token_id: int | None
+    unk_token: str | None
+    unk_token_id: int | None
+
+    if not TYPE_CHECKING:  # a type checker would accept any name
+
+        def __getattr__(self, name: str) -> Any:
+            key = name.removesuffix("_id")
+            if key.endswith("_token") and not name.startswith("_"):
+                text = self.specials.get(key)
+                if name == key or text is None:
+                    return text
+                return self.token_to_id(text)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"Tokenizer({str(self.folder)!r}, vocab_size={self.vocab_size})"

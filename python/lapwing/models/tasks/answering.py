@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -27,6 +27,36 @@ if TYPE_CHECKING:
 class Answerer(HeadModel):
     """Finds the spans of contexts that answer questions."""
 
+    @overload
+    def answer(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        question: str,
+        context: str,
+        *,
+        top_k: int = 1,
+        allow_no_answer: bool = False,
+        max_answer_tokens: int = 15,
+        window: int = 384,
+        stride: int = 128,
+        align_to_words: bool = True,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Answer: ...
+    @overload
+    def answer(
+        self,
+        question: Sequence[str],
+        context: str | Sequence[str],
+        *,
+        top_k: int = 1,
+        allow_no_answer: bool = False,
+        max_answer_tokens: int = 15,
+        window: int = 384,
+        stride: int = 128,
+        align_to_words: bool = True,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Answer]: ...
     def answer(
         self,
         question: str | Sequence[str],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
@@ -24,12 +24,34 @@ if TYPE_CHECKING:
 class Classifier(HeadModel):
     """Labels texts with a head that reads the whole text."""
 
+    @overload
+    def classify(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        text: TextOrPair,
+        *,
+        top_k: int | None = None,
+        scores: Literal["auto", "softmax", "sigmoid", "none"] = "auto",
+        truncate: bool = False,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Classification: ...
+    @overload
+    def classify(
+        self,
+        text: Sequence[TextOrPair],
+        *,
+        top_k: int | None = None,
+        scores: Literal["auto", "softmax", "sigmoid", "none"] = "auto",
+        truncate: bool = False,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Classification]: ...
     def classify(
         self,
         text: TextOrPair | Sequence[TextOrPair],
         *,
         top_k: int | None = None,
-        scores: str = "auto",
+        scores: Literal["auto", "softmax", "sigmoid", "none"] = "auto",
         truncate: bool = False,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -21,10 +21,33 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
+Fills = list[Fill] | list[list[Fill]]
+"""Candidates of one text, best first: for its only mask, or for each of several."""
+
 
 class MaskFiller(HeadModel):
     """Fills masked tokens."""
 
+    @overload
+    def fill_mask(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        text: str,
+        *,
+        top_k: int = 5,
+        targets: Sequence[str] | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Fills: ...
+    @overload
+    def fill_mask(
+        self,
+        text: Sequence[str],
+        *,
+        top_k: int = 5,
+        targets: Sequence[str] | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Fills]: ...
     def fill_mask(
         self,
         text: str | Sequence[str],
@@ -33,7 +56,7 @@ class MaskFiller(HeadModel):
         targets: Sequence[str] | None = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
-    ) -> Any:
+    ) -> Fills | list[Fills]:
         """Candidates for each mask token in a text, best first: a list for one mask, a list of lists for
         several.
 
@@ -54,7 +77,7 @@ class MaskFiller(HeadModel):
         encodings = [self._encode(item) for item in items]
         limited = None if words is None else [target_id(self.tokenizer, word) for word in words]
 
-        def run(batch: list[Encoding]) -> list[Any]:
+        def run(batch: list[Encoding]) -> list[Fills]:
             flat, starts, segments = self._arrays(batch)
             logits = self.core.logits(flat, starts, segments)
             return [
@@ -69,7 +92,7 @@ class MaskFiller(HeadModel):
                 for index in range(len(batch))
             ]
 
-        results: list[list[Fill] | list[list[Fill]]] = self._map(
+        results = self._map(
             encodings,
             len,
             run,
@@ -98,7 +121,7 @@ def fills(
     mask_id: int,
     top_k: int,
     targets: Sequence[int] | None,
-) -> list[Fill] | list[list[Fill]]:
+) -> Fills:
     """Candidates for each mask of one text."""
     places = [index for index, value in enumerate(ids) if value == mask_id]
     found: list[list[Fill]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...checkpoint import read_object
 from ...errors import OptionError, short_repr
@@ -27,7 +27,7 @@ class Ranker(HeadModel):
         documents: Sequence[str],
         *,
         top_k: int | None = None,
-        scores: str = "auto",
+        scores: Literal["auto", "sigmoid", "none"] = "auto",
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         truncate: bool | None = None,

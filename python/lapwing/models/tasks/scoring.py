@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 
@@ -16,6 +17,24 @@ from ..base import DEFAULT_BATCH_TOKENS, BaseModel, ragged
 class Scorer(BaseModel):
     """Scores texts."""
 
+    @overload
+    def score(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        text: str,
+        *,
+        add_special_tokens: bool = True,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Score: ...
+    @overload
+    def score(
+        self,
+        text: Sequence[str],
+        *,
+        add_special_tokens: bool = True,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Score]: ...
     def score(
         self,
         text: str | Sequence[str],

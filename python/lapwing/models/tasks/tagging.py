@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 
@@ -22,17 +22,40 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-AGGREGATIONS = ("none", "simple", "first", "average", "max")
+Aggregation = Literal["none", "simple", "first", "average", "max"]
+AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
 
 class Tagger(HeadModel):
     """Labels the tokens of texts."""
 
+    @overload
+    def tag(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        text: str,
+        *,
+        aggregation: Aggregation = "simple",
+        ignore_labels: Sequence[str] = ("O",),
+        stride: int | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Tag]: ...
+    @overload
+    def tag(
+        self,
+        text: Sequence[str],
+        *,
+        aggregation: Aggregation = "simple",
+        ignore_labels: Sequence[str] = ("O",),
+        stride: int | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[list[Tag]]: ...
     def tag(
         self,
         text: str | Sequence[str],
         *,
-        aggregation: str = "simple",
+        aggregation: Aggregation = "simple",
         ignore_labels: Sequence[str] = ("O",),
         stride: int | None = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
