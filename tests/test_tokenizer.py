@@ -223,13 +223,17 @@ def test_added_tokens_of_the_configuration_are_added(tmp_path: Path) -> None:
         Tokenizer(tmp_path)
 
 
-def test_start_token_follows_the_configuration(tmp_path: Path) -> None:
-    shutil.copy(GOLDEN / "llama" / "tokenizer.json", tmp_path)
+def test_start_and_end_tokens_are_those_of_tokenizer_json(tmp_path: Path) -> None:
+    for path in (GOLDEN / "llama").iterdir():
+        if path.name.startswith("token"):
+            shutil.copy(path, tmp_path)
     config = json.loads((GOLDEN / "llama" / "tokenizer_config.json").read_text(encoding="utf-8"))
     config.update(add_bos_token=False, add_eos_token=True)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     own = Tokenizer(tmp_path)
-    ids = own.encode("Hello")
+    assert own.encode("Hello") == tokenizer("llama").encode("Hello")
+    (tmp_path / "tokenizer.json").unlink()
+    ids = Tokenizer(tmp_path).encode("Hello")
     assert ids[0] != own.bos_token_id
     assert ids[-1] == own.eos_token_id
 

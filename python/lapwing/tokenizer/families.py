@@ -3,11 +3,13 @@ list. Each function returns a description in the format of `tokenizers`."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, short_repr
+from . import settings
 from .sentencepiece import (
     CONTROL,
     NORMAL,
@@ -24,24 +26,6 @@ from .sentencepiece import (
 )
 
 Json = dict[str, Any]
-
-
-def bos_eos_template(
-    specials: Mapping[str, str], add_bos: bool, add_eos: bool, id_of: Callable[[str], int | None]
-) -> Json:
-    """Arguments of `TemplateProcessing` that add the start token before and the end token after each text."""
-    bos = specials.get("bos_token") if add_bos else None
-    eos = specials.get("eos_token") if add_eos else None
-    before, after = ([bos] if bos else []), ([eos] if eos else [])
-    single = [f"{text}:0" for text in before] + ["$A:0"] + [f"{text}:0" for text in after]
-    pair = single + [f"{text}:1" for text in before] + ["$B:1"] + [f"{text}:1" for text in after]
-    tokens = []
-    for text in before + after:
-        index = id_of(text)
-        if index is None:
-            raise CheckpointError(f"the special token {text!r} is not in the vocabulary")
-        tokens.append((text, index))
-    return {"single": single, "pair": pair, "special_tokens": tokens}
 
 
 def _template(single: str, pair: str, ids: Mapping[str, int]) -> Json:
@@ -321,32 +305,65 @@ def _pegasus(model: SentencePieceModel, config: Json, specials: dict[str, str]) 
     )
 
 
-def from_wordpiece(path: Path, text: str, config: Json, specials: dict[str, str]) -> Json:
-    """BERT's word list, one piece per line."""
+_WORD_LISTS = ("", "Bert", "DPRContextEncoder", "DPRQuestionEncoder", "DPRReader", "Ernie", "Esm", "MPNet", "Realm")
+
+
+def from_word_list(path: Path, text: str, config: Json, specials: dict[str, str]) -> Json:
+    """A ``vocab.txt``, one piece per line: BERT's and MPNet's word pieces, ESM's residues."""
+    name = settings.short_name(config)
+    if name not in _WORD_LISTS:
+        known = ", ".join(f"{key}Tokenizer" for key in _WORD_LISTS if key)
+        raise CheckpointError(
+            f"{path} is the word list of a {name}Tokenizer, which cuts words by rules that are not in this file: "
+            f"expected a tokenizer.json next to it, or one of {known}"
+        )
     vocab: dict[str, int] = {}
     for index, line in enumerate(text.split("\n")):
         if line or index == 0:
             vocab[line.rstrip("\r")] = index
-    names = {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"}
-    for name, token in {**names, "mask_token": "[MASK]"}.items():
-        specials.setdefault(name, token)
-    unk, cls, sep = (specials[name] for name in ("unk_token", "cls_token", "sep_token"))
-    missing = [token for token in (unk, cls, sep) if token not in vocab]
+    for key, token in settings.defaults(name or "Bert").items():
+        specials.setdefault(key, token)
+    end = "eos_token" if name == "Esm" else "sep_token"
+    missing = [specials[key] for key in ("unk_token", "cls_token", end) if specials[key] not in vocab]
     if missing:
         raise CheckpointError(f"{path} lacks the special tokens {', '.join(map(repr, missing))}")
-    normalizer = {
-        "type": "BertNormalizer",
-        "clean_text": True,
-        "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
-        "strip_accents": config.get("strip_accents"),
-        "lowercase": bool(config.get("do_lower_case", True)),
-    }
+    return (_esm if name == "Esm" else _word_pieces)(vocab, config, specials)
+
+
+_MAX_RESIDUES = 10_000
+"""Maximum number of ESM's tokens, which become one pattern; published lists have 33."""
+
+
+def _esm(vocab: dict[str, int], config: Json, specials: dict[str, str]) -> Json:
+    """ESM: every token of the list is cut out wherever it occurs, and what is between two of them is unknown."""
+    unk, cls, eos = (specials[name] for name in ("unk_token", "cls_token", "eos_token"))
+    if len(vocab) > _MAX_RESIDUES:
+        raise CheckpointError(
+            f"the word list of an EsmTokenizer has {len(vocab)} tokens: expected at most {_MAX_RESIDUES}"
+        )
+    longest_first = sorted(filter(None, vocab), key=len, reverse=True)
+    tokens = "|".join(re.sub(r"([^\w\s])", r"\\\1", token) for token in longest_first)
+    cut = {"type": "Split", "pattern": {"Regex": tokens}, "behavior": "Isolated", "invert": False}
     special = {token: vocab[token] for token in specials.values() if token in vocab}
     return description(
         added_tokens=added(special, True),
-        normalizer=normalizer,
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, cut]},
+        post_processor=_template(f"{cls}:0 A:0 {eos}:0", f"{cls}:0 A:0 {eos}:0 B:0 {eos}:0", vocab),
+        model={"type": "WordLevel", "vocab": vocab, "unk_token": unk},
+    )
+
+
+def _word_pieces(vocab: dict[str, int], config: Json, specials: dict[str, str]) -> Json:
+    unk, cls, sep = (specials[name] for name in ("unk_token", "cls_token", "sep_token"))
+    pair = f"{cls}:0 A:0 {sep}:0 B:1 {sep}:1"
+    if settings.short_name(config) == "MPNet":
+        pair = f"{cls}:0 A:0 {sep}:0 {sep}:0 B:0 {sep}:0"
+    special = {token: vocab[token] for token in specials.values() if token in vocab}
+    return description(
+        added_tokens=added(special, True),
+        normalizer=settings.bert_normalizer(config),
         pre_tokenizer={"type": "BertPreTokenizer"},
-        post_processor=_template(f"{cls}:0 A:0 {sep}:0", f"{cls}:0 A:0 {sep}:0 B:1 {sep}:1", vocab),
+        post_processor=_template(f"{cls}:0 A:0 {sep}:0", pair, vocab),
         decoder={"type": "WordPiece", "prefix": "##", "cleanup": True},
         model={
             "type": "WordPiece",
@@ -369,6 +386,7 @@ _GPT2_LIKE = (
     "Longformer",
     "Whisper",
     "OPT",
+    "Deberta",
     "",
 )
 _QWEN2_SPLIT = (
@@ -377,7 +395,7 @@ _QWEN2_SPLIT = (
 
 
 def from_byte_level(folder: Path, vocab: Json, merges: str, config: Json, specials: dict[str, str]) -> Json:
-    """Byte-level BPE from ``vocab.json`` and ``merges.txt`` (GPT-2, RoBERTa, BART, Qwen2)."""
+    """Byte-level BPE from ``vocab.json`` and ``merges.txt`` (GPT-2, RoBERTa, BART, DeBERTa, Qwen2)."""
     name = str(config.get("tokenizer_class", "")).removesuffix("Fast").removesuffix("Tokenizer")
     if name not in _GPT2_LIKE:
         known = ", ".join(f"{key}Tokenizer" for key in _GPT2_LIKE if key)
@@ -392,7 +410,7 @@ def from_byte_level(folder: Path, vocab: Json, merges: str, config: Json, specia
     if bad is not None:
         raise CheckpointError(f"{folder / 'merges.txt'} has the line {' '.join(bad)!r}: expected two pieces")
     roberta = name in ("Roberta", "Bart", "Blenderbot", "Longformer")
-    default = "<s> </s>" if roberta else "<|endoftext|> <|endoftext|>"
+    default = "<s> </s>" if roberta else "[CLS] [SEP]" if name == "Deberta" else "<|endoftext|> <|endoftext|>"
     if name != "Qwen2":
         specials.setdefault("bos_token", default.split()[0])
     specials.setdefault("eos_token", default.split()[1])
@@ -437,6 +455,12 @@ def from_byte_level(folder: Path, vocab: Json, merges: str, config: Json, specia
         if name == "Blenderbot":  # no start token and no separator
             end = specials["eos_token"]
             post = _template(f"A:0 {end}:0", f"A:0 {end}:0 B:0 {end}:0", ids)
+    elif name == "Deberta":
+        for key, text in settings.defaults(name).items():
+            specials.setdefault(key, text)
+        cls, sep = specials["cls_token"], specials["sep_token"]
+        require(ids, cls, sep)
+        post = _template(f"{cls}:0 A:0 {sep}:0", f"{cls}:0 A:0 {sep}:0 {sep}:0 B:0 {sep}:0", ids)
     elif config.get("add_bos_token"):
         bos = specials["bos_token"]
         require(ids, bos)
