@@ -147,7 +147,7 @@ def circle(uses: dict[Path, set[Path]]) -> list[str]:
     while path not in seen:
         seen.append(path)
         path = min(left[path] & left.keys())
-    return [str(p.relative_to(RUST)) for p in [*seen[seen.index(path) :], path]]
+    return [str(p.relative_to(ROOT)) for p in [*seen[seen.index(path) :], path]]
 
 
 ROOMS = sorted({room_of(path, RUST) for path in rust_files()})
@@ -165,7 +165,7 @@ def test_files_of_a_room_import_in_one_direction(room: str) -> None:
 def test_circles_are_found() -> None:
     a, b, c = RUST / "a.rs", RUST / "b.rs", RUST / "c.rs"
     assert circle({a: {b}, b: {c}, c: set()}) == []
-    assert circle({a: {b}, b: {c}, c: {b}}) == ["b.rs", "c.rs", "b.rs"]
+    assert circle({a: {b}, b: {c}, c: {b}}) == ["rust/b.rs", "rust/c.rs", "rust/b.rs"]
     assert list(use_paths("super::{a::{B, C as D}, e}")) == [["super", "a", "B"], ["super", "a", "C"], ["super", "e"]]
 
 
@@ -201,6 +201,29 @@ def test_python_imports_what_lies_below(path: Path) -> None:
     own = room_of(path, PYTHON)
     for used in set(python_uses(path)) - {own, "__version__"}:
         assert floor(used, PYTHON_FLOORS) <= floor(own, PYTHON_FLOORS), f"{own} imports {used}"
+
+
+def python_file(module: Path) -> Path | None:
+    """The file of a module, given as a path without suffix."""
+    return next((file for file in (module.with_suffix(".py"), module / "__init__.py") if file.is_file()), None)
+
+
+def python_files_used(path: Path) -> set[Path]:
+    """The files of its own package that a file imports when it is imported."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ImportFrom) or not node.level:
+            continue
+        base = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        # What is not a module of the package is a name in its __init__.
+        files = [python_file(base / alias.name) or python_file(base) for alias in node.names]
+        found |= {file for file in files if file is not None and file.is_relative_to(PYTHON)}
+    return found - {path}
+
+
+def test_python_files_import_in_one_direction() -> None:
+    found = circle({path: python_files_used(path) for path in PYTHON.rglob("*.py")})
+    assert not found, " -> ".join(found)
 
 
 @pytest.mark.parametrize("path", rust_files(), ids=lambda p: str(p.relative_to(RUST)))
