@@ -144,12 +144,18 @@ _FILES: dict[str, tuple[Callable[[Folder], Any], tuple[str, ...]]] = {
         lambda f: (f.path / "config.json").write_text('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
         ("config.json is nested too deeply",),
     ),
-    "no weights": (lambda f: f.weights.unlink(), ("has no model.safetensors", "index.json")),
-    "pickled weights": (
-        lambda f: f.weights.rename(f.path / "pytorch_model.bin"),
-        ("pytorch_model.bin", "pickled", "save_pretrained"),
+    "no weights": (
+        lambda f: f.weights.unlink(),
+        ("has no weights", "model.safetensors.index.json", "pytorch_model.bin"),
     ),
-    "a pickle under another name": (lambda f: f.weights.write_bytes(b"\x80\x04\x95" + bytes(99)), ("is a pickle",)),
+    "safetensors under another name": (
+        lambda f: f.weights.rename(f.path / "pytorch_model.bin"),
+        ("pytorch_model.bin is a safetensors file", "call it model.safetensors"),
+    ),
+    "a pickle under another name": (
+        lambda f: f.weights.write_bytes(b"\x80\x04\x95" + bytes(99)),
+        ("is a pickle", "call it pytorch_model.bin"),
+    ),
     "a zip under another name": (lambda f: f.weights.write_bytes(b"PK\x03\x04" + bytes(99)), ("is a pickle",)),
     "a pointer of Git LFS": (
         lambda f: f.weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"),

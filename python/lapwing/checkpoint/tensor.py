@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Element types of safetensors and their names here. bfloat16 arrays are uint16."""
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float32"}
+"""Element types of safetensors and those of the arrays that are read: bfloat16 as uint16, float64 rounded."""
 
 
 @dataclass(frozen=True, eq=False)
