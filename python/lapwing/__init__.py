@@ -115,7 +115,9 @@ if not TYPE_CHECKING:  # a type checker would accept any name
                 value = getattr(import_module(f".{home}", __name__), name)
                 globals()[name] = value
                 return value
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .foreign import missing_name
+
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{missing_name(name)}")
 
 
 def __dir__() -> list[str]:

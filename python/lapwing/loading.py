@@ -13,6 +13,7 @@ from . import __version__, _core, packed
 from .architectures import check, complete, describe, task_of
 from .checkpoint import Checkpoint, Tensor, open_checkpoint, read_object
 from .errors import CheckpointError, OptionError, short_repr
+from .foreign import checked
 from .hub import find
 from .models import Seq2Seq, TextEncoder, TextGenerator
 from .models.arguments import choice, flag, optional_flag, optional_text, whole
@@ -73,6 +74,7 @@ def load(
 ) -> TextGenerator | Seq2Seq: ...
 @overload
 def load(name: str | os.PathLike[str], *, task: str | None = None, **options: Unpack[LoadOptions]) -> Model: ...
+@checked
 def load(
     name: str | os.PathLike[str],
     *,

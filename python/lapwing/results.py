@@ -7,7 +7,7 @@ exclusive. Scores and probabilities are Python floats; arrays are float32.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,13 +51,35 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
-    """A generated text. ``finish_reason`` is "stop" (an end token or a stop string), "length" or "time"."""
+class Timed:
+    """The counts and the speed of a result.
+
+    ``prompt_tokens`` are the tokens of the prompt, or of the source; ``seconds`` is the time of the whole call,
+    whose prompts are computed together. Results that differ in time alone are equal.
+    """
+
+    ids: tuple[int, ...]
+    prompt_tokens: int = 0
+    seconds: float = field(default=0.0, compare=False)
+
+    @property
+    def generated_tokens(self) -> int:
+        """The number of new tokens."""
+        return len(self.ids)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """New tokens of this result per second of the call, the time of the prompt included."""
+        return len(self.ids) / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Timed):
+    """A generated text. ``finish_reason`` is "stop" (an end token, a stop string or ``stopping``), "length" or
+    "time"."""
 
     text: str
-    ids: tuple[int, ...]
     finish_reason: str
-    prompt_tokens: int
     logprobs: tuple[TokenLogprob, ...] | None = None
     alternatives: tuple[Hypothesis, ...] = ()
 
@@ -83,11 +105,10 @@ class Chunk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Translation:
+class Translation(Timed):
     """A translated, summarized or otherwise generated text: the best of its ``hypotheses``."""
 
     text: str
-    ids: tuple[int, ...]
     score: float
     finish_reason: str
     hypotheses: tuple[Hypothesis, ...] = ()
@@ -99,9 +120,10 @@ class Translation:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Log-probabilities of a given text: of each token given all before it; the first has none.
+    """Log-probabilities of a given text: of each token given all before it.
 
-    ``total`` is their sum and ``perplexity`` exp(-total / number of scored tokens), or 1 without scored
+    The first token of a decoder has none; the target of an encoder-decoder has one for each token, given the
+    source. ``total`` is their sum and ``perplexity`` exp(-total / number of scored tokens), or 1 without scored
     tokens.
     """
 

@@ -104,15 +104,16 @@ def conversing(model: TextGenerator) -> None:
 
 
 def encoding(model: TextEncoder) -> None:
-    assert_type(model("A", hidden_states=True), EncoderOutput)
-    assert_type(model(("A", "B")), EncoderOutput)
-    assert_type(model(["A", ("A", "B")]), list[EncoderOutput])
+    assert_type(model.features("A", hidden_states=True), EncoderOutput)
+    assert_type(model.features(("A", "B")), EncoderOutput)
+    assert_type(model.features(["A", ("A", "B")]), list[EncoderOutput])
     assert_type(model.embed("A"), Floats)
     assert_type(model.embed(PROMPTS, normalize=True), Floats)
     assert_type(model.classify("A"), Classification)
     assert_type(model.classify(("A", "B"), scores="softmax"), Classification)
     assert_type(model.classify(PROMPTS), list[Classification])
     assert_type(model.classify([("A", "B")]), list[Classification])
+    assert_type(model.classify("A", labels=PROMPTS, multi_label=True), Classification)
     assert_type(model.tag("A", aggregation="first"), list[Tag])
     assert_type(model.tag(PROMPTS), list[list[Tag]])
     assert_type(model.answer("A", "B"), Answer)

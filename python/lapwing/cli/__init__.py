@@ -24,7 +24,9 @@ def run(argv: Sequence[str]) -> int:
     try:
         arguments, rest = parser.parse_known_args(argv)
         if rest and (not hasattr(arguments, "text") or any(word.startswith("-") for word in rest)):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            from .hints import unrecognized
+
+            parser.error(unrecognized(arguments.parser if "parser" in arguments else parser, rest))
         if rest:  # texts after options
             arguments.text += rest
     except SystemExit as stop:

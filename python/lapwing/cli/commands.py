@@ -44,6 +44,7 @@ def translate(arguments: argparse.Namespace) -> None:
     with load(arguments, "translate") as model:
         results = model.translate(
             items,
+            target_prefix=arguments.target_prefix,
             source_lang=arguments.source_lang,
             target_lang=arguments.target_lang,
             split_sentences=arguments.split_sentences,
@@ -116,6 +117,9 @@ def classify(arguments: argparse.Namespace) -> None:
     with load(arguments, "classify") as model:
         results = model.classify(
             items,
+            labels=arguments.label,
+            **({} if arguments.hypothesis is None else {"hypothesis": arguments.hypothesis}),
+            multi_label=arguments.multi_label,
             top_k=arguments.top_k or (None if arguments.json else 1),
             scores=arguments.scores,
             truncate=arguments.truncate,

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from .. import __version__
+from .hints import Parser
 
 Run = Callable[[argparse.Namespace], int | None]
 
@@ -148,7 +149,7 @@ def _generation(parser: argparse.ArgumentParser) -> None:
 
 def build() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lapwing",
         description="Transformer language models on CPUs, from plain Hugging Face checkpoints.",
     )
@@ -158,7 +159,7 @@ def build() -> argparse.ArgumentParser:
 
     def command(name: str, text: str, module: str = "commands", function: str = "") -> argparse.ArgumentParser:
         found: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-        found.set_defaults(run=_lazy(module, function or name.replace("-", "_")))
+        found.set_defaults(run=_lazy(module, function or name.replace("-", "_")), parser=found)
         return found
 
     generate = command("generate", "continue a text (or transform it, with an encoder-decoder)")
@@ -190,6 +191,7 @@ def build() -> argparse.ArgumentParser:
     translate.add_argument("text", nargs="*", help="texts")
     translate.add_argument("--from", dest="source_lang", metavar="LANGUAGE", help="language of the texts")
     translate.add_argument("--to", dest="target_lang", metavar="LANGUAGE", help="language to translate into")
+    translate.add_argument("--target-prefix", metavar="TEXT", help="beginning of each translation")
     translate.add_argument("--split-sentences", action="store_true", help="translate sentence by sentence")
     _input(translate, lines=True)
     _generation(translate)
@@ -227,6 +229,14 @@ def build() -> argparse.ArgumentParser:
         choices=("auto", "softmax", "sigmoid", "none"),
         help="exclusive labels, independent labels, raw logits, or as the checkpoint specifies (default: auto)",
     )
+    classify.add_argument(
+        "--label",
+        action="append",
+        metavar="LABEL",
+        help="zero-shot: score this label with an NLI model (may be repeated)",
+    )
+    classify.add_argument("--hypothesis", metavar="TEXT", help="zero-shot: a sentence with {} in place of the label")
+    classify.add_argument("--multi-label", action="store_true", help="zero-shot: labels are independent")
     classify.add_argument("--truncate", action="store_true", help="truncate long texts")
     _input(classify, lines=True)
 

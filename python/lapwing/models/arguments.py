@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import foreign
 from ..errors import ContextLengthError, OptionError, short_repr
 
 BIG = (1 << 53) - 1
@@ -48,7 +49,9 @@ def choice(name: str, value: Any, known: Iterable[str]) -> str:
     """One of the known names."""
     *names, last = known
     if not isinstance(value, str) or value not in (*names, last):
-        raise OptionError(f"{name} is {short_repr(value)}: expected {', '.join(names)} or {last}")
+        own = foreign.own_value(name, value)
+        hint = f"; it is {own!r} here" if own is not None else ""
+        raise OptionError(f"{name} is {short_repr(value)}: expected {', '.join(names)} or {last}{hint}")
     return value
 
 

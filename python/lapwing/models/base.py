@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
 
+from .. import foreign
 from ..checkpoint import Config
 from ..errors import ModelClosedError
 from ..progress import Callback, Progress
 from ..results import ModelInfo
 from ..tokenizer import Tokenizer
 from . import arguments
+from .options import GenerateOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -78,6 +81,21 @@ class BaseModel:
     """
 
     kind: ClassVar[str] = "model"
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Public methods name the right option where a caller gives one of another library."""
+        super().__init_subclass__(**keywords)
+        for name, value in list(vars(cls).items()):
+            if isinstance(value, FunctionType) and not name.startswith("_"):
+                takes = value.__code__.co_flags & inspect.CO_VARKEYWORDS
+                setattr(cls, name, foreign.checked(value, GenerateOptions.__annotations__ if takes else ()))
+
+    if not TYPE_CHECKING:  # a type checker would otherwise accept any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            raise foreign.missing_attribute(self, name, _methods(BaseModel))
 
     def __init__(self, parts: LoadedParts) -> None:
         self._parts = parts
@@ -212,6 +230,17 @@ class BaseModel:
                 bar.advance(len(batch))
                 start = stop
         return results
+
+
+def _methods(base: type) -> dict[str, type]:
+    """The public methods of all classes of models, and a class that `load` returns that has each."""
+    found: dict[str, type] = {}
+    kind: type
+    for kind in base.__subclasses__():
+        found.update(_methods(kind))
+        if not kind.__subclasses__():
+            found.update({name: kind for name in dir(kind) if not name.startswith("_")})
+    return found
 
 
 def stack_length(stack: Any) -> int | None:

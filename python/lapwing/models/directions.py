@@ -75,6 +75,21 @@ def task_settings(config: Mapping[str, Any], task: str, source: str | None, targ
     return value if isinstance(value, Mapping) else {}
 
 
+def known(tokenizer: Tokenizer, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The languages that a checkpoint translates into, in its spelling; empty if it states none."""
+    if multilingual.kind(tokenizer.config):
+        texts = [tokenizer.id_to_token(index) or "" for index in sorted(tokenizer.special_ids)]
+        return tuple(text for text in texts if _CODE.fullmatch(text))
+    prefixes = [text[2:-2] for text in sorted(tokenizer.language_prefixes())]
+    if prefixes:
+        return tuple(prefixes)
+    params = config.get("task_specific_params")
+    named = [str(name).split("_") for name in params] if isinstance(params, Mapping) else []
+    found = [parts[3] for parts in named if len(parts) == 4 and parts[0] == "translation"]
+    own = tokenizer.config.get("tgt_lang") or tokenizer.config.get("target_lang")
+    return tuple(dict.fromkeys([*found, *([str(own)] if own else [])]))
+
+
 def choose(
     tokenizer: Tokenizer,
     settings: Mapping[str, Any],

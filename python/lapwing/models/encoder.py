@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
+from ..architectures import task_of
 from ..errors import OptionError
 from ..progress import Callback
 from ..results import EncoderOutput
@@ -42,8 +43,26 @@ class TextEncoder(Embedder, Classifier, Tagger, Answerer, MaskFiller, Ranker):
 
     kind: ClassVar[str] = "encoder"
 
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        """The main task, with its options: that of `load`, else that of the checkpoint's head, else `embed` for
+        an embedding model, else `features`. `answer` and `rank` take two arguments."""
+        return getattr(self, self._main())(*texts, **options)
+
+    def _main(self) -> str:
+        task = (self._parts.task or "").replace("-", "_")
+        if task and task != "encode":
+            return task
+        head = self.spec.head
+        if head is not None:
+            if head.pool != "none":
+                return "rank" if self._outputs == 1 and not self.config.get("problem_type") else "classify"
+            return "answer" if task_of(self.config) == "question-answering" else "tag"
+        if self._parts.recipe is not None:
+            return "embed"
+        return "features" if self.spec.language_head is None or task else "fill_mask"
+
     @overload
-    def __call__(  # type: ignore[overload-overlap]  # str is also a sequence of str
+    def features(  # type: ignore[overload-overlap]  # str is also a sequence of str
         self,
         text: TextOrPair,
         *,
@@ -53,7 +72,7 @@ class TextEncoder(Embedder, Classifier, Tagger, Answerer, MaskFiller, Ranker):
         progress: bool | Callback | None = None,
     ) -> EncoderOutput: ...
     @overload
-    def __call__(
+    def features(
         self,
         text: Sequence[TextOrPair],
         *,
@@ -62,7 +81,7 @@ class TextEncoder(Embedder, Classifier, Tagger, Answerer, MaskFiller, Ranker):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[EncoderOutput]: ...
-    def __call__(
+    def features(
         self,
         text: TextOrPair | Sequence[TextOrPair],
         *,

@@ -33,6 +33,16 @@ class GenerationJob:
     limit: int | None
     """Longest sequence of the decoder."""
     sources: Sequence[Sequence[int]] | None = None
+    prefixes: Sequence[Sequence[int]] | None = None
+    """The last ids of each prompt, if its text begins with them."""
+
+    def prefix(self, index: int) -> Sequence[int]:
+        """The ids of a prompt with which its text begins."""
+        return () if self.prefixes is None else self.prefixes[index]
+
+    def transcript(self, index: int, *, text: bool) -> Transcript:
+        """A transcript of a prompt's continuation."""
+        return Transcript(self.tokenizer(), self.request, index, text=text, prefix=self.prefix(index))
 
     def max_tokens(self, prompt: Sequence[int]) -> int:
         """The bound of new tokens for one prompt.
@@ -88,12 +98,11 @@ def run(job: GenerationJob, done: Callable[[int], None] | None = None) -> list[l
     request = job.request
     generation = job.start()
     transcripts: list[Transcript] = []
-    if (request.stop or request.logprobs is not None) and request.beams == 1:
-        transcripts = [
-            Transcript(job.tokenizer(), request, text=bool(request.stop))
-            for _ in range(len(job.prompts) * request.samples)
-        ]
-    steps = 1 if request.stop else 0 if done is None else STEPS
+    watched = bool(request.stop) or request.stopping is not None
+    if (watched or request.logprobs is not None) and request.beams == 1:
+        sequences = range(len(job.prompts) * request.samples)
+        transcripts = [job.transcript(index // request.samples, text=watched) for index in sequences]
+    steps = 1 if watched else 0 if done is None else STEPS
     left = len(job.prompts)
     try:
         while not generation.finished():
@@ -105,7 +114,10 @@ def run(job: GenerationJob, done: Callable[[int], None] | None = None) -> list[l
                 done(before - left)
         results = generation.results()
         if not transcripts:
-            return [[_finished(job, *one) for one in hypotheses] for hypotheses in results]
+            return [
+                [_finished(job, job.prefix(index), *one) for one in hypotheses]
+                for index, hypotheses in enumerate(results)
+            ]
         follow = iter(transcripts)
         return [[next(follow).finished(score, reason) for _, score, reason, _ in found] for found in results]
     finally:
@@ -113,13 +125,19 @@ def run(job: GenerationJob, done: Callable[[int], None] | None = None) -> list[l
 
 
 def _finished(
-    job: GenerationJob, ids: list[int], score: float, reason: str, scored: list[tuple[float, list[tuple[int, float]]]]
+    job: GenerationJob,
+    prefix: Sequence[int],
+    ids: list[int],
+    score: float,
+    reason: str,
+    scored: list[tuple[float, list[tuple[int, float]]]],
 ) -> Finished:
     """A hypothesis without a transcript; those of a beam search are cut afterwards."""
     finished = Finished(ids, score, reason)
     if job.request.stop:
-        text = job.tokenizer().decode(ids, skip_special_tokens=True)
-        cut = first_stop(text, job.request.stop)
+        text = job.tokenizer().decode([*prefix, *ids], skip_special_tokens=True)
+        start = len(job.tokenizer().decode(prefix, skip_special_tokens=True)) if prefix else 0
+        cut = first_stop(text, job.request.stop, start)
         if cut is not None:
             finished.reason, finished.text = "stop", text[:cut]
     if job.request.logprobs is not None:
@@ -132,7 +150,7 @@ def _finished(
 def stream(job: GenerationJob) -> Generator[Chunk, None, None]:
     """Chunks of text as they are generated. Closing the iterator frees the cache and stops the work."""
     generation = job.start()
-    transcripts = [Transcript(job.tokenizer(), job.request, index, text=True) for index in range(len(job.prompts))]
+    transcripts = [job.transcript(index, text=True) for index in range(len(job.prompts))]
     reported = [False] * len(transcripts)
     try:
         while not generation.finished():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -50,6 +51,19 @@ class TextGenerator(Embedder, Scorer):
         return 0 if stack is None else stack.stem.vocab_size
 
     # -- text level ----------------------------------------------------------------------------------
+
+    def __call__(self, text: Any, **options: Any) -> Any:
+        """The main task, with its options: `chat` for messages, `score` if loaded for it, else `generate`; a model
+        loaded with ``task="chat"`` takes a text as the message of a user."""
+        task = self._parts.task
+        if _is_messages(text):
+            return self.chat(text, **options)
+        if task == "chat" and is_text(text):
+            return self.chat([{"role": "user", "content": text}], **options)
+        if task == "chat":
+            texts, _ = one_or_many(text, is_text, "text")
+            return self.chat([[{"role": "user", "content": one}] for one in texts], **options)
+        return self.score(text, **options) if task == "score" else self.generate(text, **options)
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # str is also a sequence of str
@@ -353,8 +367,10 @@ class TextGenerator(Embedder, Scorer):
     def _generate(
         self, prompts: list[list[int]], request: Request, progress: bool | Callback | None
     ) -> list[Generation]:
+        began = time.perf_counter()
         with Progress(progress, len(prompts), "generating") as bar:
             results = engine.run(self._job(prompts, request), bar.reports)
+        seconds = time.perf_counter() - began
         tokenizer = self.tokenizer
         found = []
         for prompt, hypotheses in zip(prompts, results, strict=True):
@@ -368,6 +384,7 @@ class TextGenerator(Embedder, Scorer):
                     ids=tuple(best.ids),
                     finish_reason=best.reason,
                     prompt_tokens=len(prompt),
+                    seconds=seconds,
                     logprobs=tuple(best.logprobs) if request.logprobs is not None else None,
                     alternatives=tuple(
                         h.hypothesis(request, text) for h, text in zip(hypotheses[1:], texts[1:], strict=True)
@@ -375,3 +392,10 @@ class TextGenerator(Embedder, Scorer):
                 )
             )
         return found
+
+
+def _is_messages(value: Any) -> bool:
+    """Whether a value is a conversation or a list of conversations."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return isinstance(value, Mapping)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import secrets
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar
 import numpy as np
 
 from ..errors import OptionError, short_repr
+from ..foreign import unknown_option
 from .arguments import BIG, flag, listed, number
-from .generation_config import HONOURED, REFUSED, Defaults
+from .generation_config import REFUSED, Defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .generator import TextGenerator
 
     Processor = Callable[[list[int], NDArray[np.float32]], NDArray[np.float32]]
+    Stopping = Callable[[list[int], str], bool]
 
 DEFAULT_MAX_TOKENS = 256
 """Maximum number of new tokens if neither the call nor the checkpoint sets one."""
@@ -39,6 +40,7 @@ class SingleOptions(TypedDict, total=False):
     max_time: float | None
     stop: str | Sequence[str] | None
     stop_ids: Sequence[int] | None
+    stopping: Stopping | None
     temperature: float | None
     top_k: int | None
     top_p: float | None
@@ -79,7 +81,9 @@ class GenerateOptions(SingleOptions, total=False):
 
     Length: ``max_tokens`` and ``min_tokens`` count new tokens; ``ignore_eos`` continues past end tokens;
     ``stop`` is one or more texts at which generation ends (the text itself is removed); ``stop_ids`` are
-    additional end tokens; no new token starts after ``max_time`` seconds.
+    additional end tokens; ``stopping`` is a function of the new ids and the new text so far that returns True
+    to end there (called after each token of each sequence; not with beams); no new token starts after
+    ``max_time`` seconds.
 
     Sampling: ``temperature`` 0 is greedy; above 0, tokens are sampled after the filters ``top_k``, ``top_p``
     (Holtzman et al. 2019), ``min_p`` (Nguyen et al. 2024), ``typical_p`` (Meister et al. 2022),
@@ -145,6 +149,7 @@ class Request:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     processor: Processor | None = field(default=None, compare=False)
+    stopping: Stopping | None = field(default=None, compare=False)
     draft: Any = field(default=None, compare=False)
     """The core of the draft model."""
 
@@ -210,7 +215,7 @@ def resolve(
     given = {name: value for name, value in options.items() if value is not None}
     for name in options:
         if name not in GenerateOptions.__annotations__:
-            raise OptionError(f"{where} has no option {_suggest(name)}")
+            raise unknown_option(where, name, options[name], GenerateOptions.__annotations__)
     _refuse(defaults)
     core: dict[str, Any] = {}
     # The penalties of a checkpoint that samples are tuned for sampling: a greedy call ignores them.
@@ -245,6 +250,14 @@ def resolve(
     processor = given.get("processor")
     if processor is not None and not callable(processor):
         raise OptionError(f"processor is {short_repr(processor)}: expected a function")
+    stopping = given.get("stopping")
+    if stopping is not None and not callable(stopping):
+        raise OptionError(
+            f"stopping is {short_repr(stopping)}: expected a function of the new ids and the new text; texts that end "
+            "a generation are the option stop"
+        )
+    if stopping is not None and core["beams"] > 1:
+        raise OptionError(f"stopping is set with beams {core['beams']}: set beams to 1, or remove it")
     return Request(
         core=core,
         max_tokens=max_tokens,
@@ -253,17 +266,9 @@ def resolve(
         stop=_stops(given.get("stop", defaults.get("stop_strings"))),
         logprobs=logprobs,
         processor=processor,
+        stopping=stopping,
         draft=draft,
     )
-
-
-def _suggest(name: str) -> str:
-    """The name of an unknown option with similar names and all known ones."""
-    known = sorted(GenerateOptions.__annotations__)
-    meant = HONOURED.get(name, "").split(" ")[0].rstrip(":,")
-    near = [meant] if meant in known else difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"{name}: {hint}expected {', '.join(known)}"
 
 
 def _speculation(core: dict[str, Any], given: Mapping[str, Any]) -> Any:

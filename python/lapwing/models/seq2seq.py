@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, overload
@@ -11,13 +12,14 @@ import numpy as np
 from ..architectures import family
 from ..errors import CheckpointError, OptionError
 from ..progress import Callback, Progress
-from ..results import Chunk, Hypothesis, Translation
+from ..results import Chunk, Hypothesis, Score, Translation
 from . import arguments, directions, engine, sentences
 from .arguments import flag, id_lists, is_text, one_or_many, optional_text
-from .base import BaseModel, IdList, LoadedParts, ragged, split_rows, stack_length
+from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, LoadedParts, ragged, split_rows, stack_length
 from .directions import Direction
 from .generation_config import Defaults, id_list
 from .options import Request, resolve, spelled_out
+from .tasks.scoring import scored
 from .transcript import Finished
 
 if TYPE_CHECKING:
@@ -48,7 +50,30 @@ class Seq2Seq(BaseModel):
         stack = self.spec.encoder
         return None if stack is None else stack_length(stack)
 
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The languages to translate into, as the checkpoint spells them; empty if it states none.
+
+        `translate` also takes other spellings and English names.
+        """
+        return directions.known(self.tokenizer, self.config)
+
     # -- text level ----------------------------------------------------------------------------------
+
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        """The main task: that of `load`, else `translate` if the checkpoint states its languages, else
+        `summarize` if it has settings for summaries alone, else `generate`; with their options."""
+        return getattr(self, self._main())(*texts, **options)
+
+    def _main(self) -> str:
+        task = self._parts.task
+        if task in ("translate", "summarize", "generate"):
+            return task
+        settings = self.config.get("task_specific_params")
+        if isinstance(settings, Mapping) and list(settings) == ["summarization"]:
+            return "summarize"
+        in_words = family(self.config).languages == "words"
+        return "generate" if in_words or not self.languages else "translate"
 
     @overload
     def translate(  # type: ignore[overload-overlap]  # str is also a sequence of str
@@ -57,6 +82,7 @@ class Seq2Seq(BaseModel):
         *,
         source_lang: str | None = None,
         target_lang: str | None = None,
+        target_prefix: str | Sequence[str] | None = None,
         split_sentences: bool = False,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
@@ -68,6 +94,7 @@ class Seq2Seq(BaseModel):
         *,
         source_lang: str | None = None,
         target_lang: str | None = None,
+        target_prefix: str | Sequence[str] | None = None,
         split_sentences: bool = False,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
@@ -79,6 +106,7 @@ class Seq2Seq(BaseModel):
         *,
         source_lang: str | None = None,
         target_lang: str | None = None,
+        target_prefix: str | Sequence[str] | None = None,
         split_sentences: bool = False,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
@@ -89,6 +117,8 @@ class Seq2Seq(BaseModel):
             source_lang: the language of the texts, for multilingual models: in the checkpoint's spelling, as
                 a code, or in English.
             target_lang: the language to translate into.
+            target_prefix: the beginning of the translation, or one for each text: the result continues it. The
+                text includes it; ids, scores and log-probabilities are those of the new tokens.
             split_sentences: translates sentence by sentence and joins the results; the ids and scores then
                 cover all sentences.
 
@@ -97,11 +127,13 @@ class Seq2Seq(BaseModel):
             ContextLengthError: a text is longer than the model.
         """
         items, single = one_or_many(texts, is_text, "text")
-        flag("split_sentences", split_sentences)
+        if flag("split_sentences", split_sentences) and target_prefix is not None:
+            raise OptionError("target_prefix and split_sentences exclude each other: remove one of them")
         task = self._task("translation", source_lang, target_lang)
         direction = self._direction(source_lang, target_lang, task)
         request = self._resolve({**options, **direction.options(options)}, "translate", task)
-        results = self._texts(items, direction, request, progress, "translating", split_sentences)
+        prefixes = None if target_prefix is None else self._prefixes(target_prefix, len(items))
+        results = self._texts(items, direction, request, progress, "translating", split_sentences, prefixes)
         return results[0] if single else results
 
     @overload
@@ -197,6 +229,88 @@ class Seq2Seq(BaseModel):
                 f"{name} is set for stream, which yields one text per source: use generate, or set it to 1"
             )
         return engine.stream(self._job([self._source(text, direction) for text in items], request, direction))
+
+    @overload
+    def score(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        sources: str,
+        targets: str,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Score: ...
+    @overload
+    def score(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Score]: ...
+    def score(
+        self,
+        sources: str | Sequence[str],
+        targets: str | Sequence[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Score | list[Score]:
+        """The log-probability of each token of a target given its source and the tokens before it.
+
+        The tokens are those that the model itself would generate: the forced first token (such as the
+        language), the text and the end token. Without languages the sources are encoded as by `generate`.
+
+        Args:
+            sources: one text, or a list.
+            targets: one text, or a list with one for each source.
+            source_lang: the language of the sources, as for `translate`.
+            target_lang: the language of the targets.
+
+        Raises:
+            ContextLengthError: a text is longer than the model.
+        """
+        texts, single = one_or_many(sources, is_text, "sources")
+        wanted, one = one_or_many(targets, is_text, "targets")
+        if len(texts) != len(wanted) or single != one:
+            raise OptionError(f"there are {len(texts)} sources and {len(wanted)} targets: expected one for each")
+        task: Mapping[str, Any] = {}
+        direction = Direction()
+        if source_lang is not None or target_lang is not None or self._main() == "translate":
+            task = self._task("translation", source_lang, target_lang)
+            direction = self._direction(source_lang, target_lang, task)
+        core = self._resolve(direction.options({}), "score", task).core
+        first = [] if core["forced_bos_token_id"] is None else [core["forced_bos_token_id"]]
+        end = list(self._defaults.end_ids[:1])
+        start = self._start_ids() if direction.start is None else [direction.start]
+        pairs = []
+        for source, target in zip(texts, wanted, strict=True):
+            plain = self.tokenizer.encoding(target, add_special_tokens=False, target=True).ids
+            ids = self._check_ids([*first, *plain, *end], self._vocab(self.spec.decoder), self.max_length, "target")
+            pairs.append((self._source(source, direction), ids))
+
+        def run(batch: list[tuple[list[int], list[int]]]) -> list[Score]:
+            fed = [[*start, *ids[:-1]] for _, ids in batch]
+            flat, starts = ragged(fed)
+            rows = self.core.decoder_logits(*ragged([source for source, _ in batch]), flat, starts)
+            parts = split_rows(rows, starts)
+            return [scored(ids, part, ids) for (_, ids), part in zip(batch, parts, strict=True)]
+
+        results = self._map(
+            pairs,
+            lambda pair: len(pair[0]) + len(pair[1]),
+            run,
+            batch_tokens=self._logit_tokens(batch_tokens),
+            progress=progress,
+            what="scoring",
+        )
+        return results[0] if single else results
 
     # -- token level ---------------------------------------------------------------------------------
 
@@ -351,17 +465,45 @@ class Seq2Seq(BaseModel):
             self.tokenizer, self._defaults.values, task, in_words=in_words, source=source, target=target
         )
 
-    def _job(self, sources: Sequence[Sequence[int]], request: Request, direction: Direction) -> engine.GenerationJob:
+    def _prefixes(self, value: Any, count: int) -> list[list[int]]:
+        """The ids of the beginning of each translation."""
+        texts, single = one_or_many(value, is_text, "target_prefix")
+        if not single and len(texts) != count:
+            raise OptionError(f"target_prefix has {len(texts)} items for {count} texts: expected one for each")
+        found = [self.tokenizer.encoding(text, add_special_tokens=False, target=True).ids for text in texts]
+        return found * count if single else found
+
+    def _job(
+        self,
+        sources: Sequence[Sequence[int]],
+        request: Request,
+        direction: Direction,
+        prefixes: Sequence[Sequence[int]] | None = None,
+    ) -> engine.GenerationJob:
         start = self._start_ids() if direction.start is None else [direction.start]
         prompts = [start for _ in sources]
-        return engine.GenerationJob(self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources)
+        if prefixes is not None:
+            # The forced token, such as the language, stands before the prefix.
+            first = request.core["forced_bos_token_id"]
+            start = start if first is None else [*start, first]
+            request = replace(request, core={**request.core, "forced_bos_token_id": None})
+            prompts = [[*start, *prefix] for prefix in prefixes]
+        return engine.GenerationJob(
+            self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources, prefixes
+        )
 
     def _run(
-        self, sources: Sequence[Sequence[int]], request: Request, direction: Direction, bar: Progress
+        self,
+        sources: Sequence[Sequence[int]],
+        request: Request,
+        direction: Direction,
+        bar: Progress,
+        prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[list[Finished]]:
         # The engine admits them in this order: long ones first leave no long one alone at the end.
         order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
-        found = engine.run(self._job([sources[index] for index in order], request, direction), bar.reports)
+        kept = None if prefixes is None else [prefixes[index] for index in order]
+        found = engine.run(self._job([sources[index] for index in order], request, direction, kept), bar.reports)
         results: list[list[Finished]] = [[] for _ in sources]
         for index, hypotheses in zip(order, found, strict=True):
             results[index] = hypotheses
@@ -375,24 +517,38 @@ class Seq2Seq(BaseModel):
         progress: bool | Callback | None,
         what: str,
         split: bool,
+        prefixes: Sequence[Sequence[int]] | None = None,
     ) -> list[Translation]:
         parts = [sentences.split(text) if split else [(text, "")] for text in texts]
         flat = [self._source(body, direction) for pieces in parts for body, _ in pieces]
+        began = time.perf_counter()
         with Progress(progress, len(flat), what) as bar:
-            found = iter([self._translation(h, request) for h in self._run(flat, request, direction, bar)])
+            hypotheses = self._run(flat, request, direction, bar, prefixes)
+        seconds = time.perf_counter() - began
+        found = iter(
+            self._translation(one, request, flat[index], () if prefixes is None else prefixes[index], seconds)
+            for index, one in enumerate(hypotheses)
+        )
         results = []
         for pieces in parts:
             translated = [(next(found), space) for _, space in pieces]
             results.append(_joined(translated) if split else translated[0][0])
         return results
 
-    def _translation(self, hypotheses: Sequence[Finished], request: Request) -> Translation:
-        found = [
-            h.hypothesis(
-                request, h.text if h.text is not None else self.tokenizer.decode(h.ids, skip_special_tokens=True)
-            )
-            for h in hypotheses
-        ]
+    def _translation(
+        self,
+        hypotheses: Sequence[Finished],
+        request: Request,
+        source: Sequence[int],
+        prefix: Sequence[int],
+        seconds: float,
+    ) -> Translation:
+        def text(found: Finished) -> str:
+            if found.text is not None:
+                return found.text
+            return self.tokenizer.decode([*prefix, *found.ids], skip_special_tokens=True)
+
+        found = [one.hypothesis(request, text(one)) for one in hypotheses]
         best = found[0]
         return Translation(
             text=best.text or "",
@@ -401,6 +557,8 @@ class Seq2Seq(BaseModel):
             finish_reason=best.finish_reason,
             hypotheses=tuple(found),
             logprobs=best.logprobs,
+            prompt_tokens=len(source),
+            seconds=seconds,
         )
 
 
@@ -416,5 +574,7 @@ def _joined(parts: Sequence[tuple[Translation, str]]) -> Translation:
         score=float(np.mean([part.score for part, _ in parts])),
         finish_reason=next((reason for reason in ("time", "length") if reason in reasons), "stop"),
         hypotheses=(),
+        prompt_tokens=sum(part.prompt_tokens for part, _ in parts),
+        seconds=parts[0][0].seconds,
         logprobs=tuple(token for one in logprobs for token in one) if logprobs else None,
     )

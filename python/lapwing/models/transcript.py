@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ..errors import OptionError, short_repr
 from ..results import Chunk, Hypothesis, TokenLogprob
 
 if TYPE_CHECKING:
@@ -33,10 +34,16 @@ class Finished:
 
 
 class Transcript:
-    """Follows one sequence: its tokens, with ``text`` its text, and where a stop string ends it."""
+    """Follows one sequence: its tokens, with ``text`` its text, and where a stop string or a function ends it.
 
-    def __init__(self, tokenizer: Tokenizer, request: Request, index: int = 0, *, text: bool) -> None:
+    ``prefix`` are the last ids of the prompt, if the text begins with them.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, request: Request, index: int = 0, *, text: bool, prefix: Sequence[int] = ()
+    ) -> None:
         self.stopped = False
+        self._cut = False
         self._request = request
         self._tokenizer = tokenizer
         self._decoder = tokenizer.stream() if text else None
@@ -47,9 +54,14 @@ class Transcript:
         self._searched = 0
         self._sent_ids = 0
         self._sent_text = 0
+        self._shown_ids: list[int] = []  # for the caller's function, which may change it
+        if self._decoder is not None and prefix:
+            self._text = self._decoder.push(prefix)
+            self._searched = len(self._text)
+        self._own = len(self._text)
 
     def take(self, token: int, logprob: float, top: list[tuple[int, float]]) -> bool:
-        """Adds a token; True if it completes a stop string, after which no other is added."""
+        """Adds a token; True if it completes a stop string or ``stopping`` ends here, after which no other is added."""
         if self.stopped:
             return False
         self._ids.append(token)
@@ -57,19 +69,25 @@ class Transcript:
             self._logprobs.append(token_logprob(self._tokenizer, token, logprob, top))
         if self._decoder is not None:
             self._add(self._decoder.push([token]))
+        if self._request.stopping is not None and not self.stopped:
+            self._shown_ids.append(token)
+            ends = self._request.stopping(self._shown_ids, self._text[self._own :])
+            # A function without return is a mistake; arrays of one element are not.
+            if ends is None or isinstance(ends, str):
+                raise OptionError(f"stopping returned {short_repr(ends)}: expected True or False")
+            self.stopped = bool(ends)
         return self.stopped
 
     def finished(self, score: float, reason: str) -> Finished:
         """The whole sequence, with its text if a stop string cut it."""
         self._end()
-        if self.stopped:
-            return Finished(self._ids, score, "stop", self._text, self._logprobs)
-        return Finished(self._ids, score, reason, None, self._logprobs)
+        text = self._text if self._cut else None
+        return Finished(self._ids, score, "stop" if self.stopped else reason, text, self._logprobs)
 
     def chunk(self) -> Chunk | None:
         """The new text that cannot be the beginning of a stop string, if any."""
         text = self._text[self._sent_text :]
-        if not self.stopped:
+        if not self._cut:
             text = text[: len(text) - held_back(text, self._request.stop)]
         return self._send(text, None) if text else None
 
@@ -85,12 +103,12 @@ class Transcript:
         cut = first_stop(self._text, self._request.stop, max(0, self._searched - longest + 1))
         self._searched = len(self._text)
         if cut is not None:
-            self.stopped = True
+            self.stopped = self._cut = True
             self._text = self._text[:cut]
 
     def _end(self) -> None:
         """Text that the decoder held back until the end may still complete a stop string."""
-        if self._decoder is not None and not self.stopped:
+        if self._decoder is not None and not self._cut:
             self._add(self._decoder.finish())
 
     def _send(self, text: str, reason: str | None) -> Chunk:

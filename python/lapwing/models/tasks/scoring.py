@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from ...progress import Callback
 from ...results import Score
 from ..arguments import flag, is_text, one_or_many
 from ..base import DEFAULT_BATCH_TOKENS, BaseModel, ragged
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Scorer(BaseModel):
@@ -76,22 +79,20 @@ class Scorer(BaseModel):
         results = []
         for index, ids in enumerate(batch):
             rows = logits[starts[index] : starts[index + 1] - 1]
-            values: list[float] = []
-            if len(rows):
-                # In float64, row by row, so that the score of a text does not depend on its batch.
-                wide = rows.astype(np.float64)
-                top = wide.max(axis=1)
-                total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-                values = [float(v) for v in wide[np.arange(len(rows)), ids[1:]] - total]
-            results.append(
-                Score(
-                    ids=tuple(ids),
-                    logprobs=tuple(values),
-                    total=math.fsum(values),
-                    perplexity=_perplexity(values),
-                )
-            )
+            results.append(scored(ids, rows, ids[1:]))
         return results
+
+
+def scored(ids: Sequence[int], rows: NDArray[np.float32], targets: Sequence[int]) -> Score:
+    """The score of ``ids`` from the logits [tokens, vocab] at the positions before each of its ``targets``."""
+    values: list[float] = []
+    if len(rows):
+        # In float64, row by row, so that the score of a text does not depend on its batch.
+        wide = rows.astype(np.float64)
+        top = wide.max(axis=1)
+        total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
+        values = [float(v) for v in wide[np.arange(len(rows)), list(targets)] - total]
+    return Score(ids=tuple(ids), logprobs=tuple(values), total=math.fsum(values), perplexity=_perplexity(values))
 
 
 def _perplexity(values: Sequence[float]) -> float:
