@@ -32,7 +32,7 @@ from .refusals import GOLDEN, Folder, fails
         (None, lapwing.OptionError, ("name is None",)),
         (3, lapwing.OptionError, ("name is 3",)),
         (b"x", lapwing.OptionError, ("name is b'x'",)),
-        (GOLDEN / "llama" / "config.json", lapwing.CheckpointError, ("is a file", "expected the folder")),
+        (GOLDEN / "llama" / "config.json", lapwing.CheckpointError, ("is a file", "give its folder")),
         (GOLDEN / "nosuch", lapwing.CheckpointError, ("no folder",)),
     ],
     ids=lambda value: str(value)[:20] if not isinstance(value, tuple) else None,
@@ -132,7 +132,7 @@ def _swap(folder: Folder) -> None:
 
 
 _FILES: dict[str, tuple[Callable[[Folder], Any], tuple[str, ...]]] = {
-    "no config": (lambda f: (f.path / "config.json").unlink(), ("config.json", "cannot read")),
+    "no config": (lambda f: (f.path / "config.json").unlink(), ("no config.json", "download it too")),
     "config is a list": (lambda f: (f.path / "config.json").write_text("[]"), ("config.json", "not a JSON object")),
     "config is not JSON": (lambda f: (f.path / "config.json").write_text("{"), ("config.json", "not JSON", "line 1")),
     "config is not UTF-8": (lambda f: (f.path / "config.json").write_bytes(b'{"a": "\xff"}'), ("not UTF-8: byte 7",)),

@@ -6,10 +6,13 @@ HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE) apply.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+from .checkpoint import has_weights, recognize, refuse_file, snapshot
 from .errors import CheckpointError, OptionError, short_repr
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -24,6 +27,9 @@ _WANTED = (
     "vocab.txt",
     "merges.txt",
 )
+_PICKLED = ("pytorch_model*.bin",)
+"""Fetched only if a repository has no safetensors."""
+_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _MAX_PATH = 300
 """Maximum length of a folder's name in a message."""
 # The same weights in other formats.
@@ -68,15 +74,56 @@ def find(
     if folder:
         if revision is not None:
             raise OptionError(f"revision is {short_repr(revision)}, but {path} is a folder: expected None")
+        path = snapshot(path) or path
         return path, str(path.resolve())
     if file:
-        raise CheckpointError(f"{path} is a file: expected the folder of a checkpoint, which contains config.json")
-    if not isinstance(name, str) or not _ID.fullmatch(text) or text.startswith(".") or ".." in text:
+        raise refuse_file(path)
+    repository = text
+    if "://" in text or text.split("/")[0] in _HOSTS:
+        repository, named = _address(text)
+        if named is not None and revision not in (None, named):
+            raise OptionError(f"revision is {short_repr(revision)}, but {text} names {named!r}: remove one of them")
+        revision = named if named is not None else revision
+    if not isinstance(name, str) or not _ID.fullmatch(repository) or repository.startswith(".") or ".." in repository:
         raise CheckpointError(
-            f"there is no folder {short_repr(text, _MAX_PATH)}, and it is not a hub id: "
+            f"there is no folder {short_repr(text, _MAX_PATH)}{_near(path)}, and it is not a hub id: "
             "expected a folder, owner/name, or " + " or ".join(builtin_ids())
         )
-    return _download(text, revision, local_files_only), text
+    return _download(repository, revision, local_files_only), text
+
+
+def _near(path: Path) -> str:
+    """The folder that a missing one was probably meant to be, for a message."""
+    try:
+        beside = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.name else []
+    except OSError:
+        return ""
+    near = difflib.get_close_matches(path.name, beside, n=1, cutoff=0.75)
+    return f" (there is {short_repr(str(path.parent / near[0]), _MAX_PATH)})" if near else ""
+
+
+def _address(text: str) -> tuple[str, str | None]:
+    """Repository and revision of a page of the hub."""
+    try:
+        address = urlsplit(text if "://" in text else f"https://{text}")
+    except ValueError:
+        address = urlsplit("")
+    own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
+    parts = [unquote(part) for part in address.path.split("/") if part]
+    if address.netloc not in (*_HOSTS, own) or not address.netloc or address.scheme not in ("http", "https"):
+        raise CheckpointError(
+            f"{short_repr(text, _MAX_PATH)} is not a page of the hub: expected a folder, owner/name, or "
+            f"https://{_HOSTS[0]}/owner/name"
+        )
+    if len(parts) < 2 or parts[0] in ("datasets", "spaces", "collections", "papers"):
+        raise CheckpointError(f"{short_repr(text, _MAX_PATH)} is not the page of a model: expected owner/name")
+    if len(parts) > 4 and parts[2] == "tree":
+        raise CheckpointError(
+            f"{short_repr(text, _MAX_PATH)} is a folder within a repository: expected the repository, "
+            f"{'/'.join(parts[:2])!r}"
+        )
+    named = parts[3] if len(parts) > 3 and parts[2] in ("tree", "blob", "resolve", "commit") else None
+    return "/".join(parts[:2]), named
 
 
 def _builtin(text: str, revision: str | None) -> tuple[Path, str]:
@@ -98,14 +145,29 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
             "not installed: pip install huggingface_hub"
         ) from error
     where = f"{repository}" + (f" at {revision}" if revision else "")
-    try:
-        folder = huggingface_hub.snapshot_download(
-            repository,
-            revision=revision,
-            local_files_only=local_files_only,
-            allow_patterns=list(_WANTED),
-            ignore_patterns=list(_UNWANTED),
+
+    def fetch(patterns: tuple[str, ...]) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                repository,
+                revision=revision,
+                local_files_only=local_files_only,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(_UNWANTED),
+            )
         )
+
+    try:
+        path = fetch(_WANTED)
+        pickled = _pickled(path)
+        if pickled:
+            path = fetch(pickled)
+        if not local_files_only and not (has_weights(path) and (path / "config.json").is_file()):
+            what = recognize(huggingface_hub.list_repo_files(repository, revision=revision))
+            if what is not None:
+                raise CheckpointError(f"{where} is not a checkpoint of transformers: {what}")
+    except CheckpointError:
+        raise
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(f"the hub has no revision {short_repr(revision)} of {repository}") from error
     except errors.GatedRepoError as error:
@@ -126,7 +188,14 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{where} cannot be downloaded from the hub: {lines[0]}") from error
-    path = Path(folder)
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{where} has no config.json: expected a checkpoint in the format of transformers")
     return path
+
+
+def _pickled(folder: Path) -> tuple[str, ...]:
+    """Patterns of pickled weights, for a downloaded folder and its modules that have no safetensors."""
+    modules = [path.parent for path in folder.glob("[0-9]*_*/config.json") if not path.parent.name.endswith("_Pooling")]
+    safe = ("model.safetensors", "model.safetensors.index.json")
+    lacking = [place for place in (folder, *modules) if not any((place / name).exists() for name in safe)]
+    return tuple(f"{'' if place == folder else f'{place.name}/'}{pattern}" for place in lacking for pattern in _PICKLED)

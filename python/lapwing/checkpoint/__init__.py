@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import CheckpointError
 from .config import Config
+from .foreign import recognize, refusal, refuse_file, refuse_quantized, snapshot
 from .json_file import parse_json, read_json, read_object
 from .safetensors import read_safetensors
 from .tensor import Tensor
@@ -26,6 +27,9 @@ __all__ = [
     "read_object",
     "read_safetensors",
     "read_weights",
+    "recognize",
+    "refuse_file",
+    "snapshot",
 ]
 
 
@@ -55,10 +59,14 @@ def open_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: a file is missing or damaged; the message says which and what to do.
     """
     if not path.is_dir():
-        what = "is a file: give the folder that holds it" if path.exists() else "does not exist"
-        raise CheckpointError(f"{path} {what}")
+        raise refuse_file(path) if path.exists() else CheckpointError(f"{path} does not exist")
+    if not (path / "config.json").exists() or not has_weights(path):
+        found = refusal(path)
+        if found is not None:
+            raise found
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
         raise CheckpointError(f"{path / 'config.json'} is not a JSON object")
+    refuse_quantized(config, path / "config.json")
     weights = read_weights(path)
     return Checkpoint(path, Config(config), weights.tensors, weights.files, weights.stats)
