@@ -2,8 +2,8 @@
 
     python benches/table.py [--record NAME] [--write] [--plot]
 
-``--write`` puts the table between the marks of that record in README.md or docs/speed.md, ``--plot`` draws
-``benches/record/NAME.png`` (needs matplotlib). What misses its goal is bold.
+``--write`` puts the table between the marks of that record in docs/speed.md, ``--plot`` draws
+``docs/images/NAME.png`` (needs matplotlib). What misses its goal is bold.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import records  # noqa: E402
 from compare import COST, ITSELF, Row, rows  # noqa: E402
 from figures import Figure, Goal, figures  # noqa: E402
 
-DOCUMENTS = (HERE.parent / "README.md", HERE.parent / "docs" / "speed.md")
+DOCUMENT = HERE.parent / "docs" / "speed.md"
 BOUNDS = {"read": "read bandwidth", "multiply_adds": "f32 peak", ITSELF: "its speed at short context"}
 
 
@@ -212,7 +212,7 @@ def plot(name: str) -> Path:
     axes.set_xlabel("times the speed of the best peer, medians of rounds in turn")
     axes.legend(loc="lower right")
     figure.tight_layout()
-    out = records.FOLDER / f"{name}.png"
+    out = DOCUMENT.parent / "images" / f"{name}.png"
     figure.savefig(out, dpi=110)
     return out
 
@@ -228,12 +228,10 @@ def main() -> None:
     if arguments.plot:
         print(plot(name))
     if arguments.write:
-        found = [(path, replaced(path.read_text(encoding="utf-8"), name)) for path in DOCUMENTS]
-        if not any(document for _, document in found):
-            raise SystemExit(f"no document has the marks <!-- table {name} --> and <!-- /table {name} -->")
-        for path, document in found:
-            if document is not None:
-                path.write_text(document, encoding="utf-8")
+        document = replaced(DOCUMENT.read_text(encoding="utf-8"), name)
+        if document is None:
+            raise SystemExit(f"{DOCUMENT} lacks the marks <!-- table {name} --> and <!-- /table {name} -->")
+        DOCUMENT.write_text(document, encoding="utf-8")
 
 
 if __name__ == "__main__":

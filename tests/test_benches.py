@@ -37,7 +37,7 @@ import table  # noqa: E402
 from figures import Goal, figures  # noqa: E402
 from peers import engines  # noqa: E402
 
-DOCUMENTS = {path: path.read_text(encoding="utf-8") for path in table.DOCUMENTS}
+DOCUMENT = table.DOCUMENT.read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ def cells(name: str) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in records.FOLDER.glob("*.json")))
 def test_documents_show_the_tables_of_the_records(name: str) -> None:
-    found = [document for document in DOCUMENTS.values() if f"<!-- table {name} -->" in document]
-    assert len(found) == 1 and table.text(name) in found[0], f"run benches/table.py --record {name} --write"
+    assert DOCUMENT.count(f"<!-- table {name} -->") == 1
+    assert table.text(name) in DOCUMENT, f"run benches/table.py --record {name} --write"
 
 
 def test_rows_that_miss_their_goals_are_explained() -> None:
     name = "zen5-avx512"
-    text = DOCUMENTS[ROOT / "docs" / "speed.md"].split("## What stands in the way")[1].split("\n## ")[0]
+    text = DOCUMENT.split("## What stands in the way")[1].split("\n## ")[0]
     missed = [row for row, found in cells(name).items() if found[-1] == "**no**"]
     assert [row for row in missed if f"`{row}`" not in text] == []
 

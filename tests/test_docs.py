@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import re
+import statistics
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,10 +27,51 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_table_of_families_is_that_of_the_code() -> None:
-    table = README.split("| Shape | Families |")[1].split("\n\n")[0]
-    listed = {word for row in table.splitlines() for word in re.findall(r"`([\w.-]+)`", row)}
-    assert listed == set(families())
+def script(name: str) -> ModuleType:
+    """A script that makes a part of the documents."""
+    spec = importlib.util.spec_from_file_location(f"docs_make_{name}", ROOT / "docs" / "make" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_list_of_model_types_is_that_of_the_code() -> None:
+    made = script("models").text()
+    assert made in document("models.md"), "run python docs/make/models.py --write"
+    assert f"{len(families())} model types" in README and f"All {len(families())} types" in README
+
+
+def test_the_picture_of_the_readme_is_that_of_the_record() -> None:
+    bars = script("bars")
+    assert bars.PICTURE.read_text(encoding="utf-8") == bars.svg(), "run python docs/make/bars.py --write"
+    assert len(bars.BARS) == 8 and str(bars.PICTURE.relative_to(ROOT)) in README
+
+
+def test_the_readme_says_the_numbers_of_the_record() -> None:
+    bars = script("bars")
+    record = bars.records.read(bars.RECORD)
+    rows = {row.name: row for row in bars.table.rows(record["machine"]["isa"])}
+
+    def times(name: str) -> str:
+        rates = record["rates"][name]
+        peer = bars.table.best(rows[name], rates)
+        return f"{statistics.median(rates[rows[name].ours]) / peer[1]:.2f}"
+
+    def figure(name: str, digits: int) -> str:
+        return f"{statistics.median(record['figures'][name]):.{digits}f}"
+
+    text = " ".join(README.split())
+    for name, words in {
+        "opus-mt q8 greedy x1": "{:.1f} times CTranslate2 for a sentence",
+        "8 prompts llama-1b q8": "{:.1f} times llama.cpp for eight answers",
+        "decode llama-1b q8": "{:.1f} times for one",
+        "prefill 512 llama-1b bf16": "{:.2f} of llama.cpp",
+    }.items():
+        assert words.format(float(times(name))) in text, name
+    assert f"quantized in {figure('first load llama-1b to q8', 1)} s" in text
+    assert f"mapped in {figure('second load llama-1b q8', 2)} s" in text
+    assert f"takes {figure('import above numpy', 2)} s above" in text
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -136,7 +180,7 @@ def test_commands_of_the_readme_exist() -> None:
 
 
 def test_nothing_speaks_of_other_places() -> None:
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benches/**/*.py")]:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benches/**/*.py")]:
         text = path.read_text(encoding="utf-8")
         for place in ("/tmp/", "/work/", "../shared"):
             assert place not in text, (path, place)

@@ -284,11 +284,12 @@ SOURCES = sorted(
         (PYTHON, ".py .pyi"),
         (ROOT / "tests", ".py .rs"),
         (ROOT / "benches", ".py .rs"),
+        (ROOT / "docs", ".py"),
     )
     for path in root.rglob("*.*")
     if path.suffix in suffixes.split() and path != Path(__file__)
 )
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def python_comments(text: str) -> Iterator[tuple[int, str]]:
