@@ -53,9 +53,9 @@ def edit_blocks(layer: Layer, **changes: Any) -> Layer:
     return replace(layer, blocks=tuple(replace(block, **changes) for block in layer.blocks))
 
 
-def activation(config: Config, *keys: str, default: str) -> Activation:
+def activation(config: Config, *keys: str, default: str | None = None) -> Activation:
     """The activation that the first of ``keys`` names."""
-    name = config.word(*keys, default=default)
+    name = config.word(*keys) if default is None else config.word(*keys, default=default)
     if name not in _ACTIVATIONS:
         raise config.wrong(
             next((k for k in keys if config.get(k) is not None), keys[0]), f"one of {', '.join(_ACTIVATIONS)}"

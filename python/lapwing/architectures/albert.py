@@ -45,6 +45,10 @@ HEADS = {
     },
 }
 DEFAULTS = {
+    **bert.DEFAULTS,
+    "embedding_size": 128,
+    "inner_group_num": 1,
+    "num_hidden_groups": 1,
     "vocab_size": 30000,
     "hidden_size": 4096,
     "num_attention_heads": 64,
@@ -54,24 +58,24 @@ DEFAULTS = {
 
 
 def _inner(config: Config) -> int:
-    return config.size("inner_group_num", default=1, maximum=64)
+    return config.size("inner_group_num", maximum=64)
 
 
 def spec(config: Config, task: str) -> Model:
     bert.absolute(config)
-    stack = bert.encoder(config, bert.layer(config), positions=config.size("max_position_embeddings", default=512))
-    width = config.size("embedding_size", default=128)
+    stack = bert.encoder(config, bert.layer(config), positions=config.size("max_position_embeddings"))
+    width = config.size("embedding_size")
     stem = replace(stack.stem, embedding_size=width, projection_bias=True)
     stack = replace(stack, stem=stem, layers=stack.layers * _inner(config))
     pooler = Dense(outputs=stack.hidden_size, activation="tanh")
-    transform = Dense(outputs=width, activation=activation(config, "hidden_act", default=""), norm=layer_norm(config))
+    transform = Dense(outputs=width, activation=activation(config, "hidden_act"), norm=layer_norm(config))
     return _encoder.model(config, task, stack, pooler=pooler, sequence=(pooler,), language=(transform,))
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
     names = dict(BODY)
-    layers, inner = config.size("num_hidden_layers", default=12), _inner(config)
-    groups = config.size("num_hidden_groups", default=1, maximum=layers)
+    layers, inner = config.size("num_hidden_layers"), _inner(config)
+    groups = config.size("num_hidden_groups", maximum=layers)
     for group in range(groups):
         for part in range(inner):
             place = f"encoder.albert_layer_groups.{group}.albert_layers.{part}."

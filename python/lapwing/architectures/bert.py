@@ -43,57 +43,63 @@ HEADS = {
         "language_head.bias": "cls.predictions.bias",
     },
 }
+DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "position_embedding_type": "absolute",
+}
 NEXT_SENTENCE = r"cls\.seq_relationship\..*"
 
 
 def head_dim(config: Config) -> int:
     """Dimensions of a head."""
-    return config.size("hidden_size", default=768) // config.size("num_attention_heads", default=12)
+    return config.size("hidden_size") // config.size("num_attention_heads")
 
 
 def layer(config: Config) -> Layer:
     """A layer of the family, with biases everywhere."""
-    hidden, heads = config.size("hidden_size", default=768), config.size("num_attention_heads", default=12)
+    hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     feed_forward = FeedForward(
-        width=config.size("intermediate_size", default=3072),
-        activation=activation(config, "hidden_act", default="gelu"),
+        width=config.size("intermediate_size"),
+        activation=activation(config, "hidden_act"),
         up_bias=True,
         down_bias=True,
     )
     return _common.layer(attention(config, hidden, heads), feed_forward, residual_norm=layer_norm(config))
 
 
-def encoder(
-    config: Config, layer: Layer, *, positions: int, placed: bool = True, segments: int = 2, vocab: int = 30522
-) -> Stack:
-    """The stack of the family, of up to ``positions`` tokens.
-
-    ``placed`` is whether there is a table of positions; ``segments`` and ``vocab`` are defaults of the configuration.
-    """
+def encoder(config: Config, layer: Layer, *, positions: int, placed: bool = True) -> Stack:
+    """The stack of the family, of up to ``positions`` tokens; ``placed`` is whether there is a table of positions."""
     return Stack(
-        hidden_size=config.size("hidden_size", default=768),
+        hidden_size=config.size("hidden_size"),
         stem=TokenStem(
-            vocab_size=config.size("vocab_size", default=vocab),
+            vocab_size=config.size("vocab_size"),
             positions=positions if placed else 0,
-            segments=config.size("type_vocab_size", default=segments, minimum=0),
+            segments=config.size("type_vocab_size", minimum=0),
             norm=layer_norm(config),
         ),
-        layers=(layer,) * config.size("num_hidden_layers", default=12),
+        layers=(layer,) * config.size("num_hidden_layers"),
         max_length=positions,
     )
 
 
 def absolute(config: Config) -> None:
     """Refuses the relative positions of old configurations."""
-    if config.word("position_embedding_type", default="absolute") != "absolute":
+    if config.word("position_embedding_type") != "absolute":
         raise config.wrong("position_embedding_type", '"absolute"')
 
 
 def spec(config: Config, task: str) -> Model:
     absolute(config)
-    stack = encoder(config, layer(config), positions=config.size("max_position_embeddings", default=512))
+    stack = encoder(config, layer(config), positions=config.size("max_position_embeddings"))
     pooler = Dense(outputs=stack.hidden_size, activation="tanh")
-    act = activation(config, "hidden_act", default="gelu")
+    act = activation(config, "hidden_act")
     transform = Dense(outputs=stack.hidden_size, activation=act, norm=layer_norm(config))
     return _encoder.model(config, task, stack, pooler=pooler, sequence=(pooler,), language=(transform,))
 

@@ -45,6 +45,14 @@ HEADS = {
     "question-answering": {"head.0": "qa_outputs"},
 }
 DEFAULTS = {
+    **bert.DEFAULTS,
+    "max_relative_positions": -1,
+    "position_buckets": -1,
+    "norm_rel_ebd": "none",
+    "conv_kernel_size": 0,
+    "conv_groups": 1,
+    "conv_act": "tanh",
+    "pooler_hidden_act": "gelu",
     "vocab_size": 128100,
     "hidden_size": 1536,
     "num_hidden_layers": 24,
@@ -67,10 +75,10 @@ def _disentangled(config: Config) -> DisentangledAttention | None:
     kinds = _kinds(config) & {"c2p", "p2c"}
     if not config.flag("relative_attention") or not kinds:
         return None
-    longest = config.size("max_relative_positions", default=-1, minimum=-1)
+    longest = config.size("max_relative_positions", minimum=-1)
     if longest < 1:
-        longest = config.size("max_position_embeddings", default=512)
-    buckets = max(config.size("position_buckets", default=-1, minimum=-1), 0)
+        longest = config.size("max_position_embeddings")
+    buckets = max(config.size("position_buckets", minimum=-1), 0)
     heads, terms = config.size("num_attention_heads"), 1 + len(kinds)
     head_dim = config.size("hidden_size") // heads
     return DisentangledAttention(
@@ -91,13 +99,13 @@ def _disentangled(config: Config) -> DisentangledAttention | None:
 
 
 def _convolution(config: Config) -> Block | None:
-    kernel = config.size("conv_kernel_size", default=0, minimum=0)
+    kernel = config.size("conv_kernel_size", minimum=0)
     if not kernel:
         return None
     body = Convolution(
         kernel=kernel,
-        groups=config.size("conv_groups", default=1),
-        activation=activation(config, "conv_act", default="tanh"),
+        groups=config.size("conv_groups"),
+        activation=activation(config, "conv_act"),
     )
     return Block(body=body, residual_norm=layer_norm(config), from_layer_input=True)
 
@@ -115,21 +123,19 @@ def spec(config: Config, task: str) -> Model:
         # Scores of positions count in the scale, also where the flag for them is off.
         terms = 1 + len(_kinds(config) & {"c2p", "p2c"})
         layer = edit(layer, "attention", scale=(bert.head_dim(config) * terms) ** -0.5)
-    positions = config.size("max_position_embeddings", default=512)
+    positions = config.size("max_position_embeddings")
     placed = config.flag("position_biased_input", default=True)
     stack = bert.encoder(config, layer, positions=positions, placed=placed)
     if convolution := _convolution(config):
         stack = replace(stack, layers=(replace(layer, blocks=(*layer.blocks, convolution)), *stack.layers[1:]))
     if found is not None:
-        normed = "layer_norm" in [
-            part.strip() for part in config.word("norm_rel_ebd", default="none").lower().split("|")
-        ]
+        normed = "layer_norm" in [part.strip() for part in config.word("norm_rel_ebd").lower().split("|")]
         stack = replace(stack, relative=RelativeTable(rows=2 * found.span, norm=layer_norm(config) if normed else None))
     pooler = Dense(
         outputs=config.size("pooler_hidden_size", default=hidden),
-        activation=activation(config, "pooler_hidden_act", default="gelu"),
+        activation=activation(config, "pooler_hidden_act"),
     )
-    act = activation(config, "hidden_act", default="gelu")
+    act = activation(config, "hidden_act")
     transform = Dense(outputs=hidden, activation=act, norm=layer_norm(config))
     return _encoder.model(config, task, stack, sequence=(pooler,), language=(transform,))
 

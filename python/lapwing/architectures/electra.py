@@ -31,7 +31,13 @@ HEADS = {
         "head.1": "discriminator_predictions.dense_prediction",
     },
 }
-DEFAULTS = {"hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024}
+DEFAULTS = {
+    **bert.DEFAULTS,
+    "embedding_size": 128,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+}
 
 
 def _task(config: Config, task: str) -> str:
@@ -41,13 +47,13 @@ def _task(config: Config, task: str) -> str:
 
 def spec(config: Config, task: str) -> Model:
     bert.absolute(config)
-    stack = bert.encoder(config, bert.layer(config), positions=config.size("max_position_embeddings", default=512))
-    width = config.size("embedding_size", default=128)
+    stack = bert.encoder(config, bert.layer(config), positions=config.size("max_position_embeddings"))
+    width = config.size("embedding_size")
     if width != stack.hidden_size:
         stack = replace(stack, stem=replace(stack.stem, embedding_size=width, projection_bias=True))
     dense = Dense(outputs=stack.hidden_size, activation="gelu")
     if _task(config, task) == "discriminator":
-        act = activation(config, "hidden_act", default="gelu")
+        act = activation(config, "hidden_act")
         head = classifier(config, "none", replace(dense, activation=act), outputs=1)
         return Model(encoder=stack, head=head)
     transform = Dense(outputs=width, activation="gelu", norm=layer_norm(config))

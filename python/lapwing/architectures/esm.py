@@ -27,9 +27,14 @@ NAMES = {
 KEPT_SHARE = 1 - 0.15 * 0.8
 """Share of tokens that training left unmasked."""
 
+DEFAULTS = {
+    **{key: value for key, value in bert.DEFAULTS.items() if key != "vocab_size"},
+    "max_position_embeddings": 1026,
+}
+
 
 def _rotates(config: Config) -> bool:
-    kind = config.word("position_embedding_type", default="absolute")
+    kind = config.word("position_embedding_type")
     if kind not in ("absolute", "rotary"):
         raise config.wrong("position_embedding_type", "absolute or rotary")
     return kind == "rotary"
@@ -39,10 +44,10 @@ def spec(config: Config, task: str) -> Model:
     if config.flag("is_folding_model"):
         raise config.wrong("is_folding_model", "false: folding is not supported")
     # The family has no segments, and its activation is always the exact GELU.
-    config = config.with_values(type_vocab_size=0, hidden_act="gelu", vocab_size=config.size("vocab_size"))
+    config = config.with_values(type_vocab_size=0, hidden_act="gelu")
     norm = layer_norm(config)
     layer = pre_norm(bert.layer(config), norm)
-    positions = config.size("max_position_embeddings", default=1026)
+    positions = config.size("max_position_embeddings")
     if _rotates(config):
         layer = edit(layer, "attention", rotary=rotary(config, bert.head_dim(config)))
     else:

@@ -28,6 +28,7 @@ NAMES = {
     _LAYER + "feed_forward.residual_norm": _THEIRS + "norm2",
 }
 DEFAULTS = {
+    **bert.DEFAULTS,
     "vocab_size": 250002,
     "hidden_size": 1024,
     "num_hidden_layers": 24,

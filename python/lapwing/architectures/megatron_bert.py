@@ -23,6 +23,7 @@ NAMES = {
     "encoder.norm": "encoder.ln",
 }
 DEFAULTS = {
+    **bert.DEFAULTS,
     "vocab_size": 29056,
     "hidden_size": 1024,
     "num_hidden_layers": 24,
@@ -34,10 +35,10 @@ DEFAULTS = {
 def spec(config: Config, task: str) -> Model:
     bert.absolute(config)
     layer = pre_norm(bert.layer(config), layer_norm(config))
-    stack = bert.encoder(config, layer, positions=config.size("max_position_embeddings", default=512))
+    stack = bert.encoder(config, layer, positions=config.size("max_position_embeddings"))
     stack = replace(stack, stem=replace(stack.stem, norm=None), final_norm=layer_norm(config))
     pooler = Dense(outputs=stack.hidden_size, activation="tanh")
-    act = activation(config, "hidden_act", default="gelu")
+    act = activation(config, "hidden_act")
     transform = Dense(outputs=stack.hidden_size, activation=act, norm=layer_norm(config))
     return _encoder.model(config, task, stack, pooler=pooler, sequence=(pooler,), language=(transform,))
 

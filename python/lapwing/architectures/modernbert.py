@@ -42,6 +42,21 @@ HEADS = {
     },
 }
 
+DEFAULTS = {
+    "vocab_size": 50368,
+    "hidden_size": 768,
+    "num_hidden_layers": 22,
+    "num_attention_heads": 12,
+    "intermediate_size": 1152,
+    "hidden_activation": "gelu",
+    "max_position_embeddings": 8192,
+    "norm_eps": 1e-5,
+    "global_attn_every_n_layers": 3,
+    "local_attention": 128,
+    "classifier_activation": "gelu",
+    "classifier_pooling": "cls",
+}
+
 
 def _theta(config: Config, local: bool) -> float:
     """Base of the rotation where the configuration has no ``rope_parameters``."""
@@ -59,23 +74,23 @@ def _rotary(config: Config, head_dim: int, kind: str) -> Rotary:
 
 
 def spec(config: Config, task: str) -> Model:
-    hidden = config.size("hidden_size", default=768)
-    heads = config.size("num_attention_heads", default=12)
-    count = config.size("num_hidden_layers", default=22)
-    every = config.size("global_attn_every_n_layers", default=3)
-    norm = Norm(kind="layer", eps=config.number("norm_eps", default=1e-5), bias=config.flag("norm_bias"))
+    hidden = config.size("hidden_size")
+    heads = config.size("num_attention_heads")
+    count = config.size("num_hidden_layers")
+    every = config.size("global_attn_every_n_layers")
+    norm = Norm(kind="layer", eps=config.number("norm_eps"), bias=config.flag("norm_bias"))
     default = ["sliding_attention" if i % every else "full_attention" for i in range(count)]
     plain = attention(config, hidden, heads, bias=config.flag("attention_bias"))
     # The window counts both sides of a token and leaves the token itself out.
-    local = config.size("local_attention", default=128, minimum=0) // 2 + 1
+    local = config.size("local_attention", minimum=0) // 2 + 1
     kinds = {
         "full_attention": replace(plain, rotary=_rotary(config, plain.head_dim, "full_attention")),
         "sliding_attention": replace(plain, rotary=_rotary(config, plain.head_dim, "sliding_attention"), window=local),
     }
     bias = config.flag("mlp_bias")
     feed_forward = FeedForward(
-        width=config.size("intermediate_size", default=1152),
-        activation=activation(config, "hidden_activation", default="gelu"),
+        width=config.size("intermediate_size"),
+        activation=activation(config, "hidden_activation"),
         gated=True,
         gate_bias=bias,
         up_bias=bias,
@@ -86,18 +101,18 @@ def spec(config: Config, task: str) -> Model:
     layers[0] = edit(layers[0], "attention", input_norm=None)
     stack = Stack(
         hidden_size=hidden,
-        stem=TokenStem(vocab_size=config.size("vocab_size", default=50368), norm=norm),
+        stem=TokenStem(vocab_size=config.size("vocab_size"), norm=norm),
         layers=tuple(layers),
-        max_length=config.size("max_position_embeddings", default=8192),
+        max_length=config.size("max_position_embeddings"),
         final_norm=norm,
     )
     dense = Dense(
         outputs=hidden,
         bias=config.flag("classifier_bias"),
-        activation=activation(config, "classifier_activation", default="gelu"),
+        activation=activation(config, "classifier_activation"),
         norm=norm,
     )
-    pool = config.word("classifier_pooling", default="cls")
+    pool = config.word("classifier_pooling")
     if pool not in ("cls", "mean"):
         raise config.wrong("classifier_pooling", "cls or mean")
     return _encoder.model(
@@ -114,9 +129,9 @@ def spec(config: Config, task: str) -> Model:
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
     out = _encoder.tensors(checkpoint, task, NAMES, HEADS, prefixes=("model.",))
-    count, hidden = config.size("num_hidden_layers", default=22), config.size("hidden_size", default=768)
+    count, hidden = config.size("num_hidden_layers"), config.size("hidden_size")
     attention, feed_forward = _LAYER + "attention.", _LAYER + "feed_forward."
     cut(out, attention + "qkv", {attention + part: hidden for part in ("query", "key", "value")}, count)
-    width = config.size("intermediate_size", default=1152)
+    width = config.size("intermediate_size")
     cut(out, feed_forward + "gate_up", {feed_forward + part: width for part in ("gate", "up")}, count)
     return out

@@ -27,10 +27,12 @@ NAMES = {
     _BIAS: _BIAS,
 }
 
+DEFAULTS = {**bert.DEFAULTS, "vocab_size": 30527}
+
 
 def _config(config: Config) -> Config:
     """The family has no segments, and its padding id is always 1."""
-    return config.with_values(type_vocab_size=0, pad_token_id=1, vocab_size=config.size("vocab_size", default=30527))
+    return config.with_values(type_vocab_size=0, pad_token_id=1)
 
 
 def spec(config: Config, task: str) -> Model:
@@ -39,7 +41,7 @@ def spec(config: Config, task: str) -> Model:
         raise config.wrong("relative_attention_num_buckets", f"{_BUCKETS}")
     bias = RelativeBias(buckets=_BUCKETS, max_distance=128, bidirectional=True)
     layer = edit(bert.layer(config), "attention", relative_bias=bias)
-    positions = config.size("max_position_embeddings", default=512) - roberta.first_position(config)
+    positions = config.size("max_position_embeddings") - roberta.first_position(config)
     return roberta.heads(config, task, bert.encoder(config, layer, positions=positions))
 
 
@@ -49,6 +51,6 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Rena
     bias = out.pop(_BIAS, None)
     if bias is not None and bias.shape:
         shared = bias.rows(0, _BUCKETS)
-        for i in range(config.size("num_hidden_layers", default=12)):
+        for i in range(config.size("num_hidden_layers")):
             out[f"encoder.layers.{i}.attention.relative_bias.weight"] = shared
     return out

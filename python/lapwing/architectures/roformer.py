@@ -20,6 +20,8 @@ HEADS = {
     "fill-mask": bert.HEADS["fill-mask"],
 }
 
+DEFAULTS = {**bert.DEFAULTS, "vocab_size": 50000, "max_position_embeddings": 1536}
+
 
 def spec(config: Config, task: str) -> Model:
     if config.flag("rotary_value"):
@@ -28,12 +30,12 @@ def spec(config: Config, task: str) -> Model:
     half = bert.head_dim(config) // 2
     rotation = Rotary(inv_freq=tuple(10000 ** (-j / half) for j in range(half)), interleaved=True)
     layer = edit(layer, "attention", rotary=rotation)
-    positions = config.size("max_position_embeddings", default=1536)
-    stack = bert.encoder(config, layer, positions=positions, placed=False, vocab=50000)
+    positions = config.size("max_position_embeddings")
+    stack = bert.encoder(config, layer, positions=positions, placed=False)
     width = config.size("embedding_size", default=stack.hidden_size)
     if width != stack.hidden_size:
         stack = replace(stack, stem=replace(stack.stem, embedding_size=width, projection_bias=True))
-    act = activation(config, "hidden_act", default="gelu")
+    act = activation(config, "hidden_act")
     dense = Dense(outputs=stack.hidden_size, activation=act)
     transform = Dense(outputs=width, activation=act, norm=layer_norm(config))
     return _encoder.model(config, task, stack, sequence=(dense,), language=(transform,))

@@ -22,6 +22,9 @@ DEFAULTS = {
     "num_layers": 6,
     "num_heads": 8,
     "feed_forward_proj": "relu",
+    "layer_norm_epsilon": 1e-6,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
     "pad_token_id": 0,
     "eos_token_id": 1,
     "decoder_start_token_id": 0,
@@ -45,19 +48,19 @@ def feed_forward(config: Config) -> FeedForward:
         raise config.wrong("feed_forward_proj", "an activation, or gated- and an activation")
     if word == "gated-gelu":
         name = "gelu_new"
-    act = activation(config.with_values(feed_forward_proj=name), "feed_forward_proj", default="relu")
+    act = activation(config.with_values(feed_forward_proj=name), "feed_forward_proj")
     return FeedForward(width=config.size("d_ff"), activation=act, gated=bool(gated))
 
 
 def stack(config: Config, side: Side) -> Stack:
     """One side. Every layer has the bias; most families give all layers of a side the same."""
-    norm = Norm(kind="rms", eps=config.number("layer_norm_epsilon", default=1e-6))
-    heads, buckets = config.size("num_heads"), config.size("relative_attention_num_buckets", default=32)
+    norm = Norm(kind="rms", eps=config.number("layer_norm_epsilon"))
+    heads, buckets = config.size("num_heads"), config.size("relative_attention_num_buckets")
     decoder = side == "decoder"
     exact = buckets // (2 if decoder else 4)
     if exact < 1:
         raise config.wrong("relative_attention_num_buckets", "at least 4")
-    distance = config.size("relative_attention_max_distance", default=128)
+    distance = config.size("relative_attention_max_distance")
     if distance <= exact:
         raise config.wrong("relative_attention_max_distance", f"more than {exact}, the distances with their own bucket")
 

@@ -22,6 +22,7 @@ NAMES = {
     "encoder.norm": "encoder.LayerNorm",
 }
 DEFAULTS = {
+    **bert.DEFAULTS,
     "vocab_size": 250880,
     "hidden_size": 2560,
     "num_hidden_layers": 36,
