@@ -45,7 +45,7 @@ def test_names_of_models(name: Any, kind: type[Exception], words: tuple[str, ...
     ("name", "task", "words"),
     [
         ("llama", "translate", ("needs an encoder-decoder", "is a decoder")),
-        ("bert-seqcls", "generate", ("needs a decoder with a language head", "is an encoder")),
+        ("bert-seqcls", "generate", ("needs a head for generation", "has a head for sequence-classification")),
         ("marian", "chat", ("needs a decoder with a language head", "is an encoder-decoder")),
     ],
 )
@@ -276,7 +276,7 @@ def test_absurd_sizes(key: str, value: Any, tmp_path: Path) -> None:
         ({"num_key_value_heads": 5}, lapwing.SpecError, ("heads is 6", "a multiple of kv_heads, 5")),
         ({"num_key_value_heads": 3}, lapwing.CheckpointError, ("k_proj", "has shape [12, 36], expected [18, 36]")),
         ({"rms_norm_eps": None, "vocab_size": None}, lapwing.CheckpointError, ("lacks vocab_size",)),
-        ({"model_type": "stable-diffusion"}, lapwing.CheckpointError, ("not supported", "nearest")),
+        ({"model_type": "stable-diffusion"}, lapwing.CheckpointError, ("not supported: image generation",)),
         ({"rope_parameters": 3}, lapwing.CheckpointError, ("rope_parameters",)),
         ({"rope_parameters": {"rope_theta": "x"}}, lapwing.CheckpointError, ("rope_theta is 'x'",)),
         ({"rope_parameters": {"rope_type": "x"}}, lapwing.CheckpointError, ("'x'",)),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, overload
 
 from . import __version__, _core, packed
 from .architectures import check, complete, describe, task_of
-from .checkpoint import Checkpoint, Tensor, open_checkpoint, read_object
+from .checkpoint import Checkpoint, Config, Tensor, open_checkpoint, read_object
 from .errors import CheckpointError, OptionError, short_repr
 from .foreign import checked
 from .hub import find
@@ -162,6 +162,8 @@ def load(
     checkpoint = open_checkpoint(folder)
     config = complete(checkpoint.config)
     recipe = Recipe.read(folder)
+    if task is not None and not (recipe is not None and task in ("embed", "rank", "encode")):
+        _check_head(config, task)
     core, spec = _build(checkpoint, task, recipe, (weights, activations, kv_cache), threads, packed_cache, progress)
     try:
         if prefix_cache is not True:
@@ -203,6 +205,28 @@ def _generation(folder: Path, override: Mapping[str, Any] | None, config: Mappin
         return found
     merged = {**(config if found is None else found), **override}
     return {key: value for key, value in merged.items() if value is not None}
+
+
+_LANGUAGE_HEADS = ("generation", "text-to-text", "fill-mask")
+
+
+def _check_head(config: Config, task: str) -> None:
+    """Compares the head of the checkpoint's class with the task: heads of equal shape mean different things.
+
+    Raises:
+        OptionError: the class has another head.
+    """
+    stated, wanted = task_of(config), TASKS[task].head
+    both_language = stated in _LANGUAGE_HEADS and wanted in _LANGUAGE_HEADS
+    if not stated or wanted in ("features", stated) or both_language:
+        return
+    name = ", ".join(config.words("architectures"))
+    does = [one.name for one in TASKS.values() if one.head == stated]
+    has = "no head" if stated == "features" else f"a head for {stated}"
+    raise OptionError(
+        f"task is {task!r}, which needs a head for {wanted}: this checkpoint ({name}) has {has}, for the task "
+        f"{' or '.join(does)}"
+    )
 
 
 def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[Model]:

@@ -7,7 +7,6 @@ perhaps the other names that `Family` lists. It is found by ``model_type``: the 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -19,6 +18,7 @@ from ..errors import CheckpointError
 from ..spec import Model
 from ..tasks import head_of
 from ._family import Family
+from ._unsupported import explain
 
 ALIASES: dict[str, str] = {
     "blenderbot-small": "blenderbot_small",
@@ -63,14 +63,11 @@ def family(config: Config) -> Family:
     """The family of a configuration.
 
     Raises:
-        CheckpointError: the family is not supported; names the nearest that are.
+        CheckpointError: the family is not supported; says of what kind it is and what would serve.
     """
     name = config.model_type
     if name not in families():
-        near = difflib.get_close_matches(name, families(), n=3, cutoff=0.3) or list(families())
-        raise CheckpointError(
-            f"config.json: model_type {name!r} is not supported: the nearest supported ones are {', '.join(near)}"
-        )
+        raise CheckpointError(f"config.json: {explain(name, config.words('architectures'), families())}")
     return Family.of(import_module(f".{ALIASES.get(name, name)}", __name__))
 
 

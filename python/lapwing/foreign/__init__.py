@@ -110,8 +110,7 @@ def unknown_option(where: str, name: str, value: Any, known: Collection[str]) ->
     found = advice(name, value, known, loading=loading)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     if not found:
-        found = f"did you mean {' or '.join(near)}? " if near else ""
-        found += f"expected {', '.join(sorted(known))}"
+        found = f"did you mean {' or '.join(near)}?" if near else f"expected {', '.join(sorted(known))}"
     return OptionError(f"{where} has no option {name}={short_repr(value, 40)}: {found}")
 
 

@@ -4,6 +4,7 @@ argument's name, its value and what was expected."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -72,18 +73,58 @@ def texts(name: str, value: Any) -> list[str]:
     items = listed(name, value, "a list of texts")
     for item in items:
         if not isinstance(item, str):
-            raise OptionError(f"{name} holds {short_repr(item)}: expected texts")
+            raise OptionError(f"{name} holds {short_repr(item)}: expected texts{_way_out(item)}")
     return items
 
 
+_TOKENS = "; model.tokenizer.encode(text) gives those of a text, and features, embed or generate take texts"
+"""The way out where token ids are expected and a text is given."""
+
+
 def listed(name: str, value: Any, expected: str) -> list[Any]:
-    """The items of an ordered iterable; strings, bytes, mappings and sets are refused."""
-    if isinstance(value, str | bytes | bytearray | Mapping | set | frozenset) or not isinstance(value, Iterable):
-        raise OptionError(f"{name} is {short_repr(value)}: expected {expected}")
+    """The items of an ordered iterable; strings, bytes, and what iterates over keys (mappings, sets, tables) are
+    refused."""
+    wrong = isinstance(value, str | bytes | bytearray | Mapping | set | frozenset) or _is_table(value)
+    if wrong or not isinstance(value, Iterable):
+        what = f"a {type(value).__name__}" if _is_table(value) else short_repr(value)
+        way = _TOKENS if isinstance(value, str) and "ids" in expected else _way_out(value)
+        raise OptionError(f"{name} is {what}: expected {expected}{way}")
     try:
         return list(value)
     except TypeError as error:  # a zero-dimensional array
         raise OptionError(f"{name} is {short_repr(value)}: expected {expected}") from error
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a value is a table (of pandas, polars, pyarrow or datasets), whose items are not its texts."""
+    return hasattr(type(value), "__dataframe__") or (
+        not isinstance(value, np.ndarray) and (hasattr(value, "columns") or hasattr(value, "column_names"))
+    )
+
+
+def _way_out(value: Any) -> str:
+    """How to get texts from a value of another type, as the end of a message; "" if there is no usual way."""
+    if _is_table(value):
+        names: Any = getattr(value, "column_names", None)
+        names = getattr(value, "columns", ()) if names is None else names
+        try:
+            first = next((name for name in names if isinstance(name, str)), "text")
+        except TypeError:
+            first = "text"
+        method = "to_pylist" if hasattr(value, "to_pylist") else "tolist" if hasattr(value, "iloc") else ""
+        column = f"[{first!r}]"
+        return f"; take one of its columns: table{column}.{method}()" if method else f"; take one: list(table{column})"
+    if isinstance(value, Mapping):
+        return "; its iteration gives keys: take list(x.values()), or one value"
+    if isinstance(value, set | frozenset):
+        return "; a set has no order: take sorted(x)"
+    if isinstance(value, bytes | bytearray):
+        return "; bytes become text with x.decode()"
+    if isinstance(value, PurePath):
+        return "; a file is not read: take x.read_text()"
+    if value is None or (isinstance(value, float) and value != value):
+        return '; missing values become empty texts with series.fillna("")'
+    return "; take its text" if hasattr(value, "text") else ""
 
 
 def is_text(value: Any) -> bool:
@@ -104,7 +145,7 @@ def one_or_many(value: Any, is_one: Callable[[Any], bool], what: str) -> tuple[l
     items = listed(what, value, f"{one}, or a list of such")
     for index, item in enumerate(items):
         if not is_one(item):
-            raise OptionError(f"{what} {index} is {short_repr(item)}: expected {one}")
+            raise OptionError(f"{what} {index} is {short_repr(item)}: expected {one}{_way_out(item)}")
     return items, False
 
 
@@ -130,7 +171,8 @@ def ids(value: Any, vocab_size: int, limit: int | None, what: str = "ids") -> li
         found = []
         for place, index in enumerate(listed(what, value, "a list of ids")):
             if not isinstance(index, int | np.integer) or isinstance(index, bool):
-                raise OptionError(f"{what} holds {short_repr(index)} at position {place}: expected whole numbers")
+                way = _TOKENS if isinstance(index, str) else ""
+                raise OptionError(f"{what} holds {short_repr(index)} at position {place}: expected whole numbers{way}")
             found.append(int(index))
     if not found:
         raise OptionError(f"{what} is empty: expected at least one token")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
-from ..architectures import task_of
 from ..errors import OptionError
 from ..progress import Callback
 from ..results import EncoderOutput
@@ -52,11 +51,9 @@ class TextEncoder(Embedder, Classifier, Tagger, Answerer, MaskFiller, Ranker):
         task = (self._parts.task or "").replace("-", "_")
         if task and task != "encode":
             return task
-        head = self.spec.head
-        if head is not None:
-            if head.pool != "none":
-                return "rank" if self._outputs == 1 and not self.config.get("problem_type") else "classify"
-            return "answer" if task_of(self.config) == "question-answering" else "tag"
+        if self.spec.head is not None:
+            found = self._head_task()
+            return "classify" if found == "rank" and self.config.get("problem_type") else found
         if self._parts.recipe is not None:
             return "embed"
         return "features" if self.spec.language_head is None or task else "fill_mask"

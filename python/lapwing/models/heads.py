@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..architectures import family
+from ..architectures import family, task_of
 from ..errors import ContextLengthError, OptionError
 from ..tokenizer import Encoding
 from .arguments import id_lists
@@ -42,7 +42,18 @@ class HeadModel(BaseModel):
             )
         if (head.pool == "none") != per_token:
             kind = "each token" if head.pool == "none" else "whole texts"
-            raise OptionError(f"the head of {self._parts.identity} is for {kind}: it does not support {where}")
+            raise OptionError(
+                f"the head of {self._parts.identity} is for {kind}: it does not support {where}, but {self._head_task()}"
+            )
+        other = {"tag": "question-answering", "answer": "token-classification"}.get(where)
+        if other is not None and task_of(self.config) == other and self._parts.task is None:
+            raise OptionError(f"the head of {self._parts.identity} is for {other}: use {self._head_task()}")
+
+    def _head_task(self) -> str:
+        """The method that reads the head."""
+        if self.spec.head is not None and self.spec.head.pool != "none":
+            return "rank" if self._outputs == 1 else "classify"
+        return "answer" if task_of(self.config) == "question-answering" else "tag"
 
     def _encode(self, item: TextOrPair, truncate: bool = False) -> Encoding:
         text, pair = (item, None) if isinstance(item, str) else item
