@@ -215,3 +215,35 @@ def test_names_of_the_package(name: str) -> None:
 def test_the_command_line_names_the_right_flag(line: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(line.split()) == 2
     assert words in capsys.readouterr().err
+
+
+def results() -> dict[str, type]:
+    return {name: kind for name, kind in vars(lapwing.results).items() if hasattr(kind, "__dataclass_fields__")}
+
+
+def test_attributes_of_results_point_to_what_exists() -> None:
+    known = {name for kind in results().values() for name in dir(kind)} | {
+        name for kind in results().values() for name in kind.__dataclass_fields__
+    }
+    assert set(foreign.RESULTS.values()) <= known
+
+
+def test_results_name_the_right_attribute() -> None:
+    found = model("llama").generate("the", max_tokens=2)
+    for name in ("generated_text", "choices", "outputs"):
+        with pytest.raises(AttributeError, match=f"no attribute '{name}'; use .text"):
+            getattr(found, name)
+        assert not hasattr(found, name)
+        with pytest.raises(TypeError, match=f"no items, such as '{name}'; use .text"):
+            found[name]
+    with pytest.raises(TypeError, match="one text gives one result, and a list of texts a list"):
+        found[0]
+    with pytest.raises(TypeError, match=r"use \.text"):
+        found["text"]
+    with pytest.raises(AttributeError, match=r"it has .*generated_tokens"):
+        found.zzz  # noqa: B018
+    label = model("bert-seqcls").classify("the")
+    with pytest.raises(TypeError, match=r"use \.label"):
+        label["label"]
+    for one in (found, label):
+        assert copy.deepcopy(one) == one == pickle.loads(pickle.dumps(one))

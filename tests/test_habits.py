@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import lapwing
+from lapwing.__main__ import main
 
 from .loaded import GOLDEN, model
 from .refusals import fails
@@ -169,3 +170,12 @@ def test_languages() -> None:
     assert len(own.languages) > 1
     for language in own.languages[:2]:
         assert own.translate("the", target_lang=language, max_tokens=2) is not None
+
+
+def test_the_command_scores_translations(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "lapwing/tiny-en-de"
+    score = model(name).score("Two dogs run.", "Zwei Hunde rennen.")
+    assert main(["score", name, "Two dogs run.\tZwei Hunde rennen."]) == 0
+    assert capsys.readouterr().out == f"{score.total:.4f}\t{len(score.logprobs)}\t{score.perplexity:.4f}\n"
+    assert main(["score", name, "Two dogs run."]) == 1
+    assert "expected two texts separated by a tab" in capsys.readouterr().err

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .foreign import missing_result
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -17,8 +19,23 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
+class Result:
+    """The base of all results: names the right attribute for those of other libraries."""
+
+    if not TYPE_CHECKING:  # a type checker would otherwise accept any attribute
+
+        def __getattr__(self, name: str) -> Any:
+            kind = type(self)
+            more = "" if name.startswith("_") else missing_result(kind, name)
+            raise AttributeError(f"{kind.__name__!r} object has no attribute {name!r}{more}", name=name, obj=self)
+
+        def __getitem__(self, key: Any) -> Any:
+            kind = type(self)
+            raise TypeError(f"{kind.__name__!r} object has no items, such as {key!r}{missing_result(kind, key)}")
+
+
 @dataclass(frozen=True, kw_only=True)
-class TokenLogprob:
+class TokenLogprob(Result):
     """One token and its natural log-probability before temperature and filters.
 
     ``top`` holds the most probable tokens at this step, best first, as (id, text, log-probability).
@@ -31,7 +48,7 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hypothesis:
+class Hypothesis(Result):
     """One candidate of a beam search or one of several samples.
 
     ``score`` is the sum of log-probabilities divided by the number of generated tokens to the power of the
@@ -51,7 +68,7 @@ class Hypothesis:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timed:
+class Timed(Result):
     """The counts and the speed of a result.
 
     ``prompt_tokens`` are the tokens of the prompt, or of the source; ``seconds`` is the time of the whole call,
@@ -88,7 +105,7 @@ class Generation(Timed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chunk:
+class Chunk(Result):
     """A piece of a stream. The concatenated texts of all chunks are the whole text.
 
     ``finish_reason`` is None until the last chunk; ``index`` is the prompt's position in the list.
@@ -119,7 +136,7 @@ class Translation(Timed):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(Result):
     """Log-probabilities of a given text: of each token given all before it.
 
     The first token of a decoder has none; the target of an encoder-decoder has one for each token, given the
@@ -134,7 +151,7 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOutput:
+class EncoderOutput(Result):
     """``last_hidden_state`` [tokens, hidden] and, where the model has a pooler, ``pooler_output`` [hidden].
 
     ``hidden_states`` (the embedding, then each layer's output) and ``attentions`` ([heads, tokens, tokens]
@@ -149,7 +166,7 @@ class EncoderOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Label:
+class Label(Result):
     """A label and its probability (or, on request, its raw logit)."""
 
     label: str
@@ -157,7 +174,7 @@ class Label:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class Classification(Result):
     """The best label of a text, and all or the top k ``labels``, best first."""
 
     label: str
@@ -166,7 +183,7 @@ class Classification:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tag:
+class Tag(Result):
     """A token or a group of tokens with a label. ``start`` and ``end`` are character offsets in the text."""
 
     label: str
@@ -177,7 +194,7 @@ class Tag:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Answer(Result):
     """A span of the context. ``start`` and ``end`` are character offsets in it; an empty text means no
     answer.
 
@@ -193,7 +210,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fill:
+class Fill(Result):
     """A candidate for a masked token: its text, its probability, and the whole text with it."""
 
     token: str
@@ -203,7 +220,7 @@ class Fill:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranked:
+class Ranked(Result):
     """A document and its position in the input list. A higher score means more relevant."""
 
     index: int
@@ -212,7 +229,7 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelInfo:
+class ModelInfo(Result):
     """Facts about a loaded model. ``weight_types`` maps the name of a type to the bytes stored in it;
     ``kv`` is the type of cached keys and values."""
 

@@ -121,7 +121,7 @@ KINDS = (
         "a decoder of a supported family serves: qwen3, llama, gemma3_text, phi3, smollm3",
         "apertus bitnet blt biogpt cpmant ctrl cwm diffllama doge exaone gemma3n_text gemma4_text gpt-sw3 "
         "gpt_neox_japanese internlm internlm2 internlm3 jais2 minicpm minicpm3 nanochat openai-gpt xglm xlnet youtu "
-        "baichuan chatglm qwen internlm3 openelm stablelm_epoch mpt-old plamo refinedweb refinedwebmodel bert-generation "
+        "baichuan chatglm qwen openelm stablelm_epoch plamo refinedweb refinedwebmodel bert-generation "
         "modernbert-decoder qwen3_5_text hyperclovax",
     ),
     Kind(
@@ -129,14 +129,13 @@ KINDS = (
         "an encoder of a supported family serves: bert, roberta, deberta-v2, modernbert (also for long texts), xlm-roberta",
         "longformer big_bird bigbird_pegasus nystromformer reformer yoso fnet funnel convbert mobilebert squeezebert "
         "flaubert xlm luke mluke mra ibert canine rembert roberta-prelayernorm roc_bert ernie ernie_m xmod splinter "
-        "layoutxlm tapas_encoder lxmert visual_bert nezha qdqbert realm dpr modernvbert embedding_gemma2 esmc "
+        "layoutxlm lxmert visual_bert nezha qdqbert realm dpr modernvbert embedding_gemma2 esmc "
         "openai_privacy_filter",
     ),
     Kind(
         "encoder-decoders of this design",
         "one of a supported family serves: t5, bart, pegasus, marian, m2m_100 (NLLB), mbart",
-        "led longt5 pegasus_x prophetnet xlm-prophetnet fsmt mvp plbart encoder-decoder t5gemma t5gemma2 bigbird-pegasus "
-        "rag umt5-moe",
+        "led longt5 pegasus_x prophetnet xlm-prophetnet fsmt mvp plbart encoder-decoder t5gemma t5gemma2 rag",
     ),
 )
 

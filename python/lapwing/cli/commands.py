@@ -113,7 +113,7 @@ def classify(arguments: argparse.Namespace) -> None:
     """Label and score of each text."""
     items: list[Any] = texts(arguments)
     if arguments.pairs:
-        items = [_pair(item) for item in items]
+        items = [_pair(item, "--pairs is set") for item in items]
     with load(arguments, "classify") as model:
         results = model.classify(
             items,
@@ -134,10 +134,10 @@ def classify(arguments: argparse.Namespace) -> None:
             print(f"{found.label}\t{found.score:.4f}\t{source}")
 
 
-def _pair(item: str) -> tuple[str, str]:
+def _pair(item: str, why: str) -> tuple[str, str]:
     left, tab, right = item.partition("\t")
     if not tab:
-        raise OptionError(f"--pairs is set, but {short_repr(item)} is one text: expected two texts separated by a tab")
+        raise OptionError(f"{why}, but {short_repr(item)} is one text: expected two texts separated by a tab")
     return left, right
 
 
@@ -221,10 +221,15 @@ def fill_mask(arguments: argparse.Namespace) -> None:
 
 
 def score(arguments: argparse.Namespace) -> None:
-    """Sum of log-probabilities, tokens and perplexity of each text."""
+    """Sum of log-probabilities, tokens and perplexity of each text; of an encoder-decoder of each target."""
     items = texts(arguments)
     with load(arguments) as model:
-        results = need(model, "score", "score")(items, progress=progress(arguments))
+        run = need(model, "score", "score")
+        given: tuple[Any, ...] = (items,)
+        if model.kind == "encoder-decoder":
+            pairs = [_pair(item, "the model is an encoder-decoder") for item in items]
+            given = ([source for source, _ in pairs], [target for _, target in pairs])
+        results = run(*given, progress=progress(arguments))
     for item, result in zip(items, results, strict=True):
         if arguments.json:
             write_json(result, text=item)

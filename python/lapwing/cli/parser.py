@@ -301,7 +301,7 @@ def build() -> argparse.ArgumentParser:
 
     score = command("score", "log-probability and perplexity of texts")
     _model(score)
-    score.add_argument("text", nargs="*", help="texts")
+    score.add_argument("text", nargs="*", help="texts; for an encoder-decoder a source, a tab and a target each")
     _input(score, lines=False)
 
     info = command("info", "facts about a model, or about this installation if no model is given")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ..errors import OptionError, short_repr
-from .names import COMMANDS, FLAGS, METHODS, NAMES, VALUES
+from .names import COMMANDS, FLAGS, METHODS, NAMES, RESULTS, VALUES
 from .options import OPTIONS
 
 __all__ = [
@@ -23,12 +23,14 @@ __all__ = [
     "METHODS",
     "NAMES",
     "OPTIONS",
+    "RESULTS",
     "VALUES",
     "advice",
     "checked",
     "flag_advice",
     "missing_attribute",
     "missing_name",
+    "missing_result",
     "own_value",
     "unknown_option",
 ]
@@ -179,6 +181,16 @@ def missing_name(name: str) -> str:
         return ""
     target, _, note = NAMES[name].partition("; ")
     return f": use {target}" + (f", which {note}" if note.startswith("takes") else f" ({note})" if note else "")
+
+
+def missing_result(kind: type, name: object) -> str:
+    """The end of a message about an unknown attribute or key of a result: what has it here."""
+    attributes = [one for one in dir(kind) if not one.startswith("_")]
+    known = list(dict.fromkeys([*getattr(kind, "__dataclass_fields__", ()), *attributes]))
+    if isinstance(name, int):
+        return "; one text gives one result, and a list of texts a list of results"
+    own = name if name in known else RESULTS.get(name) if isinstance(name, str) else None
+    return f"; use .{own}" if own in known else f"; it has {', '.join(known)}"
 
 
 def own_value(option: str, value: Any) -> str | None:

@@ -101,6 +101,49 @@ METHODS: dict[str, str] = {
 }
 """Methods and attributes of models."""
 
+RESULTS: dict[str, str] = {
+    # transformers' pipelines
+    "generated_text": "text",
+    "translation_text": "text",
+    "summary_text": "text",
+    "sequence": "text",
+    "token_str": "token",
+    "answer": "text",
+    "entity": "label",
+    "entity_group": "label",
+    "word": "text",
+    "scores": "labels",
+    "sequences": "ids",
+    "token_ids": "ids",
+    "output_ids": "ids",
+    "logits": "last_hidden_state",
+    # OpenAI and llama-cpp-python
+    "choices": "text",
+    "message": "text",
+    "content": "text",
+    "output_text": "text",
+    "delta": "text",
+    "completion": "text",
+    "usage": "prompt_tokens",
+    "prompt_eval_count": "prompt_tokens",
+    "completion_tokens": "generated_tokens",
+    "generation_tokens": "generated_tokens",
+    "num_tokens": "generated_tokens",
+    "generation_tps": "tokens_per_second",
+    "stop_reason": "finish_reason",
+    "finished_reason": "finish_reason",
+    "log_probs": "logprobs",
+    "cumulative_logprob": "score",
+    # CTranslate2, vLLM and sentence-transformers
+    "outputs": "text",
+    "sequences_ids": "ids",
+    "hypothesis": "hypotheses",
+    "corpus_id": "index",
+    "document": "text",
+    "relevance_score": "score",
+}
+"""Attributes and keys of results, and the attribute that has it."""
+
 NAMES: dict[str, str] = {
     "pipeline": "lapwing.load",
     "from_pretrained": "lapwing.load",

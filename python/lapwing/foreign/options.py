@@ -49,7 +49,6 @@ OPTIONS: dict[str, str] = {
     "greedy": "temperature=0",
     "sampling": "temperature=1",
     "temp": "temperature=",
-    "temperature_": "temperature=",
     "sampling_temperature": "temperature=",
     "sampling_topk": "top_k=",
     "sampling_topp": "top_p=",
