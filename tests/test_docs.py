@@ -184,3 +184,34 @@ def test_nothing_speaks_of_other_places() -> None:
         text = path.read_text(encoding="utf-8")
         for place in ("/tmp/", "/work/", "../shared"):
             assert place not in text, (path, place)
+
+
+def chapters() -> list[Path]:
+    return sorted((ROOT / "docs" / "guide").glob("[0-9]*.md"))
+
+
+def test_the_guide_has_ten_chapters_of_formulas() -> None:
+    index = document("guide/index.md")
+    assert len(chapters()) == 10
+    for path in chapters():
+        text = path.read_text(encoding="utf-8")
+        assert f"]({path.name})" in index
+        assert "| | NumPy twin | Rust |" in text and "```pycon" in text
+
+
+@pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
+def test_functions_of_the_guide_exist(path: Path) -> None:
+    found = re.findall(r"`((?:rust|tests)/[\w/]+\.(?:rs|py))`: `(\w+)`", path.read_text(encoding="utf-8"))
+    assert found
+    for file, name in found:
+        code = (ROOT / file).read_text(encoding="utf-8")
+        assert re.search(rf"\b(?:def|fn|struct) {name}\b", code), f"{file} has no {name}"
+
+
+def test_pictures_of_the_documents_exist_and_are_small() -> None:
+    images = {path.name for path in (ROOT / "docs" / "images").iterdir()}
+    shown = set()
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        shown |= set(re.findall(r"images/([\w.-]+)\)", path.read_text(encoding="utf-8")))
+    assert shown == images
+    assert sum(path.stat().st_size for path in (ROOT / "docs" / "images").iterdir()) < 1_000_000
