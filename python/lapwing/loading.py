@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, overload
 
 from . import __version__, _core, packed
-from .architectures import check, complete, describe, task_of
+from .architectures import check, complete, describe, head_in, task_of
 from .checkpoint import Checkpoint, Config, Tensor, open_checkpoint, read_object
 from .errors import CheckpointError, OptionError, short_repr
 from .foreign import checked
@@ -218,7 +218,8 @@ def _check_head(config: Config, task: str) -> None:
     """
     stated, wanted = task_of(config), TASKS[task].head
     both_language = stated in _LANGUAGE_HEADS and wanted in _LANGUAGE_HEADS
-    if not stated or wanted in ("features", stated) or both_language:
+    pretraining = any(name.endswith("ForPreTraining") for name in config.words("architectures"))
+    if not stated or wanted in ("features", stated) or both_language or pretraining:  # with heads that its tensors show
         return
     name = ", ".join(config.words("architectures"))
     does = [one.name for one in TASKS.values() if one.head == stated]
@@ -256,7 +257,7 @@ def _family_task(checkpoint: Checkpoint, task: str | None, recipe: Recipe | None
     """The task that overrides config.json for `architectures`; None follows config.json."""
     if recipe is not None and task in (None, "embed", "rank", "encode"):
         # Published as an embedding model: a language head would be dead weight.
-        return "features" if task_of(checkpoint.config) in ("generation", "text-to-text") else None
+        return "features" if head_in(checkpoint) in ("generation", "text-to-text") else None
     return TASKS[task].head if task is not None else None
 
 

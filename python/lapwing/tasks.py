@@ -32,7 +32,13 @@ _TASKS = (
     Task("score", ("decoder",), "generation"),
     Task("embed", ("encoder",), "features", ("Model", "EncoderModel")),
     Task("encode", ("encoder",), "features"),
-    Task("classify", ("encoder",), "sequence-classification", ("ForSequenceClassification",)),
+    Task(
+        "classify",
+        ("encoder",),
+        "sequence-classification",
+        # A choice is a text with one score: the best of several is the first that `rank` gives.
+        ("ForSequenceClassification", "ForNextSentencePrediction", "ForMultipleChoice"),
+    ),
     Task("rank", ("encoder",), "sequence-classification"),
     Task("tag", ("encoder",), "token-classification", ("ForTokenClassification",)),
     Task("answer", ("encoder",), "question-answering", ("ForQuestionAnswering",)),

@@ -53,6 +53,7 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 32}
 FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "arcee": ("ArceeForCausalLM", {"head_dim": 8, "attention_bias": True, "mlp_bias": True}),
     "cohere-norms": ("CohereForCausalLM", {"use_qk_norm": True, "attention_bias": True, "logit_scale": 0.3}),
+    "cohere2-heads": ("Cohere2ForCausalLM", {**FOUR, "head_dim": 8, "sliding_window": 6}),
     "cohere2": ("Cohere2ForCausalLM", {**FOUR, "sliding_window": 6, "logit_scale": 0.25}),
     "ernie4_5": ("Ernie4_5ForCausalLM", {"head_dim": 8, "use_bias": True}),
     "exaone4": ("Exaone4ForCausalLM", {**FOUR, "sliding_window": 7}),

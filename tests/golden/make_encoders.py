@@ -51,6 +51,15 @@ FIXTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "jina_embeddings_v3-model": ("JinaEmbeddingsV3Model", {"type_vocab_size": 1}),
     "megatron-bert-mlm": ("MegatronBertForMaskedLM", {}),
     "roformer-tokcls": ("RoFormerForTokenClassification", {"embedding_size": 8, "num_labels": 3}),
+    "bert-choice": ("BertForMultipleChoice", {}),
+    "bert-nsp": ("BertForNextSentencePrediction", {}),
+    "deberta-v2-choice": ("DebertaV2ForMultipleChoice", {**DEBERTA, "pos_att_type": ["c2p"]}),
+    "distilbert-choice": (
+        "DistilBertForMultipleChoice",
+        {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "vocab_size": 64, "max_position_embeddings": 44},
+    ),
+    "megatron-bert-nsp": ("MegatronBertForNextSentencePrediction", {}),
+    "modernbert-choice": ("ModernBertForMultipleChoice", {**SPECIAL, "cls_token_id": 0, "sep_token_id": 0}),
     "camembert-tokcls": ("CamembertForTokenClassification", {"type_vocab_size": 1, "num_labels": 5}),
     "deberta-v2-mlm": (
         "DebertaV2ForMaskedLM",
@@ -112,7 +121,10 @@ def randomize(model: torch.nn.Module, generator: torch.Generator) -> None:
 def outputs(model: Any, inputs: dict[str, dict[str, Any]]) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for key, values in inputs.items():
-        out = model(**{name: torch.tensor(value) for name, value in values.items()})
+        tensors = {name: torch.tensor(value) for name, value in values.items()}
+        if type(model).__name__.endswith("ForMultipleChoice"):  # one choice of each text
+            tensors = {name: value[:, None] for name, value in tensors.items()}
+        out = model(**tensors)
         for name in ("last_hidden_state", "pooler_output", "logits", "start_logits", "end_logits"):
             if getattr(out, name, None) is not None:
                 found[f"{key}.{name}"] = getattr(out, name).float().contiguous().clone()

@@ -18,6 +18,7 @@ from ..errors import CheckpointError
 from ..spec import Model
 from ..tasks import head_of
 from ._family import Family
+from ._names import tie
 from ._unsupported import explain
 
 ALIASES: dict[str, str] = {
@@ -95,6 +96,19 @@ def task_of(config: Config) -> str:
     return ""
 
 
+def head_in(checkpoint: Checkpoint) -> str:
+    """The head that a checkpoint has: that of its class (`task_of`); of a decoder without a known class, the language
+    head if its tensors or its tied table are there; "" if unknown."""
+    config = complete(checkpoint.config)
+    known = task_of(config)
+    if known or any(head_of(name) for name in config.words("architectures")):
+        return known
+    found = family(config)
+    tensors = found.tensors(config, checkpoint.tensors, "generation")
+    model = found.spec(config, "generation") if "language_head.weight" in tensors else None
+    return "generation" if model is not None and model.decoder is not None and model.encoder is None else ""
+
+
 def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Mapping[str, Tensor], list[str]]:
     """The description of a checkpoint's model, its tensors by spec name, and the unused names.
 
@@ -107,11 +121,23 @@ def describe(checkpoint: Checkpoint, task: str | None = None) -> tuple[Model, Ma
     """
     found = family(checkpoint.config)
     config = complete(checkpoint.config)
-    task = task if task is not None else task_of(config)
+    task = task if task is not None else head_in(checkpoint)
     tensors = found.tensors(config, checkpoint.tensors, task)
+    if task == "fill-mask" and config.flag("tie_word_embeddings", default=True):
+        # A table that is stored once may have the name of either.
+        tie(tensors, "encoder.embedding.token.weight", "language_head.weight")
     if task in ("sequence-classification", "token-classification"):
         config = _labelled(config, tensors)
-    return found.adjust(found.spec(config, task), tensors), tensors, list(tensors.unused)
+    return (
+        found.adjust(found.spec(config, task), tensors),
+        tensors,
+        [
+            # The value head of a model trained by reinforcement learning serves no task.
+            name
+            for name in tensors.unused
+            if not name.startswith("v_head.")
+        ],
+    )
 
 
 def _labelled(config: Config, tensors: Mapping[str, Tensor]) -> Config:

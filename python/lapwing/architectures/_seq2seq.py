@@ -186,6 +186,8 @@ class Shape:
         if not self.logits_bias:
             unused.append("final_logits_bias")
         out = rename(checkpoint, self.names(task), ignore=[*IGNORED, *unused], prefixes=("model.",))
+        if config.flag("tie_word_embeddings", default=True):
+            tie(out, "shared.weight", "language_head.weight")
         share(config, out)
         table = None
         for side in SIDES:

@@ -57,6 +57,19 @@ DEFAULTS = {
 NEXT_SENTENCE = r"cls\.seq_relationship\..*"
 
 
+def heads(checkpoint: Mapping[str, Tensor]) -> _encoder.Heads:
+    """The heads of a checkpoint: without a classifier of its own, its pretraining on pairs of texts is one.
+
+    Its two labels are whether the second text follows the first one, and whether it does not.
+    """
+    if (
+        not any(name.endswith("cls.seq_relationship.weight") for name in checkpoint)
+        or "classifier.weight" in checkpoint
+    ):
+        return HEADS
+    return {**HEADS, "sequence-classification": {"head.0": "pooler.dense", "head.1": "cls.seq_relationship"}}
+
+
 def head_dim(config: Config) -> int:
     """Dimensions of a head."""
     return config.size("hidden_size") // config.size("num_attention_heads")
@@ -105,4 +118,4 @@ def spec(config: Config, task: str) -> Model:
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
-    return _encoder.tensors(checkpoint, task, NAMES, HEADS, prefixes=("bert.",), ignore=[NEXT_SENTENCE])
+    return _encoder.tensors(checkpoint, task, NAMES, heads(checkpoint), prefixes=("bert.",), ignore=[NEXT_SENTENCE])

@@ -15,7 +15,6 @@ DEFAULTS = {**cohere.DEFAULTS, "rope_theta": 1e4, "sliding_window": 4096}
 
 
 def spec(config: Config, task: str) -> Model:
-    config = config.with_values(head_dim=None)
     pattern = config.size("sliding_window_pattern", default=4)
     types = llama.layer_types(config, config.size("num_hidden_layers"), llama.every(config, pattern))
     windows, rotation = llama.windows(config, types), rotary(config, llama.head_dim(config), interleaved=True)

@@ -199,6 +199,9 @@ def tensors(
 
 def finish(config: Config, out: Renamed, task: str) -> None:
     """Ties the language head, or drops heads that the task does not use."""
+    if config.flag("tie_word_embeddings"):
+        # A table that is stored once may have the name of either.
+        tie(out, "decoder.embedding.token.weight", "language_head.weight")
     if task == "generation":
         if config.flag("tie_word_embeddings"):
             tie(out, "language_head.weight", "decoder.embedding.token.weight")

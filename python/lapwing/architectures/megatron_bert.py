@@ -44,4 +44,6 @@ def spec(config: Config, task: str) -> Model:
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:
-    return _encoder.tensors(checkpoint, task, NAMES, bert.HEADS, prefixes=("bert.",), ignore=[bert.NEXT_SENTENCE])
+    return _encoder.tensors(
+        checkpoint, task, NAMES, bert.heads(checkpoint), prefixes=("bert.",), ignore=[bert.NEXT_SENTENCE]
+    )

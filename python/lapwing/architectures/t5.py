@@ -138,6 +138,8 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str, *, shar
     elif task in HEADS:
         unused.append(r"lm_head\.weight")
     out = rename(checkpoint, names(config, task), ignore=unused, prefixes=("transformer.",))
+    if config.flag("tie_word_embeddings", default=True):
+        tie(out, "shared.weight", "language_head.weight")
     # Untied heads are stored; as in transformers, any other is the embedding, for any configuration.
     share(config.with_values(tie_word_embeddings=True), out)
     if encoder_only(task):

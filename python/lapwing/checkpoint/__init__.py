@@ -69,4 +69,18 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path / 'config.json'} is not a JSON object")
     refuse_quantized(config, path / "config.json")
     weights = read_weights(path)
-    return Checkpoint(path, Config(config), weights.tensors, weights.files, weights.stats)
+    return Checkpoint(path, Config(config), _unwrapped(weights.tensors), weights.files, weights.stats)
+
+
+_WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.")
+"""Prefixes of all names of a model that was saved inside torch.compile, DataParallel or FSDP."""
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The tensors without the prefixes of wrappers that all names have."""
+    while tensors:
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
