@@ -183,6 +183,24 @@ def test_models_are_copied_and_pickled_as_before() -> None:
     assert list(inspect.signature(own.generate).parameters)[:2] == ["prompt", "progress"]
 
 
+def test_names_of_tokenizers() -> None:
+    own = model("bert-seqcls").tokenizer
+    for _, target in targets(foreign.TOKENIZER):
+        assert target == "-" or target == "lapwing.Tokenizer" or hasattr(own, target[1:])
+    assert not [name for name in foreign.TOKENIZER if hasattr(own, name)]
+    with pytest.raises(AttributeError, match="use encode_batch"):
+        own.batch_encode_plus(["the"])
+    with pytest.raises(AttributeError, match="use max_length"):
+        own.model_max_length  # noqa: B018
+    with pytest.raises(AttributeError, match="use specials"):
+        own.special_tokens_map  # noqa: B018
+    fails(
+        lapwing.OptionError, lambda: own.encode("the", return_tensors="pt"), "encode has no option return_tensors='pt'"
+    )
+    fails(lapwing.OptionError, lambda: own.encode("the", padding=True), "need no padding")
+    assert copy.copy(own).encode("the") == own.encode("the")
+
+
 @pytest.mark.parametrize("name", ["pipeline", "AutoModelForCausalLM", "SentenceTransformer", "Llama", "Translator"])
 def test_names_of_the_package(name: str) -> None:
     with pytest.raises(AttributeError, match=f"no attribute '{name}': use lapwing.load"):

@@ -179,3 +179,28 @@ def test_the_command_scores_translations(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().out == f"{score.total:.4f}\t{len(score.logprobs)}\t{score.perplexity:.4f}\n"
     assert main(["score", name, "Two dogs run."]) == 1
     assert "expected two texts separated by a tab" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_alignments_are_the_cross_attention(beams: int) -> None:
+    own = model("lapwing/tiny-en-de")
+    text = "A man is riding a bicycle."
+    source = own.tokenizer.encode(text)
+    options: dict[str, Any] = {"beams": beams, "num_hypotheses": beams, "alignments": True}
+    found = own.translate([text, "Two dogs run."], **options)[0]
+    assert len(found.hypotheses) == beams
+    for one in found.hypotheses:
+        assert one.alignment.shape == (len(one.ids), len(source)) and one.alignment.dtype == np.float32
+        np.testing.assert_allclose(one.alignment.sum(axis=1), 1, atol=1e-5)
+        fed = [own.config["decoder_start_token_id"], *one.ids[:-1]]
+        assert np.array_equal(one.alignment, own.attentions(source, -1, fed, cross=True).mean(axis=0))
+    # A prefix changes only what is new.
+    whole, part = (
+        found.hypotheses[0],
+        own.translate(text, target_prefix="Ein Mann", beams=1, alignments=True).hypotheses[0],
+    )
+    if part.ids == whole.ids[-len(part.ids) :]:
+        assert np.array_equal(part.alignment, whole.alignment[-len(part.ids) :])
+    assert own.translate(text).hypotheses[0].alignment is None
+    fails(lapwing.OptionError, lambda: own.translate(text, alignments=True, split_sentences=True), "exclude each other")
+    fails(lapwing.OptionError, lambda: own.translate(text, alignments=1), "alignments is 1")

@@ -53,7 +53,8 @@ class Hypothesis(Result):
 
     ``score`` is the sum of log-probabilities divided by the number of generated tokens to the power of the
     length penalty. A beam search sums them after the logits processors (penalties, forbidden tokens); samples
-    sum the model's own.
+    sum the model's own. ``alignment``, on request, is the attention of each new token to the tokens of the
+    source, [new tokens, source tokens]: the cross-attention of the last layer, averaged over heads.
     """
 
     ids: tuple[int, ...]
@@ -61,6 +62,7 @@ class Hypothesis(Result):
     text: str | None = None
     finish_reason: str = "stop"
     logprobs: tuple[TokenLogprob, ...] | None = None
+    alignment: Floats | None = field(default=None, compare=False)
 
     def __iter__(self) -> Iterator[Any]:
         """Unpacks as ``ids, score``."""

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import inspect
 from collections.abc import Callable, Collection, Mapping
+from types import FunctionType, MappingProxyType
 from typing import Any, TypeVar
 
 from ..errors import OptionError, short_repr
-from .names import COMMANDS, FLAGS, METHODS, NAMES, RESULTS, VALUES
+from .names import COMMANDS, FLAGS, METHODS, NAMES, RESULTS, TOKENIZER, VALUES
 from .options import OPTIONS
 
 __all__ = [
@@ -24,8 +26,10 @@ __all__ = [
     "NAMES",
     "OPTIONS",
     "RESULTS",
+    "TOKENIZER",
     "VALUES",
     "advice",
+    "check_methods",
     "checked",
     "flag_advice",
     "missing_attribute",
@@ -138,24 +142,37 @@ def checked(function: Function, known: Collection[str] = ()) -> Function:
     return call  # type: ignore[return-value]
 
 
-def missing_attribute(owner: object, name: str, others: Mapping[str, type]) -> AttributeError:
-    """The error for an attribute that a model does not have.
+def check_methods(kind: type, known: Collection[str] = ()) -> None:
+    """Makes the public methods of a class `checked`; ``known`` are the options that a ``**options`` takes, without
+    which methods with such are left as they are."""
+    for name, value in list(vars(kind).items()):
+        if isinstance(value, FunctionType) and not name.startswith("_"):
+            takes = bool(value.__code__.co_flags & inspect.CO_VARKEYWORDS)
+            if known or not takes:
+                setattr(kind, name, checked(value, known if takes else ()))
+
+
+def missing_attribute(
+    owner: object, name: str, others: Mapping[str, type] = MappingProxyType({}), table: Mapping[str, str] = METHODS
+) -> AttributeError:
+    """The error for an attribute that a model or a tokenizer does not have.
 
     Args:
-        owner: the model.
+        owner: the object.
         name: the attribute.
         others: methods of other classes of models, and the class that has each.
+        table: `METHODS` or `TOKENIZER`.
     """
     kind = type(owner)
     hint = ""
-    if name in METHODS:
+    if name in table:
         first = ""
-        for alternative in METHODS[name].split(" | "):
+        for alternative in table[name].split(" | "):
             target, _, note = alternative.partition("; ")
             if target == "-":
                 hint = f"leave it out: {note}"
                 break
-            own = target.startswith("lapwing.") or hasattr(kind, target[1:])
+            own = target.startswith("lapwing.") or (hasattr(kind, target[1:]) or target[1:] in vars(owner))
             words = f"use {target.removeprefix('.')}"
             if not own and target[1:] in others:
                 words += f" of a {others[target[1:]].__name__}, which other checkpoints load as"

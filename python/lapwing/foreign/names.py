@@ -101,6 +101,38 @@ METHODS: dict[str, str] = {
 }
 """Methods and attributes of models."""
 
+TOKENIZER: dict[str, str] = {
+    "encode_plus": ".encoding",
+    "batch_encode_plus": ".encode_batch",
+    "batch_encode": ".encode_batch",
+    "encode_as_ids": ".encode",
+    "tokenize": ".encode; id_to_token gives the text of an id",
+    "batch_decode": ".decode; takes the ids of one text",
+    "decode_batch": ".decode; takes the ids of one text",
+    "detokenize": ".decode",
+    "decode_ids": ".decode",
+    "convert_tokens_to_ids": ".token_to_id; takes one token",
+    "convert_ids_to_tokens": ".id_to_token; takes one id",
+    "piece_to_id": ".token_to_id",
+    "id_to_piece": ".id_to_token",
+    "get_piece_size": ".vocab_size",
+    "get_vocab_size": ".vocab_size",
+    "get_vocab": ".token_to_id; with vocab_size",
+    "vocab": ".token_to_id; with vocab_size",
+    "model_max_length": ".max_length",
+    "all_special_ids": ".special_ids",
+    "special_tokens_map": ".specials",
+    "chat_template": ".chat_templates",
+    "pad": "-; texts of different lengths need no padding",
+    "padding_side": "-; texts of different lengths need no padding",
+    "num_special_tokens_to_add": ".encode; of an empty text",
+    "add_tokens": "-; the checkpoint's tokens are fixed",
+    "add_special_tokens": "-; it is an option of encode",
+    "save_pretrained": "-; checkpoints are read, not written",
+    "from_pretrained": "lapwing.Tokenizer; takes a folder",
+}
+"""Methods and attributes of tokenizers."""
+
 RESULTS: dict[str, str] = {
     # transformers' pipelines
     "generated_text": "text",

@@ -152,7 +152,7 @@ OPTIONS: dict[str, str] = {
     "return_logits_vocab": "logprobs",
     "num_hypotheses_returned": "num_hypotheses=",
     "return_alternatives": "num_hypotheses; with beams",
-    "return_attention": ".attentions; takes token ids",
+    "return_attention": "alignments=True | .attentions; takes token ids",
     "return_all_scores=True": "top_k=None; all labels are returned",
     "return_all_scores": "top_k=1",
     "return_timestamps": "-; this library reads text, not speech",

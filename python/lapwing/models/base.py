@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import FunctionType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 import numpy as np
@@ -85,10 +84,7 @@ class BaseModel:
     def __init_subclass__(cls, **keywords: Any) -> None:
         """Public methods name the right option where a caller gives one of another library."""
         super().__init_subclass__(**keywords)
-        for name, value in list(vars(cls).items()):
-            if isinstance(value, FunctionType) and not name.startswith("_"):
-                takes = value.__code__.co_flags & inspect.CO_VARKEYWORDS
-                setattr(cls, name, foreign.checked(value, GenerateOptions.__annotations__ if takes else ()))
+        foreign.check_methods(cls, GenerateOptions.__annotations__)
 
     if not TYPE_CHECKING:  # a type checker would otherwise accept any attribute
 

@@ -84,6 +84,7 @@ class Seq2Seq(BaseModel):
         target_lang: str | None = None,
         target_prefix: str | Sequence[str] | None = None,
         split_sentences: bool = False,
+        alignments: bool = False,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Translation: ...
@@ -96,6 +97,7 @@ class Seq2Seq(BaseModel):
         target_lang: str | None = None,
         target_prefix: str | Sequence[str] | None = None,
         split_sentences: bool = False,
+        alignments: bool = False,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[Translation]: ...
@@ -108,6 +110,7 @@ class Seq2Seq(BaseModel):
         target_lang: str | None = None,
         target_prefix: str | Sequence[str] | None = None,
         split_sentences: bool = False,
+        alignments: bool = False,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> Translation | list[Translation]:
@@ -121,19 +124,24 @@ class Seq2Seq(BaseModel):
                 text includes it; ids, scores and log-probabilities are those of the new tokens.
             split_sentences: translates sentence by sentence and joins the results; the ids and scores then
                 cover all sentences.
+            alignments: adds ``alignment`` to every hypothesis: the attention of its tokens to those of the source.
 
         Raises:
             OptionError: an option that cannot be honoured, or a language that the checkpoint lacks.
             ContextLengthError: a text is longer than the model.
         """
         items, single = one_or_many(texts, is_text, "text")
-        if flag("split_sentences", split_sentences) and target_prefix is not None:
-            raise OptionError("target_prefix and split_sentences exclude each other: remove one of them")
+        for name, given in (
+            ("target_prefix", target_prefix is not None),
+            ("alignments", flag("alignments", alignments)),
+        ):
+            if flag("split_sentences", split_sentences) and given:
+                raise OptionError(f"{name} and split_sentences exclude each other: remove one of them")
         task = self._task("translation", source_lang, target_lang)
         direction = self._direction(source_lang, target_lang, task)
         request = self._resolve({**options, **direction.options(options)}, "translate", task)
         prefixes = None if target_prefix is None else self._prefixes(target_prefix, len(items))
-        results = self._texts(items, direction, request, progress, "translating", split_sentences, prefixes)
+        results = self._texts(items, direction, request, progress, "translating", split_sentences, prefixes, alignments)
         return results[0] if single else results
 
     @overload
@@ -518,6 +526,7 @@ class Seq2Seq(BaseModel):
         what: str,
         split: bool,
         prefixes: Sequence[Sequence[int]] | None = None,
+        alignments: bool = False,
     ) -> list[Translation]:
         parts = [sentences.split(text) if split else [(text, "")] for text in texts]
         flat = [self._source(body, direction) for pieces in parts for body, _ in pieces]
@@ -525,6 +534,11 @@ class Seq2Seq(BaseModel):
         with Progress(progress, len(flat), what) as bar:
             hypotheses = self._run(flat, request, direction, bar, prefixes)
         seconds = time.perf_counter() - began
+        if alignments:
+            start = self._job(flat, request, direction, prefixes).prompts
+            for source, prompt, several in zip(flat, start, hypotheses, strict=True):
+                for one in several:
+                    one.alignment = self._alignment(source, prompt, one.ids)
         found = iter(
             self._translation(one, request, flat[index], () if prefixes is None else prefixes[index], seconds)
             for index, one in enumerate(hypotheses)
@@ -534,6 +548,16 @@ class Seq2Seq(BaseModel):
             translated = [(next(found), space) for _, space in pieces]
             results.append(_joined(translated) if split else translated[0][0])
         return results
+
+    def _alignment(self, source: Sequence[int], prompt: Sequence[int], ids: Sequence[int]) -> Floats:
+        """The cross-attention of the last layer at the positions before each new token, averaged over heads."""
+        stack = self.spec.decoder
+        assert stack is not None  # an encoder-decoder has one
+        if not ids:
+            return np.zeros((0, len(source)), np.float32)
+        fed = ragged([[*prompt, *ids[:-1]]])[0]
+        found = self.core.decoder_attentions(ragged([source])[0], fed, len(stack.layers) - 1, True)
+        return np.ascontiguousarray(found.mean(axis=0)[len(prompt) - 1 :], np.float32)
 
     def _translation(
         self,

@@ -10,6 +10,9 @@ from ..errors import OptionError, short_repr
 from ..results import Chunk, Hypothesis, TokenLogprob
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..tokenizer import Tokenizer
     from .options import Request
 
@@ -24,12 +27,18 @@ class Finished:
     text: str | None = None
     """Set where a stop string cut it."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    alignment: NDArray[np.float32] | None = None
 
     def hypothesis(self, request: Request, text: str | None = None) -> Hypothesis:
         """The result, with its text, if any."""
         logprobs = tuple(self.logprobs) if request.logprobs is not None else None
         return Hypothesis(
-            ids=tuple(self.ids), score=self.score, text=text, finish_reason=self.reason, logprobs=logprobs
+            ids=tuple(self.ids),
+            score=self.score,
+            text=text,
+            finish_reason=self.reason,
+            logprobs=logprobs,
+            alignment=self.alignment,
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from .. import foreign
 from ..errors import OptionError, short_repr
 from . import template
 from .encoding import Encoding
@@ -72,7 +73,9 @@ class Tokenizer:
                 if name == key or text is None:
                     return text
                 return self.token_to_id(text)
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            raise foreign.missing_attribute(self, name, table=foreign.TOKENIZER)
 
     def __repr__(self) -> str:
         return f"Tokenizer({str(self.folder)!r}, vocab_size={self.vocab_size})"
@@ -333,6 +336,9 @@ class Tokenizer:
             continue_final_message=bool(continue_final_message),
             variables={key: template.plain(value) for key, value in variables.items()},
         )
+
+
+foreign.check_methods(Tokenizer)
 
 
 def clean_up(text: str) -> str:
