@@ -23,11 +23,8 @@ mod tile;
 pub mod x86;
 
 use super::layout::Layout;
-use super::matrix::{Activations, Matrix};
 use super::panel::{PANEL, SUPERBLOCK};
-use super::select;
 use super::subproduct::Subproduct;
-use crate::simd::{Level, multiplies_bf16};
 use crate::tensor::{Buffer, WeightType};
 use half::{bf16, f16};
 
@@ -36,10 +33,10 @@ pub const SIDE_BY_SIDE: usize = 4;
 
 /// Maximum number of rows for which kernels read the packed weights; with more, parts of a panel are
 /// converted to f32 once.
-const FEW_ROWS: usize = 4;
+pub const FEW_ROWS: usize = 4;
 
 /// Rows in a tile of pairs of bf16.
-const PAIRS_HEIGHT: usize = 6;
+pub const PAIRS_HEIGHT: usize = 6;
 
 /// Products of an instruction set.
 pub struct Float {
@@ -52,24 +49,6 @@ pub struct Float {
 
 /// Computes a subproduct; see [`super::driver::product`].
 pub type Product = fn(Layout, Subproduct<'_>, &mut Buffer<f32>, &mut [f32]);
-
-/// Rows in a tile.
-pub fn height(level: Level, layout: Layout, rows: usize) -> usize {
-    match layout {
-        _ if rows <= FEW_ROWS => FEW_ROWS,
-        Layout::Bf16Pairs => PAIRS_HEIGHT,
-        _ => select::of(level).float.height,
-    }
-}
-
-/// The layout of activations for products of a matrix.
-pub fn layout(level: Level, w: &Matrix) -> Layout {
-    match (w.weight_type(), w.activations()) {
-        (WeightType::Bf16, Activations::Bf16) if multiplies_bf16(level) => Layout::Bf16Pairs,
-        (WeightType::Bf16, Activations::Bf16) => Layout::Bf16AsF32,
-        _ => select::of(level).float.layout,
-    }
-}
 
 fn index(weight_type: WeightType, input: usize, output: usize) -> usize {
     match weight_type {

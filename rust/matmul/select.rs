@@ -1,14 +1,14 @@
-//! The products of each instruction set, one table an instruction set: the only place of `matmul` that tells them
-//! apart.
+//! The products of each instruction set, one table an instruction set: the only place of `matmul` that
+//! distinguishes them.
 
 use super::activations::Packing;
-use super::dense::{self, Dense};
+use super::dense::kernels::{self as dense, Dense};
 use super::float::{self, Float};
 use super::layout::Layout;
 use super::matrix::{Activations, Matrix};
 use super::quantized::{Blocks, Kernels};
 use super::{q4, q6, q8};
-use crate::simd::{Isa, Level};
+use crate::simd::{Isa, Level, multiplies_bf16};
 use crate::tensor::WeightType;
 
 /// Minimum number of rows for which blocks of quantized weights are unpacked.
@@ -168,7 +168,7 @@ impl Products {
             WeightType::Q8 => of(level).q8(w.activations()).product(rows),
             WeightType::Q6 => (of(level).q8(w.activations()).packed, &q6::BLOCKS),
             WeightType::Q4 => of(level).q4.product(rows),
-            _ => return Products::Float(float::layout(level, w)),
+            _ => return Products::Float(float_layout(level, w)),
         };
         // Few rows are one tile; this product prefetches while it unpacks.
         if w.weight_type() == WeightType::Q6 && rows <= kernels.few.len() {
@@ -214,8 +214,26 @@ impl Products {
     /// Rows in a tile.
     fn height(self, level: Level, rows: usize) -> usize {
         match self {
-            Products::Float(layout) => float::height(level, layout, rows),
+            Products::Float(layout) => float_height(level, layout, rows),
             Products::Quantized(kernels, _) | Products::Q6(kernels) => kernels.height(rows),
         }
+    }
+}
+
+/// Rows in a tile of float weights.
+fn float_height(level: Level, layout: Layout, rows: usize) -> usize {
+    match layout {
+        _ if rows <= float::FEW_ROWS => float::FEW_ROWS,
+        Layout::Bf16Pairs => float::PAIRS_HEIGHT,
+        _ => of(level).float.height,
+    }
+}
+
+/// The layout of activations for products of a matrix of floats.
+fn float_layout(level: Level, w: &Matrix) -> Layout {
+    match (w.weight_type(), w.activations()) {
+        (WeightType::Bf16, Activations::Bf16) if multiplies_bf16(level) => Layout::Bf16Pairs,
+        (WeightType::Bf16, Activations::Bf16) => Layout::Bf16AsF32,
+        _ => of(level).float.layout,
     }
 }
