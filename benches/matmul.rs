@@ -1,4 +1,5 @@
-//! Products against the roofline of the machine: `cargo bench --bench matmul [-- THREADS [TYPE ...]]`.
+//! Products against the roofline of the machine: `cargo bench -p lapwing-benches --bench matmul [-- THREADS
+//! [TYPE ...]]`.
 //!
 //! For each weight type and number of rows, in alternating rounds: the rate of multiply-adds as a fraction of
 //! the f32 peak, and the bytes of weights read as a fraction of the read bandwidth, both measured in the same

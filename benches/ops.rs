@@ -1,5 +1,6 @@
-//! The operations between matrix products: `cargo bench --bench ops [-- FILTER]`, on one thread at the best
-//! instruction set (`LAPWING_ISA` names another). Throughput counts values, or scores for attention.
+//! The operations between matrix products: `cargo bench -p lapwing-benches --bench ops [-- FILTER]`, on one
+//! thread at the best instruction set (`LAPWING_ISA` names another). Throughput counts values, or scores for
+//! attention.
 
 use _core::ops::attention::{Scores, Scratch, attention};
 use _core::ops::kv::{KV_BLOCK, KvBlocks, KvShape, KvType, Sequence, Sequences};
