@@ -546,7 +546,7 @@ class Seq2Seq(BaseModel):
         results = []
         for pieces in parts:
             translated = [(next(found), space) for _, space in pieces]
-            results.append(_joined(translated) if split else translated[0][0])
+            results.append(sentences.join(translated) if split else translated[0][0])
         return results
 
     def _alignment(self, source: Sequence[int], prompt: Sequence[int], ids: Sequence[int]) -> Floats:
@@ -584,21 +584,3 @@ class Seq2Seq(BaseModel):
             prompt_tokens=len(source),
             seconds=seconds,
         )
-
-
-def _joined(parts: Sequence[tuple[Translation, str]]) -> Translation:
-    if not parts:
-        return Translation(text="", ids=(), score=0.0, finish_reason="stop", hypotheses=())
-    text = "".join(part.text + (space or "") for part, space in parts).strip()
-    reasons = {part.finish_reason for part, _ in parts}
-    logprobs = [part.logprobs for part, _ in parts if part.logprobs is not None]
-    return Translation(
-        text=text,
-        ids=tuple(index for part, _ in parts for index in part.ids),
-        score=float(np.mean([part.score for part, _ in parts])),
-        finish_reason=next((reason for reason in ("time", "length") if reason in reasons), "stop"),
-        hypotheses=(),
-        prompt_tokens=sum(part.prompt_tokens for part, _ in parts),
-        seconds=parts[0][0].seconds,
-        logprobs=tuple(token for one in logprobs for token in one) if logprobs else None,
-    )
