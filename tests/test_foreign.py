@@ -28,7 +28,7 @@ LOAD = set(inspect.signature(lapwing.load).parameters)
 
 def options() -> set[str]:
     """The options of all public methods."""
-    found = set(GenerateOptions.__annotations__)
+    found = {*GenerateOptions.__annotations__, *inspect.signature(lapwing.Chat).parameters}
     for kind in CLASSES:
         for name in METHODS & set(dir(kind)):
             if callable(method := getattr(kind, name)):
@@ -139,6 +139,12 @@ def test_commands_and_flags_point_to_what_exists() -> None:
             lambda: lapwing.load("x", torch_dtype="float16"),
             "load has no option torch_dtype='float16': use weights='f16'",
         ),
+        (
+            lambda: lapwing.Chat(model("qwen3"), max_new_tokens=3),
+            "Chat has no option max_new_tokens=3: use max_tokens=3",
+        ),
+        (lambda: lapwing.Chat(model("qwen3"), system_prompt="x"), "use system='x'"),
+        (lambda: model("qwen3").chat([], system="x"), "a message {'role': 'system'"),
         (lambda: lapwing.load("x", device_map="auto"), "leave it out: everything runs on the CPU"),
         (lambda: lapwing.load("x", n_ctx=2048), "leave it out: the context has the length of the model"),
         (lambda: lapwing.load("x", load_in_4bit=True), "use weights='q4'"),

@@ -6,13 +6,15 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .errors import OptionError, short_repr
+from .foreign import unknown_option
+from .models.options import GenerateOptions
 from .results import Chunk, Generation
 from .tokenizer.template import items
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from .models import GenerateOptions, TextGenerator
+    from .models import TextGenerator
 
 
 class Chat:
@@ -37,6 +39,8 @@ class Chat:
         options: options of generation for every turn; those of `send` override them.
     """
 
+    _SETTINGS = ("tools", "documents", "chat_template", "template_variables", "allow_control_tokens")
+
     def __init__(
         self,
         model: TextGenerator,
@@ -52,6 +56,10 @@ class Chat:
     ) -> None:
         if getattr(model, "kind", None) != "decoder":
             raise OptionError(f"model is {short_repr(model)}: expected a loaded TextGenerator")
+        for name, value in options.items():
+            if name not in GenerateOptions.__annotations__:
+                named = {"system", "messages", *self._SETTINGS, *GenerateOptions.__annotations__}
+                raise unknown_option("Chat", name, value, named)
         for name in ("n", "beams"):
             if options.get(name) not in (None, 1):
                 raise OptionError(f"{name} is {options.get(name)!r}: a conversation has one answer per turn")
