@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
-from ..architectures import family
-from ..errors import CheckpointError, OptionError
+from ..errors import OptionError
 from ..progress import Callback, Progress
-from ..results import Chunk, Hypothesis, Score, Translation
-from . import arguments, directions, engine, sentences
-from .arguments import flag, id_lists, is_text, one_or_many, optional_text
-from .base import DEFAULT_BATCH_TOKENS, BaseModel, IdList, LoadedParts, ragged, split_rows, stack_length
+from ..results import Chunk, Hypothesis, Translation
+from . import arguments, engine, sentences
+from .arguments import flag, id_lists, is_text, one_or_many
+from .base import IdList, ragged, split_rows
 from .directions import Direction
-from .generation_config import Defaults, id_list
-from .options import Request, resolve, spelled_out
-from .tasks.scoring import scored
+from .options import Request, spelled_out
+from .tasks.scoring import TargetScorer
 from .transcript import Finished
 
 if TYPE_CHECKING:
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
-class Seq2Seq(BaseModel):
+class Seq2Seq(TargetScorer):
     """An encoder-decoder.
 
     Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the
@@ -40,40 +37,12 @@ class Seq2Seq(BaseModel):
 
     kind: ClassVar[str] = "encoder-decoder"
 
-    def __init__(self, parts: LoadedParts) -> None:
-        super().__init__(parts)
-        self._defaults = Defaults.read(parts.generation, parts.config, encoder_decoder=True)
-
-    @property
-    def max_source_length(self) -> int | None:
-        """The maximum source length in tokens."""
-        stack = self.spec.encoder
-        return None if stack is None else stack_length(stack)
-
-    @property
-    def languages(self) -> tuple[str, ...]:
-        """The languages to translate into, as the checkpoint spells them; empty if it states none.
-
-        `translate` also takes other spellings and English names.
-        """
-        return directions.known(self.tokenizer, self.config)
-
     # -- text level ----------------------------------------------------------------------------------
 
     def __call__(self, *texts: Any, **options: Any) -> Any:
         """The main task: that of `load`, else `translate` if the checkpoint states its languages, else
         `summarize` if it has settings for summaries alone, else `generate`; with their options."""
         return getattr(self, self._main())(*texts, **options)
-
-    def _main(self) -> str:
-        task = self._parts.task
-        if task in ("translate", "summarize", "generate"):
-            return task
-        settings = self.config.get("task_specific_params")
-        if isinstance(settings, Mapping) and list(settings) == ["summarization"]:
-            return "summarize"
-        in_words = family(self.config).languages == "words"
-        return "generate" if in_words or not self.languages else "translate"
 
     @overload
     def translate(  # type: ignore[overload-overlap]  # str is also a sequence of str
@@ -238,88 +207,6 @@ class Seq2Seq(BaseModel):
             )
         return engine.stream(self._job([self._source(text, direction) for text in items], request, direction))
 
-    @overload
-    def score(  # type: ignore[overload-overlap]  # str is also a sequence of str
-        self,
-        sources: str,
-        targets: str,
-        *,
-        source_lang: str | None = None,
-        target_lang: str | None = None,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
-        progress: bool | Callback | None = None,
-    ) -> Score: ...
-    @overload
-    def score(
-        self,
-        sources: Sequence[str],
-        targets: Sequence[str],
-        *,
-        source_lang: str | None = None,
-        target_lang: str | None = None,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
-        progress: bool | Callback | None = None,
-    ) -> list[Score]: ...
-    def score(
-        self,
-        sources: str | Sequence[str],
-        targets: str | Sequence[str],
-        *,
-        source_lang: str | None = None,
-        target_lang: str | None = None,
-        batch_tokens: int = DEFAULT_BATCH_TOKENS,
-        progress: bool | Callback | None = None,
-    ) -> Score | list[Score]:
-        """The log-probability of each token of a target given its source and the tokens before it.
-
-        The tokens are those that the model itself would generate: the forced first token (such as the
-        language), the text and the end token. Without languages the sources are encoded as by `generate`.
-
-        Args:
-            sources: one text, or a list.
-            targets: one text, or a list with one for each source.
-            source_lang: the language of the sources, as for `translate`.
-            target_lang: the language of the targets.
-
-        Raises:
-            ContextLengthError: a text is longer than the model.
-        """
-        texts, single = one_or_many(sources, is_text, "sources")
-        wanted, one = one_or_many(targets, is_text, "targets")
-        if len(texts) != len(wanted) or single != one:
-            raise OptionError(f"there are {len(texts)} sources and {len(wanted)} targets: expected one for each")
-        task: Mapping[str, Any] = {}
-        direction = Direction()
-        if source_lang is not None or target_lang is not None or self._main() == "translate":
-            task = self._task("translation", source_lang, target_lang)
-            direction = self._direction(source_lang, target_lang, task)
-        core = self._resolve(direction.options({}), "score", task).core
-        first = [] if core["forced_bos_token_id"] is None else [core["forced_bos_token_id"]]
-        end = list(self._defaults.end_ids[:1])
-        start = self._start_ids() if direction.start is None else [direction.start]
-        pairs = []
-        for source, target in zip(texts, wanted, strict=True):
-            plain = self.tokenizer.encoding(target, add_special_tokens=False, target=True).ids
-            ids = self._check_ids([*first, *plain, *end], self._vocab(self.spec.decoder), self.max_length, "target")
-            pairs.append((self._source(source, direction), ids))
-
-        def run(batch: list[tuple[list[int], list[int]]]) -> list[Score]:
-            fed = [[*start, *ids[:-1]] for _, ids in batch]
-            flat, starts = ragged(fed)
-            rows = self.core.decoder_logits(*ragged([source for source, _ in batch]), flat, starts)
-            parts = split_rows(rows, starts)
-            return [scored(ids, part, ids) for (_, ids), part in zip(batch, parts, strict=True)]
-
-        results = self._map(
-            pairs,
-            lambda pair: len(pair[0]) + len(pair[1]),
-            run,
-            batch_tokens=self._logit_tokens(batch_tokens),
-            progress=progress,
-            what="scoring",
-        )
-        return results[0] if single else results
-
     # -- token level ---------------------------------------------------------------------------------
 
     @overload
@@ -419,86 +306,6 @@ class Seq2Seq(BaseModel):
         return self.core.decoder_attentions(ragged([source])[0], ragged([target])[0], number, cross)
 
     # -- internals -----------------------------------------------------------------------------------
-
-    def _vocab(self, stack: Any) -> int:
-        return 0 if stack is None else int(stack.stem.vocab_size)
-
-    def _check_source(self, ids: IdList) -> list[int]:
-        return self._check_ids(ids, self._vocab(self.spec.encoder), self.max_source_length, "source")
-
-    def _pair(self, source_ids: IdList, target_ids: IdList) -> tuple[list[int], list[int]]:
-        target = self._check_ids(target_ids, self._vocab(self.spec.decoder), self.max_length, "target_ids")
-        return self._check_source(source_ids), target
-
-    def _source(self, text: str, direction: Direction) -> list[int]:
-        ids = direction.encode(self.tokenizer, text)
-        if not ids:
-            raise OptionError("a text is empty and the tokenizer adds no special tokens: expected some text")
-        return self._check_source(ids)
-
-    def _start_ids(self) -> list[int]:
-        for value in (
-            self._defaults.get("decoder_start_token_id"),
-            self._defaults.get("bos_token_id"),
-        ):
-            ids = id_list(value, "decoder_start_token_id")
-            if ids:
-                return ids[:1]
-        default = self.config.get("pad_token_id")
-        if not isinstance(default, int):
-            raise CheckpointError(
-                f"{self._parts.identity} has no decoder_start_token_id in generation_config.json or config.json"
-            )
-        return [default]
-
-    def _resolve(self, options: Mapping[str, Any], where: str, task: Mapping[str, Any]) -> Request:
-        def forbidden(text: str) -> list[list[int]]:
-            return [self.tokenizer.encoding(text, add_special_tokens=False, target=True).ids]
-
-        values = {
-            **self._defaults.values,
-            **{key: value for key, value in task.items() if key != "prefix"},
-        }
-        request = resolve(replace(self._defaults, values=values), options, encode=forbidden, where=where)
-        return request
-
-    def _task(self, task: str, source: str | None = None, target: str | None = None) -> Mapping[str, Any]:
-        optional_text("source_lang", source)
-        optional_text("target_lang", target)
-        return directions.task_settings(self.config, task, source, target)
-
-    def _direction(self, source: str | None, target: str | None, task: Mapping[str, Any]) -> Direction:
-        in_words = family(self.config).languages == "words"
-        return directions.choose(
-            self.tokenizer, self._defaults.values, task, in_words=in_words, source=source, target=target
-        )
-
-    def _prefixes(self, value: Any, count: int) -> list[list[int]]:
-        """The ids of the beginning of each translation."""
-        texts, single = one_or_many(value, is_text, "target_prefix")
-        if not single and len(texts) != count:
-            raise OptionError(f"target_prefix has {len(texts)} items for {count} texts: expected one for each")
-        found = [self.tokenizer.encoding(text, add_special_tokens=False, target=True).ids for text in texts]
-        return found * count if single else found
-
-    def _job(
-        self,
-        sources: Sequence[Sequence[int]],
-        request: Request,
-        direction: Direction,
-        prefixes: Sequence[Sequence[int]] | None = None,
-    ) -> engine.GenerationJob:
-        start = self._start_ids() if direction.start is None else [direction.start]
-        prompts = [start for _ in sources]
-        if prefixes is not None:
-            # The forced token, such as the language, stands before the prefix.
-            first = request.core["forced_bos_token_id"]
-            start = start if first is None else [*start, first]
-            request = replace(request, core={**request.core, "forced_bos_token_id": None})
-            prompts = [[*start, *prefix] for prefix in prefixes]
-        return engine.GenerationJob(
-            self.core, lambda: self.tokenizer, prompts, request, self.max_length, sources, prefixes
-        )
 
     def _run(
         self,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, overload
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from ...errors import OptionError
 from ...progress import Callback
 from ...results import Score
 from ..arguments import flag, is_text, one_or_many
-from ..base import DEFAULT_BATCH_TOKENS, BaseModel, ragged
+from ..base import DEFAULT_BATCH_TOKENS, BaseModel, ragged, split_rows
+from ..directions import Direction
+from ..text_to_text import TextToText
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,6 +84,92 @@ class Scorer(BaseModel):
             rows = logits[starts[index] : starts[index + 1] - 1]
             results.append(scored(ids, rows, ids[1:]))
         return results
+
+
+class TargetScorer(TextToText):
+    """Scores targets given their sources."""
+
+    @overload
+    def score(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        sources: str,
+        targets: str,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Score: ...
+    @overload
+    def score(
+        self,
+        sources: Sequence[str],
+        targets: Sequence[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Score]: ...
+    def score(
+        self,
+        sources: str | Sequence[str],
+        targets: str | Sequence[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Score | list[Score]:
+        """The log-probability of each token of a target given its source and the tokens before it.
+
+        The tokens are those that the model itself would generate: the forced first token (such as the
+        language), the text and the end token. Without languages the sources are encoded as by `generate`.
+
+        Args:
+            sources: one text, or a list.
+            targets: one text, or a list with one for each source.
+            source_lang: the language of the sources, as for `translate`.
+            target_lang: the language of the targets.
+
+        Raises:
+            ContextLengthError: a text is longer than the model.
+        """
+        texts, single = one_or_many(sources, is_text, "sources")
+        wanted, one = one_or_many(targets, is_text, "targets")
+        if len(texts) != len(wanted) or single != one:
+            raise OptionError(f"there are {len(texts)} sources and {len(wanted)} targets: expected one for each")
+        task: Mapping[str, Any] = {}
+        direction = Direction()
+        if source_lang is not None or target_lang is not None or self._main() == "translate":
+            task = self._task("translation", source_lang, target_lang)
+            direction = self._direction(source_lang, target_lang, task)
+        core = self._resolve(direction.options({}), "score", task).core
+        first = [] if core["forced_bos_token_id"] is None else [core["forced_bos_token_id"]]
+        end = list(self._defaults.end_ids[:1])
+        start = self._start_ids() if direction.start is None else [direction.start]
+        pairs = []
+        for source, target in zip(texts, wanted, strict=True):
+            plain = self.tokenizer.encoding(target, add_special_tokens=False, target=True).ids
+            ids = self._check_ids([*first, *plain, *end], self._vocab(self.spec.decoder), self.max_length, "target")
+            pairs.append((self._source(source, direction), ids))
+
+        def run(batch: list[tuple[list[int], list[int]]]) -> list[Score]:
+            fed = [[*start, *ids[:-1]] for _, ids in batch]
+            flat, starts = ragged(fed)
+            rows = self.core.decoder_logits(*ragged([source for source, _ in batch]), flat, starts)
+            parts = split_rows(rows, starts)
+            return [scored(ids, part, ids) for (_, ids), part in zip(batch, parts, strict=True)]
+
+        results = self._map(
+            pairs,
+            lambda pair: len(pair[0]) + len(pair[1]),
+            run,
+            batch_tokens=self._logit_tokens(batch_tokens),
+            progress=progress,
+            what="scoring",
+        )
+        return results[0] if single else results
 
 
 def scored(ids: Sequence[int], rows: NDArray[np.float32], targets: Sequence[int]) -> Score:
