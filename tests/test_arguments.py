@@ -498,7 +498,7 @@ def test_options_of_methods(method: str, option: str) -> None:
         ("bert-seqcls", lambda m: m.tag("x"), ("for whole texts", "tag")),
         ("bert-tokcls", lambda m: m.classify("x"), ("for each token", "classify")),
         ("bert-seqcls", lambda m: m.answer("x", "y"), ("for whole texts", "answer")),
-        ("bert-tokcls", lambda m: m.answer("x", "y"), ("2 outputs", "has 5")),
+        ("bert-tokcls", lambda m: m.answer("x", "y"), ("is for token-classification", "use tag")),
         ("bert-seqcls", lambda m: m.fill_mask("[MASK]"), ("no language head", "fill_mask")),
         ("bert-seqcls", lambda m: m.embed("x"), ("not an embedding model", "modules.json")),
         ("bert-model", lambda m: m.classify("x"), ("no task head", "classify")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,11 @@ class Dataset:
         return iter([{"text": "a"}])
 
 
-GENERATOR, ENCODER = "llama", "bert-sentence"
+def gguf() -> Path:
+    """A file of another program."""
+    path = Path(tempfile.mkdtemp()) / "model.gguf"
+    path.write_bytes(b"GGUF")
+    return path
 
 
 def generator() -> Any:
@@ -46,7 +51,7 @@ MISTAKES: list[tuple[str, Callable[[], Any], str]] = [
     ("lapwing.AutoModelForCausalLM", lambda: lapwing.AutoModelForCausalLM, "use lapwing.load"),
     ('lapwing.SentenceTransformer("x")', lambda: lapwing.SentenceTransformer, "use lapwing.load"),
     ('lapwing.generate("Hi")', lambda: lapwing.generate, "use lapwing.load (its result has generate)"),
-    ('load("model.gguf")', lambda: lapwing.load("model.gguf", local_files_only=True), "model.gguf"),
+    ('load("model.gguf")', lambda: lapwing.load(gguf()), "is a GGUF file of llama.cpp: expected safetensors"),
     ('load("x", device="cuda")', lambda: lapwing.load("x", device="cuda"), "everything runs on the CPU"),
     ('load("x", torch_dtype="float16")', lambda: lapwing.load("x", torch_dtype="float16"), "use weights='f16'"),
     ('load("x", load_in_4bit=True)', lambda: lapwing.load("x", load_in_4bit=True), "use weights='q4'"),
@@ -83,13 +88,17 @@ MISTAKES: list[tuple[str, Callable[[], Any], str]] = [
     ('generate(b"Hi")', lambda: generator().generate(b"Hi"), "x.decode()"),
     ('generate(Path("prompt.txt"))', lambda: generator().generate(Path("prompt.txt")), "x.read_text()"),
     ('generate({"prompt": "Hi"})', lambda: generator().generate({"prompt": "Hi"}), "its iteration gives keys"),
-    ('chat("Hi")', lambda: model("qwen3").chat("Hi"), "role and content"),
+    ('chat("Hi")', lambda: model("qwen3").chat("Hi"), '[{"role": "user", "content": text}]'),
     ("create_chat_completion(messages)", lambda: generator().create_chat_completion, "use chat"),
-    ('generator.classify("Hi")', lambda: generator().classify("Hi"), "a TextEncoder has it"),
-    ('generator.translate_batch(["Hi"])', lambda: generator().translate_batch, "use translate of a Seq2Seq"),
+    ('generator.classify("Hi")', lambda: generator().classify("Hi"), "only an encoder (TextEncoder) has it"),
+    (
+        'generator.translate_batch(["Hi"])',
+        lambda: generator().translate_batch,
+        "use translate of an encoder-decoder (Seq2Seq)",
+    ),
     ('encoder.encode("Hi")', lambda: model("bert-sentence").encode("Hi"), "embed"),
     ('generate_ids("Hi")', lambda: generator().generate_ids("Hi"), "model.tokenizer.encode(text)"),
-    ("embed(df)", lambda: model("bert-sentence").embed(DataFrame()), "table['label'].tolist()"),
+    ("embed(df)", lambda: model("bert-sentence").embed(DataFrame()), "df['text'].tolist()"),
     ("embed(dataset)", lambda: model("bert-sentence").embed(Dataset()), "list(table['text'])"),
     ('embed({"a", "b"})', lambda: model("bert-sentence").embed({"a", "b"}), "sorted(x)"),
     ('embed(["a", nan])', lambda: model("bert-sentence").embed(["a", np.nan]), 'series.fillna("")'),

@@ -379,9 +379,11 @@ def test_heads_serve_texts(tmp_path: Path) -> None:
     assert found.score == pytest.approx(float(scores.max()), abs=1e-5)
 
 
-def test_heads_that_are_not_stored_are_named() -> None:
-    with pytest.raises(lapwing.OptionError, match="needs a head for sequence-classification: .* for text-to-text"):
+def test_heads_that_are_not_stored_are_named(tmp_path: Path) -> None:
+    with pytest.raises(lapwing.OptionError, match=r"this checkpoint \(BartForConditionalGeneration\) has a head for"):
         lapwing.load(GOLDEN / "bart", task="classify")
+    with pytest.raises(lapwing.CheckpointError, match=r"missing tensor head\.0\.weight"):
+        lapwing.load(copy("bart", tmp_path, architectures=None), task="classify")
 
 
 @pytest.mark.parametrize(("name", "count"), [("bart-seqcls", 3), ("t5-seqcls", 3), ("t5-tokcls", 5)])

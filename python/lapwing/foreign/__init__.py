@@ -175,7 +175,7 @@ def missing_attribute(
             own = target.startswith("lapwing.") or (hasattr(kind, target[1:]) or target[1:] in vars(owner))
             words = f"use {target.removeprefix('.')}"
             if not own and target[1:] in others:
-                words += f" of a {others[target[1:]].__name__}, which other checkpoints load as"
+                words += f" of {_named(others[target[1:]])}, from a checkpoint of that kind"
             words += f" ({note})" if note else ""
             first = first or words
             if own:
@@ -183,13 +183,19 @@ def missing_attribute(
                 break
         hint = hint or first
     elif name in others:
-        hint = f"a {others[name].__name__} has it, which other checkpoints load as"
+        hint = f"only {_named(others[name])} has it; load a checkpoint of that kind"
     else:
         near = difflib.get_close_matches(name, [one for one in dir(kind) if not one.startswith("_")], n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else ""
     return AttributeError(
         f"{kind.__name__!r} object has no attribute {name!r}" + (f": {hint}" if hint else ""), name=name, obj=owner
     )
+
+
+def _named(kind: type) -> str:
+    """A class of models with the kind of checkpoints that it loads: "an encoder (TextEncoder)"."""
+    what = str(getattr(kind, "kind", "model"))
+    return f"{'an' if what[0] in 'aeiou' else 'a'} {what} ({kind.__name__})"
 
 
 def missing_name(name: str) -> str:

@@ -102,18 +102,23 @@ def _is_table(value: Any) -> bool:
     )
 
 
+_COLUMNS = ("text", "texts", "sentence", "sentences", "content", "document", "prompt", "question", "review", "body")
+"""Usual names of columns of texts."""
+
+
 def _way_out(value: Any) -> str:
     """How to get texts from a value of another type, as the end of a message; "" if there is no usual way."""
     if _is_table(value):
         names: Any = getattr(value, "column_names", None)
         names = getattr(value, "columns", ()) if names is None else names
         try:
-            first = next((name for name in names if isinstance(name, str)), "text")
+            texts = [name for name in names if isinstance(name, str)]
+            first = next((name for name in texts if name in _COLUMNS), texts[0] if texts else "text")
         except TypeError:
             first = "text"
         method = "to_pylist" if hasattr(value, "to_pylist") else "tolist" if hasattr(value, "iloc") else ""
         column = f"[{first!r}]"
-        return f"; take one of its columns: table{column}.{method}()" if method else f"; take one: list(table{column})"
+        return f"; take a column: df{column}.{method}()" if method else f"; take a column: list(table{column})"
     if isinstance(value, Mapping):
         return "; its iteration gives keys: take list(x.values()), or one value"
     if isinstance(value, set | frozenset):

@@ -147,7 +147,13 @@ def items(name: str, value: Any) -> list[Any] | None:
 def check_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """The messages as plain objects without null values."""
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
-        raise OptionError(f"messages is {type(messages).__name__}: expected a list of objects with role and content")
+        way = ""
+        if isinstance(messages, str):
+            way = '; a text is [{"role": "user", "content": text}]'
+        elif isinstance(messages, Mapping):
+            way = "; one message is a list with it"
+        kind = type(messages).__name__
+        raise OptionError(f"messages is {kind}: expected a list of objects with role and content{way}")
     if not messages:
         raise OptionError("messages is empty: expected at least one")
     checked = []
