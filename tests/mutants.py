@@ -19,6 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from . import pickles
+
 GOLDEN = Path(__file__).parent / "golden"
 BASES = (
     "llama",
@@ -174,6 +178,29 @@ def bytes_(random_: random.Random, folder: Path) -> str:
     return f"{path.name} {act}"
 
 
+def pickled(random_: random.Random, folder: Path) -> str:
+    """The weights as torch.save writes them, in either format, and some of their bytes changed."""
+    arrays = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        raw = file.read_bytes()
+        size = struct.unpack("<Q", raw[:8])[0]
+        for name, entry in json.loads(raw[8 : 8 + size]).items():
+            if name != "__metadata__":
+                start, stop = (8 + size + offset for offset in entry["data_offsets"])
+                kind = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8"}[entry["dtype"]]
+                arrays[name] = np.frombuffer(raw[start:stop], kind).reshape(entry["shape"])
+        file.unlink()
+    path, old = folder / "pytorch_model.bin", random_.random() < 0.5
+    pickles.write(path, arrays, old)
+    raw_ = bytearray(path.read_bytes())
+    # Most of a file are numbers: its first and last bytes describe them.
+    places = [random_.choice((random_.randrange(4096), len(raw_) - 1 - random_.randrange(4096))) for _ in range(3)]
+    for place in places[: random_.randrange(4)]:
+        raw_[place] = random_.randrange(256)
+    path.write_bytes(bytes(raw_))
+    return f"{'old' if old else 'zip'} {places}"
+
+
 def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     found = [path] if path else []
     items = value.items() if isinstance(value, dict) else enumerate(value[:20]) if isinstance(value, list) else ()
@@ -283,6 +310,7 @@ KINDS: tuple[Callable[[random.Random, Path], str], ...] = (
     header,
     header,
     doubled,
+    pickled,
     numbers,
     bytes_,
     bytes_,

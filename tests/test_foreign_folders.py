@@ -61,6 +61,14 @@ def test_an_adapter_names_its_base(tmp_path: Path) -> None:
     fails(lapwing.CheckpointError, lambda: lapwing.load(tmp_path), *words)
 
 
+def test_modules_without_a_transformer_are_named(tmp_path: Path) -> None:
+    module = {"idx": 0, "name": "0", "path": "", "type": "someones_package.models.BagOfWords"}
+    (tmp_path / "modules.json").write_text(json.dumps([module]))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    words = ("no config.json", "'BagOfWords'", "sentence-transformers", "expected the files of a Transformer")
+    fails(lapwing.CheckpointError, lambda: lapwing.load(tmp_path), *words)
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, short_repr
-from .json_file import read_object
+from .json_file import read_json, read_object
 
 ORIGINAL = "load the checkpoint that it was made from"
 _TO_SAFETENSORS = "then save it with save_pretrained, which writes safetensors"
@@ -74,6 +74,8 @@ def refusal(folder: Path) -> CheckpointError | None:
     if what is not None:
         return CheckpointError(f"{folder} is not a checkpoint of transformers: {what}")
     if "config.json" not in names:
+        if "modules.json" in names:
+            return CheckpointError(f"{folder} has no config.json: {_modules(folder / 'modules.json')}")
         inner = sorted(path.parent.name for path in folder.glob("*/config.json"))
         if inner:
             return CheckpointError(
@@ -97,6 +99,17 @@ def refusal(folder: Path) -> CheckpointError | None:
             f"{folder} has {odd[0]}, but no weights under a known name: if it holds all of them, call it {ending}"
         )
     return None
+
+
+def _modules(path: Path) -> str:
+    """The modules of a sentence-transformers folder whose transformer is not in it."""
+    found = read_json(path)
+    kinds = [entry.get("type") for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    names = [kind.rsplit(".", 1)[-1] for kind in kinds if isinstance(kind, str)]
+    return (
+        f"its modules.json lists {short_repr(', '.join(names))}, of sentence-transformers; expected the files of a "
+        "Transformer in the folder itself"
+    )
 
 
 def _adapter(config: Mapping[str, Any]) -> str:
