@@ -79,6 +79,7 @@ def test_an_unknown_type_is_known_by_its_class(tmp_path: Path) -> None:
         ("bert-model", "classify", "has no head, for the task embed or encode"),
         ("llama", "classify", "has a head for generation"),
         ("llama-seqcls", "generate", "has a head for sequence-classification"),
+        ("bert-seqcls", "rank", "needs a head with 1 output: this one has 3: use classify"),
         ("bart-seqcls", "tag", "has a head for sequence-classification, for the task classify or rank"),
     ],
 )

@@ -230,6 +230,21 @@ def _check_head(config: Config, task: str) -> None:
     )
 
 
+def _check_outputs(spec: Spec, task: str | None) -> None:
+    """Compares the number of outputs of the head with the task.
+
+    Raises:
+        OptionError: a head to rank has one output, a head to answer two.
+    """
+    needed = {"rank": 1, "answer": 2}.get(task or "")
+    found = spec.head.layers[-1].outputs if spec.head is not None and spec.head.layers else needed
+    if needed is not None and found != needed:
+        use = ": use classify" if task == "rank" else ""
+        raise OptionError(
+            f"task is {task!r}, which needs a head with {needed} output{'s' * (needed > 1)}: this one has {found}{use}"
+        )
+
+
 def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[Model]:
     """The class of a spec, checked against the task."""
     wanted = TASKS[task].shapes if task is not None else ()
@@ -273,6 +288,7 @@ def _build(
     """The compiled model: each array is read, packed and released before the next is read."""
     spec, tensors, unused = describe(checkpoint, _family_task(checkpoint, task, recipe))
     _class(spec, recipe, task)  # raises before any weight is read
+    _check_outputs(spec, task)
     owners: dict[int, tuple[Tensor, list[str]]] = {}
     for name, tensor in tensors.items():
         owners.setdefault(id(tensor), (tensor, []))[1].append(name)
