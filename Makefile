@@ -1,6 +1,6 @@
 # `make` or `make help` lists the targets. Everything is installed into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-emulated build lint wheel clean check-tools
+.PHONY: help demo test test-emulated build lint docs wheel clean check-tools
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -55,6 +55,15 @@ lint: $(VENV)/.built $(VENV)/.lint ## Check formatting, lints and types
 	$(BIN)/mypy python/lapwing
 	$(BIN)/python -m mypy.stubtest lapwing._core
 	$(BIN)/pyright -p tests/typing --pythonpath $(BIN)/python
+
+$(VENV)/.docs: $(VENV)/.built
+	@$(PIP) install -q "$$(echo $(VENV)/wheel/*.whl)[docs]"
+	@touch $@
+
+docs: $(VENV)/.built $(VENV)/.docs ## Build the site of the documents into dist/site, strictly
+	@$(BIN)/python docs/make/models.py --write
+	@$(BIN)/python docs/make/bars.py --write
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 wheel: $(VENV)/.created ## Build the release wheel into dist/
 	@$(PIP) install -q maturin
