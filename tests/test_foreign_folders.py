@@ -115,6 +115,19 @@ def test_a_misspelt_folder_is_corrected(tmp_path: Path) -> None:
     fails(lapwing.CheckpointError, lambda: lapwing.load(path), path, "there is", str(tmp_path / "my-llama"))
 
 
+def test_a_misspelt_folder_that_could_be_a_repository_is_corrected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "models" / "my-llama").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    def missing(*_: Any, **__: Any) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not there")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", missing)
+    fails(lapwing.CheckpointError, lambda: lapwing.load("models/my-lama"), "there is 'models/my-llama'", "hub")
+
+
 def test_snapshots_of_the_cache_are_loaded(tmp_path: Path) -> None:
     folder = tmp_path / "models--someone--small"
     fails_ = lambda *words: fails(lapwing.CheckpointError, lambda: lapwing.load(folder), *words)  # noqa: E731

@@ -199,6 +199,15 @@ def test_views_outside_their_storage(
     fails(lapwing.CheckpointError, lambda: view(tmp_path, made), "pytorch_model.bin", *words)
 
 
+def test_a_long_name_makes_a_short_message(tmp_path: Path) -> None:
+    made = pickles.tensor(pickles.storage("Float", "0", 6), 6, (1,), (1,))
+    file = tmp_path / "pytorch_model.bin"
+    file.write_bytes(pickles.zipped(pickles.dictionary({"x" * 1_000_000: made}), {"0": SIX.tobytes()}))
+    with pytest.raises(lapwing.CheckpointError, match="leaves its storage") as caught:
+        read_pytorch(file)
+    assert len(str(caught.value)) < 1000
+
+
 def test_overlapping_views_are_bounded(tmp_path: Path) -> None:
     """A small file could otherwise fill the memory with copies of its numbers."""
     stored = pickles.storage("Float", "0", 4000)

@@ -176,14 +176,14 @@ def _download(repository: str, revision: str | None, local_files_only: bool) -> 
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"there is no folder {short_repr(repository)}, and the hub has no such repository "
+            f"there is no folder {short_repr(repository)}{_near(Path(repository))}, and the hub has no such repository "
             "(a private one needs a token, HF_TOKEN)"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         way = "load it once with local_files_only=False" if local_files_only else "check the connection"
         raise CheckpointError(
-            f"there is no folder {short_repr(repository, _MAX_PATH)}, and the hub repository {where} is not in the "
-            f"local cache and was not downloaded: {way}"
+            f"there is no folder {short_repr(repository, _MAX_PATH)}{_near(Path(repository))}, and the hub repository "
+            f"{where} is not in the local cache and was not downloaded: {way}"
         ) from error
     except (errors.HfHubHTTPError, errors.HFValidationError, OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]

@@ -178,7 +178,7 @@ def _tensors(file: MappedFile, state: Any, places: _Places) -> dict[str, Tensor]
             try:
                 start = _check(file, view, places)
             except PickleError as error:
-                raise PickleError(f"tensor {name}: {error}") from None
+                raise PickleError(f"tensor {name[:200]}: {error}") from None
             total += math.prod(view.shape) * SIZES[view.code]
             made[view] = Tensor(name, DTYPES.get(view.code, view.code), view.shape, _reader(file, name, view, start))
         tensors[name] = made[view]
