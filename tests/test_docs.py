@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import json
 import re
+import shlex
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +73,11 @@ def test_the_readme_says_the_numbers_of_the_record() -> None:
     assert f"quantized in {figure('first load llama-1b to q8', 1)} s" in text
     assert f"mapped in {figure('second load llama-1b q8', 2)} s" in text
     assert f"takes {figure('import above numpy', 2)} s above" in text
+    values = record["figures"]
+    plain, quantized = (statistics.median(values[f"perplexity of tiny-shakespeare {kind}"]) for kind in ("f32", "q8"))
+    assert f"perplexity of the built-in model by {100 * abs(quantized / plain - 1):.2f} %" in text
+    plain, quantized = (statistics.median(values[f"BLEU of tiny-en-de {kind}: greedy"]) for kind in ("f32", "q8"))
+    assert f"its greedy BLEU by {abs(quantized - plain):.2f}" in text
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -177,6 +183,14 @@ def test_commands_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for name in re.findall(r"make ([a-z-]+)", README):
         assert re.search(rf"^{name}:", makefile, re.M), name
+
+
+def test_shell_lines_of_the_readme_parse() -> None:
+    (block,) = re.findall(r"```sh\n(.*?)```", README, re.S)
+    lines = [line[line.index("lapwing ") :] for line in block.splitlines()]
+    assert len(lines) >= 4
+    for line in lines:
+        build().parse_args(shlex.split(line)[1:])
 
 
 def test_nothing_speaks_of_other_places() -> None:
