@@ -28,6 +28,8 @@ from lapwing.spec import (
     LongRotary,
     Model,
     Norm,
+    Normalization,
+    Pooling,
     QueryScale,
     RelativeBias,
     RelativeTable,
@@ -37,6 +39,7 @@ from lapwing.spec import (
     Stack,
     TokenDropout,
     TokenStem,
+    UnitLength,
 )
 
 Array = np.ndarray[Any, Any]
@@ -295,6 +298,7 @@ def dense_layers(draw: st.DrawFn) -> tuple[Dense, ...]:
             bias=draw(st.booleans()),
             activation=draw(st.sampled_from(ACTIVATIONS)),
             norm=maybe(draw, norms()),
+            residual=draw(st.booleans()),
         )
         for _ in range(draw(st.integers(0, 2)))
     )
@@ -314,8 +318,27 @@ def language_heads(draw: st.DrawFn) -> LanguageHead:
 @st.composite
 def heads(draw: st.DrawFn) -> Head:
     last = Dense(outputs=draw(st.integers(1, 5)), bias=draw(st.booleans()))
-    pool = draw(st.sampled_from(("none", "first", "mean", "last", "mean_output")))
-    return Head(pool=pool, layers=(*draw(dense_layers()), last))
+    layers = (*draw(dense_layers()), last)
+    pool = draw(st.sampled_from(((), ("first",), ("mean",), ("last",))))
+    return Head(pool=pool, layers=layers, token_layers=draw(st.sampled_from((0, len(layers)))) if pool else 0)
+
+
+POOLINGS: tuple[Pooling, ...] = ("first", "last", "mean", "mean_sqrt_len", "weighted_mean", "max")
+
+
+@st.composite
+def embedding_heads(draw: st.DrawFn, stack: Stack) -> Head:
+    """Heads for embeddings of a stack's states."""
+    pool = tuple(draw(st.lists(st.sampled_from(POOLINGS), max_size=3)))
+    norm = norms().map(lambda norm: Normalization(norm=norm))
+    dense = dense_layers().map(lambda layers: layers[0] if layers else UnitLength())
+    layers = tuple(draw(st.lists(st.one_of(norm, dense, st.just(UnitLength())), max_size=4)))
+    return Head(
+        pool=pool,
+        layers=layers,
+        token_layers=draw(st.integers(0, len(layers))) if pool else 0,
+        mixture=maybe(draw, st.integers(0, len(stack.layers))) if stack.output_size is None else None,
+    )
 
 
 def random_weights(spec: Model, seed: int) -> dict[str, Array]:
@@ -326,6 +349,8 @@ def random_weights(spec: Model, seed: int) -> dict[str, Array]:
         values = generator.standard_normal(shape)
         if "norm.weight" in name or name.endswith("norm.weight"):
             values = 1 + 0.2 * values
+        elif name.endswith("mixture"):
+            values = 0.5 + np.abs(values)  # their sum is a divisor
         elif len(shape) == 2 and "embedding" not in name:
             values /= np.sqrt(shape[1])
         else:
@@ -367,6 +392,7 @@ def cases(draw: st.DrawFn, shape: str) -> Case:
         language_head=language,
         pooler=maybe(draw, heads()) if shape == "encoder" else None,
         head=maybe(draw, heads()) if shape != "decoder" else None,
+        embeddings=tuple(draw(st.lists(embedding_heads(encoder or decoder), max_size=2))) if shape != "both" else (),
     )
     ids = draw(batches())
     segments = None

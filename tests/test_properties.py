@@ -109,6 +109,8 @@ def everything(model: _core.Model, case: Case) -> list[Array]:
     ):
         if part is not None:
             found.append(call(ids, starts, segments))
+    if segments is None:
+        found += [model.embed(ids, starts, route) for route in range(len(case.spec.embeddings))]
     return found
 
 

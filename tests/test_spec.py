@@ -111,25 +111,24 @@ EXAMPLE = spec.Model(
     ),
     decoder=stack(layer(replace(ATTENTION, causal=True), CROSS, FEED), layer(spec.ShortConvolution(kernel=3), FEED)),
     language_head=spec.LanguageHead(vocab_size=9),
-    head=spec.Head(pool="mean", layers=(spec.Dense(outputs=3),)),
+    head=spec.Head(pool=("mean",), layers=(spec.Dense(outputs=3),)),
+    embeddings=(spec.Head(pool=("max",), layers=(spec.Normalization(norm=NORM), spec.UnitLength())),),
 )
 
 
-def with_unknown(value: Any, name: str) -> Any:
+def with_unknown(value: Any, name: str, variant: bool = False) -> Any:
     """The JSON of a description with an unknown field in its first part of a class; None if there is none."""
-    found = spec.plain(value)
+    found = spec.tagged(value) if variant else spec.plain(value)
     if is_dataclass(value):
         if type(value).__name__ == name:
             return {**found, "colour": 1}
         for field in fields(value):
-            new = with_unknown(getattr(value, field.name), name)
+            new = with_unknown(getattr(value, field.name), name, field.name in spec.VARIANTS)
             if new is not None:
-                if field.name in spec.VARIANTS:
-                    new = {"kind": getattr(value, field.name).kind, **new}
                 return {**found, field.name: new}
     if isinstance(value, tuple):
         for index, item in enumerate(value):
-            new = with_unknown(item, name)
+            new = with_unknown(item, name, variant)
             if new is not None:
                 return [*found[:index], new, *found[index + 1 :]]
     return None
@@ -262,8 +261,8 @@ def test_whole_models_refuse_calls_that_leave_out_the_source() -> None:
         encoder=STACK,
         decoder=stack(layer(replace(ATTENTION, causal=True), CROSS, FEED), hidden_size=16),
         language_head=spec.LanguageHead(vocab_size=9),
-        head=spec.Head(pool="mean", layers=()),
-        pooler=spec.Head(pool="first", layers=()),
+        head=spec.Head(pool=("mean",)),
+        pooler=spec.Head(pool=("first",)),
     )
     core = compiled(model, random_weights(model, 1))
     batch = ragged([[1, 2, 3], [4, 5]])

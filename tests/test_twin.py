@@ -130,6 +130,10 @@ def reading(case: Case) -> Callable[[Twin], Outputs]:
                     out[f"{i}.head"] = twin.head("head", states[-1])
                 if case.spec.pooler is not None:
                     out[f"{i}.pooler"] = twin.head("pooler", states[-1])
+                for route in range(len(case.spec.embeddings)):
+                    if segments is None:
+                        out[f"{i}.embedding {route}"] = twin.embedding(route, ids)
+                        out[f"{i}.without a prompt {route}"] = twin.embedding(route, ids, 3)
         return out
 
     return compute
@@ -158,8 +162,13 @@ def core_reading(case: Case) -> Outputs:
     for name, head, call in (("head", case.spec.head, model.head), ("pooler", case.spec.pooler, model.pooled)):
         if head is not None:
             rows = call(ids, starts, flat)
-            parts = np.split(rows, starts[1:-1]) if head.pool == "none" else np.split(rows, len(cuts))
+            parts = np.split(rows, len(cuts)) if head.pool else np.split(rows, starts[1:-1])
             out |= {f"{i}.{name}": part for i, part in enumerate(parts)}
+    for route, head in enumerate(case.spec.embeddings if flat is None else ()):
+        for name, skip in (("embedding", 0), ("without a prompt", 3)):
+            rows = model.embed(ids, starts, route, skip)
+            parts = np.split(rows, len(cuts)) if head.pool else np.split(rows, starts[1:-1])
+            out |= {f"{i}.{name} {route}": part for i, part in enumerate(parts)}
     return out
 
 
@@ -194,7 +203,7 @@ def test_encoder_decoders(case: Case) -> None:
     got = {f"{i}.logits": rows for i, rows in enumerate(np.split(logits, starts[1:-1]))}
     if case.spec.head is not None:
         rows = model.decoder_head(*ragged(case.ids), *ragged(case.targets))
-        parts = np.split(rows, starts[1:-1]) if case.spec.head.pool == "none" else np.split(rows, len(case.ids))
+        parts = np.split(rows, len(case.ids)) if case.spec.head.pool else np.split(rows, starts[1:-1])
         got |= {f"{i}.head": part for i, part in enumerate(parts)}
     source, target = ragged(case.ids[:1]), ragged(case.targets[:1])
     got |= {f"state {j}": s for j, s in enumerate(model.decoder_hidden_states(*source, *target))}
@@ -206,26 +215,19 @@ def test_encoder_decoders(case: Case) -> None:
     compare(case, compute, got)
 
 
-@pytest.mark.parametrize("pooling", ["first", "last", "mean", "max", "mean_sqrt_len"])
 @given(cases("encoder"))
-def test_pooled_vectors(pooling: str, case: Case) -> None:
-    def compute(twin: Twin) -> Outputs:
-        rows = []
-        for ids in case.ids:
-            states = twin.states(ids)
-            rows.append(
-                {
-                    "first": states[0],
-                    "last": states[-1],
-                    "mean": states.mean(axis=0),
-                    "max": states.max(axis=0),
-                    "mean_sqrt_len": states.sum(axis=0) / np.sqrt(len(states)),
-                }[pooling]
-            )
-        return {"pooled": np.stack(rows)}
-
+def test_embeddings_cut_and_normalized_by_the_call(case: Case) -> None:
     model = compiled(case.spec, case.weights)
-    compare(case, compute, {"pooled": model.embed(*ragged(case.ids), None, pooling, False)})
+    ids, starts = ragged(case.ids)
+    for route in range(len(case.spec.embeddings)):
+        whole = model.embed(ids, starts, route)
+        size = (whole.shape[1] + 1) // 2
+        cut = model.embed(ids, starts, route, size=size)
+        assert np.array_equal(cut, whole[:, :size])
+        got = model.embed(ids, starts, route, size=size, normalize=True)
+        want = cut / np.maximum(np.sqrt((cut.astype(np.float64) ** 2).sum(axis=1, keepdims=True)), 1e-12)
+        # A square root, a sum of squares in another order and a division.
+        np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 SMALL_FEED_FORWARD = Block(body=FeedForward(width=4, activation="silu"))

@@ -90,9 +90,22 @@ class Model:
         """The pooler's output, [sequences, width]."""
     def head(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """The task head's output, [sequences or tokens, outputs]."""
-    def embed(self, ids: _Ids, starts: _Ids, segments: _Ids | None, pooling: str, normalize: bool) -> _Floats:
-        """Pooled hidden states, [sequences, hidden]: "mean", "first", "last", "max" or
-        "mean_sqrt_len"; then unit length if ``normalize``."""
+    def embed(
+        self,
+        ids: _Ids,
+        starts: _Ids,
+        route: int = 0,
+        skip: int = 0,
+        size: int | None = None,
+        normalize: bool | None = None,
+    ) -> _Floats:
+        """Embeddings by the head ``route``, [sequences, width], or [tokens, width] where it does not pool.
+
+        The poolings leave out the first ``skip`` tokens; ``size`` keeps the first dimensions; ``normalize`` gives
+        rows unit length at the end, or leaves out that the head does it."""
+    def term_weights(self, ids: _Ids, starts: _Ids, sum: bool, logs: int) -> _Floats:
+        """The maximum over the tokens, or the sum, of log(1 + max(logit, 0)), [sequences, vocab]; ``logs`` is how many
+        times the logarithm is taken."""
     def logits(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """Language-head logits at every position, [tokens, vocab]."""
     def decoder_head(self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids) -> _Floats:

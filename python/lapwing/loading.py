@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, overload
 
 from . import __version__, _core, packed
 from .architectures import check, complete, describe, head_in, task_of
-from .checkpoint import Checkpoint, Config, Tensor, open_checkpoint, read_object
+from .checkpoint import Checkpoint, Config, Recipe, Tensor, open_checkpoint, read_object
 from .errors import CheckpointError, OptionError, short_repr
 from .foreign import checked
 from .hub import find
 from .models import Seq2Seq, TextEncoder, TextGenerator
 from .models.arguments import choice, flag, optional_flag, optional_text, whole
 from .models.base import LoadedParts
-from .models.pooling import Recipe
 from .progress import Callback, Progress
 from .tasks import TASKS
 
@@ -159,10 +158,11 @@ def load(
         "packed_cache": packed_cache,
         "prefix_cache": prefix_cache,
     }
+    recipe = Recipe.read(folder) or (Recipe.mean(folder) if task == "embed" else None)
+    folder = folder if recipe is None else recipe.folder
     checkpoint = open_checkpoint(folder)
     config = complete(checkpoint.config)
-    recipe = Recipe.read(folder)
-    if task is not None and not (recipe is not None and task in ("embed", "rank", "encode")):
+    if task is not None and not (recipe is not None and recipe.published and task in ("embed", "rank", "encode")):
         _check_head(config, task)
     core, spec = _build(checkpoint, task, recipe, (weights, activations, kv_cache), threads, packed_cache, progress)
     try:
@@ -179,7 +179,7 @@ def load(
             architecture=config.model_type,
             task=task,
             generation=_generation(folder, generation_config, config),
-            recipe=recipe if recipe is not None or task != "embed" else Recipe(),
+            recipe=recipe,
         )
         made = _class(spec, recipe, task)
         if made is not TextGenerator and not isinstance(prefix_cache, bool):
@@ -270,7 +270,7 @@ def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[Model]:
 
 def _family_task(checkpoint: Checkpoint, task: str | None, recipe: Recipe | None) -> str | None:
     """The task that overrides config.json for `architectures`; None follows config.json."""
-    if recipe is not None and task in (None, "embed", "rank", "encode"):
+    if recipe is not None and recipe.published and task in (None, "embed", "rank", "encode"):
         # Published as an embedding model: a language head would be dead weight.
         return "features" if head_in(checkpoint) in ("generation", "text-to-text") else None
     return TASKS[task].head if task is not None else None
@@ -289,8 +289,12 @@ def _build(
     spec, tensors, unused = describe(checkpoint, _family_task(checkpoint, task, recipe))
     _class(spec, recipe, task)  # raises before any weight is read
     _check_outputs(spec, task)
+    named: Mapping[str, Tensor] = tensors
+    if recipe is not None:
+        spec, named = recipe.attach(spec, tensors)
+        checkpoint = recipe.with_files(checkpoint)
     owners: dict[int, tuple[Tensor, list[str]]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in named.items():
         owners.setdefault(id(tensor), (tensor, []))[1].append(name)
     weights, activations, kv = types
     large = sum(math.prod(tensor.shape) for tensor, _ in owners.values()) >= QUANTIZED_FROM
@@ -299,10 +303,10 @@ def _build(
     text = spec.to_json()
     loader = _core.Loader(text, weights=weights, activations=activations, kv=kv, threads=threads)
     needed = {name: tuple(shape) for name, shape in loader.tensors()}
-    check(needed, tensors, unused, str(checkpoint.path))
+    check(needed, named, unused, str(checkpoint.path))
     entry = None
     if cache or (cache is None and large and weights in ("q8", "q4")):
-        entry = packed.entry(checkpoint, text, tensors, weights, __version__)
+        entry = packed.entry(checkpoint, text, named, weights, __version__)
     if entry is not None and _restored(loader, entry):
         return loader.finish(), spec
     sizes = {"float32": 4, "float16": 2, "bfloat16": 2}

@@ -377,24 +377,67 @@ class Stack:
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """One layer of a head: norm(activation(x @ weight.T + bias))."""
+    """norm(activation(x @ weight.T + bias)); with ``residual`` the norm also gets x, through ``residual.weight`` where the
+    widths differ."""
+
+    kind: ClassVar[str] = "dense"
 
     outputs: int
     bias: bool = True
     activation: Activation = "identity"
     norm: Norm | None = None
+    residual: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """A norm as a layer of a head; its tensors are ``norm.weight`` and ``norm.bias``."""
+
+    kind: ClassVar[str] = "normalization"
+
+    norm: Norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitLength:
+    """Scales a row to unit length; one shorter than 1e-12 is divided by that."""
+
+    kind: ClassVar[str] = "unit_length"
+
+
+HeadLayer = Dense | Normalization | UnitLength
+"""What a layer of a head computes, row by row."""
+
+Pooling = Literal["first", "last", "mean", "mean_sqrt_len", "weighted_mean", "max"]
+"""Reductions over the tokens of a sequence: one token, their mean, their sum divided by the square root of the length,
+their mean with the weights 1, 2, 3 ..., their maximum."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Task head over the hidden states: pooling, then a chain of dense layers.
+    """What a task makes of the hidden states: layers over each token, pooling, layers over the pooled row.
 
-    ``none`` keeps every token, ``first`` and ``last`` take one token, ``mean`` averages them; ``mean_output`` averages
-    what the layers make of each token.
+    ``pool`` lists the poolings, whose results are concatenated; without any, every token keeps its row. The first
+    ``token_layers`` of the layers run before the pooling. ``mixture`` replaces the final states by the mean of the
+    embedding and all layers' outputs, from this one on, weighted by the tensor ``mixture``.
+    Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084
     """
 
-    pool: Literal["none", "first", "mean", "last", "mean_output"]
-    layers: tuple[Dense, ...]
+    pool: tuple[Pooling, ...]
+    layers: tuple[HeadLayer, ...] = ()
+    token_layers: int = 0
+    mixture: int | None = None
+
+    def output_width(self, states: int) -> int:
+        """Width of the output, for states of this width."""
+        width = states
+        for i in range(len(self.layers) + 1):
+            if i == self.token_layers:
+                width *= max(1, len(self.pool))
+            if i < len(self.layers):
+                layer = self.layers[i]
+                width = layer.outputs if isinstance(layer, Dense) else width
+        return width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -416,7 +459,8 @@ class Model:
     """A whole model. An encoder alone, a decoder alone, or both with cross-attention in the decoder.
 
     ``language_head`` sits on the decoder (or on an encoder, for fill-mask); ``head`` is a task head and
-    ``pooler`` the pooled output of BERT-like encoders, both on the last stack's states.
+    ``pooler`` the pooled output of BERT-like encoders, both on the last stack's states. ``embeddings`` make embeddings
+    of the states of the stack that reads text; several are routes of one model, as for queries and documents.
     """
 
     encoder: Stack | None = None
@@ -424,14 +468,15 @@ class Model:
     language_head: LanguageHead | None = None
     pooler: Head | None = None
     head: Head | None = None
+    embeddings: tuple[Head, ...] = ()
 
     def to_json(self) -> str:
         """The text that crosses to Rust."""
         return json.dumps(plain(self), allow_nan=False)
 
 
-VARIANTS = ("body", "stem")
-"""Fields that hold one of several classes: their JSON says which."""
+VARIANTS = ("body", "stem", "layers", "transform")
+"""Fields that hold one of several classes, or a tuple of them: their JSON says which."""
 
 
 def plain(value: Any) -> Any:
@@ -440,6 +485,14 @@ def plain(value: Any) -> Any:
         found = {}
         for field in fields(value):
             one = getattr(value, field.name)
-            found[field.name] = {"kind": one.kind, **plain(one)} if field.name in VARIANTS else plain(one)
+            found[field.name] = tagged(one) if field.name in VARIANTS else plain(one)
         return found
     return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def tagged(value: Any) -> Any:
+    """`plain`, with the ``kind`` of a class that has one."""
+    if isinstance(value, tuple):
+        return [tagged(item) for item in value]
+    kind = getattr(value, "kind", None)
+    return plain(value) if kind is None else {"kind": kind, **plain(value)}

@@ -6,10 +6,22 @@ use super::loaded::{Batch, missing};
 use super::session::{Session, finite};
 use super::spec;
 use super::stack::{Capture, Stack};
-use super::weights::DenseWeights;
+use super::weights::{HeadLayer, HeadWeights};
 use crate::error::{Error, Result};
 use crate::ops::kv::Sequence;
-use crate::ops::pool::Pooling;
+use crate::ops::pool::normalize_length;
+use std::ops::Range;
+
+/// What a call changes about a head for embeddings.
+#[derive(Default)]
+pub struct HeadOptions {
+    /// Tokens of a prompt, which the poolings leave out.
+    pub skip: usize,
+    /// Number of dimensions that are kept.
+    pub size: Option<usize>,
+    /// Whether rows have unit length at the end; `None`: as the head says.
+    pub normalize: Option<bool>,
+}
 
 impl Session<'_> {
     /// Final states of the text's stack, `[tokens, width]`.
@@ -30,15 +42,7 @@ impl Session<'_> {
         let (s, w) = self.reader();
         let mut all: Vec<Vec<f32>> = vec![Vec::new(); s.layers.len() + 1];
         for i in 0..batch.len() {
-            let (from, to) = (batch.starts[i], batch.starts[i + 1]);
-            let one = Batch {
-                ids: &batch.ids[from..to],
-                starts: &[0, to - from],
-                segments: batch.segments.map(|t| &t[from..to]),
-            };
-            let mut capture = Capture { states: Some(Vec::new()), ..Capture::default() };
-            self.run_whole((s, w), &one, None, &mut capture, &mut |_, _| Ok(()))?;
-            for (to, from) in all.iter_mut().zip(capture.states.unwrap_or_default()) {
+            for (to, from) in all.iter_mut().zip(self.states_of((s, w), batch, i)?) {
                 to.extend(from);
             }
         }
@@ -58,52 +62,98 @@ impl Session<'_> {
         Ok(capture.probabilities)
     }
 
+    /// What a head makes of whole sequences: a row for each, or for each token where it does not pool.
     fn head(
         &mut self,
-        head: &spec::Head,
-        weights: &[DenseWeights],
+        (s, w): (&spec::Stack, &Stack),
+        (head, weights): (&spec::Head, &HeadWeights),
+        batch: &Batch<'_>,
+        sources: Option<&mut Cache>,
+        options: &HeadOptions,
+    ) -> Result<Vec<f32>> {
+        let width = s.output_width();
+        let unit = |layer: &HeadLayer| matches!(layer, HeadLayer::UnitLength);
+        let mut layers = &weights.layers[..];
+        while options.normalize == Some(false)
+            && layers.len() > head.token_layers
+            && layers.last().is_some_and(unit)
+        {
+            layers = &layers[..layers.len() - 1];
+        }
+        let (of_tokens, of_pooled) = layers.split_at(head.token_layers);
+        let mut out = Vec::new();
+        let mut each = |session: &mut Session<'_>, states: Vec<f32>, group: Range<usize>| {
+            let base = batch.starts[group.start];
+            let tokens = batch.starts[group.end] - base;
+            let states = session.head_layers(of_tokens, states, tokens);
+            if head.pool.is_empty() {
+                out.extend(session.head_layers(of_pooled, states, tokens));
+                return;
+            }
+            let width = states.len() / tokens;
+            let mut pooled = vec![0.0; group.len() * head.pool.len() * width];
+            let mut places = pooled.chunks_mut(width);
+            for i in group.clone() {
+                let part = &states[(batch.starts[i] - base) * width..(batch.starts[i + 1] - base) * width];
+                for (pooling, place) in head.pool.iter().zip(&mut places) {
+                    pooling.pool(part, width, options.skip, place);
+                }
+            }
+            out.extend(session.head_layers(of_pooled, pooled, group.len()));
+        };
+        if let Some(first) = head.mixture {
+            let total: f32 = weights.mixture.iter().sum();
+            for i in 0..batch.len() {
+                let states = self.states_of((s, w), batch, i)?;
+                let mut mixed = vec![0.0; (batch.starts[i + 1] - batch.starts[i]) * width];
+                for (weight, states) in weights.mixture.iter().zip(&states[first..]) {
+                    for (m, v) in mixed.iter_mut().zip(states) {
+                        *m += weight * v;
+                    }
+                }
+                mixed.iter_mut().for_each(|m| *m /= total);
+                each(self, mixed, i..i + 1);
+            }
+        } else {
+            self.run_whole((s, w), batch, sources, &mut Capture::default(), &mut |session, group| {
+                let rows = batch.starts[group.end] - batch.starts[group.start];
+                let states = session.scratch.blocks.x[..rows * width].to_vec();
+                each(session, states, group);
+                Ok(())
+            })?;
+        }
+        self.team.check()?;
+        Ok(out)
+    }
+
+    /// The embedding and every layer's output of sequence `i`, `[tokens, width]` each.
+    fn states_of(
+        &mut self,
+        stack: (&spec::Stack, &Stack),
+        batch: &Batch<'_>,
+        i: usize,
+    ) -> Result<Vec<Vec<f32>>> {
+        let (from, to) = (batch.starts[i], batch.starts[i + 1]);
+        if from >= to {
+            return Err(Error::Option(format!("sequence {i} is empty: expected at least one token")));
+        }
+        let one = Batch {
+            ids: &batch.ids[from..to],
+            starts: &[0, to - from],
+            segments: batch.segments.map(|t| &t[from..to]),
+        };
+        let mut capture = Capture { states: Some(Vec::new()), ..Capture::default() };
+        self.run_whole(stack, &one, None, &mut capture, &mut |_, _| Ok(()))?;
+        Ok(capture.states.unwrap_or_default())
+    }
+
+    fn checked_head(
+        &mut self,
+        head: (&spec::Head, &HeadWeights),
         batch: &Batch<'_>,
         sources: Option<&mut Cache>,
     ) -> Result<Vec<f32>> {
-        let (s, w) = self.last();
-        let width = s.output_width();
-        let mut out = Vec::new();
-        self.run_whole((s, w), batch, sources, &mut Capture::default(), &mut |session, group| {
-            let base = batch.starts[group.start];
-            let rows = batch.starts[group.end] - base;
-            let states = session.scratch.blocks.x[..rows * width].to_vec();
-            let pooling = match head.pool {
-                spec::HeadPool::None => {
-                    out.extend(session.dense(&head.layers, weights, &states, states.len() / width));
-                    return Ok(());
-                }
-                spec::HeadPool::First => Pooling::First,
-                spec::HeadPool::Mean => Pooling::Mean,
-                spec::HeadPool::Last => Pooling::Last,
-                spec::HeadPool::MeanOutput => {
-                    let rows = session.dense(&head.layers, weights, &states, states.len() / width);
-                    let width = head.layers.last().map_or(width, |dense| dense.outputs);
-                    for i in group.clone() {
-                        let part =
-                            &rows[(batch.starts[i] - base) * width..(batch.starts[i + 1] - base) * width];
-                        let at = out.len();
-                        out.resize(at + width, 0.0);
-                        Pooling::Mean.pool(part, width, &mut out[at..]);
-                    }
-                    return Ok(());
-                }
-            };
-            let mut pooled = vec![0.0; group.len() * width];
-            for (i, row) in group.clone().zip(pooled.chunks_mut(width)) {
-                pooling.pool(
-                    &states[(batch.starts[i] - base) * width..(batch.starts[i + 1] - base) * width],
-                    width,
-                    row,
-                );
-            }
-            out.extend(session.dense(&head.layers, weights, &pooled, group.len()));
-            Ok(())
-        })?;
+        let out = self.head(self.last(), head, batch, sources, &HeadOptions::default())?;
         finite(&out, "the head's output", self.model.kv_type())?;
         Ok(out)
     }
@@ -112,7 +162,7 @@ impl Session<'_> {
     pub fn task_head(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
         let head = self.model.spec.head.as_ref().ok_or_else(|| missing("a task head"))?;
         self.one_stack()?;
-        self.head(head, &self.model.weights.head, batch, None)
+        self.checked_head((head, &self.model.weights.head), batch, None)
     }
 
     /// The task head's output over the decoder's states of the targets, a row per sequence or per target
@@ -121,7 +171,7 @@ impl Session<'_> {
         let head = self.model.spec.head.as_ref().ok_or_else(|| missing("a task head"))?;
         pairs(source, target)?;
         let mut sources = self.encode_sources(source)?;
-        self.head(head, &self.model.weights.head, target, Some(&mut sources))
+        self.checked_head((head, &self.model.weights.head), target, Some(&mut sources))
     }
 
     /// Refuses a head without targets in an encoder-decoder, whose heads read the decoder's states.
@@ -138,27 +188,73 @@ impl Session<'_> {
     pub fn pooler(&mut self, batch: &Batch<'_>) -> Result<Vec<f32>> {
         let head = self.model.spec.pooler.as_ref().ok_or_else(|| missing("a pooler"))?;
         self.one_stack()?;
-        self.head(head, &self.model.weights.pooler, batch, None)
+        self.checked_head((head, &self.model.weights.pooler), batch, None)
     }
 
-    /// Pooled final states, `[sequences, width]`.
-    pub fn embed(&mut self, batch: &Batch<'_>, pooling: Pooling, normalize: bool) -> Result<Vec<f32>> {
+    /// Embeddings by one of the model's heads for them, a row per sequence, or per token where it does not pool.
+    pub fn embed(&mut self, batch: &Batch<'_>, route: usize, options: &HeadOptions) -> Result<Vec<f32>> {
+        let (Some(head), Some(weights)) =
+            (self.model.spec.embeddings.get(route), self.model.weights.embeddings.get(route))
+        else {
+            return Err(missing("a head for embeddings"));
+        };
         let (s, w) = self.reader();
-        let width = s.output_width();
-        let mut out = vec![0.0; batch.len() * width];
-        self.run_whole((s, w), batch, None, &mut Capture::default(), &mut |session, group| {
+        let mut out = self.head((s, w), (head, weights), batch, None, options)?;
+        let width = head.output_width(s.output_width());
+        let size = options.size.unwrap_or(width);
+        if size == 0 || size > width {
+            return Err(Error::Option(format!(
+                "size is {size}: expected 1 to {width}, the width of the embedding"
+            )));
+        }
+        if size < width {
+            for i in 0..out.len() / width {
+                out.copy_within(i * width..i * width + size, i * size);
+            }
+            out.truncate(out.len() / width * size);
+        }
+        if options.normalize == Some(true) {
+            out.chunks_mut(size).for_each(normalize_length);
+        }
+        finite(&out, "the embedding", self.model.kv_type())?;
+        Ok(out)
+    }
+
+    /// Weights of the vocabulary's terms, `[sequences, vocab]`: log(1 + max(logit, 0)) of the language head, its
+    /// maximum over the tokens, or its sum. `logs` is how many times the logarithm is taken.
+    /// Formal et al. 2021, <https://arxiv.org/abs/2109.10086>
+    pub fn term_weights(&mut self, batch: &Batch<'_>, sum: bool, logs: usize) -> Result<Vec<f32>> {
+        const ROWS: usize = 64;
+        self.one_stack()?;
+        let model = self.model;
+        let vocab = model.vocab_size()?;
+        let weight = |logit: f32| (0..logs).fold(logit.max(0.0), |x, _| x.ln_1p());
+        let mut out = vec![0.0f32; batch.len() * vocab];
+        self.run_whole(self.last(), batch, None, &mut Capture::default(), &mut |session, group| {
             let base = batch.starts[group.start];
             for i in group {
-                let rows = (batch.starts[i] - base) * width..(batch.starts[i + 1] - base) * width;
-                let row = &mut out[i * width..][..width];
-                pooling.pool(&session.scratch.blocks.x[rows], width, row);
-                if normalize {
-                    crate::ops::pool::normalize_length(row);
+                let total = &mut out[i * vocab..][..vocab];
+                let (from, to) = (batch.starts[i] - base, batch.starts[i + 1] - base);
+                for first in (from..to).step_by(ROWS) {
+                    session.with_logits(first..to.min(first + ROWS), &mut |logits, finite| {
+                        if !finite {
+                            model.check_logits(logits)?;
+                        }
+                        for row in logits.chunks_exact(vocab) {
+                            for (t, &logit) in total.iter_mut().zip(row) {
+                                *t = if sum { *t + weight(logit) } else { t.max(logit) };
+                            }
+                        }
+                        Ok(())
+                    })?;
+                }
+                // The logarithm grows with the logit: that of the maximum is the maximum.
+                if !sum {
+                    total.iter_mut().for_each(|t| *t = weight(*t));
                 }
             }
             Ok(())
         })?;
-        finite(&out, "the embedding", self.model.kv_type())?;
         Ok(out)
     }
 

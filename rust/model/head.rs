@@ -33,7 +33,7 @@ impl<'a> Session<'a> {
         let x = &states[rows.start * width..rows.end * width];
         let result = match (&self.model.spec.language_head, &self.model.weights.language_head) {
             (Some(head), Some(w)) if !head.transform.is_empty() => {
-                let transformed = self.dense(&head.transform, &w.transform, x, rows.len());
+                let transformed = self.head_layers(&w.transform, x.to_vec(), rows.len());
                 body(self, &transformed)
             }
             _ => body(self, x),

@@ -32,6 +32,7 @@ mod walk;
 mod weights;
 
 pub use cache::{Cache, SequenceId};
+pub use forward_whole::HeadOptions;
 pub use loaded::{Batch, ENCODER_ROWS, Model, PREFILL_ROWS};
 pub use loader::{Loader, Options, Summary};
 pub use rows::Span;

@@ -6,10 +6,12 @@ use super::rows::Span;
 use super::spec;
 use super::stack::{Caches, Capture, Rows, Scratch, Stack};
 use super::stem::Input;
-use super::weights::DenseWeights;
+use super::walk::Linear;
+use super::weights::{HeadLayer, Residual};
 use crate::error::{Error, Result};
 use crate::matmul::linear;
 use crate::ops::kv::KvType;
+use crate::ops::pool::normalize_length;
 use crate::simd::activate;
 use crate::tensor::sized;
 use crate::threads::{Hook, Team};
@@ -192,28 +194,37 @@ impl<'a> Session<'a> {
         self.encoder().unwrap_or_else(|_| self.last())
     }
 
-    pub(super) fn dense(
-        &mut self,
-        layers: &[spec::Dense],
-        weights: &[DenseWeights],
-        x: &[f32],
-        rows: usize,
-    ) -> Vec<f32> {
-        let mut x = x.to_vec();
-        for (spec, w) in layers.iter().zip(weights) {
-            let mut out = vec![0.0; rows * spec.outputs];
-            linear(
-                self.team,
-                &mut self.scratch.blocks.product,
-                x.as_slice().into(),
-                rows,
-                &[w.linear.target(&mut out)],
-            );
-            activate(spec.activation, &mut out);
-            if let Some(norm) = &w.norm {
-                norm.normalize_in_place(self.team, &mut out, spec.outputs);
+    fn product(&mut self, weights: &Linear, x: &[f32], rows: usize) -> Vec<f32> {
+        let mut out = vec![0.0; rows * weights.weight.outputs()];
+        let target = [weights.target(&mut out)];
+        linear(self.team, &mut self.scratch.blocks.product, x.into(), rows, &target);
+        out
+    }
+
+    /// The layers of a head, one after the other, over `rows` rows.
+    pub(super) fn head_layers(&mut self, layers: &[HeadLayer], mut x: Vec<f32>, rows: usize) -> Vec<f32> {
+        for layer in layers {
+            let width = x.len() / rows.max(1);
+            match layer {
+                HeadLayer::Dense { linear, activation, residual, norm } => {
+                    let mut out = self.product(linear, &x, rows);
+                    activate(*activation, &mut out);
+                    let added = match residual {
+                        Residual::Nothing => Vec::new(),
+                        Residual::Input => x,
+                        Residual::Projection(projection) => self.product(projection, &x, rows),
+                    };
+                    for (o, v) in out.iter_mut().zip(added) {
+                        *o += v;
+                    }
+                    if let Some(norm) = norm {
+                        norm.normalize_in_place(self.team, &mut out, linear.weight.outputs());
+                    }
+                    x = out;
+                }
+                HeadLayer::Norm(norm) => norm.normalize_in_place(self.team, &mut x, width),
+                HeadLayer::UnitLength => x.chunks_mut(width.max(1)).for_each(normalize_length),
             }
-            x = out;
         }
         x
     }

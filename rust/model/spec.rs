@@ -8,6 +8,7 @@ pub use super::describe::Norm;
 use super::describe::{mirror, one};
 pub use super::stem::StemSpec as Stem;
 use crate::error::{Error, Result};
+use crate::ops::pool::Pooling;
 use crate::simd::Activation;
 use serde::{Deserialize, Serialize};
 
@@ -28,27 +29,53 @@ Stack {
     #[serde(default)] output_size: Option<usize>,
 });
 
-mirror!(/// One layer of a head.
+mirror!(/// A dense layer of a head.
 Dense {
     outputs: usize,
     bias: bool,
     activation: Activation,
     #[serde(default)] norm: Option<Norm>,
+    #[serde(default)] residual: bool,
 });
 
-/// How a head pools the states of a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HeadPool {
-    None,
-    First,
-    Mean,
-    Last,
-    MeanOutput,
+mirror!(/// A norm as a layer of a head.
+Normalization { norm: Norm });
+
+mirror!(/// Scales a row to unit length.
+UnitLength {});
+
+/// One layer of a head.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum HeadLayer {
+    Dense(Dense),
+    Normalization(Normalization),
+    UnitLength(UnitLength),
 }
 
-mirror!(/// A task head.
-Head { pool: HeadPool, layers: Vec<Dense> });
+mirror!(/// A task head, or what makes embeddings of states.
+Head {
+    pool: Vec<Pooling>,
+    layers: Vec<HeadLayer>,
+    #[serde(default)] token_layers: usize,
+    #[serde(default)] mixture: Option<usize>,
+});
+
+impl Head {
+    /// Width of the output, for states of this width.
+    pub fn output_width(&self, states: usize) -> usize {
+        let mut width = states;
+        for i in 0..=self.layers.len() {
+            if i == self.token_layers {
+                width *= self.pool.len().max(1);
+            }
+            if let Some(HeadLayer::Dense(dense)) = self.layers.get(i) {
+                width = dense.outputs;
+            }
+        }
+        width
+    }
+}
 
 mirror!(/// Logits over the vocabulary.
 LanguageHead {
@@ -56,7 +83,7 @@ LanguageHead {
     #[serde(default)] bias: bool,
     #[serde(default = "one")] scale: f64,
     #[serde(default)] softcap: Option<f64>,
-    #[serde(default)] transform: Vec<Dense>,
+    #[serde(default)] transform: Vec<HeadLayer>,
 });
 
 mirror!(
@@ -67,6 +94,7 @@ mirror!(
         #[serde(default)] language_head: Option<LanguageHead>,
         #[serde(default)] pooler: Option<Head>,
         #[serde(default)] head: Option<Head>,
+        #[serde(default)] embeddings: Vec<Head>,
     }
 );
 
@@ -104,6 +132,11 @@ impl Model {
     /// Writes it back.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a description is plain data")
+    }
+
+    /// The stack that reads text: the encoder, if any.
+    pub fn reader(&self) -> &Stack {
+        self.encoder.as_ref().or(self.decoder.as_ref()).expect("validated: there is a stack")
     }
 
     /// The stack whose states are the model's: the decoder, if any.

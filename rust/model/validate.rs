@@ -2,7 +2,7 @@
 //! so that later code need not.
 
 use super::bounds::{Site, finite, norms, positive, refuse, size, vocabulary};
-use super::spec::{Block, Body, Dense, Head, LanguageHead, Layer, Model, Stack};
+use super::spec::{Block, Body, Head, HeadLayer, LanguageHead, Layer, Model, Stack};
 use crate::error::Result;
 use std::collections::HashSet;
 
@@ -74,8 +74,10 @@ impl Stack {
                 return refuse(place, "relative", "given", "nothing: no attention reads it");
             }
         }
-        if self.layers.is_empty() || self.layers.len() > MAX_LAYERS {
-            return refuse(place, "layers", format!("{} layers", self.layers.len()), "1 to 4096");
+        // An encoder without layers is a table of token embeddings.
+        let (least, expected) = if decoder { (1, "1 to 4096") } else { (0, "at most 4096") };
+        if self.layers.len() < least || self.layers.len() > MAX_LAYERS {
+            return refuse(place, "layers", format!("{} layers", self.layers.len()), expected);
         }
         norms(place, &[("final_norm", &self.final_norm)])?;
         let relative_rows = self.relative.as_ref().map(|table| table.rows);
@@ -95,20 +97,47 @@ impl Stack {
     }
 }
 
+/// Poolings that are concatenated.
+const MAX_POOLINGS: usize = 16;
+/// Heads that make embeddings.
+const MAX_EMBEDDINGS: usize = 64;
+
 impl Head {
-    fn validate(&self, place: &str) -> Result<()> {
-        self.layers
-            .iter()
-            .enumerate()
-            .try_for_each(|(i, dense)| dense.validate(&format!("{place}.layers.{i}")))
+    fn validate(&self, place: &str, stack: &Stack) -> Result<()> {
+        if self.pool.len() > MAX_POOLINGS {
+            let expected = format!("at most {MAX_POOLINGS}");
+            return refuse(place, "pool", format!("{} poolings", self.pool.len()), &expected);
+        }
+        if self.token_layers > self.layers.len() || (self.pool.is_empty() && self.token_layers > 0) {
+            let expected = "at most the number of layers, and 0 without a pooling";
+            return refuse(place, "token_layers", self.token_layers, expected);
+        }
+        if let Some(first) = self.mixture
+            && (first > stack.layers.len() || stack.output_size.is_some())
+        {
+            let expected = format!("0 to {} of a stack without output_size", stack.layers.len());
+            return refuse(place, "mixture", first, &expected);
+        }
+        layers(&format!("{place}.layers"), &self.layers)?;
+        size(place, "output", self.output_width(stack.output_width()))
     }
 }
 
-impl Dense {
-    fn validate(&self, place: &str) -> Result<()> {
-        size(place, "outputs", self.outputs)?;
-        norms(place, &[("norm", &self.norm)])
+fn layers(place: &str, layers: &[HeadLayer]) -> Result<()> {
+    if layers.len() > MAX_LAYERS {
+        return refuse(place, "length", layers.len(), "at most 4096");
     }
+    layers.iter().enumerate().try_for_each(|(i, layer)| {
+        let place = format!("{place}.{i}");
+        match layer {
+            HeadLayer::Dense(dense) => {
+                size(&place, "outputs", dense.outputs)?;
+                norms(&place, &[("norm", &dense.norm)])
+            }
+            HeadLayer::Normalization(layer) => norms(&place, &[("norm", &Some(layer.norm.clone()))]),
+            HeadLayer::UnitLength(_) => Ok(()),
+        }
+    })
 }
 
 impl LanguageHead {
@@ -118,8 +147,7 @@ impl LanguageHead {
         if let Some(cap) = self.softcap {
             positive("language_head", "softcap", cap)?;
         }
-        let mut dense = self.transform.iter().enumerate();
-        dense.try_for_each(|(i, dense)| dense.validate(&format!("language_head.transform.{i}")))
+        layers("language_head.transform", &self.transform)
     }
 }
 
@@ -143,8 +171,15 @@ impl Model {
         }
         for (place, head) in [("pooler", &self.pooler), ("head", &self.head)] {
             if let Some(head) = head {
-                head.validate(place)?;
+                head.validate(place, self.last_stack())?;
             }
+        }
+        if self.embeddings.len() > MAX_EMBEDDINGS {
+            let expected = format!("at most {MAX_EMBEDDINGS}");
+            return refuse("model", "embeddings", format!("{} heads", self.embeddings.len()), &expected);
+        }
+        for (i, head) in self.embeddings.iter().enumerate() {
+            head.validate(&format!("embeddings.{i}"), self.reader())?;
         }
         Ok(())
     }

@@ -6,8 +6,7 @@ use super::generation::{self, Generation};
 use crate::decode::options::Options;
 use crate::decode::{Engine, Request};
 use crate::error::Result;
-use crate::model::{self, Batch, Session};
-use crate::ops::pool::Pooling;
+use crate::model::{self, Batch, HeadOptions, Session};
 use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -64,7 +63,7 @@ fn width(model: &model::Model) -> usize {
 }
 
 fn outputs(head: Option<&model::spec::Head>, width: usize) -> usize {
-    head.and_then(|h| h.layers.last()).map_or(width, |d| d.outputs)
+    head.map_or(width, |head| head.output_width(width))
 }
 
 /// The states of a stack: embedding and layers may differ in width from the last ones.
@@ -191,18 +190,34 @@ impl Model {
         matrix(py, out, columns)
     }
 
+    #[pyo3(signature = (ids, starts, route = 0, skip = 0, size = None, normalize = None))]
     fn embed<'py>(
         &self,
         py: Python<'py>,
         ids: Ids<'_>,
         starts: Ids<'_>,
-        segments: Option<Ids<'_>>,
-        pooling: &str,
-        normalize: bool,
+        route: usize,
+        skip: usize,
+        size: Option<usize>,
+        normalize: Option<bool>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
-        let columns = width(&*self.get(py)?);
-        let pooling = Pooling::parse(pooling).map_err(|e| raise(py, &e))?;
-        let out = self.with(py, &ids, &starts, segments.as_ref(), |s, b| s.embed(b, pooling, normalize))?;
+        let model = self.get(py)?;
+        let columns = size.unwrap_or(outputs(model.spec().embeddings.get(route), width(&model)));
+        let options = HeadOptions { skip, size, normalize };
+        let out = self.with(py, &ids, &starts, None, |s, b| s.embed(b, route, &options))?;
+        matrix(py, out, columns)
+    }
+
+    fn term_weights<'py>(
+        &self,
+        py: Python<'py>,
+        ids: Ids<'_>,
+        starts: Ids<'_>,
+        sum: bool,
+        logs: usize,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let columns = self.get(py)?.vocab_size().map_err(|e| raise(py, &e))?;
+        let out = self.with(py, &ids, &starts, None, |s, b| s.term_weights(b, sum, logs))?;
         matrix(py, out, columns)
     }
 

@@ -17,10 +17,14 @@ from lapwing.spec import (
     Experts,
     FeedForward,
     Head,
+    HeadLayer,
     Layer,
     Model,
+    Normalization,
+    Pooling,
     ShortConvolution,
     TokenStem,
+    UnitLength,
 )
 
 from .activation import activate
@@ -153,10 +157,20 @@ class Twin:
         """Final states of the decoder beside an encoder."""
         return self.run("decoder", ids, source=self.states(source))[0][-1]
 
-    def dense(self, name: str, layers: Sequence[Dense], x: Array) -> Array:
-        for i, layer in enumerate(layers):
-            x = activate(layer.activation, self.weights, linear(self.weights, f"{name}.{i}", x))
-            x = norm(layer.norm, self.weights, f"{name}.{i}.norm", x)
+    def dense(self, name: str, layers: Sequence[HeadLayer], x: Array, first: int = 0) -> Array:
+        """Layers of a head; ``first`` is the number of the first one in tensor names."""
+        w = self.weights
+        for i, layer in enumerate(layers, first):
+            match layer:
+                case Dense():
+                    y = activate(layer.activation, w, linear(w, f"{name}.{i}", x))
+                    if layer.residual:
+                        y = y + (x if layer.outputs == x.shape[-1] else linear(w, f"{name}.{i}.residual", x))
+                    x = norm(layer.norm, w, f"{name}.{i}.norm", y)
+                case Normalization():
+                    x = norm(layer.norm, w, f"{name}.{i}.norm", x)
+                case UnitLength():
+                    x = unit_length(x)
         return x
 
     def logits(self, states: Array) -> Array:
@@ -167,16 +181,43 @@ class Twin:
         x = head.scale * linear(self.weights, "language_head", x)
         return x if head.softcap is None else head.softcap * np.tanh(x / head.softcap)
 
-    def head(self, name: str, states: Array) -> Array:
+    def head(self, name: str, states: Array, skip: int = 0) -> Array:
         """The ``head`` or the ``pooler``: a row for each token or for the sequence."""
         head = self.spec.head if name == "head" else self.spec.pooler
         assert isinstance(head, Head)
-        if head.pool == "mean_output":
-            return self.dense(name, head.layers, states).mean(axis=0, keepdims=True)
-        pooled = {
-            "none": states,
-            "first": states[:1],
-            "last": states[-1:],
-            "mean": states.mean(axis=0, keepdims=True),
-        }[head.pool]
-        return self.dense(name, head.layers, pooled)
+        return self.apply_head(name, head, states, skip)
+
+    def embedding(self, route: int, ids: Ids, skip: int = 0) -> Array:
+        """The embedding by a head, which leaves out ``skip`` tokens in its poolings."""
+        head, name = self.spec.embeddings[route], f"embeddings.{route}"
+        states = self.run(self.reader, ids)[0]
+        x = states[-1]
+        if head.mixture is not None:
+            weights = self.weights[f"{name}.mixture"]
+            x = np.tensordot(weights, np.stack(states[head.mixture :]), 1) / weights.sum()
+        return self.apply_head(name, head, x, skip)
+
+    def apply_head(self, name: str, head: Head, states: Array, skip: int) -> Array:
+        x = self.dense(name, head.layers[: head.token_layers], states)
+        if head.pool:
+            x = np.concatenate([pool(mode, x, skip) for mode in head.pool])[None]
+        return self.dense(name, head.layers[head.token_layers :], x, head.token_layers)
+
+
+def pool(mode: Pooling, states: Array, skip: int = 0) -> Array:
+    """One row of the states ``[tokens, width]`` of a text, without the first ``skip`` tokens but at least one."""
+    skip = min(skip, len(states) - 1)
+    kept = states[skip:]
+    positions = np.arange(1, len(states) + 1)[skip:, None]
+    return {
+        "first": kept[0],
+        "last": kept[-1],
+        "mean": kept.mean(axis=0),
+        "mean_sqrt_len": kept.sum(axis=0) / np.sqrt(len(kept)),
+        "weighted_mean": (kept * positions).sum(axis=0) / positions.sum(),
+        "max": kept.max(axis=0),
+    }[mode]
+
+
+def unit_length(x: Array) -> Array:
+    return x / np.maximum(np.sqrt((x**2).sum(axis=-1, keepdims=True)), 1e-12)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..checkpoint import Config
-from ..spec import Activation, Block, Body, Dense, Head, Layer
+from ..spec import Activation, Block, Body, Dense, Head, Layer, Pooling
 
 _ACTIVATIONS: dict[str, Activation] = {
     "relu": "relu",
@@ -71,12 +71,22 @@ def labels(config: Config) -> int:
     return config.size("num_labels", default=2)
 
 
-def classifier(config: Config, pool: str, *before: Dense, bias: bool = True, outputs: int | None = None) -> Head:
-    """A head of some dense layers and one output per label."""
+def classifier(
+    config: Config,
+    pool: Pooling | Literal["none", "mean_output"],
+    *before: Dense,
+    bias: bool = True,
+    outputs: int | None = None,
+) -> Head:
+    """A head of some dense layers and one output per label: for each token ("none"), for the pooled text, or the mean
+    of the outputs for each token ("mean_output")."""
     last = Dense(outputs=labels(config) if outputs is None else outputs, bias=bias)
-    return Head(pool=pool, layers=(*before, last))  # type: ignore[arg-type]
+    layers = (*before, last)
+    if pool == "mean_output":
+        return Head(pool=("mean",), layers=layers, token_layers=len(layers))
+    return Head(pool=() if pool == "none" else (pool,), layers=layers)
 
 
 def question_answering() -> Head:
     """Start and end scores of each token."""
-    return Head(pool="none", layers=(Dense(outputs=2),))
+    return Head(pool=(), layers=(Dense(outputs=2),))

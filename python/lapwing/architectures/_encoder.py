@@ -81,7 +81,7 @@ def model(
             encoder=stack,
             language_head=LanguageHead(vocab_size=stack.stem.vocab_size, bias=language_bias, transform=language),
         )
-    return Model(encoder=stack, pooler=Head(pool="first", layers=(pooler,)) if pooler else None)
+    return Model(encoder=stack, pooler=Head(pool=("first",), layers=(pooler,)) if pooler else None)
 
 
 def tensors(

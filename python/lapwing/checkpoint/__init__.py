@@ -11,6 +11,7 @@ from ..errors import CheckpointError
 from .config import Config
 from .foreign import recognize, refusal, refuse_file, refuse_quantized, snapshot
 from .json_file import parse_json, read_json, read_object
+from .recipe import Recipe
 from .safetensors import read_safetensors
 from .tensor import Tensor
 from .weights import Weights, has_weights, read_weights
@@ -18,6 +19,7 @@ from .weights import Weights, has_weights, read_weights
 __all__ = [
     "Checkpoint",
     "Config",
+    "Recipe",
     "Tensor",
     "Weights",
     "has_weights",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 import numpy as np
 
 from .. import foreign
-from ..checkpoint import Config
+from ..checkpoint import Config, Recipe
 from ..errors import ModelClosedError
 from ..progress import Callback, Progress
 from ..results import ModelInfo
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from .. import _core
     from ..spec import Model as Spec
-    from .pooling import Recipe
 
 LOGIT_BYTES = 256 << 20
 """Bound of the logits in memory where those of every position are needed."""
@@ -104,7 +103,8 @@ class BaseModel:
         """The checkpoint's tokenizer, read when first used."""
         with self._lock:
             if self._tokenizer is None:
-                self._tokenizer = Tokenizer(self._parts.folder)
+                recipe = self._parts.recipe
+                self._tokenizer = Tokenizer(self._parts.folder, lowercase=recipe is not None and recipe.lower)
             return self._tokenizer
 
     @property

@@ -32,7 +32,7 @@ class HeadModel(BaseModel):
     @property
     def _outputs(self) -> int:
         head = self.spec.head
-        return 0 if head is None or not head.layers else head.layers[-1].outputs
+        return 0 if head is None else head.output_width(0)
 
     def _require_head(self, where: str, *, per_token: bool) -> None:
         head = self.spec.head
@@ -40,8 +40,8 @@ class HeadModel(BaseModel):
             raise OptionError(
                 f"{self._parts.identity} ({self._parts.architecture}) has no task head: {where} needs one"
             )
-        if (head.pool == "none") != per_token:
-            kind = "each token" if head.pool == "none" else "whole texts"
+        if (not head.pool) != per_token:
+            kind = "whole texts" if head.pool else "each token"
             raise OptionError(
                 f"the head of {self._parts.identity} is for {kind}: it does not support {where}, but {self._head_task()}"
             )
@@ -51,7 +51,7 @@ class HeadModel(BaseModel):
 
     def _head_task(self) -> str:
         """The method that reads the head."""
-        if self.spec.head is not None and self.spec.head.pool != "none":
+        if self.spec.head is not None and self.spec.head.pool:
             return "rank" if self._outputs == 1 else "classify"
         return "answer" if task_of(self.config) == "question-answering" else "tag"
 
@@ -84,16 +84,16 @@ class HeadModel(BaseModel):
     def _read_head(self, ids: Sequence[IdList], segments: Any) -> list[Floats]:
         head, padding = self.spec.head, self.config.get("pad_token_id")
         assert head is not None  # checked by every caller
-        if head.pool == "last" and segments is None:
+        if head.pool == ("last",) and segments is None:
             # The head reads the last token that is not padding.
             ids = [one[: _content(one, padding)] for one in ids]
         flat, starts = ragged(ids)
         if self.spec.encoder is None or self.spec.decoder is None:
             found = self.core.head(flat, starts, segments)
         else:
-            targets, ends = ragged([self._target(one, whole=head.pool == "none") for one in ids])
+            targets, ends = ragged([self._target(one, whole=not head.pool) for one in ids])
             found = self.core.decoder_head(flat, starts, targets, ends)
-        return split_rows(found, starts) if head.pool == "none" else list(found)
+        return list(found) if head.pool else split_rows(found, starts)
 
     def _target(self, ids: IdList, whole: bool) -> list[int]:
         """The decoder's input for an encoder-decoder: its start token and the text without the last token.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from .. import foreign
-from ..errors import OptionError, short_repr
+from ..errors import CheckpointError, OptionError, short_repr
 from . import template
 from .encoding import Encoding
 from .files import build, guarded, read_config, special_tokens
@@ -25,11 +25,13 @@ class Tokenizer:
     ``bos_token``, ``eos_token`` ... are the texts of the special tokens, ``bos_token_id`` ... their ids; None
     if the checkpoint has none. ``chat_templates`` maps names to templates.
 
+    ``lowercase`` puts texts into lower case before anything else, but not the special tokens in them.
+
     Raises:
         CheckpointError: the folder has no tokenizer, or it is damaged.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, lowercase: bool = False) -> None:
         folder = Path(folder)
         self.folder = folder
         self.config: dict[str, Any] = read_config(folder)
@@ -37,6 +39,8 @@ class Tokenizer:
         marian = (folder / "source.spm").is_file() and not (folder / "tokenizer.json").is_file()
         self._marian = Marian(folder, self.config, self.specials) if marian else None
         self._backend = cast(Any, None if marian else build(folder, self.config, self.specials))
+        if lowercase:
+            self._lowercase()
         self._plain: Any = None
         self.chat_templates = template.find(folder, self.config)
         self._clean_up = False
@@ -79,6 +83,14 @@ class Tokenizer:
 
     def __repr__(self) -> str:
         return f"Tokenizer({str(self.folder)!r}, vocab_size={self.vocab_size})"
+
+    def _lowercase(self) -> None:
+        from tokenizers import normalizers
+
+        if self._backend is None:
+            raise CheckpointError(f"{self.folder}: do_lower_case is set, which Marian's tokenizer does not support")
+        first, found = normalizers.Lowercase(), self._backend.normalizer
+        self._backend.normalizer = first if found is None else normalizers.Sequence([first, found])
 
     @property
     def vocab_size(self) -> int:

@@ -42,8 +42,9 @@ class Embedder(BaseModel):
             truncate: True truncates texts that are too long, False raises ContextLengthError; None truncates
                 only if the checkpoint sets a bound (``max_seq_length`` of sentence-transformers).
             max_tokens: maximum length of a text in tokens, instead of the checkpoint's bound.
-            truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka), before
-                normalization; None follows the checkpoint.
+            truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka); None follows the
+                checkpoint. The rest is cut off at the end, as in sentence-transformers: vectors of a checkpoint that
+                normalizes get shorter than 1. ``normalize=True`` scales what is left to unit length.
         """
         return EmbeddingPipeline.of(self).embed(
             texts,

@@ -121,17 +121,6 @@ def bi_scores(
     **options: Any,
 ) -> list[float]:
     """Similarities of the embeddings of a query and of documents."""
-    known = pipeline.recipe.prompts
-
-    def prompt(given: str | None, *names: str) -> dict[str, Any]:
-        if given is not None:
-            return {"prompt": given, "prompt_name": None}
-        return {
-            "prompt": None,
-            "prompt_name": next((name for name in names if name in known), None),
-        }
-
-    rest: dict[str, Any] = {"normalize": None, "max_tokens": None, "truncate_dim": None, **options}
-    left = pipeline.embed(query, **prompt(query_prompt, "query"), **{**rest, "progress": None})
-    right = pipeline.embed(documents, **prompt(document_prompt, "document", "passage", "corpus"), **rest)
+    left = pipeline.embed(query, kind="query", prompt=query_prompt, **{**options, "progress": None})
+    right = pipeline.embed(documents, kind="document", prompt=document_prompt, **options)
     return [float(score) for score in similarity(left, right, pipeline.recipe.similarity)]
