@@ -377,8 +377,10 @@ class Stack:
 
 @dataclass(frozen=True, kw_only=True)
 class Dense:
-    """norm(activation(x @ weight.T + bias)); with ``residual`` the norm also gets x, through ``residual.weight`` where the
-    widths differ."""
+    """norm(activation(x @ weight.T + bias)).
+
+    With ``residual`` x is added before the norm, projected by ``residual.weight`` where the widths differ.
+    """
 
     kind: ClassVar[str] = "dense"
 

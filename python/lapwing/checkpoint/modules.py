@@ -203,7 +203,9 @@ class Chain:
             return
         start = read_object(place / "config.json").get("layer_start", 4)
         if not isinstance(start, int) or start < 0:
-            raise CheckpointError(f"{place / 'config.json'} has layer_start {short_repr(start)}: expected a number from 0")
+            raise CheckpointError(
+                f"{place / 'config.json'} has layer_start {short_repr(start)}: expected a number from 0"
+            )
         self._take(place, {"layer_weights": "mixture"}, 1)
         self.mixture = start
 

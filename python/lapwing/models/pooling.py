@@ -10,7 +10,7 @@ from ..checkpoint import Recipe
 from ..errors import CheckpointError, ContextLengthError, OptionError, short_repr
 from ..progress import Callback
 from .arguments import BIG, is_text, one_or_many, optional_flag, optional_text, whole
-from .base import BaseModel, ragged
+from .base import DEFAULT_BATCH_TOKENS, BaseModel, ragged
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class EmbeddingPipeline:
         truncate: bool | None = None,
         max_tokens: int | None = None,
         truncate_dim: int | None = None,
-        batch_tokens: int,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> Floats:
         """Embeddings, [n, dim], or [dim] for one text."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -13,8 +13,22 @@ from ..pooling import EmbeddingPipeline
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
     Floats = NDArray[np.float32]
+
+
+class EmbedOptions(TypedDict, total=False):
+    """The options of `Embedder.embed`."""
+
+    normalize: bool | None
+    prompt: str | None
+    prompt_name: str | None
+    truncate: bool | None
+    max_tokens: int | None
+    truncate_dim: int | None
+    batch_tokens: int
+    progress: bool | Callback | None
 
 
 class Embedder(BaseModel):
@@ -57,3 +71,13 @@ class Embedder(BaseModel):
             batch_tokens=batch_tokens,
             progress=progress,
         )
+
+    def encode_query(self, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Floats:
+        """`embed` for search queries: with the prompt "query", if the checkpoint has one and the call gives none, and
+        by the route for queries of a checkpoint with a Router."""
+        return EmbeddingPipeline.of(self).embed(texts, kind="query", **options)
+
+    def encode_document(self, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Floats:
+        """`embed` for documents: with the first of the prompts "document", "passage" and "corpus" that the checkpoint
+        has, if the call gives none, and by the route for documents of a checkpoint with a Router."""
+        return EmbeddingPipeline.of(self).embed(texts, kind="document", **options)
