@@ -5,7 +5,7 @@ the sequences, [sequences + 1], from 0 to ``len(ids)``. Every method releases th
 be interrupted by Ctrl-C, and raises the exceptions of ``lapwing.errors``.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -98,11 +98,13 @@ class Model:
         skip: int = 0,
         size: int | None = None,
         normalize: bool | None = None,
+        unseen: Sequence[int] | None = None,
     ) -> _Floats:
         """Embeddings by the head ``route``, [sequences, width], or [tokens, width] where it does not pool.
 
         The poolings leave out the first ``skip`` tokens; ``size`` keeps the first dimensions; ``normalize`` gives
-        rows unit length at the end, or leaves out that the head does it."""
+        rows unit length at the end, or leaves out that the head does it; no token attends to
+        the last ``unseen`` tokens of each sequence."""
     def term_weights(self, ids: _Ids, starts: _Ids, sum: bool, logs: int) -> _Floats:
         """The maximum over the tokens, or the sum, of log(1 + max(logit, 0)), [sequences, vocab]; ``logs`` is how many
         times the logarithm is taken."""

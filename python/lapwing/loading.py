@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, overload
 
 from . import __version__, _core, packed
 from .architectures import check, complete, describe, head_in, task_of
-from .checkpoint import Checkpoint, Config, Recipe, Tensor, open_checkpoint, read_object
+from .checkpoint import Checkpoint, Config, Recipe, Tensor, open_checkpoint, open_table, read_object, table
 from .errors import CheckpointError, OptionError, short_repr
 from .foreign import checked
 from .hub import find
@@ -160,9 +160,14 @@ def load(
     }
     recipe = Recipe.read(folder) or (Recipe.mean(folder) if task == "embed" else None)
     folder = folder if recipe is None else recipe.folder
-    checkpoint = open_checkpoint(folder)
-    config = complete(checkpoint.config)
-    if task is not None and not (recipe is not None and recipe.published and task in ("embed", "rank", "encode")):
+    static = recipe is not None and recipe.static
+    checkpoint = open_table(folder) if static else open_checkpoint(folder)
+    config = checkpoint.config if static else complete(checkpoint.config)
+    if (
+        task is not None
+        and not static
+        and not (recipe is not None and recipe.published and task in ("embed", "rank", "encode"))
+    ):
         _check_head(config, task)
     core, spec = _build(checkpoint, task, recipe, (weights, activations, kv_cache), threads, packed_cache, progress)
     try:
@@ -271,6 +276,8 @@ def _class(spec: Spec, recipe: Recipe | None, task: str | None) -> type[Model]:
 def _family_task(checkpoint: Checkpoint, task: str | None, recipe: Recipe | None) -> str | None:
     """The task that overrides config.json for `architectures`; None follows config.json."""
     if recipe is not None and recipe.published and task in (None, "embed", "rank", "encode"):
+        if recipe.sparse is not None:
+            return "fill-mask"
         # Published as an embedding model: a language head would be dead weight.
         return "features" if head_in(checkpoint) in ("generation", "text-to-text") else None
     return TASKS[task].head if task is not None else None
@@ -286,12 +293,17 @@ def _build(
     progress: bool | Callback | None,
 ) -> tuple[_core.Model, Spec]:
     """The compiled model: each array is read, packed and released before the next is read."""
-    spec, tensors, unused = describe(checkpoint, _family_task(checkpoint, task, recipe))
+    tensors: Mapping[str, Tensor]
+    if recipe is not None and recipe.static:
+        spec, tensors = table(checkpoint.tensors, checkpoint.path)
+        unused: list[str] = []
+    else:
+        spec, tensors, unused = describe(checkpoint, _family_task(checkpoint, task, recipe))
     _class(spec, recipe, task)  # raises before any weight is read
     _check_outputs(spec, task)
     named: Mapping[str, Tensor] = tensors
     if recipe is not None:
-        spec, named = recipe.attach(spec, tensors)
+        spec, named = recipe.attach(spec, tensors, checkpoint, unused)
         checkpoint = recipe.with_files(checkpoint)
     owners: dict[int, tuple[Tensor, list[str]]] = {}
     for name, tensor in named.items():

@@ -230,6 +230,31 @@ class Ranked(Result):
     text: str
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SparseEmbedding(Result):
+    """The terms of a text: ids of the vocabulary (int64, ascending) and their weights (float32, above zero)."""
+
+    ids: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hit(Result):
+    """An entry of a corpus that a search found, by its position."""
+
+    index: int
+    score: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair(Result):
+    """Two texts by their positions, the first before the second, and their similarity."""
+
+    score: float
+    first: int
+    second: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo(Result):
     """Facts about a loaded model. ``weight_types`` maps the name of a type to the bytes stored in it;

@@ -95,6 +95,7 @@ impl Feed {
             let Row { sequence, source, tokens: ref own, scored, total } = rows[now];
             let (end, first) = (own.end.min(to), cache.length(sequence));
             spans.push(Span {
+                unseen: 0,
                 sequence,
                 rows: at - *from..end - *from,
                 first,

@@ -178,7 +178,7 @@ impl Scheduler {
             starts.push(ids.len());
         }
         let sequences: Vec<SequenceId> = prompts.iter().map(|_| cache.start()).collect();
-        let batch = Batch { ids: &ids, starts: &starts, segments: None };
+        let batch = Batch { ids: &ids, starts: &starts, segments: None, unseen: None };
         let encoded = s.encode_sources_into(&batch, cache, &sequences);
         if encoded.is_err() {
             sequences.iter().for_each(|&id| cache.release(id));

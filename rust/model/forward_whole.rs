@@ -141,6 +141,7 @@ impl Session<'_> {
             ids: &batch.ids[from..to],
             starts: &[0, to - from],
             segments: batch.segments.map(|t| &t[from..to]),
+            unseen: batch.unseen.map(|counts| &counts[i..=i]),
         };
         let mut capture = Capture { states: Some(Vec::new()), ..Capture::default() };
         self.run_whole(stack, &one, None, &mut capture, &mut |_, _| Ok(()))?;

@@ -38,6 +38,8 @@ pub struct Batch<'a> {
     /// Borders of the sequences, one more than sequences.
     pub starts: &'a [usize],
     pub segments: Option<&'a [u32]>,
+    /// Number of tokens at the end of each sequence to which no token attends.
+    pub unseen: Option<&'a [usize]>,
 }
 
 impl Batch<'_> {

@@ -16,6 +16,8 @@ pub struct Span {
     /// In an encoder-decoder: the sequence in the cache of sources and its length.
     pub source: usize,
     pub source_length: usize,
+    /// Rows at the end of the sequence to which no row attends.
+    pub unseen: usize,
 }
 
 /// Some rows of a batch and the sequences that they attend to.
@@ -40,7 +42,7 @@ impl View {
             table: s.sequence,
             rows: s.rows.clone(),
             first: s.first,
-            length: s.first + s.rows.len(),
+            length: s.first + s.rows.len() - s.unseen,
         }));
         sources.clear();
         if with_sources {

@@ -78,12 +78,23 @@ impl Model {
 
 impl<'a> Session<'a> {
     fn check(&self, s: &spec::Stack, batch: &Batch<'_>) -> Result<()> {
+        if batch.unseen.is_some() && !s.bodies().all(spec::Body::hides_tokens) {
+            return Err(Error::Option(
+                "tokens that are not attended to need layers of attention and feed-forward networks"
+                    .to_owned(),
+            ));
+        }
         s.stem.check(Input { ids: batch.ids, segments: batch.segments })?;
         for (i, pair) in batch.starts.windows(2).enumerate() {
             if pair[0] >= pair[1] {
                 return Err(Error::Option(format!("sequence {i} is empty: expected at least one token")));
             }
             check_length(pair[1] - pair[0], s.longest(), &format!("sequence {i}"))?;
+            if batch.unseen.is_some_and(|counts| counts[i] >= pair[1] - pair[0]) {
+                return Err(Error::Option(format!(
+                    "sequence {i} has no visible token: expected at least one"
+                )));
+            }
         }
         Ok(())
     }
@@ -291,7 +302,8 @@ impl Whole<'_> {
             cache.extend(sequence, to - from)?;
             let source_length = sources.as_deref().map_or(0, |c| c.length(i));
             let rows = from - base..to - base;
-            spans.push(Span { sequence, total: to - from, rows, first: 0, source: i, source_length });
+            let unseen = batch.unseen.map_or(0, |counts| counts[i]);
+            spans.push(Span { sequence, total: to - from, rows, first: 0, source: i, source_length, unseen });
         }
         let segments = batch.segments.map(|t| &t[range.clone()]);
         self.stack.embed(team, scratch, Input { ids: &batch.ids[range], segments }, &spans);

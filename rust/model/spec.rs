@@ -98,6 +98,13 @@ mirror!(
     }
 );
 
+impl Body {
+    /// Whether rows can be computed to which no other row attends.
+    pub fn hides_tokens(&self) -> bool {
+        matches!(self, Body::Attention(_) | Body::FeedForward(_) | Body::Experts(_))
+    }
+}
+
 impl Stack {
     /// Width of the final states.
     pub fn output_width(&self) -> usize {

@@ -5,7 +5,7 @@ use super::closing::{CloseFlag, Ending};
 use super::generation::{self, Generation};
 use crate::decode::options::Options;
 use crate::decode::{Engine, Request};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{self, Batch, HeadOptions, Session};
 use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
@@ -52,7 +52,7 @@ impl Model {
         };
         let (Ragged { ids, starts }, kinds) = read().map_err(|e| raise(py, &e))?;
         compute(py, &model, &|| self.flag.ending(), |s| {
-            body(s, &Batch { ids: &ids, starts: &starts, segments: kinds.as_deref() })
+            body(s, &Batch { ids: &ids, starts: &starts, segments: kinds.as_deref(), unseen: None })
         })
     }
 }
@@ -190,7 +190,7 @@ impl Model {
         matrix(py, out, columns)
     }
 
-    #[pyo3(signature = (ids, starts, route = 0, skip = 0, size = None, normalize = None))]
+    #[pyo3(signature = (ids, starts, route = 0, skip = 0, size = None, normalize = None, unseen = None))]
     fn embed<'py>(
         &self,
         py: Python<'py>,
@@ -200,11 +200,17 @@ impl Model {
         skip: usize,
         size: Option<usize>,
         normalize: Option<bool>,
+        unseen: Option<Vec<usize>>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let model = self.get(py)?;
         let columns = size.unwrap_or(outputs(model.spec().embeddings.get(route), width(&model)));
         let options = HeadOptions { skip, size, normalize };
-        let out = self.with(py, &ids, &starts, None, |s, b| s.embed(b, route, &options))?;
+        let out = self.with(py, &ids, &starts, None, |s, b| {
+            if unseen.as_ref().is_some_and(|counts| counts.len() != b.len()) {
+                return Err(Error::Option("unseen and starts differ in length".to_owned()));
+            }
+            s.embed(&Batch { unseen: unseen.as_deref(), ..*b }, route, &options)
+        })?;
         matrix(py, out, columns)
     }
 
@@ -245,7 +251,10 @@ impl Model {
         let columns = self.get(py)?.vocab_size().map_err(|e| raise(py, &e))?;
         let source = ragged(&source_ids, &source_starts).map_err(|e| raise(py, &e))?;
         let out = self.with(py, &ids, &starts, None, |s, b| {
-            s.decoder_logits(&Batch { ids: &source.ids, starts: &source.starts, segments: None }, b)
+            s.decoder_logits(
+                &Batch { ids: &source.ids, starts: &source.starts, segments: None, unseen: None },
+                b,
+            )
         })?;
         matrix(py, out, columns)
     }
@@ -262,7 +271,10 @@ impl Model {
         let columns = outputs(model.spec().head.as_ref(), model.spec().last_stack().output_width());
         let source = ragged(&source_ids, &source_starts).map_err(|e| raise(py, &e))?;
         let out = self.with(py, &ids, &starts, None, |s, b| {
-            s.decoder_head(&Batch { ids: &source.ids, starts: &source.starts, segments: None }, b)
+            s.decoder_head(
+                &Batch { ids: &source.ids, starts: &source.starts, segments: None, unseen: None },
+                b,
+            )
         })?;
         matrix(py, out, columns)
     }
@@ -277,7 +289,10 @@ impl Model {
     ) -> PyResult<Vec<Bound<'py, PyArray2<f32>>>> {
         let source = ragged(&source_ids, &source_starts).map_err(|e| raise(py, &e))?;
         let out = self.with(py, &ids, &starts, None, |s, b| {
-            s.decoder_hidden_states(&Batch { ids: &source.ids, starts: &source.starts, segments: None }, b)
+            s.decoder_hidden_states(
+                &Batch { ids: &source.ids, starts: &source.starts, segments: None, unseen: None },
+                b,
+            )
         })?;
         states(py, out, ids.as_array().len())
     }
@@ -294,7 +309,12 @@ impl Model {
         let source = call::ids("token id", &source_ids).map_err(|e| raise(py, &e))?;
         let starts = PyArray1::from_vec(py, vec![0, n as i32]);
         let out = self.with(py, &ids, &starts.readonly(), None, |s, b| {
-            s.decoder_attentions(&Batch { ids: &source, starts: &[0, m], segments: None }, b, layer, cross)
+            s.decoder_attentions(
+                &Batch { ids: &source, starts: &[0, m], segments: None, unseen: None },
+                b,
+                layer,
+                cross,
+            )
         })?;
         cube(py, out, n, if cross { m } else { n })
     }

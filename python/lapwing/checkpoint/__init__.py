@@ -13,6 +13,7 @@ from .foreign import recognize, refusal, refuse_file, refuse_quantized, snapshot
 from .json_file import parse_json, read_json, read_object
 from .recipe import Recipe
 from .safetensors import read_safetensors
+from .static import table
 from .tensor import Tensor
 from .weights import Weights, has_weights, read_weights
 
@@ -24,6 +25,7 @@ __all__ = [
     "Weights",
     "has_weights",
     "open_checkpoint",
+    "open_table",
     "parse_json",
     "read_json",
     "read_object",
@@ -32,6 +34,7 @@ __all__ = [
     "recognize",
     "refuse_file",
     "snapshot",
+    "table",
 ]
 
 
@@ -52,6 +55,17 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     files: tuple[Path, ...]
     stats: tuple[os.stat_result, ...]
+
+
+def open_table(path: Path) -> Checkpoint:
+    """Opens a folder of static embeddings, which may lack a config.json.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    weights = read_weights(path)
+    config = Config({"model_type": "static", **read_object(path / "config.json")})
+    return Checkpoint(path, config, weights.tensors, weights.files, weights.stats)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import CheckpointError
-from ..spec import Head, Model
+from ..spec import Dense, Head, Model, UnitLength
 from .json_file import read_object
+from .late import LateInteraction, of_modules, of_pylate, of_stanford
 from .modules import TRANSFORMERS, Chain, read_modules, read_router
 from .tensor import Tensor
 from .weights import Weights
@@ -46,6 +47,11 @@ class Recipe:
         truncate_dim: number of dimensions that are kept.
         similarity: one of `SIMILARITIES`.
         published: the folder says so itself.
+        sparse: the recipe makes weights of the vocabulary's terms instead of a vector (SPLADE): whether it sums them
+            over the tokens instead of taking the maximum, and how many times it takes the logarithm.
+        late: the recipe makes a vector of each token, compared one by one (ColBERT).
+        static: the folder has a table of vectors by token and no transformer; texts get no special tokens.
+        stored: names of the heads' tensors among those of the transformer, by name in the first head.
     """
 
     folder: Path
@@ -60,6 +66,10 @@ class Recipe:
     truncate_dim: int | None = None
     similarity: str = "cosine"
     published: bool = True
+    sparse: tuple[bool, int] | None = None
+    late: LateInteraction | None = None
+    static: bool = False
+    stored: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
     def mean(folder: Path) -> Recipe:
@@ -70,9 +80,12 @@ class Recipe:
     def read(folder: Path) -> Recipe | None:
         """The recipe of a folder, or None if it is not an embedding model of sentence-transformers."""
         extra = read_object(folder / "config_sentence_transformers.json")
+        if (folder / "artifact.metadata").is_file() and not (folder / "modules.json").is_file():
+            return _stanford(folder)
         if not (folder / "modules.json").is_file() or extra.get("model_type") == "CrossEncoder":
             return None
-        place, routes, default, files = _routes(folder)
+        found = _routes(folder)
+        place, routes, late = found.transformer, found.chains, found.late
         text = read_object(place / "sentence_bert_config.json")
         # Newer folders have the bound in the tokenizer's settings.
         bounds = (
@@ -85,16 +98,21 @@ class Recipe:
         if not isinstance(prompts, dict) or not all(isinstance(value, str) for value in prompts.values()):
             raise CheckpointError(f"{settings} has prompts that are not texts")
         similarity = str(extra.get("similarity_fn_name") or "cosine")
-        if similarity not in SIMILARITIES:
+        if late is None and found.pylate:
+            late = of_pylate(extra, settings)
+        if similarity not in (*SIMILARITIES, "maxsim" if late is not None else ""):
             raise CheckpointError(
                 f"{settings} has the similarity_fn_name {similarity}: expected {', '.join(SIMILARITIES)}"
             )
         return Recipe(
             folder=place,
-            routes={name: _route(chain) for name, chain in routes.items() if chain.pool is not None},
-            default_route=default,
-            lacking=f"{folder / 'modules.json'} has no Pooling" if not all(c.pool for c in routes.values()) else "",
-            files=files,
+            routes={name: _route(chain, late) for name, chain in routes.items() if late is not None or chain.pool},
+            default_route=found.default,
+            lacking=f"{folder / 'modules.json'} has no Pooling",
+            files=tuple(next(iter(routes.values())).files.values()),
+            sparse=found.sparse,
+            late=late,
+            static=found.static,
             max_tokens=limit,
             lower=bool(text.get("do_lower_case", False)),
             prompts=prompts,
@@ -103,14 +121,21 @@ class Recipe:
             similarity=similarity,
         )
 
-    def attach(self, spec: Model, tensors: Mapping[str, Tensor]) -> tuple[Model, dict[str, Tensor]]:
-        """The description of the transformer and its tensors, with the heads of all routes."""
+    def attach(
+        self, spec: Model, tensors: Mapping[str, Tensor], checkpoint: Checkpoint, unused: list[str]
+    ) -> tuple[Model, dict[str, Tensor]]:
+        """The description of the transformer and its tensors, with the heads of all routes; tensors of the checkpoint
+        that the heads use leave ``unused``."""
         heads = tuple(route.head for route in self.routes.values())
         own = {
             f"embeddings.{i}.{name}": tensor
             for i, route in enumerate(self.routes.values())
             for name, tensor in route.tensors.items()
         }
+        for name, theirs in self.stored.items():
+            if theirs in checkpoint.tensors:
+                own[f"embeddings.0.{name}"] = checkpoint.tensors[theirs]
+                unused[:] = [one for one in unused if one != theirs]
         return replace(spec, embeddings=heads), {**tensors, **own}
 
     def with_files(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -120,43 +145,86 @@ class Recipe:
         return replace(checkpoint, files=checkpoint.files + files, stats=checkpoint.stats + stats)
 
 
-def _route(chain: Chain) -> Route:
-    return Route(chain.head, chain.tensors, chain.include_prompt)
+def _route(chain: Chain, late: LateInteraction | None) -> Route:
+    head = chain.head
+    if late is not None and (not head.layers or not isinstance(head.layers[-1], UnitLength)):
+        # pylate normalizes outside of its modules.
+        head = replace(head, layers=(*head.layers, UnitLength()))
+    return Route(head, chain.tensors, chain.include_prompt)
 
 
-def _routes(folder: Path) -> tuple[Path, dict[str, Chain], str | None, tuple[Weights, ...]]:
-    """The transformer's folder, the modules of each route, the default route, and all weight files of modules."""
-    transformer: Path | None = None
-    chains = {"": Chain()}
+def _stanford(folder: Path) -> Recipe:
+    """The recipe of a folder of the ColBERT repository: a linear layer without bias beside the transformer's weights."""
+    path = folder / "artifact.metadata"
+    size = read_object(path).get("dim")
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise CheckpointError(f"{path} has dim {size!r}: expected a whole number from 1")
+    head = Head(pool=(), layers=(Dense(outputs=size, bias=False), UnitLength()))
+    stored = {"0.weight": "linear.weight"}
+    return Recipe(folder=folder, routes={"": Route(head)}, late=of_stanford(path), stored=stored, similarity="maxsim")
+
+
+@dataclass
+class _Found:
+    """What modules.json lists."""
+
+    transformer: Path
+    chains: dict[str, Chain]
     default: str | None = ""
+    sparse: tuple[bool, int] | None = None
+    late: LateInteraction | None = None
+    pylate: bool = False
+    static: bool = False
+
+
+def _splade(place: Path) -> tuple[bool, int]:
+    config = read_object(place / "config.json")
+    pool, activation = config.get("pooling_strategy", "max"), config.get("activation_function", "relu")
+    if pool not in ("max", "sum") or activation not in ("relu", "log1p_relu"):
+        raise CheckpointError(
+            f"{place / 'config.json'} has the pooling_strategy {pool!r} and the activation_function {activation!r}: "
+            "expected max or sum, and relu or log1p_relu"
+        )
+    return pool == "sum", 2 if activation == "log1p_relu" else 1
+
+
+def _routes(folder: Path) -> _Found:
+    """The transformer's folder, and the modules of each route."""
+    found = _Found(folder, {"": Chain()})
+    seen = False
     for kind, package, place in read_modules(folder):
+        ours = package == "sentence_transformers"
         if kind in TRANSFORMERS:
-            if transformer is not None:
+            if seen:
                 raise CheckpointError(f"{folder / 'modules.json'} has two transformers: expected one")
-            transformer = place
-        elif kind in ("Router", "Asym") and package == "sentence_transformers":
-            if transformer is None:
+            found.transformer, seen = place, True
+        elif kind in ("Router", "Asym") and ours:
+            if not seen:
                 raise CheckpointError(
                     f"{place}: a {kind} before the transformer, for routes with models of their own, is not supported: "
                     "load the folder of one route"
                 )
-            if set(chains) != {""}:
+            if set(found.chains) != {""}:
                 raise CheckpointError(f"{place} is a second Router: expected one")
             router = read_router(place)
-            config, start = _config(transformer), chains[""]
-            chains = {}
+            config, start = read_object(found.transformer / "config.json"), found.chains[""]
+            found.chains, found.default = {}, router.default
             for route, modules in router.routes.items():
-                chains[route] = start.copy()
+                found.chains[route] = start.copy()
                 for module, package_, inner in modules:
-                    chains[route].add(module, inner, package=package_, config=config)
-            default = router.default
+                    found.chains[route].add(module, inner, package=package_, config=config)
+        elif kind == "StaticEmbedding" and ours:
+            if seen:
+                raise CheckpointError(f"{folder / 'modules.json'} has a transformer and a {kind}: expected one of them")
+            found.transformer, found.static, seen = place, True, True
+            found.chains[""].pool = ("mean",)
+        elif kind == "SpladePooling" and ours:
+            found.sparse = _splade(place)
+        elif kind == "MultiVectorMask" and ours:
+            found.late = of_modules(place, found.transformer)
         else:
-            config = _config(transformer or folder)
-            for chain in chains.values():
+            found.pylate = found.pylate or package == "pylate"
+            config = read_object(found.transformer / "config.json")
+            for chain in found.chains.values():
                 chain.add(kind, place, package=package, config=config)
-    files = next(iter(chains.values())).files
-    return transformer or folder, chains, default, tuple(files.values())
-
-
-def _config(transformer: Path) -> Mapping[str, Any]:
-    return read_object(transformer / "config.json")
+    return found

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..checkpoint import Recipe
-from ..errors import CheckpointError, ContextLengthError, OptionError, short_repr
+from ..errors import ContextLengthError, OptionError, short_repr
 from ..progress import Callback
+from ..results import SparseEmbedding
+from ..spec import Dense
 from .arguments import BIG, is_text, one_or_many, optional_flag, optional_text, whole
 from .base import DEFAULT_BATCH_TOKENS, BaseModel, ragged
 
@@ -42,8 +45,21 @@ class EmbeddingPipeline:
             raise OptionError(
                 f"{model._parts.identity} is not an embedding model: it has no modules.json with a pooling; use encode"
             )
+        if recipe.late is not None:
+            raise OptionError(f"{model._parts.identity} makes a vector of each token: use embed_tokens or rank")
+        if recipe.sparse is not None:
+            raise OptionError(f"{model._parts.identity} makes weights of terms: use embed_sparse or rank")
         if not recipe.routes:
             raise OptionError(f"{recipe.lacking}: it does not make one vector of a text; use encode")
+        return EmbeddingPipeline(model, recipe)
+
+    @staticmethod
+    def of_kind(model: BaseModel, kind: str) -> EmbeddingPipeline:
+        """The pipeline of a model whose recipe is "sparse" or "late"."""
+        recipe = model._parts.recipe
+        if recipe is None or getattr(recipe, kind) is None:
+            what = {"sparse": "a SpladePooling", "late": "late interaction (ColBERT)"}[kind]
+            raise OptionError(f"{model._parts.identity} has no {what}: use embed, if it is an embedding model")
         return EmbeddingPipeline(model, recipe)
 
     def prompt_text(self, prompt: str | None, prompt_name: str | None, kind: str | None = None) -> str:
@@ -112,11 +128,102 @@ class EmbeddingPipeline:
             skip = len(self._encode(before, limit, True)) - self._after()
 
         def run(batch: list[list[int]]) -> list[Floats]:
-            return list(self._model.core.embed(*ragged(batch), number, skip, width, normalize))
+            # The mean of no token's vector is zero, as in sentence-transformers.
+            empty = sum(not ids for ids in batch)
+            zeros = [np.zeros(width, np.float32)] * empty
+            if empty == len(batch):
+                return zeros
+            found = list(self._model.core.embed(*ragged(batch[: len(batch) - empty]), number, skip, width, normalize))
+            return found + zeros
 
+        if not all(sequences) and any(isinstance(one, Dense) for one in self._model.spec.embeddings[number].layers):
+            raise OptionError("a text has no tokens, and the checkpoint has dense layers: expected some text")
         rows = self._model._map(sequences, len, run, batch_tokens=batch_tokens, progress=progress, what="embedding")
         vectors = np.stack(rows) if rows else np.zeros((0, width), np.float32)
         return vectors[0] if single else vectors
+
+    def sparse(
+        self,
+        texts: list[str],
+        *,
+        kind: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        max_tokens: int | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[SparseEmbedding]:
+        """Weights of the terms of each text."""
+        assert self.recipe.sparse is not None
+        before = self.prompt_text(prompt, prompt_name, kind)
+        optional_flag("truncate", truncate)
+        limit = self._limit(max_tokens)
+        sequences = [self._encode(before + text, limit, truncate) for text in texts]
+        sums, logs = self.recipe.sparse
+
+        def run(batch: list[list[int]]) -> list[SparseEmbedding]:
+            rows = self._model.core.term_weights(*ragged(batch), sums, logs)
+            places = [np.flatnonzero(row) for row in rows]
+            return [SparseEmbedding(ids=at, weights=row[at]) for at, row in zip(places, rows, strict=True)]
+
+        tokens = self._model._logit_tokens(batch_tokens)
+        return self._model._map(sequences, len, run, batch_tokens=tokens, progress=progress, what="embedding")
+
+    def tokens(
+        self,
+        texts: list[str],
+        *,
+        kind: str = "document",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Floats]:
+        """The vectors of the tokens of queries or documents, [tokens, width] each."""
+        late, tokenizer = self.recipe.late, self._model.tokenizer
+        assert late is not None
+        query = kind == "query"
+        before = self.prompt_text(prompt, prompt_name, kind)
+        marker = late.query_marker if query else late.document_marker
+        limits = (late.query_length if query else late.document_length, self.recipe.max_tokens, self._model.max_length)
+        limit = min((one for one in limits if one is not None), default=BIG)
+        if query and late.query_length is not None and late.expansion:
+            limit = late.query_length
+        words = () if query else late.skipped
+        ids_of_words = (tokenizer.token_to_id(word) for word in words)
+        skipped = [one for one in ids_of_words if one is not None and one != tokenizer.unk_token_id]
+        sequences: list[tuple[list[int], int]] = []
+        for text in texts:
+            encoding = tokenizer.encoding(before + text)
+            ids = encoding.truncated(limit - (marker is not None)).ids
+            if marker is not None:
+                ids = [ids[0], self._known(marker), *ids[1:]]
+            unseen = max(0, limit - len(ids)) if query and late.expansion else 0
+            if unseen:
+                ids = [*ids, *[self._known(tokenizer.mask_token)] * unseen]
+            sequences.append((ids, 0 if late.attend else unseen))
+
+        def run(batch: list[tuple[list[int], int]]) -> list[Floats]:
+            flat, starts = ragged([ids for ids, _ in batch])
+            unseen = [count for _, count in batch]
+            found = self._model.core.embed(flat, starts, unseen=unseen if any(unseen) else None)
+            kept = ~np.isin(flat, skipped) if skipped else np.ones(len(flat), bool)
+            return [found[a:b][kept[a:b]] for a, b in pairwise(starts)]
+
+        return self._model._map(
+            sequences, lambda one: len(one[0]), run, batch_tokens=batch_tokens, progress=progress, what="embedding"
+        )
+
+    def _known(self, token: str | None) -> int:
+        """The id of a token that late interaction needs."""
+        found = None if token is None else self._model.tokenizer.token_to_id(token)
+        if found is None:
+            raise OptionError(
+                f"the tokenizer of {self._model._parts.identity} lacks the token {short_repr(token)}, which marks or "
+                "fills the texts of late interaction"
+            )
+        return found
 
     def _width(self, route: int) -> int:
         """Width of the embeddings of a route."""
@@ -139,9 +246,9 @@ class EmbeddingPipeline:
 
     def _encode(self, text: str, limit: int | None, truncate: bool | None) -> list[int]:
         tokenizer = self._model.tokenizer
-        encoding = tokenizer.encoding(text)
+        encoding = tokenizer.encoding(text, add_special_tokens=not self.recipe.static)
         ids = encoding.ids
-        if not ids:
+        if not ids and not self.recipe.static:
             raise OptionError("a text is empty and the tokenizer adds no special tokens: expected some text")
         if limit is not None and len(ids) > limit:
             # Only a bound in the checkpoint's files permits truncation by default, not the length of the
@@ -153,20 +260,3 @@ class EmbeddingPipeline:
                 )
             ids = encoding.truncated(limit).ids
         return ids
-
-
-def similarity(left: Floats, right: Floats, how: str) -> Floats:
-    """Similarity of a vector to each row: cosine, dot, or the negative euclidean or manhattan distance."""
-    wide_left, wide_right = left.astype(np.float64), right.astype(np.float64)
-    if how == "dot":
-        scores = (wide_right * wide_left).sum(axis=1)
-    elif how == "euclidean":
-        scores = -np.sqrt(((wide_right - wide_left) ** 2).sum(axis=1))
-    elif how == "manhattan":
-        scores = -np.abs(wide_right - wide_left).sum(axis=1)
-    elif how == "cosine":
-        norms = np.sqrt((wide_right**2).sum(axis=1)) * np.sqrt((wide_left**2).sum())
-        scores = (wide_right * wide_left).sum(axis=1) / np.maximum(norms, 1e-12)
-    else:
-        raise CheckpointError(f"the similarity {how} is unknown: expected cosine, dot, euclidean or manhattan")
-    return np.asarray(scores, np.float32)

@@ -163,6 +163,7 @@ impl Checked {
             after.push([&tokens[..], &numbers[rows.clone()]].concat());
             let first = tokens.len();
             spans.push(Span {
+                unseen: 0,
                 sequence: *id,
                 rows,
                 first,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 
 from ...progress import Callback
+from ...results import Hit, Pair, SparseEmbedding
+from .. import search
+from ..arguments import choice, is_text, one_or_many, whole
 from ..base import DEFAULT_BATCH_TOKENS, BaseModel
 from ..pooling import EmbeddingPipeline
 
@@ -81,3 +84,118 @@ class Embedder(BaseModel):
         """`embed` for documents: with the first of the prompts "document", "passage" and "corpus" that the checkpoint
         has, if the call gives none, and by the route for documents of a checkpoint with a Router."""
         return EmbeddingPipeline.of(self).embed(texts, kind="document", **options)
+
+    def similarity(self, left: Any, right: Any) -> Floats:
+        """Similarities of vectors, float32 [left, right]: the measure that the checkpoint names (cosine, dot product,
+        or negative Euclidean or Manhattan distance).
+
+        Args:
+            left: vectors [n, width], or one.
+            right: the others.
+        """
+        pipeline = EmbeddingPipeline.of(self)
+        rows = search.as_vectors("left", left)
+        return search.similarity(rows, search.as_vectors("right", right, rows.shape[1]), pipeline.recipe.similarity)
+
+    def semantic_search(
+        self, queries: Any, corpus: Any, *, top_k: int = 10, **options: Unpack[EmbedOptions]
+    ) -> list[list[Hit]]:
+        """For each query the most similar entries of a corpus, best first; exact.
+
+        Args:
+            queries: texts, which `encode_query` embeds, or their vectors [n, width].
+            corpus: texts, which `encode_document` embeds, or their vectors.
+            top_k: number of entries for each query.
+            options: those of `embed`, for texts.
+        """
+        whole("top_k", top_k)
+        pipeline = EmbeddingPipeline.of(self)
+        sides: list[Floats] = []
+        for name, value, kind in (("queries", queries, "query"), ("corpus", corpus, "document")):
+            texts = isinstance(value, str) or (not isinstance(value, np.ndarray) and all(map(is_text, value)))
+            given = pipeline.embed(value, kind=kind, **options) if texts else value
+            sides.append(search.as_vectors(name, given, sides[0].shape[1] if sides else None))
+        found = search.top(sides[0], sides[1], pipeline.recipe.similarity, top_k)
+        return [[Hit(index=index, score=score) for index, score in near] for near in found]
+
+    def paraphrase_mining(
+        self, texts: Sequence[str], *, top_k: int = 100, max_pairs: int = 500_000, **options: Unpack[EmbedOptions]
+    ) -> list[Pair]:
+        """The most similar pairs of a list of texts, best first; exact.
+
+        Args:
+            top_k: number of most similar others that each text is paired with.
+            max_pairs: maximum number of pairs.
+            options: those of `embed`.
+        """
+        whole("top_k", top_k)
+        whole("max_pairs", max_pairs)
+        pipeline = EmbeddingPipeline.of(self)
+        vectors = np.atleast_2d(pipeline.embed(texts, **options))
+        found = search.pairs(vectors, pipeline.recipe.similarity, top_k, max_pairs)
+        return [Pair(score=score, first=i, second=j) for score, i, j in found]
+
+    def embed_sparse(
+        self,
+        texts: str | Sequence[str],
+        *,
+        kind: Literal["query", "document"] | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        max_tokens: int | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> SparseEmbedding | list[SparseEmbedding]:
+        """Weights of the vocabulary's terms, for checkpoints with a SpladePooling: log(1 + max(logit, 0)) of the
+        masked-language head, its maximum (or sum) over the tokens. Formal et al. 2021, https://arxiv.org/abs/2109.10086
+
+        Args:
+            kind: "query" or "document" uses the checkpoint's prompt for them.
+            prompt: as in `embed`, like the other options.
+        """
+        items, single = one_or_many(texts, is_text, "text")
+        if kind is not None:
+            choice("kind", kind, ("query", "document"))
+        found = EmbeddingPipeline.of_kind(self, "sparse").sparse(
+            items,
+            kind=kind,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            truncate=truncate,
+            max_tokens=max_tokens,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
+        return found[0] if single else found
+
+    def embed_tokens(
+        self,
+        texts: str | Sequence[str],
+        *,
+        kind: Literal["query", "document"] = "document",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Floats | list[Floats]:
+        """A vector of each token, float32 [tokens, width], for checkpoints of late interaction (ColBERT) as
+        sentence-transformers, pylate and the ColBERT repository save them. Queries get the checkpoint's marker and are
+        filled up with mask tokens; documents lose their punctuation. Longer texts are cut off at the checkpoint's lengths.
+        Khattab and Zaharia 2020, https://arxiv.org/abs/2004.12832
+
+        Args:
+            kind: whether the texts are queries or documents.
+            prompt: as in `embed`, like the other options.
+        """
+        items, single = one_or_many(texts, is_text, "text")
+        choice("kind", kind, ("query", "document"))
+        found = EmbeddingPipeline.of_kind(self, "late").tokens(
+            items,
+            kind=kind,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
+        return found[0] if single else found

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ...checkpoint import read_object
 from ...errors import OptionError, short_repr
 from ...progress import Callback
@@ -14,7 +16,8 @@ from ...tokenizer import Encoding
 from ..arguments import choice, is_text, one_or_many, optional_flag, optional_text, whole
 from ..base import DEFAULT_BATCH_TOKENS
 from ..heads import HeadModel
-from ..pooling import EmbeddingPipeline, similarity
+from ..pooling import EmbeddingPipeline
+from ..search import similarity
 from .classification import apply
 
 
@@ -61,18 +64,44 @@ class Ranker(HeadModel):
         else:
             if not isinstance(scores, str) or scores != "auto":
                 raise OptionError(f"scores is {short_repr(scores)}: an embedding model always uses its own similarity")
-            values = bi_scores(
-                EmbeddingPipeline.of(self),
-                query,
-                texts,
-                query_prompt,
-                document_prompt,
-                truncate=truncate,
-                batch_tokens=batch_tokens,
-                progress=progress,
-            )
+            values = self._bi_scores(query, texts, query_prompt, document_prompt, truncate, batch_tokens, progress)
         order = sorted(range(len(texts)), key=lambda index: (-values[index], index))
         return [Ranked(index=index, score=values[index], text=texts[index]) for index in order[:top_k]]
+
+    def _bi_scores(
+        self,
+        query: str,
+        texts: list[str],
+        query_prompt: str | None,
+        document_prompt: str | None,
+        truncate: bool | None,
+        batch_tokens: int,
+        progress: bool | Callback | None,
+    ) -> list[float]:
+        """Similarities of the embeddings of a query and of documents: of vectors, of terms or of tokens (MaxSim)."""
+        recipe = self._parts.recipe
+        many: dict[str, Any] = {"kind": "document", "prompt": document_prompt, "batch_tokens": batch_tokens}
+        many["progress"] = progress
+        if recipe is not None and recipe.late is not None:
+            if truncate is False:
+                raise OptionError("truncate is False, but late interaction cuts texts at the checkpoint's lengths")
+            pipeline = EmbeddingPipeline.of_kind(self, "late")
+            (left,) = pipeline.tokens([query], kind="query", prompt=query_prompt)
+            return [float((left @ right.T).max(axis=1).sum()) for right in pipeline.tokens(texts, **many)]
+        if recipe is not None and recipe.sparse is not None:
+            pipeline = EmbeddingPipeline.of_kind(self, "sparse")
+            (one,) = pipeline.sparse([query], kind="query", prompt=query_prompt, truncate=truncate)
+            dense = np.zeros(int(one.ids.max(initial=0)) + 1, np.float32)
+            dense[one.ids] = one.weights
+            scores = []
+            for other in pipeline.sparse(texts, truncate=truncate, **many):
+                shared = other.ids < len(dense)
+                scores.append(float(dense[other.ids[shared]] @ other.weights[shared]))
+            return scores
+        pipeline = EmbeddingPipeline.of(self)
+        vector = pipeline.embed(query, kind="query", prompt=query_prompt, truncate=truncate)
+        vectors = pipeline.embed(texts, truncate=truncate, **many)
+        return [float(score) for score in similarity(vector[None], vectors, pipeline.recipe.similarity)[0]]
 
     def _cross_scores(
         self,
@@ -110,17 +139,3 @@ def rank_function(folder: Path, config: Mapping[str, Any], name: str) -> str:
             "set scores to sigmoid or none"
         )
     return "none" if name == "identity" else "sigmoid"
-
-
-def bi_scores(
-    pipeline: EmbeddingPipeline,
-    query: str,
-    documents: list[str],
-    query_prompt: str | None,
-    document_prompt: str | None,
-    **options: Any,
-) -> list[float]:
-    """Similarities of the embeddings of a query and of documents."""
-    left = pipeline.embed(query, kind="query", prompt=query_prompt, **{**options, "progress": None})
-    right = pipeline.embed(documents, kind="document", prompt=document_prompt, **options)
-    return [float(score) for score in similarity(left, right, pipeline.recipe.similarity)]
