@@ -65,7 +65,7 @@ def test_modules_without_a_transformer_are_named(tmp_path: Path) -> None:
     module = {"idx": 0, "name": "0", "path": "", "type": "someones_package.models.BagOfWords"}
     (tmp_path / "modules.json").write_text(json.dumps([module]))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    words = ("no config.json", "'BagOfWords'", "sentence-transformers", "expected the files of a Transformer")
+    words = ("someones_package.BagOfWords", "code of another package", "expected classes of sentence_transformers")
     fails(lapwing.CheckpointError, lambda: lapwing.load(tmp_path), *words)
 
 

@@ -1,4 +1,4 @@
-"""Late interaction, term weights and static embeddings against recorded outputs of sentence-transformers and ColBERT."""
+"""Late interaction, term weights and static embeddings against recorded outputs of their libraries."""
 
 from __future__ import annotations
 

@@ -242,7 +242,7 @@ def _check_outputs(spec: Spec, task: str | None) -> None:
         OptionError: a head to rank has one output, a head to answer two.
     """
     needed = {"rank": 1, "answer": 2}.get(task or "")
-    found = spec.head.layers[-1].outputs if spec.head is not None and spec.head.layers else needed
+    found = spec.head.output_width(0) if spec.head is not None and spec.head.layers else needed
     if needed is not None and found != needed:
         use = ": use classify" if task == "rank" else ""
         raise OptionError(

@@ -154,7 +154,7 @@ def _route(chain: Chain, late: LateInteraction | None) -> Route:
 
 
 def _stanford(folder: Path) -> Recipe:
-    """The recipe of a folder of the ColBERT repository: a linear layer without bias beside the transformer's weights."""
+    """The recipe of a folder of the ColBERT repository: a linear layer beside the transformer's weights."""
     path = folder / "artifact.metadata"
     size = read_object(path).get("dim")
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:

@@ -181,7 +181,7 @@ class Embedder(BaseModel):
     ) -> Floats | list[Floats]:
         """A vector of each token, float32 [tokens, width], for checkpoints of late interaction (ColBERT) as
         sentence-transformers, pylate and the ColBERT repository save them. Queries get the checkpoint's marker and are
-        filled up with mask tokens; documents lose their punctuation. Longer texts are cut off at the checkpoint's lengths.
+        filled up with mask tokens; documents lose their punctuation. Texts are cut off at the checkpoint's lengths.
         Khattab and Zaharia 2020, https://arxiv.org/abs/2004.12832
 
         Args:
