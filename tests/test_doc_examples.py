@@ -29,6 +29,8 @@ LOCAL: dict[str, Path | str | None] = {
     "Helsinki-NLP/opus-mt-en-de": "lapwing/tiny-en-de",
     "distilbert/distilbert-base-uncased-finetuned-sst-2-english": GOLDEN / "distilbert-seqcls",
     "MoritzLaurer/deberta-v3-base-zeroshot-v2.0": GOLDEN / "deberta-v2-seqcls",
+    "naver/splade-v3": GOLDEN / "splade",
+    "lightonai/GTE-ModernColBERT-v1": GOLDEN / "colbert",
     "deepset/roberta-base-squad2": GOLDEN / "bert-qa",
     "dslim/bert-base-NER": GOLDEN / "bert-tokcls",
     "cross-encoder/ms-marco-MiniLM-L6-v2": GOLDEN / "xlm-roberta-rerank",
