@@ -18,13 +18,16 @@ from lapwing import (
     Fill,
     GenerateOptions,
     Generation,
+    Hit,
     Hypothesis,
     LoadOptions,
     ModelInfo,
+    Pair,
     Ranked,
     Score,
     Seq2Seq,
     SingleOptions,
+    SparseEmbedding,
     Tag,
     TextEncoder,
     TextGenerator,
@@ -109,6 +112,15 @@ def encoding(model: TextEncoder) -> None:
     assert_type(model.features(["A", ("A", "B")]), list[EncoderOutput])
     assert_type(model.embed("A"), Floats)
     assert_type(model.embed(PROMPTS, normalize=True), Floats)
+    assert_type(model.encode_query("A"), Floats)
+    assert_type(model.encode_document(PROMPTS, truncate_dim=64), Floats)
+    assert_type(model.similarity(model.embed("A"), model.embed(PROMPTS)), Floats)
+    assert_type(model.semantic_search("A", PROMPTS, top_k=2), list[list[Hit]])
+    assert_type(model.paraphrase_mining(PROMPTS), list[Pair])
+    assert_type(model.embed_sparse("A"), SparseEmbedding)
+    assert_type(model.embed_sparse(PROMPTS), list[SparseEmbedding])
+    assert_type(model.embed_tokens("A", kind="query"), Floats)
+    assert_type(model.embed_tokens(PROMPTS), list[Floats])
     assert_type(model.classify("A"), Classification)
     assert_type(model.classify(("A", "B"), scores="softmax"), Classification)
     assert_type(model.classify(PROMPTS), list[Classification])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
@@ -135,6 +135,32 @@ class Embedder(BaseModel):
         found = search.pairs(vectors, pipeline.recipe.similarity, top_k, max_pairs)
         return [Pair(score=score, first=i, second=j) for score, i, j in found]
 
+    @overload
+    def embed_sparse(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        texts: str,
+        *,
+        kind: Literal["query", "document"] | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        max_tokens: int | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> SparseEmbedding: ...
+    @overload
+    def embed_sparse(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Literal["query", "document"] | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        truncate: bool | None = None,
+        max_tokens: int | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[SparseEmbedding]: ...
     def embed_sparse(
         self,
         texts: str | Sequence[str],
@@ -169,6 +195,28 @@ class Embedder(BaseModel):
         )
         return found[0] if single else found
 
+    @overload
+    def embed_tokens(  # type: ignore[overload-overlap]  # str is also a sequence of str
+        self,
+        texts: str,
+        *,
+        kind: Literal["query", "document"] = "document",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Floats: ...
+    @overload
+    def embed_tokens(
+        self,
+        texts: Sequence[str],
+        *,
+        kind: Literal["query", "document"] = "document",
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Floats]: ...
     def embed_tokens(
         self,
         texts: str | Sequence[str],
