@@ -1,10 +1,14 @@
 //! Chat templates: Jinja with the results of transformers, rendered without Python and with limits.
 
+mod json;
+mod python;
+
 use crate::error::{Error, Result};
 use chrono::Local;
 use chrono::format::StrftimeItems;
+use json::tojson;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, Value};
+use minijinja::value::{Rest, Serde, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
 
 /// Maximum length of a template in bytes.
@@ -13,10 +17,9 @@ const MAX_SOURCE: usize = 1 << 20;
 const FUEL: u64 = 5_000_000;
 /// Maximum length of a template's output in bytes.
 const MAX_OUTPUT: usize = 16 << 20;
-/// Maximum indent of JSON in spaces.
-const MAX_INDENT: usize = 100;
 
-/// Renders `source` with `variables`, a JSON object.
+/// Renders `source` with `variables`, a JSON object. An object `{"\u{0}integer": "123"}` is a whole number: JSON's
+/// end at 64 bits here.
 pub fn render(source: &str, variables: &str) -> Result<String> {
     let refuse = |e: &minijinja::Error| {
         let mut text = format!("the chat template failed: {}", e.detail().unwrap_or(&e.kind().to_string()));
@@ -32,7 +35,7 @@ pub fn render(source: &str, variables: &str) -> Result<String> {
         )));
     }
     let variables: Value = serde_json::from_str::<serde_json::Value>(variables)
-        .map(|json| Value::from(Serde(json)))
+        .map(|json| Value::from(Serde(python::Variables(&json))))
         .map_err(|e| Error::Option(format!("the chat template's variables are not JSON: {e}")))?;
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
@@ -45,7 +48,14 @@ pub fn render(source: &str, variables: &str) -> Result<String> {
     environment.set_recursion_limit(128);
     environment.set_fuel(Some(FUEL));
     environment.set_unknown_method_callback(method);
+    environment.set_formatter(|out, state, value| match python::differs(value) {
+        true => Ok(out.write_str(&python::string(value)?)?),
+        false => minijinja::escape_formatter(out, state, value),
+    });
     environment.add_filter("tojson", tojson);
+    environment.add_filter("string", string);
+    environment.add_filter("__join", minijinja::filters::join);
+    environment.add_filter("join", join);
     environment.add_function(
         "raise_exception",
         |text: String| -> std::result::Result<String, minijinja::Error> {
@@ -63,6 +73,32 @@ pub fn render(source: &str, variables: &str) -> Result<String> {
     }
     result.map_err(|e| refuse(&e))?;
     String::from_utf8(out.text).map_err(|_| Error::Internal("a template wrote invalid text".to_owned()))
+}
+
+/// Python's `str`.
+fn string(value: &Value) -> std::result::Result<Value, minijinja::Error> {
+    if value.kind() == ValueKind::String {
+        return Ok(value.clone());
+    }
+    python::string(value).map(Value::from)
+}
+
+/// The filter `join` with Python's texts of the items.
+fn join(
+    state: &mut minijinja::State<'_, '_>,
+    value: &Value,
+    arguments: Rest<Value>,
+) -> std::result::Result<Value, minijinja::Error> {
+    let mut all = vec![value.clone()];
+    if arguments.len() < 2 && matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        let items = value.try_iter()?.map(|item| match python::differs(&item) {
+            true => python::string(&item).map(Value::from),
+            false => Ok(item),
+        });
+        all[0] = Value::from(items.collect::<std::result::Result<Vec<Value>, _>>()?);
+    }
+    all.extend(arguments.iter().cloned());
+    state.apply_filter("__join", &all)
 }
 
 /// Output with a maximum length.
@@ -230,120 +266,6 @@ fn partition(text: &str, name: &str, arguments: &[Value]) -> std::result::Result
     Ok(Value::from_iter(parts.map(str::to_owned)))
 }
 
-/// JSON in the format of Python's `json.dumps`. As in transformers, letters outside of ASCII are kept by
-/// default.
-fn tojson(value: &Value, kwargs: Kwargs) -> std::result::Result<Value, minijinja::Error> {
-    let wrong = |text: String| minijinja::Error::new(ErrorKind::InvalidOperation, text);
-    let indent: Option<usize> = kwargs.get("indent")?;
-    if let Some(indent) = indent.filter(|n| *n > MAX_INDENT) {
-        return Err(wrong(format!("tojson's indent is {indent}: expected at most {MAX_INDENT}")));
-    }
-    let separators: Option<Vec<String>> = kwargs.get("separators")?;
-    let (item, key) = match separators.as_deref() {
-        None => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
-        Some([item, key]) => (item.clone(), key.clone()),
-        Some(other) => {
-            return Err(wrong(format!("tojson's separators are {}: expected two", other.len())));
-        }
-    };
-    let mut json = Json {
-        indent,
-        ascii: kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false),
-        sorted: kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false),
-        item,
-        key,
-        out: String::new(),
-    };
-    kwargs.assert_all_used()?;
-    let value = serde_json::to_value(value)
-        .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    if !json.write(&value, 0) {
-        return Err(wrong(format!("tojson wrote more than {MAX_OUTPUT} bytes")));
-    }
-    Ok(Value::from_safe_string(json.out))
-}
-
-/// Writes JSON in Python's format.
-struct Json {
-    indent: Option<usize>,
-    ascii: bool,
-    sorted: bool,
-    /// Separators of items, and of a key and its value.
-    item: String,
-    key: String,
-    out: String,
-}
-
-impl Json {
-    /// Returns false once the text is too long.
-    fn write(&mut self, value: &serde_json::Value, depth: usize) -> bool {
-        match value {
-            serde_json::Value::Array(items) if !items.is_empty() => {
-                self.out.push('[');
-                for (i, item) in items.iter().enumerate() {
-                    self.begin(i, depth);
-                    if !self.write(item, depth + 1) {
-                        return false;
-                    }
-                }
-                self.line(depth);
-                self.out.push(']');
-            }
-            serde_json::Value::Object(items) if !items.is_empty() => {
-                let mut entries: Vec<_> = items.iter().collect();
-                if self.sorted {
-                    entries.sort_by_key(|(key, _)| key.as_str());
-                }
-                self.out.push('{');
-                for (i, (key, item)) in entries.into_iter().enumerate() {
-                    self.begin(i, depth);
-                    self.text(key);
-                    self.out.push_str(&self.key.clone());
-                    if !self.write(item, depth + 1) {
-                        return false;
-                    }
-                }
-                self.line(depth);
-                self.out.push('}');
-            }
-            serde_json::Value::String(text) => self.text(text),
-            other => self.out.push_str(&other.to_string()),
-        }
-        self.out.len() <= MAX_OUTPUT
-    }
-
-    fn begin(&mut self, index: usize, depth: usize) {
-        if index > 0 {
-            self.out.push_str(&self.item.clone());
-        }
-        self.line(depth + 1);
-    }
-
-    fn line(&mut self, depth: usize) {
-        if let Some(indent) = self.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent * depth));
-        }
-    }
-
-    fn text(&mut self, text: &str) {
-        let quoted = serde_json::Value::from(text).to_string();
-        if !self.ascii {
-            self.out.push_str(&quoted);
-            return;
-        }
-        for c in quoted.chars() {
-            if c.is_ascii() {
-                self.out.push(c);
-                continue;
-            }
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                self.out.push_str(&format!("\\u{unit:04x}"));
-            }
-        }
-    }
-}
-
 /// The current local time in a format of `strftime`.
 fn strftime_now(format: &str) -> std::result::Result<String, minijinja::Error> {
     let items = StrftimeItems::new(format).parse().map_err(|_| {
@@ -372,6 +294,43 @@ mod tests {
         let source = "{%- for m in messages %}{{ m.role | upper }}: {{ m['content'].strip() }}\n{% endfor %}{{ {'a': [1, 'ü']} | tojson }}";
         let text = render(source, r#"{"messages": [{"role": "user", "content": " hi "}]}"#);
         assert_eq!(text.as_deref(), Ok("USER: hi\n{\"a\": [1, \"ü\"]}"));
+    }
+
+    #[test]
+    fn numbers_are_written_as_python_writes_them() {
+        let variables = r#"{"a": {"x": 1e-05, "y": 2.5e-7, "z": 1e16, "w": 0.0001, "v": 123456789.5, "i": 3, "o": 1.0,
+            "big": {"\u0000integer": "123456789012345678901"}, "huge": {"\u0000integer": "-1234567890123456789012345678901234567890123"}}}"#;
+        for (source, wanted) in [
+            (
+                "{{ a.x }} {{ a.y }} {{ a.z }} {{ a.w }} {{ a.v }} {{ a.o }}",
+                "1e-05 2.5e-07 1e+16 0.0001 123456789.5 1.0",
+            ),
+            (
+                "{{ a.big }} {{ a.huge }}",
+                "123456789012345678901 -1234567890123456789012345678901234567890123",
+            ),
+            ("{{ a.big + 1 }} {{ a.big is number }}", "123456789012345678902 True"),
+            (
+                "{{ [a.x, a.y, 'it', a.big] }} {{ {'k': [a.z]} }}",
+                "[1e-05, 2.5e-07, 'it', 123456789012345678901] {'k': [1e+16]}",
+            ),
+            (
+                "{{ a.x | string }}|{{ [a.z, 'n', 2] | join(', ') }}|{{ [[a.z]] | join }}",
+                "1e-05|1e+16, n, 2|[1e+16]",
+            ),
+            (
+                "{{ [a.x, a.big, a.huge, a.z, 1.0] | tojson }}",
+                "[1e-05, 123456789012345678901, -1234567890123456789012345678901234567890123, 1e+16, 1.0]",
+            ),
+            (
+                "{{ -1e-7 }} {{ 1e100 | tojson }} {{ 1e22 }} {{ 1.5e300 * 1e10 }}",
+                "-1e-07 1e+100 1e+22 1.5e+310",
+            ),
+            ("{{ {1: 2, true: 3} | tojson }}", "{\"1\": 2, \"true\": 3}"),
+        ] {
+            let wanted = wanted.replace("1.5e+310", "inf");
+            assert_eq!(render(source, variables).as_deref(), Ok(wanted.as_str()), "{source}");
+        }
     }
 
     #[test]

@@ -259,17 +259,19 @@ def layers(draw: st.DrawFn, *, decoder: bool, cross: bool, hidden: int, span: in
 @st.composite
 def stems(draw: st.DrawFn, *, decoder: bool) -> TokenStem:
     embedding = maybe(draw, st.integers(1, 24))
+    positions = draw(st.sampled_from((0, LONGEST)))
     return TokenStem(
         vocab_size=VOCABULARY,
         embedding_size=embedding,
         scale=draw(st.sampled_from((1.0, 2.5))),
         projection_bias=embedding is not None and draw(st.booleans()),
         project_before_positions=embedding is not None and draw(st.booleans()),
-        positions=draw(st.sampled_from((0, LONGEST))),
+        positions=positions,
         segments=0 if decoder else draw(st.sampled_from((0, 2))),
         norm=maybe(draw, norms()),
         norm_before_positions=draw(st.booleans()),
         unplaced=maybe(draw, st.integers(0, VOCABULARY - 1)),
+        padding=None if decoder or not positions else maybe(draw, st.integers(0, VOCABULARY - 1)),
         dropout=None if decoder else maybe(draw, st.just(TokenDropout(mask=3, kept=0.88))),
     )
 

@@ -38,13 +38,17 @@ class Result:
 class TokenLogprob(Result):
     """One token and its natural log-probability before temperature and filters.
 
-    ``top`` holds the most probable tokens at this step, best first, as (id, text, log-probability).
+    ``bytes`` are the bytes that the token adds to the text: joined, they are the UTF-8 of the whole text, but for a
+    space at its start and for special tokens, which the text omits. ``text`` is their text; a byte that is not a whole
+    character is written as ``\\xe6``. ``top`` holds the most probable tokens at this step, best first, as (id, text,
+    log-probability).
     """
 
     id: int
     text: str
     logprob: float
     top: tuple[tuple[int, str, float], ...] = ()
+    bytes: bytes = b""
 
 
 @dataclass(frozen=True, kw_only=True)

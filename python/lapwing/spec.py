@@ -332,6 +332,7 @@ class TokenStem:
     Tables and norm are ``embedding_size`` wide, or ``hidden_size`` with ``project_before_positions``.
     ``norm_before_positions`` adds positions and segments to what ``norm`` makes of the tokens
     (Blenderbot small); the token ``unplaced`` gets no position, though it takes up one (padding that M2M-100 writes).
+    The token ``padding`` takes up no position, in encoders; its own is a further row at the end of the table.
     """
 
     kind: ClassVar[str] = "tokens"
@@ -346,6 +347,7 @@ class TokenStem:
     norm: Norm | None = None
     norm_before_positions: bool = False
     unplaced: int | None = None
+    padding: int | None = None
     dropout: TokenDropout | None = None
 
 

@@ -93,7 +93,11 @@ pub fn process(
         if length > start {
             for &id in &o.eos_ids {
                 let v = &mut logits[id as usize];
-                *v += v.abs() * (factor.powi((length - start) as i32) as f32 - 1.0);
+                // Forbidden end tokens stay so; zero stays zero however large the factor has become.
+                if v.is_finite() && *v != 0.0 {
+                    let raised = *v + v.abs() * (factor.powi((length - start) as i32) - 1.0) as f32;
+                    *v = raised.clamp(f32::MIN, f32::MAX);
+                }
             }
         }
     }
@@ -230,6 +234,12 @@ mod tests {
         assert_eq!(changed(Options { min_length: 3, eos_ids: vec![5], ..d() }, &[1, 2], &[]), [5]);
         assert_eq!(changed(Options { suppress_tokens: vec![6], ..d() }, &[1, 2], &[]), [6]);
         assert_eq!(changed(Options { begin_suppress_tokens: vec![6], ..d() }, &[1], &[]), [6]);
+        let decay = Options { exponential_decay_length_penalty: Some((0, 1.5)), eos_ids: vec![5], ..d() };
+        assert_eq!(changed(decay.clone(), &[1, 2], &[]), [5]);
+        let forbidden = run(Options { min_tokens: 9, ..decay.clone() }, &[1, 2], 1, &[]);
+        assert_eq!(forbidden[5], FORBIDDEN);
+        let huge = Options { exponential_decay_length_penalty: Some((0, 1e3)), ..decay };
+        assert_eq!(run(huge, &[1; 2000], 1, &[])[5], f32::MAX);
         assert_eq!(changed(Options { logit_bias: [(4, 2.0)].into(), ..d() }, &[1], &[]), [4]);
         assert_eq!(changed(Options { sequence_bias: vec![(vec![1, 4], 2.0)], ..d() }, &[1], &[]), [4]);
         assert_eq!(run(Options { forced_bos_token_id: Some(3), ..d() }, &[1], 1, &[])[3], 0.0);

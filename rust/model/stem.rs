@@ -28,6 +28,7 @@ TokenStemSpec {
     #[serde(default)] norm: Option<NormSpec>,
     #[serde(default)] norm_before_positions: bool,
     #[serde(default)] unplaced: Option<usize>,
+    #[serde(default)] padding: Option<usize>,
     #[serde(default)] dropout: Option<TokenDropout>,
 });
 
@@ -148,6 +149,14 @@ impl TokenStemSpec {
                 return refuse(place, "dropout", "given", "none in a decoder");
             }
         }
+        if let Some(padding) = self.padding {
+            if decoder {
+                return refuse(place, "padding", padding, "none in a decoder");
+            }
+            if self.positions == 0 {
+                return refuse(place, "padding", padding, "none without a table of positions");
+            }
+        }
         norms(place, &[("norm", &self.norm)])
     }
 }
@@ -172,7 +181,9 @@ impl TokenStem {
             0 => Vec::new(),
             _ => walk.values(format!("{name}.{part}.weight"), vec![rows, table_width]),
         };
-        let (position, segment) = (table("position", spec.positions), table("segment", spec.segments));
+        // The last row belongs to padding.
+        let positions = spec.positions + usize::from(spec.padding.is_some());
+        let (position, segment) = (table("position", positions), table("segment", spec.segments));
         TokenStem {
             width,
             token: walk.matrix(format!("{name}.token.weight"), spec.vocab_size, token_width, Use::Vocabulary),
@@ -243,6 +254,7 @@ impl TokenStem {
     fn add_tables(&self, input: Input<'_>, spans: &[Span], out: &mut [f32], width: usize) {
         let s = &self.spec;
         for span in spans {
+            let mut padded = 0;
             for row in span.rows.clone() {
                 let out = &mut out[row * width..][..width];
                 let mut add = |table: &[f32], index: usize| {
@@ -253,8 +265,12 @@ impl TokenStem {
                 if s.segments > 0 {
                     add(&self.segment, input.segments.map_or(0, |t| t[row] as usize));
                 }
-                if s.positions > 0 && s.unplaced != Some(input.ids[row] as usize) {
-                    add(&self.position, span.first + row - span.rows.start);
+                let id = Some(input.ids[row] as usize);
+                if s.positions > 0 && s.padding == id {
+                    padded += 1;
+                    add(&self.position, s.positions);
+                } else if s.positions > 0 && s.unplaced != id {
+                    add(&self.position, span.first + row - span.rows.start - padded);
                 }
             }
         }

@@ -110,7 +110,9 @@ class Twin:
             x = x + w[f"{place}.segment.weight"][[0] * len(ids) if segments is None else list(segments)]
         if stem.positions:
             placed = np.array(ids) != (-1 if stem.unplaced is None else stem.unplaced)
-            x = x + w[f"{place}.position.weight"][: len(ids)] * placed[:, None]
+            padding = np.array(ids) == (-1 if stem.padding is None else stem.padding)
+            rows = np.where(padding, stem.positions, np.cumsum(~padding) - 1)
+            x = x + w[f"{place}.position.weight"][rows] * (placed | padding)[:, None]
         if not stem.norm_before_positions:
             x = norm(stem.norm, w, f"{place}.norm", x)
         if stem.embedding_size is not None and not stem.project_before_positions:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
+
 from ..checkpoint import Config, Tensor
 from ..spec import Attention, Dense, Head, LanguageHead, Layer, Model, Norm, Stack
 from ._common import classifier, edit_blocks, question_answering
@@ -124,10 +126,12 @@ def tensors(
 
 
 def shift(out: Renamed, first: int) -> None:
-    """Drops the rows of the position table before ``first``, which no token uses."""
+    """Drops the rows of the position table before ``first``, which no token uses, and puts that of padding, the one
+    before it, at the end."""
     table = out.get("encoder.embedding.position.weight")
-    if table is not None and table.shape:
-        out["encoder.embedding.position.weight"] = table.rows(first, table.shape[0])
+    if table is not None and len(table.shape) == 2 and table.shape[0] >= first:
+        used = table.rows(first - 1, table.shape[0])
+        out["encoder.embedding.position.weight"] = used.gather(used.shape, lambda rows: np.roll(rows, -1, axis=0))
 
 
 def adjust(model: Model, out: Mapping[str, Tensor]) -> Model:

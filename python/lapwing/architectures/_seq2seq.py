@@ -86,7 +86,7 @@ class Shape:
     ``place`` is where each block has its norm; with norms before the blocks each stack ends in one more. Positions are
     learned, less the first ``offset`` rows of their table, or those of ``table`` unless a table is stored. With
     ``decoder_norm_first`` the decoder norms its tokens, never scaled, before it adds positions. With
-    ``padding_unplaced`` the decoder gives padding, where it writes it, no position.
+    ``padding_unplaced`` padding within a text gets no position: it takes up none in the encoder, one in the decoder.
     """
 
     place: Literal["input_norm", "residual_norm"]
@@ -163,6 +163,7 @@ class Shape:
                 norm=norm if self.embedding_norm else None,
                 norm_before_positions=norm_first,
                 unplaced=config.size("pad_token_id", minimum=0) if decoder and self.padding_unplaced else None,
+                padding=None if decoder or not self.padding_unplaced else config.size("pad_token_id", minimum=0),
             ),
             layers=(one,) * config.size(f"{side}_layers"),
             max_length=positions,
@@ -196,8 +197,9 @@ class Shape:
             if stored is not None and self.offset and stored.shape and stored.shape[0] > self.offset:
                 out[name] = stored.rows(self.offset, stored.shape[0])
             elif stored is None and self.table is not None:
-                table = table if table is not None else Tensor.constant("positions", self.table(config))
-                out[name] = table
+                table = table if table is not None else self.table(config)
+                padding = np.zeros((int(self.padding_unplaced and side == "encoder"), table.shape[1]), np.float32)
+                out[name] = Tensor.constant(f"{side} positions", np.concatenate([table, padding]))
         if task in HEADS:
             out.pop("language_head.weight", None)
         elif self.logits_bias:

@@ -87,8 +87,9 @@ def layer(config: Config) -> Layer:
     return _common.layer(attention(config, hidden, heads), feed_forward, residual_norm=layer_norm(config))
 
 
-def encoder(config: Config, layer: Layer, *, positions: int, placed: bool = True) -> Stack:
-    """The stack of the family, of up to ``positions`` tokens; ``placed`` is whether there is a table of positions."""
+def encoder(config: Config, layer: Layer, *, positions: int, placed: bool = True, padding: int | None = None) -> Stack:
+    """The stack of the family, of up to ``positions`` tokens; ``placed`` is whether there is a table of positions,
+    ``padding`` the id of tokens that take up no position."""
     return Stack(
         hidden_size=config.size("hidden_size"),
         stem=TokenStem(
@@ -96,6 +97,7 @@ def encoder(config: Config, layer: Layer, *, positions: int, placed: bool = True
             positions=positions if placed else 0,
             segments=config.size("type_vocab_size", minimum=0),
             norm=layer_norm(config),
+            padding=padding,
         ),
         layers=(layer,) * config.size("num_hidden_layers"),
         max_length=positions,

@@ -47,12 +47,13 @@ def spec(config: Config, task: str) -> Model:
     config = config.with_values(type_vocab_size=0, hidden_act="gelu")
     norm = layer_norm(config)
     layer = pre_norm(bert.layer(config), norm)
-    positions = config.size("max_position_embeddings")
+    positions, padding = config.size("max_position_embeddings"), None
     if _rotates(config):
         layer = edit(layer, "attention", rotary=rotary(config, bert.head_dim(config)))
     else:
-        positions -= roberta.first_position(config)
-    stack = bert.encoder(config, layer, positions=positions, placed=not _rotates(config))
+        first = roberta.first_position(config)
+        positions, padding = positions - first, first - 1
+    stack = bert.encoder(config, layer, positions=positions, placed=not _rotates(config), padding=padding)
     dropout = None
     if config.flag("token_dropout"):
         dropout = TokenDropout(mask=config.size("mask_token_id", minimum=0), kept=KEPT_SHARE)
@@ -67,5 +68,6 @@ def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Rena
         # Stored by some checkpoints, but unused.
         ignore.append(names.pop("encoder.embedding.position").replace(".", r"\.") + r"\.weight")
     out = _encoder.tensors(checkpoint, task, names, roberta.HEADS, prefixes=("esm.",), ignore=ignore)
-    _encoder.shift(out, roberta.first_position(config))
+    if not _rotates(config):
+        _encoder.shift(out, roberta.first_position(config))
     return out

@@ -41,8 +41,9 @@ def spec(config: Config, task: str) -> Model:
         raise config.wrong("relative_attention_num_buckets", f"{_BUCKETS}")
     bias = RelativeBias(buckets=_BUCKETS, max_distance=128, bidirectional=True)
     layer = edit(bert.layer(config), "attention", relative_bias=bias)
-    positions = config.size("max_position_embeddings") - roberta.first_position(config)
-    return roberta.heads(config, task, bert.encoder(config, layer, positions=positions))
+    first = roberta.first_position(config)
+    positions = config.size("max_position_embeddings") - first
+    return roberta.heads(config, task, bert.encoder(config, layer, positions=positions, padding=first - 1))
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

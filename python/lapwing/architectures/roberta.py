@@ -29,7 +29,7 @@ DEFAULTS = bert.DEFAULTS
 
 
 def first_position(config: Config) -> int:
-    """Row of the position table that the first token uses: rows up to the padding's serve no token."""
+    """Row of the position table that the first token uses; the one before it is that of padding, wherever it is."""
     first = config.size("pad_token_id", default=1, minimum=0) + 1
     if config.size("max_position_embeddings") <= first:
         raise config.wrong("max_position_embeddings", f"more than pad_token_id + 1, {first}")
@@ -45,8 +45,9 @@ def heads(config: Config, task: str, stack: Stack) -> Model:
 
 def spec(config: Config, task: str) -> Model:
     bert.absolute(config)
-    positions = config.size("max_position_embeddings") - first_position(config)
-    return heads(config, task, bert.encoder(config, bert.layer(config), positions=positions))
+    first = first_position(config)
+    positions = config.size("max_position_embeddings") - first
+    return heads(config, task, bert.encoder(config, bert.layer(config), positions=positions, padding=first - 1))
 
 
 def tensors(config: Config, checkpoint: Mapping[str, Tensor], task: str) -> Renamed:

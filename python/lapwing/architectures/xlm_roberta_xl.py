@@ -37,8 +37,8 @@ DEFAULTS = {
 def spec(config: Config, task: str) -> Model:
     norm = layer_norm(config)
     layer = pre_norm(bert.layer(config), norm)
-    positions = config.size("max_position_embeddings") - roberta.first_position(config)
-    stack = bert.encoder(config, layer, positions=positions)
+    first = roberta.first_position(config)
+    stack = bert.encoder(config, layer, positions=config.size("max_position_embeddings") - first, padding=first - 1)
     return roberta.heads(config, task, replace(stack, stem=replace(stack.stem, norm=None), final_norm=norm))
 
 

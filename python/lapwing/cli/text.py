@@ -62,6 +62,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
+    if isinstance(value, bytes):
+        return list(value)
     if hasattr(value, "tolist"):
         return value.tolist()
     return value

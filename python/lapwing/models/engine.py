@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ContextLengthError
 from ..results import Chunk
 from .base import ragged
-from .transcript import Finished, Transcript, first_stop, token_logprob
+from .transcript import Finished, Transcript, token_logprob
 
 if TYPE_CHECKING:
     from .. import _core
@@ -135,11 +135,12 @@ def _finished(
     """A hypothesis without a transcript; those of a beam search are cut afterwards."""
     finished = Finished(ids, score, reason)
     if job.request.stop:
-        text = job.tokenizer().decode([*prefix, *ids], skip_special_tokens=True)
-        start = len(job.tokenizer().decode(prefix, skip_special_tokens=True)) if prefix else 0
-        cut = first_stop(text, job.request.stop, start)
-        if cut is not None:
-            finished.reason, finished.text = "stop", text[:cut]
+        request = replace(job.request, logprobs=None, stopping=None)
+        transcript = Transcript(job.tokenizer(), request, text=True, prefix=prefix)
+        for token in ids:
+            transcript.take(token, 0.0, [])
+        found = transcript.finished(score, reason)
+        finished.reason, finished.text = found.reason, found.text
     if job.request.logprobs is not None:
         finished.logprobs = [
             token_logprob(job.tokenizer(), token, own, top) for token, (own, top) in zip(ids, scored, strict=True)

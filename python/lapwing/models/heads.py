@@ -55,10 +55,15 @@ class HeadModel(BaseModel):
             return "rank" if self._outputs == 1 else "classify"
         return "answer" if task_of(self.config) == "question-answering" else "tag"
 
+    def _bound(self) -> int | None:
+        """The length to which texts are truncated: that of the model, or the tokenizer's if it is less."""
+        bounds = [bound for bound in (self.max_length, self.tokenizer.max_length) if bound is not None]
+        return min(bounds, default=None)
+
     def _encode(self, item: TextOrPair, truncate: bool = False) -> Encoding:
         text, pair = (item, None) if isinstance(item, str) else item
         encoding = self.tokenizer.encoding(text, pair)
-        limit = self.max_length
+        limit = self._bound() if truncate else self.max_length
         if not encoding.ids:
             raise OptionError("a text is empty and the tokenizer adds no special tokens: expected some text")
         if limit is not None and len(encoding) > limit:
@@ -67,7 +72,7 @@ class HeadModel(BaseModel):
                     f"a text has {len(encoding)} tokens: expected at most {limit}, the length of this model; "
                     "truncate=True shortens it, if the method has that option"
                 )
-            encoding = encoding.truncated(limit)
+            encoding = encoding.truncated(limit, self.tokenizer.truncation_side)
         return encoding
 
     def _arrays(self, batch: Sequence[Encoding]) -> tuple[Any, Any, Any]:

@@ -121,7 +121,7 @@ class EmbeddingPipeline:
         dim = self.recipe.truncate_dim if truncate_dim is None else truncate_dim
         if dim is not None:
             width = whole("truncate_dim", dim, 1, width)
-        limit = self._limit(max_tokens)
+        limit = self._limit(max_tokens, truncate)
         sequences = [self._encode(before + text, limit, truncate) for text in items]
         skip = 0
         if before and not list(self.recipe.routes.values())[number].include_prompt:
@@ -158,7 +158,7 @@ class EmbeddingPipeline:
         assert self.recipe.sparse is not None
         before = self.prompt_text(prompt, prompt_name, kind)
         optional_flag("truncate", truncate)
-        limit = self._limit(max_tokens)
+        limit = self._limit(max_tokens, truncate)
         sequences = [self._encode(before + text, limit, truncate) for text in texts]
         sums, logs = self.recipe.sparse
 
@@ -196,7 +196,7 @@ class EmbeddingPipeline:
         sequences: list[tuple[list[int], int]] = []
         for text in texts:
             encoding = tokenizer.encoding(before + text)
-            ids = encoding.truncated(limit - (marker is not None)).ids
+            ids = encoding.truncated(limit - (marker is not None), tokenizer.truncation_side).ids
             if marker is not None:
                 ids = [ids[0], self._known(marker), *ids[1:]]
             unseen = max(0, limit - len(ids)) if query and late.expansion else 0
@@ -232,11 +232,14 @@ class EmbeddingPipeline:
         assert stack is not None
         return spec.embeddings[route].output_width(stack.output_size or stack.hidden_size)
 
-    def _limit(self, max_tokens: int | None) -> int | None:
+    def _limit(self, max_tokens: int | None, truncate: bool | None) -> int | None:
         longest = self._model.max_length
         if max_tokens is not None:
             return whole("max_tokens", max_tokens, 1, longest or BIG)
-        bounds = [bound for bound in (longest, self.recipe.max_tokens) if bound is not None]
+        ours = self.recipe.max_tokens
+        if ours is None and truncate:
+            ours = self._model.tokenizer.max_length
+        bounds = [bound for bound in (longest, ours) if bound is not None]
         return min(bounds, default=None)
 
     def _after(self) -> int:
@@ -258,5 +261,5 @@ class EmbeddingPipeline:
                 raise ContextLengthError(
                     f"a text has {len(ids)} tokens: expected at most {limit}; truncate=True shortens it"
                 )
-            ids = encoding.truncated(limit).ids
+            ids = encoding.truncated(limit, tokenizer.truncation_side).ids
         return ids

@@ -45,7 +45,8 @@ class Finished:
 class Transcript:
     """Follows one sequence: its tokens, with ``text`` its text, and where a stop string or a function ends it.
 
-    ``prefix`` are the last ids of the prompt, if the text begins with them.
+    ``prefix`` are the last ids of the prompt, if the text begins with them. Stop strings are searched in the text with
+    the special tokens, which a stop string may spell; the text that users see is without them.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Transcript:
         self._text = ""
         self._searched = 0
         self._sent_ids = 0
-        self._sent_text = 0
+        self._sent = 0
+        self._hidden: list[tuple[int, int]] = []
+        """Spans of the text that are special tokens."""
         self._shown_ids: list[int] = []  # for the caller's function, which may change it
         if self._decoder is not None and prefix:
             self._text = self._decoder.push(prefix)
@@ -78,9 +81,13 @@ class Transcript:
             self._logprobs.append(token_logprob(self._tokenizer, token, logprob, top))
         if self._decoder is not None:
             self._add(self._decoder.push([token]))
+            if self._request.stop and token in self._tokenizer.special_ids and not self._cut:
+                spelled = self._tokenizer.id_to_token(token) or ""
+                self._hidden.append((len(self._text), len(self._text) + len(spelled)))
+                self._add(spelled)
         if self._request.stopping is not None and not self.stopped:
             self._shown_ids.append(token)
-            ends = self._request.stopping(self._shown_ids, self._text[self._own :])
+            ends = self._request.stopping(self._shown_ids, self._shown(self._own, len(self._text)))
             # A function without return is a mistake; arrays of one element are not.
             if ends is None or isinstance(ends, str):
                 raise OptionError(f"stopping returned {short_repr(ends)}: expected True or False")
@@ -90,20 +97,30 @@ class Transcript:
     def finished(self, score: float, reason: str) -> Finished:
         """The whole sequence, with its text if a stop string cut it."""
         self._end()
-        text = self._text if self._cut else None
+        text = self._shown(0, len(self._text)) if self._cut else None
         return Finished(self._ids, score, "stop" if self.stopped else reason, text, self._logprobs)
 
     def chunk(self) -> Chunk | None:
         """The new text that cannot be the beginning of a stop string, if any."""
-        text = self._text[self._sent_text :]
+        end = len(self._text)
         if not self._cut:
-            text = text[: len(text) - held_back(text, self._request.stop)]
-        return self._send(text, None) if text else None
+            end -= held_back(self._text[self._sent :], self._request.stop)
+        text = self._shown(self._sent, end)
+        return self._send(text, end, None) if text else None
 
     def last_chunk(self, reason: str) -> Chunk:
         """The remaining text at the end."""
         self._end()
-        return self._send(self._text[self._sent_text :], "stop" if self.stopped else reason)
+        end = len(self._text)
+        return self._send(self._shown(self._sent, end), end, "stop" if self.stopped else reason)
+
+    def _shown(self, start: int, end: int) -> str:
+        """A part of the text without special tokens."""
+        parts = []
+        for first, last in self._hidden:
+            parts.append(self._text[start : min(max(first, start), end)])
+            start = max(start, last)
+        return "".join(parts) + self._text[start:end]
 
     def _add(self, text: str) -> None:
         """Adds text and cuts it where a stop string begins."""
@@ -120,17 +137,23 @@ class Transcript:
         if self._decoder is not None and not self._cut:
             self._add(self._decoder.finish())
 
-    def _send(self, text: str, reason: str | None) -> Chunk:
+    def _send(self, text: str, end: int, reason: str | None) -> Chunk:
         sent, self._sent_ids = self._sent_ids, len(self._ids)
-        self._sent_text += len(text)
+        self._sent = max(end, self._sent)
         logprobs = tuple(self._logprobs[sent:]) if self._request.logprobs is not None else None
         return Chunk(text=text, ids=tuple(self._ids[sent:]), finish_reason=reason, logprobs=logprobs, index=self._index)
 
 
 def token_logprob(tokenizer: Tokenizer, token: int, logprob: float, top: list[tuple[int, float]]) -> TokenLogprob:
     """A token's log-probability with its text, and the alternatives with theirs."""
-    rivals = tuple((index, tokenizer.decode([index]), value) for index, value in top)
-    return TokenLogprob(id=token, text=tokenizer.decode([token]), logprob=logprob, top=rivals)
+    rivals = tuple((index, readable(tokenizer.token_bytes(index)), value) for index, value in top)
+    own = tokenizer.token_bytes(token)
+    return TokenLogprob(id=token, text=readable(own), bytes=own, logprob=logprob, top=rivals)
+
+
+def readable(data: bytes) -> str:
+    """The text of a token's bytes; those of an incomplete character as ``\\xe6``."""
+    return data.decode("utf-8", "backslashreplace")
 
 
 def first_stop(text: str, stops: Sequence[str], start: int = 0) -> int | None:

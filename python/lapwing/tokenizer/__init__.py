@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from .. import foreign
 from ..errors import CheckpointError, OptionError, short_repr
-from . import template
+from . import pieces, template
 from .encoding import Encoding
 from .files import build, guarded, read_config, special_tokens
 from .marian import Marian
+from .sentencepiece import SPACE
 from .stream import StreamDecoder
 
 __all__ = ["Encoding", "StreamDecoder", "Tokenizer"]
@@ -49,6 +50,8 @@ class Tokenizer:
         else:
             added = self._backend.get_added_tokens_decoder()
             self._special_ids = frozenset(index for index, token in added.items() if token.special)
+            self._added = frozenset(added)
+            self._writing = pieces.Writing.of(self._backend.decoder)
             self._control = [token.content for token in added.values() if token.special]
             kind = type(self._backend.model).__name__
             self._clean_up = bool(self.config.get("clean_up_tokenization_spaces")) and kind != "BPE"
@@ -108,6 +111,16 @@ class Tokenizer:
         return None
 
     @property
+    def truncation_side(self) -> str:
+        """The side at which a text loses the tokens that are too many: "right", or "left"."""
+        side = self.config.get("truncation_side") or "right"
+        if side not in ("left", "right"):
+            raise CheckpointError(
+                f"tokenizer_config.json has truncation_side {short_repr(side)}: expected left or right"
+            )
+        return str(side)
+
+    @property
     def word_pieces(self) -> bool:
         """Whether continuation pieces are marked in their text (WordPiece)."""
         return self._backend is not None and bool(getattr(self._backend.model, "continuing_subword_prefix", None))
@@ -139,6 +152,17 @@ class Tokenizer:
         except OverflowError:
             return None
         return None if found is None else str(found)
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes that a token adds to a text: a piece of a character for a byte token, the space before a word
+        that starts with one; for a special token, its name."""
+        text = self.id_to_token(index)
+        if text is None:
+            return b""
+        if self._marian is not None or index in self._added:
+            plain = text if self._marian is None or index in self._special_ids else text.replace(SPACE, " ")
+            return plain.encode("utf-8", "replace")
+        return pieces.to_bytes(text, self._writing)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text, with the special tokens that the checkpoint adds."""

@@ -38,21 +38,28 @@ class Encoding:
             [self.words[i] for i in places],
         )
 
-    def truncated(self, limit: int) -> Encoding:
-        """At most ``limit`` tokens: removes tokens one by one from the end of the longer text, and keeps the
-        special tokens.
+    def truncated(self, limit: int, side: str = "right") -> Encoding:
+        """At most ``limit`` tokens: what is too long loses tokens at its ``side``, the longer text of a pair first, as
+        in transformers; the special tokens around the texts stay.
 
         Raises:
             ContextLengthError: the special tokens alone exceed the limit.
         """
         if len(self) <= limit:
             return self
-        places: list[list[int]] = [[i for i, s in enumerate(self.sequences) if s == part] for part in (0, 1)]
-        for _ in range(len(self) - limit):
-            first, second = places
-            longer = second if second and len(second) >= len(first) else first
-            if not longer:
-                raise ContextLengthError(f"the special tokens alone exceed {limit} tokens")
-            longer.pop()
-        kept = {*places[0], *places[1]}
+        first, second = ([i for i, s in enumerate(self.sequences) if s == part] for part in (0, 1))
+        room = limit - (len(self) - len(first) - len(second))
+        if room < 0:
+            raise ContextLengthError(f"the special tokens alone exceed {limit} tokens")
+        shorter, longer = sorted((len(first), len(second)))
+        # The longer text is cut to what the shorter one leaves, but not below half of the room.
+        longer = max(shorter, room - shorter)
+        if shorter + longer > room:
+            shorter, longer = room // 2, room - room // 2
+        sizes = (longer, shorter) if len(first) > len(second) else (shorter, longer)
+        if 1 not in self.sequences:
+            sizes = (room, 0)
+        kept = set()
+        for places, size in zip((first, second), sizes, strict=True):
+            kept.update(places[:size] if side == "right" else places[len(places) - size :])
         return self.select([i for i, s in enumerate(self.sequences) if s is None or i in kept])

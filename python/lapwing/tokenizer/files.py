@@ -102,6 +102,8 @@ def build(folder: Path, config: dict[str, Any], specials: dict[str, str]) -> Bac
             lambda: Backend.from_str(json.dumps(description)),
         )
         from_file = False
+    if from_file and backend.truncation:
+        config.setdefault("truncation_side", backend.truncation.get("direction"))
     backend.no_truncation()
     backend.no_padding()
     name = _class_of(folder, config, backend) if from_file else ""

@@ -19,6 +19,7 @@ Message = Mapping[str, Any]
 
 _CONTINUE = "CONTINUE_FINAL_MESSAGE_TAG "
 _MAX_DEPTH = 100
+_MAX_DIGITS = 4000
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -106,6 +107,8 @@ def plain(value: Any, depth: int = 0) -> Any:
         return check_text(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise OptionError(f"a chat template takes numbers that JSON can represent: got {value}")
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_MAX_DIGITS:
+        raise OptionError(f"a chat template takes whole numbers of at most {_MAX_DIGITS} digits")
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Mapping):
@@ -218,12 +221,23 @@ def render(source: str, request: Request, specials: Mapping[str, str]) -> str:
         "add_generation_prompt": request.add_generation_prompt,
     }
     try:
-        text = _core.render_template(source, json.dumps(variables, ensure_ascii=False))
+        text = _core.render_template(source, json.dumps(_tag_integers(variables), ensure_ascii=False))
     except Error as error:
         raise OptionError(f"the chat template cannot be rendered: {error}") from error
     if request.continue_final_message:
         text = _cut_final(text, final)
     return text
+
+
+def _tag_integers(value: Any) -> Any:
+    """Whole numbers beyond 64 bits as the objects that the renderer takes for them."""
+    if isinstance(value, dict):
+        return {key: _tag_integers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_tag_integers(item) for item in value]
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+        return {"\0integer": str(value)}
+    return value
 
 
 def _tag_final(messages: list[dict[str, Any]], source: str) -> tuple[list[dict[str, Any]], str]:

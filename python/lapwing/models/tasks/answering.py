@@ -155,7 +155,7 @@ class Reader:
                 f"expected fewer than the window of {self._window}"
             )
         stride = min(self._stride, (self._window - length) // 2) if len(encoding) > self._window else self._stride
-        return windows.split(encoding, self._window, stride, part=1)
+        return windows.split(encoding, self._window, stride, part=1, side=self._tokenizer.truncation_side)
 
     def answer(
         self,

@@ -44,6 +44,8 @@ class Ranker(HeadModel):
 
         Args:
             top_k: number of documents to return.
+            truncate: truncates texts that are too long, at the tokenizer's ``model_max_length`` if it has one, where
+                this is the default.
             scores: for a cross-encoder, "sigmoid" or "none" (raw logits); "auto" follows the checkpoint and
                 defaults to the sigmoid.
         """
@@ -116,7 +118,9 @@ class Ranker(HeadModel):
         if self._outputs != 1:
             raise OptionError(f"rank needs a head with one output, this checkpoint's has {self._outputs}: use classify")
         how = rank_function(self._parts.folder, self.config, scores)
-        encodings = [self._encode((query, text), truncate=bool(truncate)) for text in texts]
+        # As for embeddings, a bound in the checkpoint's files permits truncation by default.
+        cut = self.tokenizer.max_length is not None if truncate is None else truncate
+        encodings = [self._encode((query, text), truncate=cut) for text in texts]
 
         def run(batch: list[Encoding]) -> list[float]:
             return [float(apply(row, how)[0]) for row in self._head(batch)]

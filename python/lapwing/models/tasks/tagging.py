@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 
+from ...errors import OptionError
 from ...progress import Callback
 from ...results import Tag
 from ...tokenizer import Encoding, Tokenizer
-from ..arguments import choice, is_text, one_or_many, texts, whole
+from ..arguments import choice, flag, is_text, one_or_many, texts, whole
 from ..base import DEFAULT_BATCH_TOKENS
 from ..heads import HeadModel, labels
 from ..probabilities import softmax
@@ -37,6 +38,7 @@ class Tagger(HeadModel):
         aggregation: Aggregation = "simple",
         ignore_labels: Sequence[str] = ("O",),
         stride: int | None = None,
+        truncate: bool = False,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[Tag]: ...
@@ -48,6 +50,7 @@ class Tagger(HeadModel):
         aggregation: Aggregation = "simple",
         ignore_labels: Sequence[str] = ("O",),
         stride: int | None = None,
+        truncate: bool = False,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[list[Tag]]: ...
@@ -58,6 +61,7 @@ class Tagger(HeadModel):
         aggregation: Aggregation = "simple",
         ignore_labels: Sequence[str] = ("O",),
         stride: int | None = None,
+        truncate: bool = False,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[Tag] | list[list[Tag]]:
@@ -68,6 +72,7 @@ class Tagger(HeadModel):
                 "average" or "max" (labels words by their tokens, then joins adjacent words).
             ignore_labels: labels to omit.
             stride: reads a long text in windows that overlap by this many tokens.
+            truncate: truncates texts that are too long instead.
         """
         self._require_head("tag", per_token=True)
         choice("aggregation", aggregation, AGGREGATIONS)
@@ -75,11 +80,19 @@ class Tagger(HeadModel):
         ignored = frozenset(texts("ignore_labels", ignore_labels))
         if stride is not None:
             whole("stride", stride, 0)
+        if flag("truncate", truncate) and stride is not None:
+            raise OptionError("stride and truncate are set: expected one of them")
         names = labels(self.config, self._outputs)
-        limit = self.max_length
+        limit = self._bound() if stride is not None else self.max_length
+        side = self.tokenizer.truncation_side
         parts = windows.read(
             self,
-            [windows.split(self.tokenizer.encoding(item), limit, stride) for item in items],
+            [
+                [self._encode(item, truncate=True)]
+                if truncate
+                else windows.split(self.tokenizer.encoding(item), limit, stride, side=side)
+                for item in items
+            ],
             batch_tokens=batch_tokens,
             progress=progress,
             what="tagging",

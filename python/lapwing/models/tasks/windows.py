@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
-def split(encoding: Encoding, limit: int | None, stride: int | None, part: int = 0) -> list[Encoding]:
+def split(
+    encoding: Encoding, limit: int | None, stride: int | None, part: int = 0, side: str = "right"
+) -> list[Encoding]:
     """Splits an encoding into windows of at most ``limit`` tokens that overlap by ``stride`` tokens of the
-    text ``part``; each contains the special tokens and the other text."""
+    text ``part``; each contains the special tokens and the other text. The last one is the shorter one, or the
+    first one with the ``side`` "left"."""
     if limit is None or len(encoding) <= limit:
         return [encoding]
     if stride is None:
@@ -35,14 +38,17 @@ def split(encoding: Encoding, limit: int | None, stride: int | None, part: int =
         raise OptionError(
             f"stride is {stride}: expected 0 to {room - 1}, since {room} tokens of the text fit into a window"
         )
+    starts = [0]
+    while starts[-1] + room < len(places):
+        starts.append(starts[-1] + room - stride)
+    spans = [(start, min(start + room, len(places))) for start in starts]
+    if side == "left":
+        spans = [(len(places) - last, len(places) - first) for first, last in reversed(spans)]
     found = []
-    start = 0
-    while True:
-        inside = set(places[start : start + room])
+    for first, last in spans:
+        inside = set(places[first:last])
         found.append(encoding.select([i for i, s in enumerate(encoding.sequences) if s != part or i in inside]))
-        if start + room >= len(places):
-            return found
-        start += room - stride
+    return found
 
 
 def read(
