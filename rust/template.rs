@@ -10,13 +10,12 @@ use json::tojson;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Rest, Serde, Value, ValueKind};
 use minijinja::{Environment, ErrorKind, UndefinedBehavior};
+use python::MAX_OUTPUT;
 
 /// Maximum length of a template in bytes.
 const MAX_SOURCE: usize = 1 << 20;
 /// Maximum number of steps of the interpreter.
 const FUEL: u64 = 5_000_000;
-/// Maximum length of a template's output in bytes.
-const MAX_OUTPUT: usize = 16 << 20;
 
 /// Renders `source` with `variables`, a JSON object. An object `{"\u{0}integer": "123"}` is a whole number: JSON's
 /// end at 64 bits here.
@@ -322,14 +321,10 @@ mod tests {
                 "{{ [a.x, a.big, a.huge, a.z, 1.0] | tojson }}",
                 "[1e-05, 123456789012345678901, -1234567890123456789012345678901234567890123, 1e+16, 1.0]",
             ),
-            (
-                "{{ -1e-7 }} {{ 1e100 | tojson }} {{ 1e22 }} {{ 1.5e300 * 1e10 }}",
-                "-1e-07 1e+100 1e+22 1.5e+310",
-            ),
-            ("{{ {1: 2, true: 3} | tojson }}", "{\"1\": 2, \"true\": 3}"),
+            ("{{ -1e-7 }} {{ 1e100 | tojson }} {{ 1e22 }} {{ 1.5e300 * 1e10 }}", "-1e-07 1e+100 1e+22 inf"),
+            ("{{ {2: 1, true: 3} | tojson }}", "{\"2\": 1, \"true\": 3}"),
         ] {
-            let wanted = wanted.replace("1.5e+310", "inf");
-            assert_eq!(render(source, variables).as_deref(), Ok(wanted.as_str()), "{source}");
+            assert_eq!(render(source, variables).as_deref(), Ok(wanted), "{source}");
         }
     }
 

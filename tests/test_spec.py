@@ -20,10 +20,17 @@ from .strategies import Case, cases, compiled, random_weights
 EVERY = st.one_of(cases("encoder"), cases("decoder"), cases("both"))
 
 
+def solid(value: Any) -> Any:
+    """JSON without its null values, which mean the same as none."""
+    if isinstance(value, dict):
+        return {key: solid(item) for key, item in value.items() if item is not None}
+    return [solid(item) for item in value] if isinstance(value, list) else value
+
+
 @given(EVERY)
 def test_descriptions_come_back_from_rust(case: Case) -> None:
     back = json.loads(_core.normalize_spec(case.spec.to_json()))
-    assert back == json.loads(case.spec.to_json())
+    assert solid(back) == json.loads(case.spec.to_json())
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -135,7 +142,7 @@ def with_unknown(value: Any, name: str, variant: bool = False) -> Any:
 
 
 def test_the_example_is_a_description() -> None:
-    assert json.loads(_core.normalize_spec(EXAMPLE.to_json())) == json.loads(EXAMPLE.to_json())
+    assert solid(json.loads(_core.normalize_spec(EXAMPLE.to_json()))) == json.loads(EXAMPLE.to_json())
 
 
 @pytest.mark.parametrize("kind", [k for k in vars(spec).values() if isinstance(k, type) and is_dataclass(k)])

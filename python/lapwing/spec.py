@@ -484,12 +484,14 @@ VARIANTS = ("body", "stem", "layers", "transform")
 
 
 def plain(value: Any) -> Any:
-    """Lists and dicts instead of tuples and dataclasses; the JSON of `VARIANTS` has the ``kind``."""
+    """Lists and dicts instead of tuples and dataclasses, without what is None; the JSON of `VARIANTS` has the
+    ``kind``."""
     if is_dataclass(value):
         found = {}
         for field in fields(value):
             one = getattr(value, field.name)
-            found[field.name] = tagged(one) if field.name in VARIANTS else plain(one)
+            if one is not None:
+                found[field.name] = tagged(one) if field.name in VARIANTS else plain(one)
         return found
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 

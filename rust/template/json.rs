@@ -1,7 +1,6 @@
 //! The filter `tojson`: JSON in the format of Python's `json.dumps`.
 
-use super::MAX_OUTPUT;
-use super::python::{self, MAX_DEPTH, number, wrong};
+use super::python::{self, MAX_DEPTH, MAX_OUTPUT, number, wrong};
 use minijinja::Error;
 use minijinja::value::{Kwargs, Value, ValueKind};
 

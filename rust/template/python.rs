@@ -1,6 +1,5 @@
 //! Values as Python writes them: `str` and `repr` of numbers, and whole numbers of any size.
 
-use super::MAX_OUTPUT;
 use minijinja::value::{Object, ObjectRepr, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
 use serde::Serialize;
@@ -8,6 +7,8 @@ use serde::ser::{SerializeMap, SerializeSeq, Serializer};
 use std::fmt;
 use std::sync::Arc;
 
+/// Maximum length of a template's output in bytes.
+pub const MAX_OUTPUT: usize = 16 << 20;
 /// Maximum depth of nested values.
 pub const MAX_DEPTH: usize = 200;
 /// The key of an object that stands for a whole number beyond 64 bits.

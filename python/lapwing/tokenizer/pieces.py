@@ -46,10 +46,7 @@ class Writing:
 
 @cache
 def _alphabet() -> dict[str, int]:
-    """The characters with which byte-level vocabularies spell bytes.
-
-    Radford et al. 2019, https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf
-    """
+    """The characters with which byte-level vocabularies spell bytes, as GPT-2 introduced them (Radford et al. 2019)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(rest)}
