@@ -98,6 +98,17 @@ def generating(model: TextGenerator) -> None:
     assert_type(model.max_length, int | None)
 
 
+def embedding(model: TextEncoder) -> None:
+    vectors = model.encode_query(PROMPTS)
+    assert_type(vectors, Floats)
+    assert_type(model.encode_document("A", truncate_dim=8), Floats)
+    assert_type(model.similarity(vectors, vectors), Floats)
+    assert_type(model.semantic_search(PROMPTS, PROMPTS, top_k=2), list[list[Hit]])
+    assert_type(model.paraphrase_mining(PROMPTS), list[Pair])
+    assert_type(model.embed_sparse("A"), SparseEmbedding | list[SparseEmbedding])
+    assert_type(model.embed_tokens("A", kind="query"), Floats | list[Floats])
+
+
 def conversing(model: TextGenerator) -> None:
     chat = Chat(model, system="Be brief.", max_tokens=5)
     assert_type(chat.send("Hello"), Generation)

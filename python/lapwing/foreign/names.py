@@ -279,7 +279,6 @@ COMMANDS: dict[str, str] = {
     "predict": "classify",
     "rerank": "rank",
     "search": "rank",
-    "similarity": "rank",
     "summarise": "summarize",
     "summary": "summarize",
     "translation": "translate",

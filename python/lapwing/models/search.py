@@ -104,11 +104,11 @@ def quantize(vectors: Floats, precision: str, ranges: Any = None) -> NDArray[Any
             of ``vectors``, of which there must be two then.
     """
     choice("precision", precision, PRECISIONS)
-    if precision == "float32":
-        return vectors
-    if precision in ("binary", "ubinary"):
+    if precision in ("float32", "binary", "ubinary"):
         if ranges is not None:
             raise OptionError(f"ranges is set, but precision={precision!r} has none: leave it out")
+        if precision == "float32":
+            return vectors
         packed = np.packbits(vectors > 0, axis=-1)
         return packed if precision == "ubinary" else (packed.astype(np.int16) - 128).astype(np.int8)
     if ranges is None:

@@ -37,6 +37,17 @@ class EmbedOptions(TypedDict, total=False):
 class Embedder(BaseModel):
     """Embeds texts, if the checkpoint says how."""
 
+    @overload
+    def embed(self, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Floats: ...
+    @overload
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        precision: Literal["float32", "int8", "uint8", "binary", "ubinary"],
+        ranges: Any = None,
+        **options: Unpack[EmbedOptions],
+    ) -> NDArray[Any]: ...
     def embed(
         self,
         texts: str | Sequence[str],
@@ -47,9 +58,11 @@ class Embedder(BaseModel):
         truncate: bool | None = None,
         max_tokens: int | None = None,
         truncate_dim: int | None = None,
+        precision: Literal["float32", "int8", "uint8", "binary", "ubinary"] = "float32",
+        ranges: Any = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
-    ) -> Floats:
+    ) -> NDArray[Any]:
         """Embeddings as the checkpoint's sentence-transformers files specify: float32 [n, dim], or [dim] for
         one text.
 
@@ -62,8 +75,13 @@ class Embedder(BaseModel):
             truncate_dim: keeps the first dimensions only (Kusupati et al. 2022, Matryoshka); None follows the
                 checkpoint. The rest is cut off at the end, as in sentence-transformers: vectors of a checkpoint that
                 normalizes get shorter than 1. ``normalize=True`` scales what is left to unit length.
+            precision: "int8" and "uint8" divide the range of each dimension into 256 steps; "binary" (int8) and
+                "ubinary" (uint8) keep the signs, eight in a byte: as sentence-transformers' quantize_embeddings.
+            ranges: of "int8" and "uint8": minimum and maximum of each dimension, [2, dim]; None takes those of the
+                texts of this call.
         """
-        return EmbeddingPipeline.of(self).embed(
+        choice("precision", precision, search.PRECISIONS)
+        found = EmbeddingPipeline.of(self).embed(
             texts,
             normalize=normalize,
             prompt=prompt,
@@ -74,6 +92,10 @@ class Embedder(BaseModel):
             batch_tokens=batch_tokens,
             progress=progress,
         )
+        if precision == "float32" and ranges is None:
+            return found
+        codes = search.quantize(np.atleast_2d(found), precision, ranges)
+        return codes[0] if found.ndim == 1 else codes
 
     def encode_query(self, texts: str | Sequence[str], **options: Unpack[EmbedOptions]) -> Floats:
         """`embed` for search queries: with the prompt "query", if the checkpoint has one and the call gives none, and
