@@ -220,11 +220,16 @@ def test_chat_passes_tools_documents_and_variables(tmp_path: Path) -> None:
 
 
 def test_score_info_and_version() -> None:
-    total, tokens, perplexity = run("score", SHAKESPEARE, "ROMEO:\nI am a man").stdout.split()
+    fields = run("score", SHAKESPEARE, "ROMEO:\nI am a man").stdout.rstrip("\n").split("\t")
+    named = dict(field.split("=") for field in fields)
     found = lapwing.load(SHAKESPEARE).score("ROMEO:\nI am a man")
-    assert int(tokens) == len(found.logprobs)
-    assert float(total) == pytest.approx(found.total, abs=1e-3)
-    assert float(perplexity) == pytest.approx(found.perplexity, abs=1e-3)
+    assert list(named) == ["logprob", "perplexity", "tokens"]
+    assert int(named["tokens"]) == len(found.logprobs)
+    assert float(named["logprob"]) == pytest.approx(found.total, abs=1e-3)
+    assert float(named["perplexity"]) == pytest.approx(found.perplexity, abs=1e-3)
+    entry = lines(run("score", SHAKESPEARE, "--json", "ROMEO:\nI am a man"))[0]
+    assert (entry["logprob"], entry["perplexity"]) == (found.total, found.perplexity)
+    assert entry["tokens"] == len(entry["logprobs"]) == len(found.logprobs)
     facts = lines(run("info", EN_DE, "--json"))[0]
     assert facts["parameters"] == lapwing.load(EN_DE).info().parameters
     assert "tiny-en-de" in run("info").stdout
@@ -564,15 +569,15 @@ def refused(*words: str, text: str = "", says: str, **environment: str) -> None:
 def test_inputs_that_are_no_text_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "latin"
     path.write_bytes(b"caf\xe9\n")
-    refused("translate", EN_DE, "-f", str(path), says=f"{path} is not UTF-8: byte 3 is 0xe9")
+    refused("translate", EN_DE, "-f", str(path), says=f"{path}, line 1 is not UTF-8: byte 4 is 0xe9")
     refused("translate", EN_DE, "-f", str(tmp_path / "none"), says=f"{tmp_path / 'none'}: No such file or directory")
     refused("translate", EN_DE, "-f", str(tmp_path), says=f"{tmp_path}: Is a directory")
-    for errors, word in (("strict", "byte 3 is 0xe9"), ("surrogateescape", "it contains the byte 0xe9")):
+    for errors in ("strict", "surrogateescape"):
         command = [sys.executable, "-m", "lapwing", "translate", EN_DE]
         environment = {**os.environ, "PYTHONIOENCODING": f"utf-8:{errors}"}
         result = subprocess.run(command, input=path.read_bytes(), capture_output=True, env=environment, timeout=240)
         assert result.returncode == 1
-        assert f"standard input is not UTF-8: {word}" in result.stderr.decode()
+        assert "standard input, line 1 is not UTF-8: byte 4 is 0xe9" in result.stderr.decode()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="arguments are bytes on POSIX alone")
@@ -580,16 +585,106 @@ def test_arguments_that_are_no_text_are_refused() -> None:
     command = [os.fsencode(sys.executable), b"-m", b"lapwing", b"translate", EN_DE.encode(), b"caf\xe9"]
     result = subprocess.run(command, capture_output=True, timeout=240)
     assert result.returncode == 1
-    assert b"an argument is not UTF-8: it contains the byte 0xe9" in result.stderr
+    assert b"an argument is not UTF-8: byte 4 is 0xe9" in result.stderr
 
 
 def test_lines_are_what_ends_in_a_line_feed(tmp_path: Path) -> None:
     path = tmp_path / "texts"
     path.write_bytes("\ufeffA dog.\r\nTwo\u2028men.\x0cA cat.\n\n".encode())
     found = lines(run("translate", EN_DE, "--json", "--max-tokens", "2", "-f", str(path)))
-    assert [entry["source"] for entry in found] == ["A dog.", "Two\u2028men.\x0cA cat."]
+    assert [entry["source"] for entry in found] == ["A dog.", "Two\u2028men.\x0cA cat.", ""]
     again = lines(run("translate", EN_DE, "--json", "--max-tokens", "2", text="\ufeffA dog."))
     assert again == found[:1]
+
+
+def test_a_blank_line_keeps_its_place(tmp_path: Path) -> None:
+    """One line out for each line in."""
+    text = "A dog runs.\n\nA girl runs.\n  \n"
+    dog, girl = (one.text for one in lapwing.load(EN_DE).translate(["A dog runs.", "A girl runs."]))
+    assert run("translate", EN_DE, text=text).stdout == f"{dog}\n\n{girl}\n\n"
+    entries = lines(run("translate", EN_DE, "--json", text=text))
+    assert [entry["source"] for entry in entries] == text.split("\n")[:-1]
+    assert [entry["text"] for entry in entries] == [dog, "", girl, ""]
+    folder = str(GOLDEN / "bert-sentence")
+    rows = run("embed", folder, text=text).stdout.split("\n")[:-1]
+    assert [bool(row) for row in rows] == [True, False, True, False]
+    assert [entry["embedding"] is None for entry in lines(run("embed", folder, "--json", text=text))] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+    saved = run("embed", folder, "--output", str(tmp_path / "x.npy"), text=text)
+    array = np.load(tmp_path / "x.npy")
+    assert list(np.isnan(array).all(axis=1)) == [False, True, False, True]
+    assert "2 of NaN for blank lines" in saved.stderr
+    for command, name in (("classify", "bert-seqcls"), ("fill-mask", "bert-mlm"), ("score", "qwen3")):
+        line = "a [MASK]" if command == "fill-mask" else "one"
+        options = ["--lines"] if command == "score" else ["--top-k", "1"]
+        found = run(command, str(GOLDEN / name), *options, text=f"{line}\n\n{line}\n").stdout.split("\n")
+        assert found[0] == found[2] != found[1] == "" and len(found) == 4
+    ranked = lines(run("rank", folder, "a dog", "--json", text="one\n\ntwo\n"))
+    assert {entry["index"]: entry["text"] for entry in ranked} == {0: "one", 2: "two"}
+
+
+def test_text_is_utf_8_in_any_locale() -> None:
+    text = "Two men in Zürich.\n"
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))}
+    own["PYTHONPATH"] = os.pathsep.join(sys.path)
+    want = run("translate", EN_DE, text=text).stdout
+    command = [sys.executable, "-m", "lapwing", "translate", EN_DE]
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for environment, encoding in (
+        (ascii_locale, "utf-8"),
+        ({"PYTHONUTF8": "1"}, "utf-8"),
+        ({"PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}, "cp1252"),
+    ):
+        found = subprocess.run(command, input=text.encode(), capture_output=True, env={**own, **environment})
+        assert found.stdout.decode(encoding).replace("\r\n", "\n") == want, found.stderr
+    if os.name == "posix":
+        found = subprocess.run([*command, text.strip()], capture_output=True, env={**own, **ascii_locale})
+        assert found.stdout.decode() == want
+    latin = {**own, "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0"}
+    found = subprocess.run(command, input=text.encode("cp1252"), capture_output=True, env=latin)
+    assert found.stdout.decode("cp1252").replace("\r\n", "\n") == want
+
+
+def test_results_before_a_broken_line_are_printed() -> None:
+    command = [sys.executable, "-m", "lapwing", "classify", str(GOLDEN / "bert-seqcls")]
+    found = subprocess.run(command, input=b"one\ntwo\ncaf\xe9\nfour\n", capture_output=True, timeout=240)
+    assert found.returncode == 1
+    assert found.stderr.startswith(b"lapwing: error: standard input, line 3 is not UTF-8: byte 4 is 0xe9")
+    assert found.stdout.count(b"\n") == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes are asked whether they are ready on POSIX alone")
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["embed"], "bert-sentence"),
+        (["classify"], "bert-seqcls"),
+        (["answer", "who?", "--lines"], "bert-qa"),
+        (["generate", "--lines", "--max-tokens", "3"], "qwen3"),
+    ],
+)
+def test_results_come_while_the_producer_goes_on(words: list[str], name: str) -> None:
+    """A line's result comes before the next line, and a pipe's reader sees it."""
+    command = [sys.executable, "-m", "lapwing", words[0], str(GOLDEN / name), *words[1:]]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with killed_at_the_end(process):
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        for line in (b"The dog sleeps.\n", b"\n", b"A cat.\nA fox.\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            if line != b"\n":
+                for _ in range(line.count(b"\n")):
+                    assert process.stdout.readline().endswith(b"\n")
+                if line.startswith(b"A"):
+                    continue
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130, (out, err)
+        assert (out == b"" or out.endswith(b"\n")) and b"Traceback" not in err
 
 
 def test_what_a_command_would_leave_unsaid_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "process_logits",
     "render_template",
     "spec_tensors",
+    "weight_sizes",
 ]
 
 _Ids = NDArray[np.int32]
@@ -129,13 +130,15 @@ class Model:
         processor: Callable[[list[int], _Floats], _Floats] | None = None,
         draft: Model | None = None,
         limits: list[int] | None = None,
+        row: int | None = None,
     ) -> Generation:
         """Adds prompts to the model's engine, whose steps all calls share; nothing is computed yet.
 
         ``options`` is the JSON of ``rust/decode/options.rs`` (unknown fields are refused). For an
         encoder-decoder ``ids`` are the decoder's prompts. ``processor(ids so far, logits) -> logits``.
         ``draft`` guesses tokens; results do not depend on it. ``limits`` are the maximum new tokens of each prompt,
-        in place of the option ``max_tokens``.
+        in place of the option ``max_tokens``. ``row`` makes the call one of several that share steps though one
+        thread advances them in turn: the number of its first prompt among those of all, for random draws.
         """
 
 @final
@@ -167,6 +170,10 @@ def normalize_spec(spec: str) -> str:
 
 def spec_tensors(spec: str) -> list[tuple[str, list[int]]]:
     """Name and shape of every tensor that a spec requires."""
+
+def weight_sizes(spec: str, weights: str, tensors: list[tuple[list[str], str]]) -> tuple[int, dict[str, int]]:
+    """The number of parameters, and the bytes in memory of each weight type, of the tensors of a spec, which are given
+    as the names of each and its stored dtype. Reads no weights."""
 
 def render_template(source: str, variables: str) -> str:
     """Renders a chat template (Jinja) with JSON variables; steps, depth and output size are bounded."""

@@ -122,9 +122,41 @@ class Chat:
             if began:
                 self._messages = [*messages, {"role": "assistant", "content": text}]
 
+    def change(self, **options: Any) -> None:
+        """Changes options of generation for the turns that follow, or ``tools``; None restores the default.
+
+        Raises:
+            OptionError: an option that cannot be honoured; nothing has changed then.
+        """
+        tools = {"tools": items("tools", options.pop("tools"))} if "tools" in options else {}
+        changed = {name: value for name, value in {**self._options, **options}.items() if value is not None}
+        for name in ("n", "beams"):
+            if changed.get(name) not in (None, 1):
+                raise OptionError(f"{name} is {changed.get(name)!r}: a conversation has one answer per turn")
+        self.model._resolve(changed, "chat")
+        self._options = changed
+        self._settings.update(tools)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """A copy of the options of generation for every turn."""
+        return dict(self._options)
+
+    def resume(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Replaces the history, for example by one that was saved; `reset` still returns to the initial messages."""
+        found = []
+        for message in items("messages", messages) or []:
+            if not isinstance(message, Mapping):
+                raise OptionError(f"messages holds {short_repr(message)}: expected objects with role and content")
+            found.append(_message(message))
+        self._messages = found
+
     def undo(self) -> None:
         """Removes the last turn."""
-        while len(self._messages) > len(self._start):
+        kept = len(self._start)
+        if self._messages[:kept] != self._start:  # another history was resumed
+            kept = int(self._messages[0]["role"] == "system") if self._messages else 0
+        while len(self._messages) > kept:
             if self._messages.pop()["role"] == "user":
                 return
 

@@ -6,10 +6,13 @@ HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE) apply.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from .checkpoint import has_weights, recognize, refuse_file, snapshot
@@ -50,9 +53,17 @@ def builtin_ids() -> list[str]:
 
 
 def find(
-    name: str | os.PathLike[str], *, revision: str | None = None, local_files_only: bool = False
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    downloaded_first: bool = False,
+    quiet: bool = False,
 ) -> tuple[Path, str]:
     """The folder of a checkpoint, and the name under which it can be found again.
+
+    ``downloaded_first`` takes what the local cache has without a request to the hub; ``quiet`` hides the bars of
+    downloads.
 
     Raises:
         CheckpointError: the folder or repository does not exist or cannot be reached.
@@ -89,7 +100,48 @@ def find(
             f"there is no folder {short_repr(text, _MAX_PATH)}{_near(path)}, and it is not a hub id: "
             "expected a folder, owner/name, or " + " or ".join(builtin_ids())
         )
+    if downloaded_first and (found := _downloaded(repository, revision)) is not None:
+        return found, text
+    if quiet:
+        with _without_bars():
+            return _download(repository, revision, local_files_only), text
     return _download(repository, revision, local_files_only), text
+
+
+def _downloaded(repository: str, revision: str | None) -> Path | None:
+    """A complete snapshot in the local cache of the hub."""
+    try:
+        from huggingface_hub import constants  # not what downloads, whose import takes long
+    except ImportError:
+        return None
+    root = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
+    name = revision or "main"
+    try:
+        commit = (root / "refs" / name).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        commit = name
+    path = root / "snapshots" / commit
+    return path if (path / "config.json").is_file() and has_weights(path) else None
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Hides the progress bars of huggingface_hub."""
+    from importlib import import_module
+    from importlib.util import find_spec
+
+    if find_spec("huggingface_hub") is None:  # the download says so
+        yield
+        return
+    bars: Any = import_module("huggingface_hub.utils")
+    if bars.are_progress_bars_disabled():
+        yield
+        return
+    bars.disable_progress_bars()
+    try:
+        yield
+    finally:
+        bars.enable_progress_bars()
 
 
 def _near(path: Path) -> str:

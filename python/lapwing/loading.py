@@ -119,7 +119,8 @@ def load(
         prefix_cache: keeps a decoder's keys and values of past sequences; a prompt with the same prefix (the
             next turn of a conversation, the same system message) reuses them. True keeps up to 512 MiB, a
             number that many bytes; the least recently used are evicted first. Results are bit-identical.
-        progress: True for a line on standard error, or a function of the bytes done and the total.
+        progress: True for a bar on standard error, or a function of the bytes done and the total; False also hides
+            the bars of downloads.
 
     Raises:
         CheckpointError: the checkpoint does not exist or is damaged.
@@ -145,7 +146,7 @@ def load(
         raise OptionError(f"packed_cache is True, but {packed.VARIABLE} is off: remove one of them")
     if not isinstance(prefix_cache, bool):
         prefix_cache = whole("prefix_cache", prefix_cache, 0)
-    folder, identity = find(name, revision=revision, local_files_only=local_files_only)
+    folder, identity = find(name, revision=revision, local_files_only=local_files_only, quiet=progress is False)
     options = {
         "weights": weights,
         "activations": activations,
@@ -283,6 +284,23 @@ def _family_task(checkpoint: Checkpoint, task: str | None, recipe: Recipe | None
     return TASKS[task].head if task is not None else None
 
 
+def headers(
+    checkpoint: Checkpoint, task: str | None, recipe: Recipe | None
+) -> tuple[Spec, Mapping[str, Tensor], list[str], type[Model]]:
+    """The spec of a checkpoint, its tensors by spec name, the unused names, and the class that `load` returns."""
+    tensors: Mapping[str, Tensor]
+    if recipe is not None and recipe.static:
+        spec, tensors = table(checkpoint.tensors, checkpoint.path)
+        unused: list[str] = []
+    else:
+        spec, tensors, unused = describe(checkpoint, _family_task(checkpoint, task, recipe))
+    made = _class(spec, recipe, task)
+    _check_outputs(spec, task)
+    if recipe is not None:
+        spec, tensors = recipe.attach(spec, tensors, checkpoint, unused)
+    return spec, tensors, unused, made
+
+
 def _build(
     checkpoint: Checkpoint,
     task: str | None,
@@ -293,17 +311,8 @@ def _build(
     progress: bool | Callback | None,
 ) -> tuple[_core.Model, Spec]:
     """The compiled model: each array is read, packed and released before the next is read."""
-    tensors: Mapping[str, Tensor]
-    if recipe is not None and recipe.static:
-        spec, tensors = table(checkpoint.tensors, checkpoint.path)
-        unused: list[str] = []
-    else:
-        spec, tensors, unused = describe(checkpoint, _family_task(checkpoint, task, recipe))
-    _class(spec, recipe, task)  # raises before any weight is read
-    _check_outputs(spec, task)
-    named: Mapping[str, Tensor] = tensors
+    spec, named, unused, _ = headers(checkpoint, task, recipe)  # raises before any weight is read
     if recipe is not None:
-        spec, named = recipe.attach(spec, tensors, checkpoint, unused)
         checkpoint = recipe.with_files(checkpoint)
     owners: dict[int, tuple[Tensor, list[str]]] = {}
     for name, tensor in named.items():
@@ -323,7 +332,7 @@ def _build(
         return loader.finish(), spec
     sizes = {"float32": 4, "float16": 2, "bfloat16": 2}
     total = sum(math.prod(t.shape) * sizes.get(t.dtype, 4) for t, _ in owners.values())
-    with Progress(progress, total, "loading") as bar:
+    with Progress(progress, total, "loading", unit="B") as bar:
         for tensor, names in owners.values():
             try:
                 loader.add(names, tensor.read(), tensor.dtype)
@@ -338,10 +347,13 @@ def _build(
 def _restored(loader: _core.Loader, entry: packed.CacheEntry) -> bool:
     """Maps packed weights, if the cache has them; a damaged file will be replaced."""
     try:
-        return loader.restore(entry.key, str(entry.path))
+        found = loader.restore(entry.key, str(entry.path))
     except CheckpointError as error:
         warnings.warn(f"{error}: packing the weights again", RuntimeWarning, stacklevel=4)
         return False
+    if found:
+        packed.touch(entry.path)
+    return found
 
 
 def _keep(loader: _core.Loader, entry: packed.CacheEntry) -> None:

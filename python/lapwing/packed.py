@@ -12,12 +12,15 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .checkpoint import Checkpoint, Tensor
+from .errors import OptionError, short_repr
+from .hub import BUILTIN
 
 VARIABLE = "LAPWING_CACHE"
 """Environment variable that names another folder, or is "off"."""
@@ -25,6 +28,8 @@ SUFFIX = ".packed"
 
 _NAMES = re.compile(rf"[0-9a-f]{{32}}(\{SUFFIX}|\..*\.part)")
 """Names of the cache's files, including temporary ones: the folder may contain other files."""
+_MAGIC, _PREAMBLE, _MAX_HEADER = b"lapwing2", 24, 64 << 20
+"""The format of a file's beginning."""
 _SAMPLES = 64
 """Number of samples of a weight file that are hashed."""
 _SAMPLE_BYTES = 4096
@@ -100,10 +105,89 @@ def sizes() -> dict[Path, int]:
     return found
 
 
-def clear() -> int:
-    """Removes all files of the cache and returns their size. Models that have mapped one keep it."""
-    freed = 0
+@dataclass(frozen=True)
+class PackedFile:
+    """A file of the cache. ``model`` is the hub id, the built-in id or the folder that it was packed from, and
+    ``weights`` the type; None if the file is incomplete or of another version. ``last_use`` is in seconds since the
+    epoch."""
+
+    path: Path
+    bytes: int
+    model: str | None
+    weights: str | None
+    last_use: float
+
+
+def files() -> list[PackedFile]:
+    """Files of the cache, the last used first."""
+    found = []
     for path, size in sizes().items():
-        path.unlink(missing_ok=True)
-        freed += size
+        with suppress(FileNotFoundError):
+            key = _read_key(path)
+            sources = key.get("files")
+            source = sources[0][0] if isinstance(sources, list) and sources and sources[0] else None
+            model = _model_of(source) if isinstance(source, str) else None
+            weights = key.get("weights")
+            last = path.stat().st_mtime
+            found.append(PackedFile(path, size, model, weights if isinstance(weights, str) else None, last))
+    return sorted(found, key=lambda file: -file.last_use)
+
+
+def touch(path: Path) -> None:
+    """Notes that a file was used now."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def _read_key(path: Path) -> dict[str, Any]:
+    """The key in the header of a file (``rust/model/packed.rs``); empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_PREAMBLE)
+            length = int.from_bytes(start[8:16], "little")
+            if len(start) < _PREAMBLE or not start.startswith(_MAGIC) or length > _MAX_HEADER:
+                return {}
+            header = json.loads(file.read(length))
+            key = json.loads(header["key"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return key if isinstance(key, dict) else {}
+
+
+def _model_of(source: str) -> str:
+    """The id of a weight file's model, in the hub's cache (models--owner--name) or built in; else its folder."""
+    path = Path(source)
+    for part in path.parts:
+        if part.startswith("models--"):
+            return part.removeprefix("models--").replace("--", "/", 1)
+    if path.parent.parent == BUILTIN.resolve():
+        return f"lapwing/{path.parent.name}"
+    return str(path.parent)
+
+
+def clear(models: Sequence[str] = ()) -> int:
+    """Removes files of the cache and returns their size: all, or those of some models, named as in `files`. Models
+    that have mapped one keep it.
+
+    Raises:
+        OptionError: there is no file of a model.
+    """
+    found = files()
+    for name in models:
+        if not any(_is_of(file, name) for file in found):
+            known = sorted({file.model for file in found if file.model})
+            raise OptionError(
+                f"the cache has no file of {short_repr(name)}: expected {', '.join(known) or 'nothing, it is empty'}"
+            )
+    freed = 0
+    for file in found:
+        if not models or any(_is_of(file, name) for name in models):
+            file.path.unlink(missing_ok=True)
+            freed += file.bytes
     return freed
+
+
+def _is_of(file: PackedFile, name: str) -> bool:
+    if file.model is None:
+        return name == file.path.name
+    return name in (file.model, file.path.name) or str(Path(name).expanduser().resolve()) == file.model

@@ -1,4 +1,4 @@
-"""Progress of long work: a line on the terminal, or a callback."""
+"""Progress of long work: a bar on the terminal or in a notebook, or a callback."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from .errors import OptionError, short_repr
 
 Callback = Callable[[int, int], None]
-"""Takes the amount done and the total, in the unit of the work (texts, bytes)."""
-
-_WIDTH = 24
-_INTERVAL_SECONDS = 0.1
+"""Takes the amount done and the total, in the unit of the work (texts, bytes); the total is 0 if it is unknown."""
 
 
 class Progress:
-    """Counts work done. ``target`` is None or False (silent), True (a line on standard error) or a function.
+    """Counts work done. ``target`` is None or False (silent), True (a bar on standard error) or a function.
 
-    The line appears after ``delay_seconds``, so that short work stays silent, and is erased at the end.
+    The bar (tqdm) shows the rate and the time left. It appears after ``delay_seconds``, so that short work stays
+    silent, and is erased at the end. ``total`` is None if it is unknown; ``unit`` is that of the rate, "B" for bytes.
     """
 
     def __init__(
         self,
         target: bool | Callback | None,
-        total: int,
+        total: int | None,
         what: str,
         *,
+        unit: str = "texts",
         delay_seconds: float = 0.5,
     ) -> None:
         if not (target is None or isinstance(target, bool) or callable(target)):
@@ -38,9 +38,11 @@ class Progress:
         self._line = target is True
         self._total = total
         self._what = what
+        self._unit = unit
         self._done = 0
-        self._next = time.monotonic() + delay_seconds
-        self._shown = False
+        self._start = time.monotonic()
+        self._delay = delay_seconds
+        self._bar: Any = None
 
     def __enter__(self) -> Progress:
         return self
@@ -51,9 +53,9 @@ class Progress:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
     @property
     def reports(self) -> Callable[[int], None] | None:
@@ -66,15 +68,32 @@ class Progress:
             return
         self._done += amount
         if self._call is not None:
-            self._call(self._done, self._total)
+            self._call(self._done, self._total or 0)
         if not self._line:
             return
-        now = time.monotonic()
-        if now < self._next:
-            return
-        self._next = now + _INTERVAL_SECONDS
-        share = min(self._done / self._total, 1.0) if self._total else 1.0
-        bar = "#" * round(share * _WIDTH)
-        sys.stderr.write(f"\r{self._what} [{bar:<{_WIDTH}}] {share:4.0%}\x1b[K")
-        sys.stderr.flush()
-        self._shown = True
+        if self._bar is not None:
+            self._bar.update(amount)
+        elif time.monotonic() - self._start >= self._delay:
+            self._bar = self._open()
+
+    def _open(self) -> Any:
+        # Imported here: most calls show no bar. `auto` chooses the bar of a notebook where one runs.
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notebook without widgets gets the bar of a terminal
+            from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+        size = self._unit == "B"
+        bar = tqdm(
+            desc=self._what,
+            total=self._total,
+            unit="B" if size else f" {self._unit}",
+            unit_scale=size,
+            leave=False,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
+        bar.start_t -= time.monotonic() - self._start  # the rate counts from the start of the work
+        bar.update(self._done)
+        return bar

@@ -23,6 +23,10 @@ pub struct Request {
     pub processor: Option<Processor>,
     /// A smaller model that proposes tokens; results do not depend on it.
     pub draft: Option<Arc<Model>>,
+    /// The calls of a row are those of one list whose prompts join one by one: this is the number of the first
+    /// prompt in the list, from which its random draws follow. Calls of a row take part in the steps of each
+    /// other on the same thread, which takes the events of all in turn.
+    pub row: Option<usize>,
 }
 
 /// Prompts being continued. Dropping this removes them from the batch.
@@ -107,10 +111,10 @@ impl Engine {
     pub fn add(self: &Arc<Self>, request: Request) -> Result<Call> {
         let lengths = lengths(&self.model, &request)?;
         check_sources(&self.model, &request)?;
-        let Request { prompts, sources, options, processor, draft, .. } = request;
+        let Request { prompts, sources, options, processor, draft, row, .. } = request;
         let draft = draft.map(|draft| Draft::new(&self.model, draft)).transpose()?;
         let call = self.desk().number();
-        let settings = Arc::new(Settings { call, options, processor });
+        let settings = Arc::new(Settings { call, options, processor, row });
         let mailbox = Mailbox::new(Arc::clone(&settings), prompts.len());
         let mut sources = sources.into_iter();
         let prompts =

@@ -81,14 +81,15 @@ impl Mailbox {
 
     /// Whether its sequences take part in a step that `driver` computes. A call whose thread does something
     /// else continues for some steps, so that the streams of several threads share theirs. Exceptions are
-    /// other calls of the driver's thread, which cannot take events meanwhile, and calls with a processor,
-    /// which runs on its own thread.
+    /// other calls of the driver's thread, which cannot take events meanwhile, unless they are of a row, and
+    /// calls with a processor, which runs on its own thread.
     pub fn takes_part(&self, driver: ThreadId) -> bool {
         let own = self.thread == Some(driver);
         if self.live == 0 || self.error.is_some() || self.settings.processor.is_some() && !own {
             return false;
         }
-        !self.satisfied() || !own && self.thread.is_some() && self.steps.len() < MAX_AHEAD
+        let elsewhere = !own && self.thread.is_some();
+        !self.satisfied() || (elsewhere || self.settings.row.is_some()) && self.steps.len() < MAX_AHEAD
     }
 
     /// Whether its thread waits for steps that only this thread can compute: processors may depend on their

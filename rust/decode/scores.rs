@@ -158,6 +158,7 @@ pub(super) fn choose(
         choice.token = if o.temperature == 0.0 {
             argmax(logits)
         } else {
+            let number = settings.row.unwrap_or(0) * o.samples + number;
             let u = sample::uniform(o.seed, number, context.ids.len() - context.prompt);
             sample::sample(o, logits, u, drawing)
         };

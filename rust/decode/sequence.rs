@@ -75,6 +75,8 @@ pub struct Settings {
     pub call: u64,
     pub options: Options,
     pub processor: Option<Processor>,
+    /// Number of the first prompt, if the call is one of a row (`Request::row`).
+    pub row: Option<usize>,
 }
 
 impl Settings {

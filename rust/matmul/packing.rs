@@ -24,7 +24,8 @@ fn panel_bytes(weight_type: WeightType, inputs: usize) -> Option<usize> {
 }
 
 impl Matrix {
-    fn size(outputs: usize, inputs: usize, weight_type: WeightType) -> Result<usize> {
+    /// Packed bytes.
+    pub fn size(outputs: usize, inputs: usize, weight_type: WeightType) -> Result<usize> {
         panel_bytes(weight_type, inputs)
             .and_then(|b| b.checked_mul(outputs.div_ceil(PANEL)))
             .ok_or_else(|| Error::Memory(format!("a matrix of {outputs} x {inputs} is too large")))

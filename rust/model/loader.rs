@@ -8,7 +8,7 @@ use crate::matmul::{Activations, Matrix};
 use crate::ops::kv::KvType;
 use crate::tensor::{DType, Source, WeightType};
 use crate::threads::Team;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// Types in which a model is stored and computed.
@@ -140,6 +140,31 @@ impl Loader {
             done.push((purpose, loaded));
         }
         team.check()
+    }
+
+    /// Parameters, and bytes by weight type, of a model whose tensors are `tensors`: the names of each, and its
+    /// stored type. Names with the same use share a tensor, as in `add`.
+    pub fn sizes(&self, tensors: &[(Vec<String>, DType)]) -> Result<(usize, BTreeMap<&'static str, usize>)> {
+        let (mut parameters, mut bytes) = (0, BTreeMap::new());
+        for (names, stored) in tensors {
+            let mut done = Vec::new();
+            for needed in names.iter().filter_map(|name| self.needed.get(name)) {
+                if done.contains(&needed.purpose) {
+                    continue;
+                }
+                let count: usize = needed.shape.iter().product();
+                let (name, size) = if needed.purpose == Use::Values {
+                    ("f32", 4 * count)
+                } else {
+                    let to = self.weight_type(needed.purpose, *stored);
+                    (to.name(), Matrix::size(needed.shape[0], needed.shape[1], to)?)
+                };
+                parameters += count;
+                *bytes.entry(name).or_default() += size;
+                done.push(needed.purpose);
+            }
+        }
+        Ok((parameters, bytes))
     }
 
     /// The packed tensors so far, in the order of the model.

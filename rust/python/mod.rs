@@ -44,6 +44,25 @@ fn spec_tensors(py: Python<'_>, spec: &str) -> PyResult<Vec<(String, Vec<usize>)
     Ok(crate::model::needed(&spec).into_iter().map(|n| (n.name, n.shape)).collect())
 }
 
+/// Parameters, and bytes in memory by weight type, of a description's tensors, without reading any.
+#[pyfunction]
+fn weight_sizes(
+    py: Python<'_>,
+    spec: &str,
+    weights: &str,
+    tensors: Vec<(Vec<String>, String)>,
+) -> PyResult<(usize, std::collections::BTreeMap<&'static str, usize>)> {
+    use crate::tensor::{DType, WeightType};
+    let sizes = || {
+        let weights = if weights == "stored" { None } else { Some(WeightType::parse(weights)?) };
+        let options = crate::model::Options { weights, ..Default::default() };
+        let parse = |(names, dtype): (Vec<String>, String)| Ok((names, DType::parse(&dtype)?));
+        let tensors = tensors.into_iter().map(parse).collect::<crate::error::Result<Vec<_>>>()?;
+        crate::model::Loader::new(crate::model::spec::Model::from_json(spec)?, options).sizes(&tensors)
+    };
+    sizes().map_err(|e| call::raise(py, &e))
+}
+
 /// Renders a chat template with variables given as JSON.
 #[pyfunction]
 fn render_template(py: Python<'_>, source: &str, variables: &str) -> PyResult<String> {
@@ -94,6 +113,7 @@ fn _core(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(isa, m)?)?;
     m.add_function(wrap_pyfunction!(normalize_spec, m)?)?;
     m.add_function(wrap_pyfunction!(spec_tensors, m)?)?;
+    m.add_function(wrap_pyfunction!(weight_sizes, m)?)?;
     m.add_function(wrap_pyfunction!(render_template, m)?)?;
     m.add_function(wrap_pyfunction!(process_logits, m)?)?;
     Ok(())

@@ -319,7 +319,7 @@ impl Model {
         cube(py, out, n, if cross { m } else { n })
     }
 
-    #[pyo3(signature = (ids, starts, options, source_ids = None, source_starts = None, processor = None, draft = None, limits = None))]
+    #[pyo3(signature = (ids, starts, options, source_ids = None, source_starts = None, processor = None, draft = None, limits = None, row = None))]
     fn generate(
         &self,
         py: Python<'_>,
@@ -331,6 +331,7 @@ impl Model {
         processor: Option<Py<PyAny>>,
         draft: Option<PyRef<'_, Model>>,
         limits: Option<Vec<usize>>,
+        row: Option<usize>,
     ) -> PyResult<Generation> {
         let engine = self.engine(py)?;
         let mut flags = vec![Arc::clone(&self.flag)];
@@ -347,7 +348,7 @@ impl Model {
                 _ => Vec::new(),
             };
             let limits = limits.unwrap_or_default();
-            engine.add(Request { prompts, sources, options, limits, processor, draft: guesser })
+            engine.add(Request { prompts, sources, options, limits, processor, draft: guesser, row })
         };
         let call = make().map_err(|e| raise(py, &e))?;
         Ok(Generation::wrap(call, ending, raised))

@@ -113,6 +113,8 @@ def conversing(model: TextGenerator) -> None:
     chat = Chat(model, system="Be brief.", max_tokens=5)
     assert_type(chat.send("Hello"), Generation)
     assert_type(chat.stream("Hello"), Generator[Chunk, None, None])
+    chat.change(temperature=0)
+    chat.resume(MESSAGES)
     chat.undo()
     chat.reset()
 
@@ -135,6 +137,8 @@ def encoding(model: TextEncoder) -> None:
     assert_type(model.classify("A"), Classification)
     assert_type(model.classify(("A", "B"), scores="softmax"), Classification)
     assert_type(model.classify(PROMPTS), list[Classification])
+    assert_type(model.classify(iter(PROMPTS)), Generator[Classification, None, None])
+    model.embed(iter(PROMPTS)).close()
     assert_type(model.classify([("A", "B")]), list[Classification])
     assert_type(model.classify("A", labels=PROMPTS, multi_label=True), Classification)
     assert_type(model.tag("A", aggregation="first"), list[Tag])

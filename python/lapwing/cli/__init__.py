@@ -7,6 +7,8 @@ Ctrl-C.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import warnings
@@ -20,6 +22,7 @@ def run(argv: Sequence[str]) -> int:
     from .parser import build
 
     _open_closed_streams()
+    _encode()
     parser = build()
     try:
         arguments, rest = parser.parse_known_args(argv)
@@ -41,6 +44,8 @@ def run(argv: Sequence[str]) -> int:
         sys.stdout.flush()
         return int(code or 0)
     except KeyboardInterrupt:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
         print("\nlapwing: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -64,6 +69,20 @@ def run(argv: Sequence[str]) -> int:
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
     """Prints a warning without its source location, which is not in the user's code."""
     print(f"lapwing: warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _encode() -> None:
+    """Standard streams are UTF-8 whatever the locale, or as PYTHONIOENCODING asks; no character fails to be written."""
+    from .input import named_encoding
+
+    encoding = named_encoding() or "utf-8"
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "backslashreplace"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8" if stream is sys.stdin else encoding, errors=errors)
 
 
 def _open_closed_streams() -> None:

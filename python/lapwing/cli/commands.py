@@ -4,73 +4,94 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import OptionError, short_repr
-from .text import generation, load, need, progress, texts, write_json
+from .info import size
+from .input import Texts
+from .text import generation, load, need, progress, write, write_json
+
+if TYPE_CHECKING:
+    from ..results import Chunk
 
 
 def generate(arguments: argparse.Namespace) -> None:
     """Continues prompts; a single one is streamed."""
-    items = texts(arguments)
+    items = Texts(arguments)
     with load(arguments) as model:
         run = need(model, "generate", "generate")
         options = generation(arguments)
-        chunks = None
-        if len(items) == 1 and model.kind == "decoder" and not (arguments.no_stream or arguments.json):
+        single = None if arguments.no_stream or arguments.json or model.kind != "decoder" else items.single()
+        if single is not None:
+            chunks = None
             # stream refuses beams and several samples, also those of the checkpoint: they are printed when
             # complete.
             with contextlib.suppress(OptionError):
-                chunks = model.stream(items[0], **options)
-        if chunks is not None:
-            for chunk in chunks:
-                print(chunk.text, end="", flush=True)
-            print()
-            return
-        for index, result in enumerate(run(items, progress=progress(arguments), **options)):
+                chunks = model.stream(single, **options)
+            if chunks is not None:
+                _stream(chunks)
+                return
+        shown = progress(arguments, writes=True)
+        for item, result in items.results(lambda texts: run(texts, progress=shown, **options)):
             if arguments.json:
-                write_json(result, prompt=items[index])
+                write_json(result or {"text": ""}, prompt=item)
+            elif result is None:
+                write("")
             else:
                 others = getattr(result, "alternatives", None)
                 for one in (result, *(result.hypotheses[1:] if others is None else others)):
-                    print(one.text)
+                    write(one.text)
+
+
+def _stream(chunks: Iterable[Chunk]) -> None:
+    """A text as it comes; its last line is complete also after Ctrl-C."""
+    try:
+        for chunk in chunks:
+            print(chunk.text, end="", flush=True)
+    except KeyboardInterrupt:
+        write("")
+        raise
+    write("")
 
 
 def translate(arguments: argparse.Namespace) -> None:
     """One translation per line."""
-    items = texts(arguments)
+    items = Texts(arguments)
     with load(arguments, "translate") as model:
-        results = model.translate(
-            items,
-            target_prefix=arguments.target_prefix,
-            source_lang=arguments.source_lang,
-            target_lang=arguments.target_lang,
-            split_sentences=arguments.split_sentences,
-            progress=progress(arguments),
+        options = {
+            "source_lang": arguments.source_lang,
+            "target_lang": arguments.target_lang,
+            "target_prefix": arguments.target_prefix,
+            "split_sentences": arguments.split_sentences,
+            "progress": progress(arguments, writes=True),
             **generation(arguments),
-        )
-        _rewritten(arguments, items, results)
+        }
+        _rewritten(arguments, items.results(lambda texts: model.translate(texts, **options)))
 
 
 def summarize(arguments: argparse.Namespace) -> None:
     """One summary per line."""
-    items = texts(arguments)
+    items = Texts(arguments)
     with load(arguments, "summarize") as model:
-        results = model.summarize(items, progress=progress(arguments), **generation(arguments))
-        _rewritten(arguments, items, results)
+        options = {"progress": progress(arguments, writes=True), **generation(arguments)}
+        _rewritten(arguments, items.results(lambda texts: model.summarize(texts, **options)))
 
 
-def _rewritten(arguments: argparse.Namespace, items: list[str], results: list[Any]) -> None:
-    for item, result in zip(items, results, strict=True):
+def _rewritten(arguments: argparse.Namespace, results: Iterable[tuple[str, Any]]) -> None:
+    for item, result in results:
         if arguments.json:
-            write_json(result, source=item)
+            write_json(result or {"text": ""}, source=item)
+        elif result is None:
+            write("")
         elif arguments.num_hypotheses:
             for hypothesis in result.hypotheses:
-                print(f"{hypothesis.score:.4f}\t{hypothesis.text}")
+                write(f"{hypothesis.score:.4f}\t{hypothesis.text}")
         else:
-            print(result.text)
+            write(result.text)
 
 
 def embed(arguments: argparse.Namespace) -> None:
@@ -83,114 +104,144 @@ def embed(arguments: argparse.Namespace) -> None:
             raise OptionError(
                 f"--output is {arguments.output}, but the folder {folder} does not exist: create it first"
             )
-    items = texts(arguments)
+    items = Texts(arguments)
     with load(arguments) as model:
-        vectors = need(model, "embed", "embed")(
-            items,
-            normalize=arguments.normalize,
-            prompt=arguments.prompt,
-            prompt_name=arguments.prompt_name,
-            truncate=arguments.truncate,
-            max_tokens=arguments.max_tokens,
-            truncate_dim=arguments.dim,
-            progress=progress(arguments),
-        )
-    if arguments.output:
-        import numpy as np
+        run = need(model, "embed", "embed")
+        options = {
+            "normalize": arguments.normalize,
+            "prompt": arguments.prompt,
+            "prompt_name": arguments.prompt_name,
+            "truncate": arguments.truncate,
+            "max_tokens": arguments.max_tokens,
+            "truncate_dim": arguments.dim,
+            "progress": progress(arguments, writes=not arguments.output),
+        }
+        found = items.results(lambda texts: run(texts, **options))
+        if arguments.output:
+            _save(arguments.output, (vector for _, vector in found))
+            return
+        for item, vector in found:
+            if arguments.json:
+                write_json({"text": item, "embedding": vector})
+            else:
+                write("" if vector is None else " ".join(f"{value:.6g}" for value in vector))
 
-        with open(arguments.output, "wb") as file:  # noqa: PTH123  # np.save adds a suffix to paths
-            np.save(file, vectors)
-        print(f"{arguments.output}: {vectors.shape[0]} vectors of {vectors.shape[1]}", file=sys.stderr)
-        return
-    for item, vector in zip(items, vectors, strict=True):
-        if arguments.json:
-            write_json({"text": item, "embedding": vector})
-        else:
-            print(" ".join(f"{value:.6g}" for value in vector))
+
+def _save(path: str, vectors: Iterable[Any]) -> None:
+    """An array with a row for each line, also of those before Ctrl-C; NaN for a blank one."""
+    import numpy as np
+
+    rows: list[Any] = []
+    try:
+        rows.extend(vectors)
+    finally:
+        width = next((len(row) for row in rows if row is not None), 0)
+        if rows:
+            array = np.stack([np.full(width, np.nan, np.float32) if row is None else row for row in rows])
+            with open(path, "wb") as file:  # noqa: PTH123  # np.save adds a suffix to paths
+                np.save(file, array)
+            blank = sum(row is None for row in rows)
+            note = f", {blank} of NaN for blank lines" if blank else ""
+            print(f"{path}: {len(rows)} vectors of {width}{note}", file=sys.stderr)
 
 
 def classify(arguments: argparse.Namespace) -> None:
     """Label and score of each text."""
-    items: list[Any] = texts(arguments)
-    if arguments.pairs:
-        items = [_pair(item, "--pairs is set") for item in items]
+    items = Texts(arguments, _paired("--pairs is set") if arguments.pairs else None)
     with load(arguments, "classify") as model:
-        results = model.classify(
-            items,
-            labels=arguments.label,
+        options = {
+            "labels": arguments.label,
             **({} if arguments.hypothesis is None else {"hypothesis": arguments.hypothesis}),
-            multi_label=arguments.multi_label,
-            top_k=arguments.top_k or (None if arguments.json else 1),
-            scores=arguments.scores,
-            truncate=arguments.truncate,
-            progress=progress(arguments),
-        )
-    for item, result in zip(items, results, strict=True):
-        if arguments.json:
-            write_json(result, text=item)
-            continue
-        source = item if isinstance(item, str) else "\t".join(item)
-        for found in result.labels:
-            print(f"{found.label}\t{found.score:.4f}\t{source}")
+            "multi_label": arguments.multi_label,
+            "top_k": arguments.top_k or (None if arguments.json else 1),
+            "scores": arguments.scores,
+            "truncate": arguments.truncate,
+            "progress": progress(arguments, writes=True),
+        }
+        for item, result in items.results(lambda texts: model.classify(texts, **options)):
+            if arguments.json:
+                text = item.split("\t", 1) if arguments.pairs and result is not None else item
+                write_json(result or {"label": None, "score": None, "labels": []}, text=text)
+            elif result is None:
+                write("")
+            else:
+                for found in result.labels:
+                    write(f"{found.label}\t{found.score:.4f}\t{item}")
 
 
-def _pair(item: str, why: str) -> tuple[str, str]:
-    left, tab, right = item.partition("\t")
-    if not tab:
-        raise OptionError(f"{why}, but {short_repr(item)} is one text: expected two texts separated by a tab")
-    return left, right
+def _paired(why: str) -> Callable[[str], tuple[str, str]]:
+    """Splits a line into its two texts."""
+
+    def pair(item: str) -> tuple[str, str]:
+        left, tab, right = item.partition("\t")
+        if not tab:
+            raise OptionError(f"{why}, but {short_repr(item)} is one text: expected two texts separated by a tab")
+        return left, right
+
+    return pair
 
 
 def tag(arguments: argparse.Namespace) -> None:
     """Labelled spans, one per line; an empty line separates texts."""
-    items = texts(arguments)
+    items = Texts(arguments)
     with load(arguments, "tag") as model:
-        results = model.tag(
-            items,
-            aggregation=arguments.aggregation,
-            ignore_labels=arguments.ignore_label or ["O"],
-            stride=arguments.stride,
-            progress=progress(arguments),
-        )
-    for index, (item, found) in enumerate(zip(items, results, strict=True)):
-        if arguments.json:
-            write_json({"text": item, "tags": found})
-            continue
-        if index:
-            print()
-        for part in found:
-            print(f"{part.label}\t{part.score:.4f}\t{part.start}-{part.end}\t{part.text}")
+        options = {
+            "aggregation": arguments.aggregation,
+            "ignore_labels": arguments.ignore_label or ["O"],
+            "stride": arguments.stride,
+            "progress": progress(arguments, writes=True),
+        }
+        for index, (item, found) in enumerate(items.results(lambda texts: model.tag(texts, **options))):
+            if arguments.json:
+                write_json({"text": item, "tags": found or []})
+                continue
+            if index:
+                write("")
+            for part in found or ():
+                write(f"{part.label}\t{part.score:.4f}\t{part.start}-{part.end}\t{part.text}")
 
 
 def answer(arguments: argparse.Namespace) -> None:
     """The answer from each context."""
-    items = texts(arguments)
+    from ..models.arguments import is_text
+    from ..models.feed import Feed, windows
+
+    items = Texts(arguments)
     with load(arguments, "answer") as model:
-        results = model.answer(
-            [arguments.question] * len(items),
-            items,
-            top_k=arguments.top_k,
-            allow_no_answer=arguments.allow_no_answer,
-            max_answer_tokens=arguments.max_answer_tokens,
-            window=arguments.window,
-            stride=arguments.stride,
-            progress=progress(arguments),
-        )
-    for result in results:
-        if arguments.json:
-            write_json(result, question=arguments.question)
-            continue
-        for found in (result, *result.alternatives):
-            print(f"{found.text}\t{found.score:.4f}\t{found.start}-{found.end}")
+        options = {
+            "top_k": arguments.top_k,
+            "allow_no_answer": arguments.allow_no_answer,
+            "max_answer_tokens": arguments.max_answer_tokens,
+            "window": arguments.window,
+            "stride": arguments.stride,
+        }
+
+        def run(texts: Texts) -> Iterator[Any]:
+            def ask(contexts: list[str]) -> list[Any]:
+                found: list[Any] = model.answer([arguments.question] * len(contexts), contexts, **options)
+                return found
+
+            return windows(Feed(texts, is_text, "context"), ask, progress(arguments, writes=True), "answering")
+
+        for _, result in items.results(run):
+            if arguments.json:
+                write_json(result or {"text": ""}, question=arguments.question)
+            elif result is None:
+                write("")
+            else:
+                for found in (result, *result.alternatives):
+                    write(f"{found.text}\t{found.score:.4f}\t{found.start}-{found.end}")
 
 
 def rank(arguments: argparse.Namespace) -> None:
-    """Documents, best first."""
-    items = texts(arguments)
+    """Documents, best first; blank lines are counted and not ranked."""
+    items = Texts(arguments)
+    given = list(items.results(list))
+    places = [place for place, (_, text) in enumerate(given) if text is not None]
     with load(arguments) as model:
         results = need(model, "rank", "rank")(
             arguments.query,
-            items,
+            [given[place][0] for place in places],
             top_k=arguments.top_k,
             scores=arguments.scores,
             query_prompt=arguments.query_prompt,
@@ -200,119 +251,95 @@ def rank(arguments: argparse.Namespace) -> None:
         )
     for result in results:
         if arguments.json:
-            write_json(result)
+            write_json(dataclasses.replace(result, index=places[result.index]))
         else:
-            print(f"{result.score:.4f}\t{result.index}\t{result.text}")
+            write(f"{result.score:.4f}\t{places[result.index]}\t{result.text}")
 
 
 def fill_mask(arguments: argparse.Namespace) -> None:
     """Candidates, best first."""
-    items = texts(arguments)
+    items = Texts(arguments)
     with load(arguments, "fill-mask") as model:
-        results = model.fill_mask(items, top_k=arguments.top_k, targets=arguments.target, progress=progress(arguments))
-    for item, result in zip(items, results, strict=True):
-        masks = result if result and isinstance(result[0], list) else [result]
-        if arguments.json:
-            write_json({"text": item, "masks": masks})
-            continue
-        for candidates in masks:
-            for found in candidates:
-                print(f"{found.score:.4f}\t{found.token}\t{found.text}")
+        options = {
+            "top_k": arguments.top_k,
+            "targets": arguments.target,
+            "progress": progress(arguments, writes=True),
+        }
+        for item, result in items.results(lambda texts: model.fill_mask(texts, **options)):
+            masks = [] if result is None else result if result and isinstance(result[0], list) else [result]
+            if arguments.json:
+                write_json({"text": item, "masks": masks})
+                continue
+            if result is None:
+                write("")
+            for candidates in masks:
+                for found in candidates:
+                    write(f"{found.score:.4f}\t{found.token}\t{found.text}")
 
 
 def score(arguments: argparse.Namespace) -> None:
-    """Sum of log-probabilities, tokens and perplexity of each text; of an encoder-decoder of each target."""
-    items = texts(arguments)
+    """Sum of log-probabilities, perplexity and number of scored tokens of each text, by name; of an encoder-decoder of
+    each target."""
+    from ..models.arguments import is_text_or_pair
+    from ..models.feed import Feed, windows
+
+    items = Texts(arguments)
     with load(arguments) as model:
         run = need(model, "score", "score")
-        given: tuple[Any, ...] = (items,)
-        if model.kind == "encoder-decoder":
-            pairs = [_pair(item, "the model is an encoder-decoder") for item in items]
-            given = ([source for source, _ in pairs], [target for _, target in pairs])
-        results = run(*given, progress=progress(arguments))
-    for item, result in zip(items, results, strict=True):
-        if arguments.json:
-            write_json(result, text=item)
-        else:
-            print(f"{result.total:.4f}\t{len(result.logprobs)}\t{result.perplexity:.4f}")
+        shown = progress(arguments, writes=True)
 
+        def results(texts: Texts) -> Iterator[Any]:
+            if model.kind != "encoder-decoder":
+                found: Iterator[Any] = run(texts, progress=shown)
+                return found
+            texts.convert = _paired("the model is an encoder-decoder")
 
-def info(arguments: argparse.Namespace) -> None:
-    """Facts, one per line."""
-    facts = _installation() if arguments.model is None else _facts(arguments)
-    if arguments.json:
-        write_json(facts)
-        return
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {_size(size)}" for key, size in value.items())
-        elif name in ("bytes", "bytes in cache"):
-            value = _size(value)
-        elif isinstance(value, int) and name != "threads":
-            value = f"{value:,}"
-        elif isinstance(value, list):
-            value = ", ".join(map(str, value))
-        print(f"{name:<{width}}  {'-' if value is None else value}")
+            def targets(batch: list[Any]) -> list[Any]:
+                scored: list[Any] = run([source for source, _ in batch], [target for _, target in batch])
+                return scored
+
+            return windows(Feed(texts, is_text_or_pair, "text"), targets, shown, "scoring")
+
+        for item, result in items.results(results):
+            if arguments.json:
+                named: dict[str, Any] = {"logprob": None, "perplexity": None, "tokens": 0, "ids": [], "logprobs": []}
+                if result is not None:
+                    named = {
+                        "logprob": result.total,
+                        "perplexity": result.perplexity,
+                        "tokens": len(result.logprobs),
+                        "ids": result.ids,
+                        "logprobs": result.logprobs,
+                    }
+                write_json(named, text=item)
+            elif result is None:
+                write("")
+            else:
+                write(f"logprob={result.total:.4f}\tperplexity={result.perplexity:.4f}\ttokens={len(result.logprobs)}")
 
 
 def cached(arguments: argparse.Namespace) -> None:
-    """Lists packed weights on disk, one file per line, or removes them."""
+    """Lists packed weights on disk, one file per line with its model, or removes them."""
+    import time
+
     from .. import packed
 
-    if arguments.clear:
-        freed = packed.clear()
+    if arguments.clear is not None:
+        freed = packed.clear(arguments.clear)
         if arguments.json:
             write_json({"freed": freed})
         else:
-            print(f"removed {_size(freed)}")
+            write(f"removed {size(freed)}")
         return
-    found = packed.sizes()
-    for path, size in found.items():
+    found = packed.files()
+    for file in found:
         if arguments.json:
-            write_json({"path": str(path), "bytes": size})
+            write_json({**dataclasses.asdict(file), "path": str(file.path)})
         else:
-            print(f"{_size(size):>10}  {path}")
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(file.last_use))
+            write(f"{size(file.bytes):>10}  {used}  {file.weights or '-':<4}  {file.model or file.path.name}")
     if not found and not arguments.json:
         root = packed.folder()
-        print(f"nothing in {root}" if root is not None else f"off ({packed.VARIABLE})")
-
-
-def _facts(arguments: argparse.Namespace) -> dict[str, Any]:
-    from .text import plain
-
-    with load(arguments) as model:
-        found: dict[str, Any] = plain(model.info())
-        return found
-
-
-def _installation() -> dict[str, Any]:
-    import platform
-
-    import numpy
-
-    from .. import __version__, _core, packed
-    from ..architectures import families
-    from ..hub import builtin_ids
-
-    return {
-        "version": __version__,
-        "python": platform.python_version(),
-        "numpy": numpy.__version__,
-        "machine": platform.machine(),
-        "isa": _core.isa(),
-        "threads": _core.default_threads(),
-        "cache": str(packed.folder() or "off"),
-        "bytes in cache": sum(packed.sizes().values()),
-        "built-in models": builtin_ids(),
-        "model types": list(families()),
-    }
-
-
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("bytes", "KB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.2f} GB"
+        write(f"nothing in {root}" if root is not None else f"off ({packed.VARIABLE})")
+    elif not arguments.json:
+        write(f"{size(sum(file.bytes for file in found)):>10}  in {packed.folder()}")

@@ -51,7 +51,7 @@ _GENERATION: tuple[tuple[str, Any, str], ...] = (
 )
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
     """``NAME=VALUE``; a value that is not JSON is a string."""
     import json
 
@@ -99,7 +99,7 @@ def _model(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
         action=argparse.BooleanOptionalAction,
         help="cache packed weights on disk for the next load (default: for large quantized models)",
     )
-    group.add_argument("-q", "--quiet", action="store_true", help="do not show progress")
+    group.add_argument("-q", "--quiet", action="store_true", help="show no progress, nor that of downloads")
 
 
 def _input(parser: argparse.ArgumentParser, *, lines: bool) -> None:
@@ -118,7 +118,7 @@ def _input(parser: argparse.ArgumentParser, *, lines: bool) -> None:
         dest="unit",
         action="store_const",
         const="lines",
-        help="each line of the input is a text; empty lines are skipped",
+        help="each line of the input is a text; a blank line gives a blank line",
     )
     unit.add_argument("--whole", dest="unit", action="store_const", const="whole", help="each input is one text")
     parser.set_defaults(unit=default)
@@ -139,7 +139,7 @@ def _generation(parser: argparse.ArgumentParser) -> None:
         "-o",
         "--option",
         action="append",
-        type=_setting,
+        type=setting,
         default=[],
         metavar="NAME=VALUE",
         help="any other option of generation, with the value as JSON: -o top_h=0.4 -o 'bad_words=[\"man\"]' "
@@ -176,7 +176,7 @@ def build() -> argparse.ArgumentParser:
     chat.add_argument(
         "--set",
         action="append",
-        type=_setting,
+        type=setting,
         default=[],
         metavar="NAME=VALUE",
         help="a template variable, with the value as JSON: --set enable_thinking=false (may be repeated)",
@@ -304,12 +304,12 @@ def build() -> argparse.ArgumentParser:
     score.add_argument("text", nargs="*", help="texts; for an encoder-decoder a source, a tab and a target each")
     _input(score, lines=False)
 
-    info = command("info", "facts about a model, or about this installation if no model is given")
+    info = command("info", "facts about a model from its headers, or about this installation", "info")
     _model(info, optional=True)
     _json(info)
 
     cache = command("cache", "list or remove packed weights on disk", "commands", "cached")
-    cache.add_argument("--clear", action="store_true", help="remove them")
+    cache.add_argument("--clear", nargs="*", metavar="MODEL", help="remove all, or those of the named models")
     _json(cache)
 
     demo = command("demo", "translations, text and similarities from the built-in models", "demo", "demo")

@@ -1,32 +1,43 @@
 """``lapwing chat``: a conversation at the terminal, or line by line from a pipe.
 
-Enter sends; a line that ends in a backslash continues on the next. Ctrl-C stops the answer and keeps the text
-so far, Ctrl-D ends.
+Enter sends; lines that are pasted together, and a line that ends in a backslash with the next, are one message. Ctrl-C
+stops the answer and keeps the text so far, Ctrl-D ends.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import select
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import ContextLengthError, Error
+from ..errors import ContextLengthError, Error, OptionError
+from .input import File
+from .parser import setting
 from .text import generation, json_list, load, need, write_json
 
 if TYPE_CHECKING:
     from ..chat import Chat
 
 HELP = """\
-/help          show this text
-/reset         start over
-/undo          remove the last turn
-/again         answer the last message again
-/system TEXT   start over with this system message
-/save FILE     write the conversation as JSON
-/quit          end (as Ctrl-D)
-A line that ends in \\ continues on the next. Ctrl-C stops an answer."""
+/help             show this text
+/reset            start over
+/undo             remove the last turn
+/again            answer the last message again
+/system TEXT      start over with this system message
+/set NAME VALUE   change an option of generation; without a value restore it; alone show all
+/tools FILE       tools of a JSON file for the template; alone none
+/save FILE        write the conversation as JSON
+/load FILE        continue a conversation that was saved
+/quit             end (as Ctrl-D)
+Pasted lines are one message; a line that ends in \\ continues on the next. Ctrl-C stops an answer."""
+
+PASTE_SECONDS = 0.05
+"""A line that follows another in this time is pasted, not typed."""
 
 
 def chat(arguments: argparse.Namespace) -> int:
@@ -49,9 +60,11 @@ def chat(arguments: argparse.Namespace) -> int:
         talk = begin(arguments.system)
         if sys.stdin.isatty():
             return _terminal(talk, begin, arguments)
-        for line in sys.stdin:
-            if line.strip():
-                _say(talk, line.rstrip("\n"), arguments.json)
+        pipe = File("-")
+        while (lines := pipe.read()) is not None:
+            for line in lines:
+                if line.strip():
+                    _say(talk, line, arguments)
     return 0
 
 
@@ -74,11 +87,13 @@ def _terminal(talk: Chat, begin: Callable[[str | None], Chat], arguments: argpar
         if command in ("/quit", "/exit"):
             break
         if command == "/system":
+            options = talk.options
             talk = begin(rest.strip() or None)
+            talk.change(**options)
             continue
         try:
             if not _command(talk, command, rest.strip(), arguments):
-                _say(talk, line, arguments.json)
+                _say(talk, line, arguments)
         except ContextLengthError as error:
             print(f"lapwing: error: {error}; /undo and /reset make room", file=sys.stderr)
         except (Error, OSError) as error:
@@ -108,10 +123,17 @@ def _command(talk: Chat, command: str, rest: str, arguments: argparse.Namespace)
             print("there is no message to answer", file=sys.stderr)
         else:
             talk.undo()
-            _say(talk, str(last["content"]), arguments.json)
+            _say(talk, str(last["content"]), arguments)
+    elif command == "/set":
+        _set(talk, rest)
+    elif command == "/tools":
+        talk.change(tools=json_list(rest or None, "/tools"))
+    elif command == "/load":
+        if not rest:
+            raise OptionError("/load needs the file of a conversation")
+        talk.resume(json_list(rest, "/load") or [])
+        print(f"{len(talk.messages)} messages", file=sys.stderr)
     elif command == "/save":
-        import json
-
         Path(rest or "chat.json").write_text(
             json.dumps(talk.messages, ensure_ascii=False, indent=1) + "\n", encoding="utf-8"
         )
@@ -122,16 +144,32 @@ def _command(talk: Chat, command: str, rest: str, arguments: argparse.Namespace)
     return True
 
 
-def _say(talk: Chat, text: str, as_json: bool) -> None:
+def _set(talk: Chat, rest: str) -> None:
+    """``/set NAME VALUE``: the value is JSON, else a text."""
+    name, _, value = rest.replace("=", " ", 1).partition(" ")
+    if not name:
+        for key, own in talk.options.items():
+            print(f"{key} {json.dumps(own, ensure_ascii=False)}", file=sys.stderr)
+        return
+    key, given = setting(f"{name}={value.strip()}") if value.strip() else (name.replace("-", "_"), None)
+    talk.change(**{key: given})
+
+
+def _say(talk: Chat, text: str, arguments: argparse.Namespace) -> None:
     """One turn; Ctrl-C ends the answer, not the program."""
     chunks = talk.stream(text)
     answer = ""
     reason = None
+    times: list[float] = []
+    tokens = first = 0
     try:
         for chunk in chunks:
             answer += chunk.text
             reason = chunk.finish_reason
-            if not as_json:
+            tokens += len(chunk.ids)
+            times.append(time.perf_counter())
+            first = first or tokens
+            if not arguments.json:
                 print(chunk.text, end="", flush=True)
     except KeyboardInterrupt:
         if not sys.stdin.isatty():
@@ -141,21 +179,42 @@ def _say(talk: Chat, text: str, as_json: bool) -> None:
         close = getattr(chunks, "close", None)
         if close is not None:
             close()
-    if as_json:
+    if arguments.json:
         write_json({"message": text, "text": answer, "finish_reason": reason})
-    else:
-        print()
+        return
+    print(flush=True)
+    if sys.stdin.isatty() and sys.stderr.isatty() and not arguments.quiet and tokens:
+        # The rate of new tokens, without the time to read the prompt.
+        seconds = times[-1] - times[0]
+        rate = f", {(tokens - first) / seconds:.1f} tokens/s" if seconds > 0 and tokens > first else ""
+        print(f"[{tokens} token{'s' if tokens > 1 else ''}{rate}]", file=sys.stderr, flush=True)
 
 
 def _read() -> str:
+    """A message: a line, with those pasted after it and those it continues on."""
     lines: list[str] = []
     mark = "> "
     while True:
-        line = input(mark)
-        if not line.endswith("\\"):
-            return "\n".join([*lines, line])
-        lines.append(line[:-1])
-        mark = ". "
+        try:
+            line = input(mark)
+        except EOFError:
+            if not lines:
+                raise
+            return "\n".join(lines)
+        pasted = _waits()
+        continues = line.endswith("\\")
+        lines.append(line[:-1] if continues else line)
+        if not (continues or pasted):
+            return "\n".join(lines)
+        mark = "" if pasted else ". "
+
+
+def _waits() -> bool:
+    """Whether a further line is there already. (Terminals that mark what is pasted give its lines as one.)"""
+    try:
+        return bool(select.select([sys.stdin], [], [], PASTE_SECONDS)[0])
+    except (OSError, ValueError):
+        return False  # Windows has no such question
 
 
 def _history() -> Path | None:

@@ -1,4 +1,4 @@
-"""Reading texts and writing results."""
+"""Writing results, and the model and options of a command."""
 
 from __future__ import annotations
 
@@ -11,45 +11,6 @@ from typing import Any
 
 from ..errors import OptionError, short_repr
 from ..progress import Callback
-
-
-def texts(arguments: argparse.Namespace) -> list[str]:
-    """The texts of a command: its arguments, its files, else standard input."""
-    found = [_utf8(text, "an argument") for text in arguments.text]
-    files = arguments.file or []
-    if not found and not files:
-        if sys.stdin.isatty():
-            raise OptionError("no text: give it as an argument, with --file, or on standard input")
-        files = ["-"]
-    for name in files:
-        content = _content(name)
-        if arguments.unit == "lines":
-            # Not splitlines, which also splits at form feeds and other separators within a text.
-            found += [line for line in content.split("\n") if line.strip()]
-        elif content.strip():
-            found.append(content.removesuffix("\n"))
-    if not found:
-        raise OptionError("no text: the input is empty")
-    return found
-
-
-def _content(name: str) -> str:
-    """The contents of a file or of standard input (-), without a byte order mark."""
-    where = "standard input" if name == "-" else name
-    try:
-        content = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise OptionError(f"{where} is not UTF-8: byte {error.start} is 0x{byte:02x}") from error
-    return _utf8(content, where).removeprefix("\ufeff")
-
-
-def _utf8(text: str, where: str) -> str:
-    """The text, if it was UTF-8: Python decodes other bytes to lone surrogates."""
-    wrong = next((character for character in text if "\udc80" <= character <= "\udcff"), None)
-    if wrong is not None:
-        raise OptionError(f"{where} is not UTF-8: it contains the byte 0x{ord(wrong) - 0xDC00:02x}")
-    return text
 
 
 def plain(value: Any) -> Any:
@@ -74,12 +35,19 @@ def write_json(value: Any, **more: Any) -> None:
     content = plain(value)
     if more:
         content = {**more, **content} if isinstance(content, dict) else {**more, "result": content}
-    print(json.dumps(content, ensure_ascii=False), flush=True)
+    write(json.dumps(content, ensure_ascii=False))
 
 
-def progress(arguments: argparse.Namespace) -> bool | Callback | None:
-    """Progress on a terminal, unless --quiet is set."""
-    return True if sys.stderr.isatty() and not arguments.quiet else None
+def write(text: str) -> None:
+    """A line of output, complete and at once: a reader sees it, and Ctrl-C does not cut it."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def progress(arguments: argparse.Namespace, *, writes: bool = False) -> bool | Callback | None:
+    """Progress on a terminal, unless --quiet is set or the command ``writes`` results to it meanwhile."""
+    shown = sys.stderr.isatty() and not arguments.quiet and not (writes and sys.stdout.isatty())
+    return True if shown else None
 
 
 def load(arguments: argparse.Namespace, task: str | None = None) -> Any:
@@ -96,7 +64,20 @@ def load(arguments: argparse.Namespace, task: str | None = None) -> Any:
         revision=arguments.revision,
         local_files_only=arguments.offline,
         packed_cache=arguments.packed_cache,
-        progress=progress(arguments),
+        progress=False if arguments.quiet else progress(arguments),
+    )
+
+
+def load_folder(arguments: argparse.Namespace) -> tuple[Path, str]:
+    """The folder of a command's model and its name; what is downloaded is not looked up again."""
+    from ..hub import find
+
+    return find(
+        arguments.model,
+        revision=arguments.revision,
+        local_files_only=arguments.offline,
+        downloaded_first=True,
+        quiet=arguments.quiet,
     )
 
 

@@ -127,7 +127,7 @@ def checked(function: Function, known: Collection[str] = ()) -> Function:
         function: a public function or method.
         known: the options that its ``**options`` takes.
     """
-    code = function.__code__
+    code = inspect.unwrap(function).__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     accepted = {*names, *known} - {"self"}
     keywords = [*names[code.co_argcount :], *known]

@@ -142,11 +142,16 @@ def is_text_or_pair(value: Any) -> bool:
     return is_text(value) or (isinstance(value, tuple) and len(value) == 2 and all(map(is_text, value)))
 
 
+def expected(is_one: Callable[[Any], bool]) -> str:
+    """The words for an item in an error."""
+    return "a text" if is_one is is_text else "a text or a pair of texts"
+
+
 def one_or_many(value: Any, is_one: Callable[[Any], bool], what: str) -> tuple[list[Any], bool]:
     """The items as a list, and whether a single item was given."""
     if is_one(value):
         return [value], True
-    one = "a text" if is_one is is_text else "a text or a pair of texts"
+    one = expected(is_one)
     items = listed(what, value, f"{one}, or a list of such")
     for index, item in enumerate(items):
         if not is_one(item):

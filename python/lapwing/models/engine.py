@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import ContextLengthError
+from ..progress import Callback, Progress
 from ..results import Chunk
 from .base import ragged
+from .feed import Feed
 from .transcript import Finished, Transcript, token_logprob
 
 if TYPE_CHECKING:
@@ -20,6 +24,11 @@ if TYPE_CHECKING:
 
 STEPS = 16
 """Tokens between two reports of progress."""
+AHEAD = 128
+"""Items of an iterator that are in the engine or wait for an earlier one: as many as a batch has sequences."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -76,8 +85,8 @@ class GenerationJob:
             wanted = room
         return wanted
 
-    def start(self) -> _core.Generation:
-        """Adds all prompts to the engine; nothing is computed yet.
+    def start(self, row: int | None = None) -> _core.Generation:
+        """Adds all prompts to the engine; nothing is computed yet. ``row`` is that of `_core.Model.generate`.
 
         Raises:
             ContextLengthError: a prompt and its new tokens do not fit into the model.
@@ -88,40 +97,105 @@ class GenerationJob:
         options = {**request.core, "max_tokens": longest, "min_tokens": min(int(request.core["min_tokens"]), longest)}
         ids, starts = ragged(self.prompts)
         sources: tuple[Any, Any] = (None, None) if self.sources is None else ragged(self.sources)
+        more: dict[str, Any] = {} if row is None else {"row": row}
         return self.core.generate(
-            ids, starts, json.dumps(options), *sources, request.processor, request.draft, limits=limits
+            ids, starts, json.dumps(options), *sources, request.processor, request.draft, limits=limits, **more
         )
+
+
+class Running:
+    """A job in the engine: its new tokens as they come, and its results when it has finished."""
+
+    def __init__(self, job: GenerationJob, row: int | None = None) -> None:
+        self.job = job
+        self.generation = job.start(row)
+        self.began = time.perf_counter()
+        request = job.request
+        watched = bool(request.stop) or request.stopping is not None
+        self._transcripts: list[Transcript] = []
+        if (watched or request.logprobs is not None) and request.beams == 1:
+            sequences = range(len(job.prompts) * request.samples)
+            self._transcripts = [job.transcript(index // request.samples, text=watched) for index in sequences]
+        self.steps = 1 if watched else None
+        """The steps after which the new tokens must be looked at; None if that does not matter."""
+
+    def advance(self, steps: int) -> None:
+        """Runs up to ``steps`` steps (0: to the end)."""
+        for sequence, token, logprob, top in self.generation.advance(steps):
+            if self._transcripts and self._transcripts[sequence].take(token, logprob, top):
+                self.generation.stop(sequence, "stop")
+
+    def results(self) -> list[list[Finished]]:
+        """The hypotheses of each prompt, best first."""
+        results = self.generation.results()
+        if not self._transcripts:
+            return [
+                [_finished(self.job, self.job.prefix(index), *one) for one in hypotheses]
+                for index, hypotheses in enumerate(results)
+            ]
+        follow = iter(self._transcripts)
+        return [[next(follow).finished(score, reason) for _, score, reason, _ in found] for found in results]
 
 
 def run(job: GenerationJob, done: Callable[[int], None] | None = None) -> list[list[Finished]]:
     """The hypotheses of each prompt, best first. Calls ``done`` with the number of finished prompts."""
-    request = job.request
-    generation = job.start()
-    transcripts: list[Transcript] = []
-    watched = bool(request.stop) or request.stopping is not None
-    if (watched or request.logprobs is not None) and request.beams == 1:
-        sequences = range(len(job.prompts) * request.samples)
-        transcripts = [job.transcript(index // request.samples, text=watched) for index in sequences]
-    steps = 1 if watched else 0 if done is None else STEPS
+    running = Running(job)
+    generation = running.generation
+    steps = running.steps or (0 if done is None else STEPS)
     left = len(job.prompts)
     try:
         while not generation.finished():
-            for sequence, token, logprob, top in generation.advance(steps):
-                if transcripts and transcripts[sequence].take(token, logprob, top):
-                    generation.stop(sequence, "stop")
+            running.advance(steps)
             if done is not None:
                 before, left = left, generation.unfinished()
                 done(before - left)
-        results = generation.results()
-        if not transcripts:
-            return [
-                [_finished(job, job.prefix(index), *one) for one in hypotheses]
-                for index, hypotheses in enumerate(results)
-            ]
-        follow = iter(transcripts)
-        return [[next(follow).finished(score, reason) for _, score, reason, _ in found] for found in results]
+        return running.results()
     finally:
         generation.close()
+
+
+def flow(
+    feed: Feed[Item],
+    job: Callable[[Item], GenerationJob],
+    finish: Callable[[Item, Running], Result],
+    progress: bool | Callback | None,
+    what: str,
+) -> Generator[Result, None, None]:
+    """The result of each item of a feed, in order, as it comes. Items join the engine's batch when others leave it, up
+    to ``AHEAD`` at a time. Closing the generator stops the work."""
+    open_items: deque[tuple[Item, Running]] = deque()
+    row = 0
+    failure: Exception | None = None
+    with Progress(progress, feed.total, what) as bar:
+        try:
+            while True:
+                try:
+                    if failure is None:
+                        for item in feed.take(AHEAD - len(open_items), busy=bool(open_items)):
+                            one = job(item)
+                            open_items.append((item, Running(one, row)))
+                            row += len(one.prompts)
+                except Exception as error:
+                    failure = error  # raised after the results of the items before
+                if not open_items:
+                    if failure is not None:
+                        raise failure
+                    return
+                # Each takes part in the steps that the others compute, and takes its events in turn.
+                for _, running in open_items:
+                    if not running.generation.finished():
+                        running.advance(running.steps or STEPS)
+                while open_items and open_items[0][1].generation.finished():
+                    item, running = open_items.popleft()
+                    try:
+                        result = finish(item, running)
+                    finally:
+                        running.generation.close()
+                    bar.advance()
+                    yield result
+        finally:
+            for _, running in open_items:
+                running.generation.close()
 
 
 def _finished(

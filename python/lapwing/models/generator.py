@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
@@ -15,10 +15,12 @@ from ..tokenizer import template
 from . import arguments, engine
 from .arguments import flag, id_lists, is_text, one_or_many
 from .base import IdList, LoadedParts, ragged, split_rows
+from .feed import Feed
 from .generation_config import Defaults
 from .options import Request, resolve, spelled_out
 from .tasks.embedding import Embedder
 from .tasks.scoring import Scorer
+from .transcript import Finished
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,22 +83,35 @@ class TextGenerator(Embedder, Scorer):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[Generation]: ...
-    @spelled_out
+    @overload
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: Iterator[str],
         *,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> Generation | list[Generation]:
-        """Continues one prompt or a list.
+    ) -> Generator[Generation, None, None]: ...
+    @spelled_out
+    def generate(
+        self,
+        prompt: str | Sequence[str] | Iterator[str],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generation | list[Generation] | Generator[Generation, None, None]:
+        """Continues one prompt, a list, or an iterator.
+
+        For an iterator the result is a generator, which yields in order, as prompts end: they join the batch when
+        others leave it, 128 at a time. Closing it stops the work.
 
         Raises:
             OptionError: an option that cannot be honoured.
             ContextLengthError: the prompt and ``max_tokens`` do not fit into the model.
         """
-        prompts, single = one_or_many(prompt, is_text, "prompt")
         request = self._resolve(options, "generate")
+        if isinstance(prompt, Iterator):
+            return self._flow(prompt, request, progress)
+        prompts, single = one_or_many(prompt, is_text, "prompt")
         results = self._generate([self._prompt(text) for text in prompts], request, progress)
         return results[0] if single else results
 
@@ -371,27 +386,40 @@ class TextGenerator(Embedder, Scorer):
         with Progress(progress, len(prompts), "generating") as bar:
             results = engine.run(self._job(prompts, request), bar.reports)
         seconds = time.perf_counter() - began
+        return [
+            self._generation(prompt, found, request, seconds) for prompt, found in zip(prompts, results, strict=True)
+        ]
+
+    def _flow(
+        self, prompts: Iterator[str], request: Request, progress: bool | Callback | None
+    ) -> Generator[Generation, None, None]:
+        """The generation of each prompt, as it comes."""
+        Progress(progress, None, "generating")  # raises here, not at the first result
+
+        def finish(_: str, done: engine.Running) -> Generation:
+            seconds = time.perf_counter() - done.began
+            return self._generation(done.job.prompts[0], done.results()[0], request, seconds)
+
+        feed: Feed[str] = Feed(prompts, is_text, "prompt")
+        return engine.flow(feed, lambda text: self._job([self._prompt(text)], request), finish, progress, "generating")
+
+    def _generation(
+        self, prompt: Sequence[int], hypotheses: Sequence[Finished], request: Request, seconds: float
+    ) -> Generation:
         tokenizer = self.tokenizer
-        found = []
-        for prompt, hypotheses in zip(prompts, results, strict=True):
-            texts = [
-                h.text if h.text is not None else tokenizer.decode(h.ids, skip_special_tokens=True) for h in hypotheses
-            ]
-            best = hypotheses[0]
-            found.append(
-                Generation(
-                    text=texts[0],
-                    ids=tuple(best.ids),
-                    finish_reason=best.reason,
-                    prompt_tokens=len(prompt),
-                    seconds=seconds,
-                    logprobs=tuple(best.logprobs) if request.logprobs is not None else None,
-                    alternatives=tuple(
-                        h.hypothesis(request, text) for h, text in zip(hypotheses[1:], texts[1:], strict=True)
-                    ),
-                )
-            )
-        return found
+        texts = [
+            h.text if h.text is not None else tokenizer.decode(h.ids, skip_special_tokens=True) for h in hypotheses
+        ]
+        best = hypotheses[0]
+        return Generation(
+            text=texts[0],
+            ids=tuple(best.ids),
+            finish_reason=best.reason,
+            prompt_tokens=len(prompt),
+            seconds=seconds,
+            logprobs=tuple(best.logprobs) if request.logprobs is not None else None,
+            alternatives=tuple(h.hypothesis(request, text) for h, text in zip(hypotheses[1:], texts[1:], strict=True)),
+        )
 
 
 def _is_messages(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
@@ -15,6 +15,7 @@ from . import arguments, engine, sentences
 from .arguments import flag, id_lists, is_text, one_or_many
 from .base import IdList, ragged, split_rows
 from .directions import Direction
+from .feed import Feed
 from .options import Request, spelled_out
 from .tasks.scoring import TargetScorer
 from .transcript import Finished
@@ -70,10 +71,23 @@ class Seq2Seq(TargetScorer):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[Translation]: ...
+    @overload
+    def translate(
+        self,
+        texts: Iterator[str],
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        target_prefix: str | None = None,
+        split_sentences: bool = False,
+        alignments: bool = False,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generator[Translation, None, None]: ...
     @spelled_out
     def translate(
         self,
-        texts: str | Sequence[str],
+        texts: str | Sequence[str] | Iterator[str],
         *,
         source_lang: str | None = None,
         target_lang: str | None = None,
@@ -82,8 +96,11 @@ class Seq2Seq(TargetScorer):
         alignments: bool = False,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> Translation | list[Translation]:
-        """Translates one text or a list.
+    ) -> Translation | list[Translation] | Generator[Translation, None, None]:
+        """Translates one text, a list, or an iterator.
+
+        For an iterator the result is a generator, which yields in order, as texts end: they join the batch when
+        others leave it, 128 at a time. Closing it stops the work.
 
         Args:
             source_lang: the language of the texts, for multilingual models: in the checkpoint's spelling, as
@@ -99,7 +116,6 @@ class Seq2Seq(TargetScorer):
             OptionError: an option that cannot be honoured, or a language that the checkpoint lacks.
             ContextLengthError: a text is longer than the model.
         """
-        items, single = one_or_many(texts, is_text, "text")
         for name, given in (
             ("target_prefix", target_prefix is not None),
             ("alignments", flag("alignments", alignments)),
@@ -109,9 +125,9 @@ class Seq2Seq(TargetScorer):
         task = self._task("translation", source_lang, target_lang)
         direction = self._direction(source_lang, target_lang, task)
         request = self._resolve({**options, **direction.options(options)}, "translate", task)
-        prefixes = None if target_prefix is None else self._prefixes(target_prefix, len(items))
-        results = self._texts(items, direction, request, progress, "translating", split_sentences, prefixes, alignments)
-        return results[0] if single else results
+        return self._texts(
+            texts, direction, request, progress, "translating", split_sentences, target_prefix, alignments
+        )
 
     @overload
     def summarize(  # type: ignore[overload-overlap]  # str is also a sequence of str
@@ -129,23 +145,29 @@ class Seq2Seq(TargetScorer):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[Translation]: ...
-    @spelled_out
+    @overload
     def summarize(
         self,
-        texts: str | Sequence[str],
+        texts: Iterator[str],
         *,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> Translation | list[Translation]:
-        """Summarizes one text or a list, with the checkpoint's prefix and settings for summaries if it has
-        them."""
-        items, single = one_or_many(texts, is_text, "text")
+    ) -> Generator[Translation, None, None]: ...
+    @spelled_out
+    def summarize(
+        self,
+        texts: str | Sequence[str] | Iterator[str],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Translation | list[Translation] | Generator[Translation, None, None]:
+        """Summarizes one text, a list, or (as `translate`) an iterator, with the checkpoint's prefix and settings
+        for summaries if it has them."""
         task = self._task("summarization")
         prefix = task.get("prefix", self.config.get("prefix"))
         direction = Direction(prefix=prefix if isinstance(prefix, str) else "")
         request = self._resolve(options, "summarize", task)
-        results = self._texts(items, direction, request, progress, "summarizing", False)
-        return results[0] if single else results
+        return self._texts(texts, direction, request, progress, "summarizing", False)
 
     @overload
     def generate(  # type: ignore[overload-overlap]  # str is also a sequence of str
@@ -163,19 +185,25 @@ class Seq2Seq(TargetScorer):
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
     ) -> list[Translation]: ...
-    @spelled_out
+    @overload
     def generate(
         self,
-        texts: str | Sequence[str],
+        texts: Iterator[str],
         *,
         progress: bool | Callback | None = None,
         **options: Unpack[GenerateOptions],
-    ) -> Translation | list[Translation]:
-        """Text to text, without a prefix."""
-        items, single = one_or_many(texts, is_text, "text")
+    ) -> Generator[Translation, None, None]: ...
+    @spelled_out
+    def generate(
+        self,
+        texts: str | Sequence[str] | Iterator[str],
+        *,
+        progress: bool | Callback | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Translation | list[Translation] | Generator[Translation, None, None]:
+        """Text to text, without a prefix; one text, a list, or (as `translate`) an iterator."""
         request = self._resolve(options, "generate", {})
-        results = self._texts(items, Direction(), request, progress, "generating", False)
-        return results[0] if single else results
+        return self._texts(texts, Direction(), request, progress, "generating", False)
 
     @spelled_out
     def stream(
@@ -326,35 +354,57 @@ class Seq2Seq(TargetScorer):
 
     def _texts(
         self,
-        texts: Sequence[str],
+        texts: str | Sequence[str] | Iterator[str],
         direction: Direction,
         request: Request,
         progress: bool | Callback | None,
         what: str,
         split: bool,
-        prefixes: Sequence[Sequence[int]] | None = None,
+        prefix: str | Sequence[str] | None = None,
         alignments: bool = False,
-    ) -> list[Translation]:
-        parts = [sentences.split(text) if split else [(text, "")] for text in texts]
-        flat = [self._source(body, direction) for pieces in parts for body, _ in pieces]
+    ) -> Translation | list[Translation] | Generator[Translation, None, None]:
+        """The result of one text, those of a list, or a generator of those of an iterator."""
+
+        def pieces(text: str) -> list[tuple[str, str]]:
+            return sentences.split(text) if split else [(text, "")]
+
+        def result(text: str, found: Iterator[Translation]) -> Translation:
+            return sentences.join([(next(found), space) for _, space in pieces(text)]) if split else next(found)
+
+        if isinstance(texts, Iterator):
+            Progress(progress, None, what)  # raises here, not at the first result
+            if not (prefix is None or isinstance(prefix, str)):
+                raise OptionError("target_prefix is a list, and the texts are an iterator: expected one text")
+            own = None if prefix is None else self._prefixes(prefix, 1)
+
+            def job(text: str) -> engine.GenerationJob:
+                return self._job([self._source(body, direction) for body, _ in pieces(text)], request, direction, own)
+
+            def finish(text: str, done: engine.Running) -> Translation:
+                seconds = time.perf_counter() - done.began
+                return result(text, self._translations(done.job, done.results(), alignments, seconds))
+
+            return engine.flow(Feed(texts, is_text, "text"), job, finish, progress, what)
+        items, single = one_or_many(texts, is_text, "text")
+        prefixes = None if prefix is None else self._prefixes(prefix, len(items))
+        flat = [self._source(body, direction) for text in items for body, _ in pieces(text)]
         began = time.perf_counter()
         with Progress(progress, len(flat), what) as bar:
             hypotheses = self._run(flat, request, direction, bar, prefixes)
         seconds = time.perf_counter() - began
-        if alignments:
-            start = self._job(flat, request, direction, prefixes).prompts
-            for source, prompt, several in zip(flat, start, hypotheses, strict=True):
+        found = self._translations(self._job(flat, request, direction, prefixes), hypotheses, alignments, seconds)
+        results = [result(text, found) for text in items]
+        return results[0] if single else results
+
+    def _translations(
+        self, job: engine.GenerationJob, found: Sequence[Sequence[Finished]], alignments: bool, seconds: float
+    ) -> Iterator[Translation]:
+        """The results of the sources of a job."""
+        for index, (source, prompt, several) in enumerate(zip(job.sources or (), job.prompts, found, strict=True)):
+            if alignments:
                 for one in several:
                     one.alignment = self._alignment(source, prompt, one.ids)
-        found = iter(
-            self._translation(one, request, flat[index], () if prefixes is None else prefixes[index], seconds)
-            for index, one in enumerate(hypotheses)
-        )
-        results = []
-        for pieces in parts:
-            translated = [(next(found), space) for _, space in pieces]
-            results.append(sentences.join(translated) if split else translated[0][0])
-        return results
+            yield self._translation(several, job.request, source, job.prefix(index), seconds)
 
     def _alignment(self, source: Sequence[int], prompt: Sequence[int], ids: Sequence[int]) -> Floats:
         """The cross-attention of the last layer at the positions before each new token, averaged over heads."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -13,6 +13,7 @@ from ...results import Classification, Label
 from ...tokenizer import Encoding
 from ..arguments import choice, flag, is_text, is_text_or_pair, one_or_many, texts, whole
 from ..base import DEFAULT_BATCH_TOKENS
+from ..feed import over_iterators
 from ..heads import HeadModel, TextOrPair
 from ..heads import labels as head_labels
 from ..probabilities import sigmoid, softmax
@@ -57,9 +58,10 @@ class Classifier(HeadModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[Classification]: ...
+    @overload
     def classify(
         self,
-        text: TextOrPair | Sequence[TextOrPair],
+        text: Iterator[TextOrPair],
         *,
         labels: Sequence[str] | None = None,
         hypothesis: str = HYPOTHESIS,
@@ -69,7 +71,21 @@ class Classifier(HeadModel):
         truncate: bool = False,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
-    ) -> Classification | list[Classification]:
+    ) -> Generator[Classification, None, None]: ...
+    @over_iterators(is_text_or_pair)
+    def classify(
+        self,
+        text: TextOrPair | Sequence[TextOrPair] | Iterator[TextOrPair],
+        *,
+        labels: Sequence[str] | None = None,
+        hypothesis: str = HYPOTHESIS,
+        multi_label: bool = False,
+        top_k: int | None = None,
+        scores: Literal["auto", "softmax", "sigmoid", "none"] = "auto",
+        truncate: bool = False,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Classification | list[Classification] | Generator[Classification, None, None]:
         """The labels of a text or pair; with ``labels`` zero-shot classification (Yin et al. 2019), as in the
         pipeline of transformers.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
@@ -12,6 +12,7 @@ from ...results import Hit, Pair, SparseEmbedding
 from .. import search
 from ..arguments import choice, is_text, one_or_many, whole
 from ..base import DEFAULT_BATCH_TOKENS, BaseModel
+from ..feed import over_iterators
 from ..pooling import EmbeddingPipeline
 
 if TYPE_CHECKING:
@@ -48,9 +49,19 @@ class Embedder(BaseModel):
         ranges: Any = None,
         **options: Unpack[EmbedOptions],
     ) -> NDArray[Any]: ...
+    @overload
     def embed(
         self,
-        texts: str | Sequence[str],
+        texts: Iterator[str],
+        *,
+        precision: Literal["float32", "int8", "uint8", "binary", "ubinary"] = "float32",
+        ranges: Any = None,
+        **options: Unpack[EmbedOptions],
+    ) -> Generator[NDArray[Any], None, None]: ...
+    @over_iterators(is_text)
+    def embed(
+        self,
+        texts: str | Sequence[str] | Iterator[str],
         *,
         normalize: bool | None = None,
         prompt: str | None = None,
@@ -62,9 +73,9 @@ class Embedder(BaseModel):
         ranges: Any = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
-    ) -> NDArray[Any]:
+    ) -> NDArray[Any] | Generator[NDArray[Any], None, None]:
         """Embeddings as the checkpoint's sentence-transformers files specify: float32 [n, dim], or [dim] for
-        one text.
+        one text. For an iterator of texts, a generator of their vectors: [dim] each, computed in windows.
 
         Args:
             normalize: scales to unit length; None follows the checkpoint.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, overload
 
 import numpy as np
@@ -13,6 +13,7 @@ from ...results import Fill
 from ...tokenizer import Encoding, Tokenizer
 from ..arguments import is_text, one_or_many, texts, whole
 from ..base import DEFAULT_BATCH_TOKENS
+from ..feed import over_iterators
 from ..heads import HeadModel
 from ..probabilities import softmax
 
@@ -48,15 +49,26 @@ class MaskFiller(HeadModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[Fills]: ...
+    @overload
     def fill_mask(
         self,
-        text: str | Sequence[str],
+        text: Iterator[str],
         *,
         top_k: int = 5,
         targets: Sequence[str] | None = None,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
-    ) -> Fills | list[Fills]:
+    ) -> Generator[Fills, None, None]: ...
+    @over_iterators(is_text)
+    def fill_mask(
+        self,
+        text: str | Sequence[str] | Iterator[str],
+        *,
+        top_k: int = 5,
+        targets: Sequence[str] | None = None,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Fills | list[Fills] | Generator[Fills, None, None]:
         """Candidates for each mask token in a text, best first: a list for one mask, a list of lists for
         several.
 

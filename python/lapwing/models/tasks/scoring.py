@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -14,6 +14,7 @@ from ...results import Score
 from ..arguments import flag, is_text, one_or_many
 from ..base import DEFAULT_BATCH_TOKENS, BaseModel, ragged, split_rows
 from ..directions import Direction
+from ..feed import over_iterators
 from ..text_to_text import TextToText
 
 if TYPE_CHECKING:
@@ -41,14 +42,24 @@ class Scorer(BaseModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[Score]: ...
+    @overload
     def score(
         self,
-        text: str | Sequence[str],
+        text: Iterator[str],
         *,
         add_special_tokens: bool = True,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
-    ) -> Score | list[Score]:
+    ) -> Generator[Score, None, None]: ...
+    @over_iterators(is_text)
+    def score(
+        self,
+        text: str | Sequence[str] | Iterator[str],
+        *,
+        add_special_tokens: bool = True,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> Score | list[Score] | Generator[Score, None, None]:
         """The log-probability of each token of a text given all tokens before it.
 
         Raises:

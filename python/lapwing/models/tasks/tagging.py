@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
@@ -14,6 +14,7 @@ from ...results import Tag
 from ...tokenizer import Encoding, Tokenizer
 from ..arguments import choice, flag, is_text, one_or_many, texts, whole
 from ..base import DEFAULT_BATCH_TOKENS
+from ..feed import over_iterators
 from ..heads import HeadModel, labels
 from ..probabilities import softmax
 from . import windows
@@ -54,9 +55,10 @@ class Tagger(HeadModel):
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
     ) -> list[list[Tag]]: ...
+    @overload
     def tag(
         self,
-        text: str | Sequence[str],
+        text: Iterator[str],
         *,
         aggregation: Aggregation = "simple",
         ignore_labels: Sequence[str] = ("O",),
@@ -64,7 +66,19 @@ class Tagger(HeadModel):
         truncate: bool = False,
         batch_tokens: int = DEFAULT_BATCH_TOKENS,
         progress: bool | Callback | None = None,
-    ) -> list[Tag] | list[list[Tag]]:
+    ) -> Generator[list[Tag], None, None]: ...
+    @over_iterators(is_text)
+    def tag(
+        self,
+        text: str | Sequence[str] | Iterator[str],
+        *,
+        aggregation: Aggregation = "simple",
+        ignore_labels: Sequence[str] = ("O",),
+        stride: int | None = None,
+        truncate: bool = False,
+        batch_tokens: int = DEFAULT_BATCH_TOKENS,
+        progress: bool | Callback | None = None,
+    ) -> list[Tag] | list[list[Tag]] | Generator[list[Tag], None, None]:
         """Labelled spans of a text, such as names, with their character offsets.
 
         Args:
