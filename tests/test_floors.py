@@ -30,7 +30,7 @@ RUST_FLOORS = (
 """A file imports only from floors below its own and from its own room."""
 PYTHON_FLOORS = (
     {"_core", "spec", "errors", "results", "progress", "tasks", "foreign"},
-    {"checkpoint", "cost", "hub"},
+    {"checkpoint", "cost", "hub", "explain"},
     {"packed"},
     {"architectures"},
     {"tokenizer"},

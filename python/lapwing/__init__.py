@@ -22,6 +22,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from .chat import Chat
+    from .explain import Explanation, LensToken, LogitLens
     from .loading import LoadOptions, load
     from .models import BaseModel, GenerateOptions, Seq2Seq, SingleOptions, TextEncoder, TextGenerator
     from .results import (
@@ -58,6 +59,7 @@ __all__ = [
     "EncoderOutput",
     "Encoding",
     "Error",
+    "Explanation",
     "Fill",
     "GenerateOptions",
     "Generation",
@@ -65,7 +67,9 @@ __all__ = [
     "Hypothesis",
     "InternalError",
     "Label",
+    "LensToken",
     "LoadOptions",
+    "LogitLens",
     "ModelClosedError",
     "ModelInfo",
     "NumericalError",
@@ -89,6 +93,7 @@ __all__ = [
 
 _HOMES = {
     "chat": ("Chat",),
+    "explain": ("Explanation", "LensToken", "LogitLens"),
     "loading": ("LoadOptions", "load"),
     "models": ("BaseModel", "GenerateOptions", "Seq2Seq", "SingleOptions", "TextEncoder", "TextGenerator"),
     "results": (

@@ -111,6 +111,9 @@ class Model:
         times the logarithm is taken."""
     def logits(self, ids: _Ids, starts: _Ids, segments: _Ids | None = None) -> _Floats:
         """Language-head logits at every position, [tokens, vocab]."""
+    def state_logits(self, states: _Floats, normed: bool) -> _Floats:
+        """Language-head logits of given hidden states, [rows, vocab]; unless ``normed``, the final norm is applied
+        first."""
     def decoder_head(self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids) -> _Floats:
         """The task head's output on the decoder of an encoder-decoder."""
     def decoder_logits(self, source_ids: _Ids, source_starts: _Ids, ids: _Ids, starts: _Ids) -> _Floats:

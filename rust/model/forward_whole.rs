@@ -10,6 +10,7 @@ use super::weights::{HeadLayer, HeadWeights};
 use crate::error::{Error, Result};
 use crate::ops::kv::Sequence;
 use crate::ops::pool::normalize_length;
+use crate::tensor::sized;
 use std::ops::Range;
 
 /// What a call changes about a head for embeddings.
@@ -264,6 +265,30 @@ impl Session<'_> {
         self.one_stack()?;
         let (s, w) = self.last();
         self.logits_of(s, w, batch, None)
+    }
+
+    /// Language-head logits of given states of the last stack, `[rows, vocab]`. States before the final norm
+    /// (`normed` is false) pass through it first: the logit lens,
+    /// <https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens>.
+    pub fn state_logits(&mut self, states: &[f32], width: usize, normed: bool) -> Result<Vec<f32>> {
+        let vocab = self.model.vocab_size()?;
+        let (s, w) = self.last();
+        let expected = if normed { s.output_width() } else { s.hidden_size };
+        if width != expected {
+            return Err(Error::Option(format!(
+                "states have {width} columns: expected {expected}, the width of states {} the final norm",
+                if normed { "after" } else { "before" }
+            )));
+        }
+        let rows = states.len() / width;
+        if normed {
+            sized(&mut self.scratch.blocks.x, states.len()).copy_from_slice(states);
+        } else {
+            w.finish_states(self.team, self.scratch, states);
+        }
+        let mut out = vec![0.0; rows * vocab];
+        self.logits(rows, &mut out)?;
+        Ok(out)
     }
 
     fn logits_of(

@@ -232,22 +232,30 @@ impl Stack {
                 capture.keep(&blocks.x[..pass.rows * hidden]);
             }
         }
-        self.finish(&pass, blocks, narrow);
+        self.finish(team, pass.rows, blocks, narrow);
         capture.keep(&blocks.x[..pass.rows * self.output.as_ref().map_or(hidden, |o| o.weight.outputs())]);
         team.check()
     }
 
+    /// Puts states before the final norm, `[rows, hidden]`, through it; the final states are left in
+    /// `scratch.blocks.x`.
+    pub fn finish_states(&self, team: &Team<'_>, scratch: &mut Scratch, states: &[f32]) {
+        let Scratch { blocks, narrow, .. } = scratch;
+        sized(&mut blocks.x, states.len()).copy_from_slice(states);
+        self.finish(team, states.len() / self.hidden, blocks, narrow);
+    }
+
     /// The final norm, and the projection to another width.
-    fn finish(&self, pass: &Pass<'_>, blocks: &mut blocks::Scratch, narrow: &mut Buffer<f32>) {
-        let n = pass.rows * self.hidden;
+    fn finish(&self, team: &Team<'_>, rows: usize, blocks: &mut blocks::Scratch, narrow: &mut Buffer<f32>) {
+        let n = rows * self.hidden;
         if let Some(norm) = &self.norm {
-            norm.normalize_in_place(pass.team, &mut blocks.x[..n], self.hidden);
+            norm.normalize_in_place(team, &mut blocks.x[..n], self.hidden);
         }
         if let Some(output) = &self.output {
             let x = sized(narrow, n);
             x.copy_from_slice(&blocks.x[..n]);
-            let out = sized(&mut blocks.x, pass.rows * output.weight.outputs());
-            linear(pass.team, &mut blocks.product, (&*x).into(), pass.rows, &[output.target(out)]);
+            let out = sized(&mut blocks.x, rows * output.weight.outputs());
+            linear(team, &mut blocks.product, (&*x).into(), rows, &[output.target(out)]);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::decode::options::Options;
 use crate::decode::{Engine, Request};
 use crate::error::{Error, Result};
 use crate::model::{self, Batch, HeadOptions, Session};
-use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1};
+use numpy::{PyArray1, PyArray2, PyArray3, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -237,6 +237,20 @@ impl Model {
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let columns = self.get(py)?.vocab_size().map_err(|e| raise(py, &e))?;
         let out = self.with(py, &ids, &starts, segments.as_ref(), |s, b| s.all_logits(b))?;
+        matrix(py, out, columns)
+    }
+
+    fn state_logits<'py>(
+        &self,
+        py: Python<'py>,
+        states: PyReadonlyArray2<'_, f32>,
+        normed: bool,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let model = self.get(py)?;
+        let columns = model.vocab_size().map_err(|e| raise(py, &e))?;
+        let width = states.as_array().ncols();
+        let values: Vec<f32> = states.as_array().iter().copied().collect();
+        let out = compute(py, &model, &|| self.flag.ending(), |s| s.state_logits(&values, width, normed))?;
         matrix(py, out, columns)
     }
 

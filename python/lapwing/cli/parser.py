@@ -299,6 +299,36 @@ def build() -> argparse.ArgumentParser:
     )
     _input(fill, lines=True)
 
+    explain = command("explain", "contributions of input tokens to a prediction, or the logit lens", "explain")
+    _model(explain)
+    explain.add_argument("text", nargs="*", help="texts, or prompts")
+    explain.add_argument(
+        "--target",
+        metavar="TEXT",
+        help="the label, filled token, continuation or translation to explain (default: the model's own)",
+    )
+    explain.add_argument(
+        "--method",
+        choices=("occlusion", "shapley", "rollout"),
+        help="remove tokens one by one, remove many together, or follow the attention (default: occlusion)",
+    )
+    explain.add_argument(
+        "--removal",
+        choices=("auto", "mask", "unk", "delete"),
+        help="how tokens are removed (default: mask for encoders with a mask token, else delete)",
+    )
+    explain.add_argument("--samples", type=_positive, help="orders of tokens for Shapley values (default: 16)")
+    explain.add_argument("--seed", type=int, help="makes Shapley values reproducible (default: 0)")
+    explain.add_argument(
+        "--max-tokens", type=_positive, help="maximum length of a decoder's continuation (default: 16)"
+    )
+    explain.add_argument("--from", dest="source_lang", metavar="LANGUAGE", help="language of the texts")
+    explain.add_argument("--to", dest="target_lang", metavar="LANGUAGE", help="language of the target")
+    explain.add_argument("--logit-lens", action="store_true", help="show the tokens that each layer predicts")
+    explain.add_argument("--top", type=_positive, help="tokens of the logit lens for each layer (default: 5)")
+    explain.add_argument("--html", metavar="FILE", help="write a picture instead of text")
+    _input(explain, lines=True)
+
     score = command("score", "log-probability and perplexity of texts")
     _model(score)
     score.add_argument("text", nargs="*", help="texts; for an encoder-decoder a source, a tab and a target each")

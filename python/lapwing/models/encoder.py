@@ -19,6 +19,7 @@ from .heads import TextOrPair
 from .tasks.answering import Answerer
 from .tasks.classification import Classifier
 from .tasks.embedding import Embedder
+from .tasks.explain_labels import LabelExplainer
 from .tasks.filling import MaskFiller
 from .tasks.ranking import Ranker
 from .tasks.tagging import Tagger
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
-class TextEncoder(Embedder, Classifier, Tagger, Answerer, MaskFiller, Ranker):
+class TextEncoder(Embedder, Classifier, Tagger, Answerer, MaskFiller, Ranker, LabelExplainer):
     """An encoder, or a decoder used as one: embeddings, classification, tagging, question answering, ranking
     and mask filling.
 

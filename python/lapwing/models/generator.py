@@ -19,6 +19,7 @@ from .feed import Feed
 from .generation_config import Defaults
 from .options import Request, resolve, spelled_out
 from .tasks.embedding import Embedder
+from .tasks.explain_prompts import PromptExplainer
 from .tasks.scoring import Scorer
 from .transcript import Finished
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 Messages = Sequence[Mapping[str, Any]]
 
 
-class TextGenerator(Embedder, Scorer):
+class TextGenerator(Embedder, Scorer, PromptExplainer):
     """A decoder with a language head.
 
     Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the

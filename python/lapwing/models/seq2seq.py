@@ -17,6 +17,7 @@ from .base import IdList, ragged, split_rows
 from .directions import Direction
 from .feed import Feed
 from .options import Request, spelled_out
+from .tasks.explain_sources import SourceExplainer
 from .tasks.scoring import TargetScorer
 from .transcript import Finished
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
-class Seq2Seq(TargetScorer):
+class Seq2Seq(TargetScorer, SourceExplainer):
     """An encoder-decoder.
 
     Generation defaults are those of the checkpoint's generation_config.json; `GenerateOptions` lists the

@@ -63,6 +63,23 @@ class TextToText(BaseModel):
             raise OptionError("a text is empty and the tokenizer adds no special tokens: expected some text")
         return self._check_source(ids)
 
+    def _teacher(self, source_lang: str | None, target_lang: str | None) -> tuple[Direction, list[int], list[int]]:
+        """The direction, the decoder's start tokens, and the forced first tokens of a given target."""
+        task: Mapping[str, Any] = {}
+        direction = Direction()
+        if source_lang is not None or target_lang is not None or self._main() == "translate":
+            task = self._task("translation", source_lang, target_lang)
+            direction = self._direction(source_lang, target_lang, task)
+        core = self._resolve(direction.options({}), "score", task).core
+        first = [] if core["forced_bos_token_id"] is None else [core["forced_bos_token_id"]]
+        return direction, self._start_ids() if direction.start is None else [direction.start], first
+
+    def _target_ids(self, target: str, first: Sequence[int]) -> list[int]:
+        """The forced first tokens, the text and the end token."""
+        plain = self.tokenizer.encoding(target, add_special_tokens=False, target=True).ids
+        ids = [*first, *plain, *self._defaults.end_ids[:1]]
+        return self._check_ids(ids, self._vocab(self.spec.decoder), self.max_length, "target")
+
     def _start_ids(self) -> list[int]:
         for value in (
             self._defaults.get("decoder_start_token_id"),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from ...progress import Callback
 from ...results import Score
 from ..arguments import flag, is_text, one_or_many
 from ..base import DEFAULT_BATCH_TOKENS, BaseModel, ragged, split_rows
-from ..directions import Direction
 from ..feed import over_iterators
 from ..text_to_text import TextToText
 
@@ -150,20 +149,11 @@ class TargetScorer(TextToText):
         wanted, one = one_or_many(targets, is_text, "targets")
         if len(texts) != len(wanted) or single != one:
             raise OptionError(f"there are {len(texts)} sources and {len(wanted)} targets: expected one for each")
-        task: Mapping[str, Any] = {}
-        direction = Direction()
-        if source_lang is not None or target_lang is not None or self._main() == "translate":
-            task = self._task("translation", source_lang, target_lang)
-            direction = self._direction(source_lang, target_lang, task)
-        core = self._resolve(direction.options({}), "score", task).core
-        first = [] if core["forced_bos_token_id"] is None else [core["forced_bos_token_id"]]
-        end = list(self._defaults.end_ids[:1])
-        start = self._start_ids() if direction.start is None else [direction.start]
-        pairs = []
-        for source, target in zip(texts, wanted, strict=True):
-            plain = self.tokenizer.encoding(target, add_special_tokens=False, target=True).ids
-            ids = self._check_ids([*first, *plain, *end], self._vocab(self.spec.decoder), self.max_length, "target")
-            pairs.append((self._source(source, direction), ids))
+        direction, start, first = self._teacher(source_lang, target_lang)
+        pairs = [
+            (self._source(source, direction), self._target_ids(target, first))
+            for source, target in zip(texts, wanted, strict=True)
+        ]
 
         def run(batch: list[tuple[list[int], list[int]]]) -> list[Score]:
             fed = [[*start, *ids[:-1]] for _, ids in batch]
