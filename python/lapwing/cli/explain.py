@@ -8,14 +8,15 @@ from typing import Any
 
 from ..errors import OptionError
 from ..explain import picture
-from .text import load, need, progress, texts, write_json
+from .input import Texts
+from .text import load, need, progress, write, write_json
 
 _GIVEN = ("target", "source_lang", "target_lang", "max_tokens")
 
 
 def explain(arguments: argparse.Namespace) -> None:
     """Contributions of the tokens of each text, or the logit lens."""
-    items = texts(arguments)
+    items = Texts(arguments)
     given: dict[str, Any] = {name: value for name in _GIVEN if (value := getattr(arguments, name)) is not None}
     own = {
         name: value
@@ -26,18 +27,26 @@ def explain(arguments: argparse.Namespace) -> None:
         raise OptionError(f"--logit-lens and --{next(iter(own))} exclude each other: remove one of them")
     if arguments.top is not None and not arguments.logit_lens:
         raise OptionError("--top is set without --logit-lens: set both, or remove it")
+    pictures: list[str] = []
     with load(arguments) as model:
         if arguments.logit_lens:
-            method = need(model, "logit_lens", "explain")
+            lens = need(model, "logit_lens", "explain")
             top = {} if arguments.top is None else {"top": arguments.top}
-            results = [method(item, **given, **top) for item in items]
+
+            def run(texts: Any) -> Any:
+                return (lens(text, **given, **top) for text in texts)
         else:
-            results = need(model, "explain", "explain")(items, **given, **own, progress=progress(arguments))
+            method = need(model, "explain", "explain")
+
+            def run(texts: Any) -> Any:
+                return (method(text, **given, **own, progress=progress(arguments, writes=True)) for text in texts)
+
+        for index, (item, result) in enumerate(items.results(run)):
+            if result is not None and arguments.html is not None:
+                pictures.append(result.to_html(whole=False))
+            if arguments.json:
+                write_json(result, text=item)
+            elif arguments.html is None:
+                write("" if result is None else f"\n{result}" if index else str(result))
     if arguments.html is not None:
-        body = "".join(result.to_html(whole=False) for result in results)
-        Path(arguments.html).write_text(picture.document(body), encoding="utf-8")
-    for index, (item, result) in enumerate(zip(items, results, strict=True)):
-        if arguments.json:
-            write_json(result, text=item)
-        elif arguments.html is None:
-            print(f"\n{result}" if index else result)
+        Path(arguments.html).write_text(picture.document("".join(pictures)), encoding="utf-8")
