@@ -363,6 +363,7 @@ CALLS: dict[str, tuple[dict[str, Any], Any]] = {
     "logit_bias": ({}, {9: 50.0}),
     "ignore_eos": ({"logit_bias": {0: 100.0}}, True),
     "stop_ids": ({"logit_bias": {9: 100.0}}, [9]),
+    "stopping": ({}, lambda ids, text: len(ids) == 2),
     "seed": ({"temperature": 1.0}, 5),
     "n": ({"temperature": 1.0}, 3),
     "processor": ({}, flat),

@@ -176,7 +176,9 @@ def test_the_command_scores_translations(capsys: pytest.CaptureFixture[str]) -> 
     name = "lapwing/tiny-en-de"
     score = model(name).score("Two dogs run.", "Zwei Hunde rennen.")
     assert main(["score", name, "Two dogs run.\tZwei Hunde rennen."]) == 0
-    assert capsys.readouterr().out == f"{score.total:.4f}\t{len(score.logprobs)}\t{score.perplexity:.4f}\n"
+    assert capsys.readouterr().out == (
+        f"logprob={score.total:.4f}\tperplexity={score.perplexity:.4f}\ttokens={len(score.logprobs)}\n"
+    )
     assert main(["score", name, "Two dogs run."]) == 1
     assert "expected two texts separated by a tab" in capsys.readouterr().err
 

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -128,15 +129,15 @@ def files() -> list[PackedFile]:
             source = sources[0][0] if isinstance(sources, list) and sources and sources[0] else None
             model = _model_of(source) if isinstance(source, str) else None
             weights = key.get("weights")
-            last = path.stat().st_mtime
+            last = max(path.stat().st_atime, path.stat().st_mtime)
             found.append(PackedFile(path, size, model, weights if isinstance(weights, str) else None, last))
     return sorted(found, key=lambda file: -file.last_use)
 
 
 def touch(path: Path) -> None:
-    """Notes that a file was used now."""
+    """Notes that a file was used now, in its access time; its modification time stays that of its weights."""
     with suppress(OSError):
-        os.utime(path)
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
 
 
 def _read_key(path: Path) -> dict[str, Any]:

@@ -86,6 +86,9 @@ def generating(model: TextGenerator) -> None:
     assert_type(model.generate_ids([1, 2], n=2), list[Hypothesis])
     assert_type(model.generate_ids([[1, 2], ARRAY], num_hypotheses=2), list[list[Hypothesis]])
     assert_type(model.score("A"), Score)
+    assert_type(model.explain("A", max_tokens=3), lapwing.Explanation)
+    assert_type(model.explain(PROMPTS), list[lapwing.Explanation])
+    assert_type(model.logit_lens("A"), lapwing.LogitLens)
     assert_type(model.score(PROMPTS), list[Score])
     assert_type(model.embed(PROMPTS), Floats)
     assert_type(model.logits([1, 2]), Floats)
@@ -105,8 +108,10 @@ def embedding(model: TextEncoder) -> None:
     assert_type(model.similarity(vectors, vectors), Floats)
     assert_type(model.semantic_search(PROMPTS, PROMPTS, top_k=2), list[list[Hit]])
     assert_type(model.paraphrase_mining(PROMPTS), list[Pair])
-    assert_type(model.embed_sparse("A"), SparseEmbedding | list[SparseEmbedding])
-    assert_type(model.embed_tokens("A", kind="query"), Floats | list[Floats])
+    assert_type(model.embed_sparse("A"), SparseEmbedding)
+    assert_type(model.embed_sparse(PROMPTS), list[SparseEmbedding])
+    assert_type(model.embed_tokens("A", kind="query"), Floats)
+    assert_type(model.embed_tokens(PROMPTS), list[Floats])
 
 
 def conversing(model: TextGenerator) -> None:
@@ -186,6 +191,7 @@ def tokenizing(tokenizer: Tokenizer) -> None:
     assert_type(tokenizer.token_to_id("A"), int | None)
     assert_type(tokenizer.id_to_token(1), str | None)
     assert_type(tokenizer.mask_token, str | None)
+    assert_type(tokenizer.token_bytes(1), bytes)
     assert_type(tokenizer.eos_token_id, int | None)
     assert_type(tokenizer.apply_chat_template(MESSAGES), str)
     assert_type(tokenizer.encode_chat(MESSAGES), list[int])
