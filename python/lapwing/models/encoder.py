@@ -44,20 +44,26 @@ class TextEncoder(Embedder, Classifier, Tagger, Answerer, MaskFiller, Ranker, La
     kind: ClassVar[str] = "encoder"
 
     def __call__(self, *texts: Any, **options: Any) -> Any:
-        """The main task, with its options: that of `load`, else that of the checkpoint's head, else `embed` for
-        an embedding model, else `features`. `answer` and `rank` take two arguments."""
+        """The main task, with its options: that of `load` (`features` for "encode"), else that of the checkpoint's
+        head, else `embed`, `embed_sparse` or `embed_tokens` for an embedding model, else `features`. `answer` and
+        `rank` take two arguments."""
         return getattr(self, self._main())(*texts, **options)
 
     def _main(self) -> str:
         task = (self._parts.task or "").replace("-", "_")
-        if task and task != "encode":
-            return task
+        if task:
+            return "features" if task == "encode" else task
+        recipe = self._parts.recipe
+        if recipe is not None and recipe.sparse is not None:
+            return "embed_sparse"
+        if recipe is not None and recipe.late is not None:
+            return "embed_tokens"
         if self.spec.head is not None:
             found = self._head_task()
             return "classify" if found == "rank" and self.config.get("problem_type") else found
-        if self._parts.recipe is not None:
+        if recipe is not None:
             return "embed"
-        return "features" if self.spec.language_head is None or task else "fill_mask"
+        return "features" if self.spec.language_head is None else "fill_mask"
 
     @overload
     def features(  # type: ignore[overload-overlap]  # str is also a sequence of str
