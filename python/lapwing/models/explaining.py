@@ -15,6 +15,7 @@ from ..progress import Callback, Progress
 from ..tokenizer import Encoding
 from .arguments import choice, whole
 from .base import DEFAULT_BATCH_TOKENS, LOGIT_BYTES, BaseModel
+from .probabilities import log_softmax, logprobs_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -200,22 +201,23 @@ def target_index(names: Sequence[str], target: Any, best: int) -> int:
     return list(names).index(target)
 
 
-def log_softmax(rows: Floats) -> Values:
-    """Log-probabilities in float64, each row by itself."""
-    wide = rows.astype(np.float64)
-    top = wide.max(axis=-1, keepdims=True)
-    found: Values = wide - top - np.log(np.exp(wide - top).sum(axis=-1, keepdims=True))
-    return found
+def token_name(model: BaseModel, index: int) -> str:
+    """The text of a token; its name in the vocabulary if it has none."""
+    return model.tokenizer.decode([index]) or model.tokenizer.id_to_token(index) or str(index)
+
+
+def _rows_at_once(model: BaseModel) -> int:
+    """The number of rows whose logits in float64 stay within `LOGIT_BYTES`."""
+    stack = model.spec.decoder or model.spec.encoder
+    return max(1, LOGIT_BYTES // (12 * (stack.stem.vocab_size if stack else 1)))
 
 
 def logprobs(model: BaseModel, states: Floats, targets: Sequence[int]) -> Values:
     """The log-probability of a target after each final state [rows, hidden], with bounded memory."""
-    stack = model.spec.decoder or model.spec.encoder
-    size = max(1, LOGIT_BYTES // (12 * (stack.stem.vocab_size if stack else 1)))
-    found = []
+    size, found = _rows_at_once(model), []
     for at in range(0, len(states), size):
-        rows = log_softmax(model.core.state_logits(np.ascontiguousarray(states[at : at + size]), True))
-        found.append(rows[np.arange(len(rows)), list(targets[at : at + size])])
+        rows = model.core.state_logits(np.ascontiguousarray(states[at : at + size]), True)
+        found.append(logprobs_of(rows, targets[at : at + size]))
     return np.concatenate(found)
 
 
@@ -223,12 +225,12 @@ def lens(model: BaseModel, layers: list[Floats], tokens: tuple[str, ...], top: i
     """The top tokens of each layer's states; the last are final states."""
     vocabulary = (model.spec.decoder or model.spec.encoder).stem.vocab_size  # type: ignore[union-attr]
     whole("top", top, 1, vocabulary)
-    size = max(1, LOGIT_BYTES // (12 * vocabulary))
+    size = _rows_at_once(model)
     texts: dict[int, str] = {}
 
     def named(index: int) -> str:
         if index not in texts:
-            texts[index] = model.tokenizer.decode([index]) or model.tokenizer.id_to_token(index) or str(index)
+            texts[index] = token_name(model, index)
         return texts[index]
 
     found = []

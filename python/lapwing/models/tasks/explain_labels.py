@@ -14,8 +14,9 @@ from ...tokenizer import Encoding
 from .. import rollouts
 from ..arguments import is_text_or_pair, one_or_many
 from ..base import DEFAULT_BATCH_TOKENS, ragged
-from ..explaining import Options, Subject, explained, lens, log_softmax, logprobs, target_index, token_texts
+from ..explaining import Options, Subject, explained, lens, logprobs, target_index, token_name, token_texts
 from ..heads import HeadModel, TextOrPair, labels
+from ..probabilities import log_softmax
 from .classification import score_function
 from .filling import target_id
 
@@ -150,7 +151,7 @@ class LabelExplainer(HeadModel):
             return np.array(values)[:, None]
 
         fixed = [bool(special) or at == place for at, special in enumerate(encoding.special)]
-        name = self.tokenizer.decode([filled]) or str(self.tokenizer.id_to_token(filled))
+        name = token_name(self, filled)
         rows = slice(place, place + 1)
         subject = Subject(_pair(item), encoding, fixed, name, evaluate, lambda: self._rollout(encoding)[rows])
         return explained(self, subject, options, masks=True)

@@ -15,7 +15,8 @@ from ...tokenizer import Encoding
 from .. import rollouts
 from ..arguments import is_text, one_or_many, optional_text
 from ..base import DEFAULT_BATCH_TOKENS, ragged, split_rows
-from ..explaining import Options, Subject, explained, lens, log_softmax
+from ..explaining import Options, Subject, explained, lens, token_name
+from ..probabilities import logprobs_of
 from ..text_to_text import TextToText
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ class SourceExplainer(TextToText):
             def run(batch: list[list[int]]) -> list[Values]:
                 flat, starts = ragged([fed] * len(batch))
                 rows = split_rows(self.core.decoder_logits(*ragged(batch), flat, starts), starts)
-                return [log_softmax(part[len(start) - 1 :])[np.arange(len(ids)), ids] for part in rows]
+                return [logprobs_of(part[len(start) - 1 :], ids) for part in rows]
 
             values: list[Values] = self._map(
                 [one.ids for one in inputs],
@@ -167,7 +168,7 @@ class SourceExplainer(TextToText):
         ids = list(self._own(item, source_lang, target_lang).ids) if target is None else self._target_ids(target, first)
         fed = [*start, *ids[:-1]]
         states = self.core.decoder_hidden_states(*ragged([source]), *ragged([fed]))
-        names = tuple(self.tokenizer.decode([i]) or self.tokenizer.id_to_token(i) or str(i) for i in fed)
+        names = tuple(token_name(self, index) for index in fed)
         return lens(self, states, names, top)
 
 

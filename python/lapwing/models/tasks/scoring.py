@@ -14,6 +14,7 @@ from ...results import Score
 from ..arguments import flag, is_text, one_or_many
 from ..base import DEFAULT_BATCH_TOKENS, BaseModel, ragged, split_rows
 from ..feed import over_iterators
+from ..probabilities import logprobs_of
 from ..text_to_text import TextToText
 
 if TYPE_CHECKING:
@@ -177,11 +178,7 @@ def scored(ids: Sequence[int], rows: NDArray[np.float32], targets: Sequence[int]
     """The score of ``ids`` from the logits [tokens, vocab] at the positions before each of its ``targets``."""
     values: list[float] = []
     if len(rows):
-        # In float64, row by row, so that the score of a text does not depend on its batch.
-        wide = rows.astype(np.float64)
-        top = wide.max(axis=1)
-        total = top + np.log(np.exp(wide - top[:, None]).sum(axis=1))
-        values = [float(v) for v in wide[np.arange(len(rows)), list(targets)] - total]
+        values = [float(v) for v in logprobs_of(rows, targets)]
     return Score(ids=tuple(ids), logprobs=tuple(values), total=math.fsum(values), perplexity=_perplexity(values))
 
 
