@@ -97,9 +97,8 @@ class GenerationJob:
         options = {**request.core, "max_tokens": longest, "min_tokens": min(int(request.core["min_tokens"]), longest)}
         ids, starts = ragged(self.prompts)
         sources: tuple[Any, Any] = (None, None) if self.sources is None else ragged(self.sources)
-        more: dict[str, Any] = {} if row is None else {"row": row}
         return self.core.generate(
-            ids, starts, json.dumps(options), *sources, request.processor, request.draft, limits=limits, **more
+            ids, starts, json.dumps(options), *sources, request.processor, request.draft, limits=limits, row=row
         )
 
 

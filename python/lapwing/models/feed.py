@@ -6,7 +6,7 @@ import functools
 import inspect
 import operator
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from ..errors import Error, OptionError, short_repr
@@ -98,9 +98,12 @@ def windows(
             size = min(2 * size, LAST_WINDOW)
 
 
-def over_iterators(is_one: Callable[[Any], bool]) -> Callable[[Method], Method]:
+def over_iterators(
+    is_one: Callable[[Any], bool], check: Callable[[Mapping[str, Any]], None] | None = None
+) -> Callable[[Method], Method]:
     """Lets a method that takes one item or a list also take an iterator: it then returns a generator, whose results
-    are those of the list, computed in windows. Options are validated by the call itself."""
+    are those of the list, computed in windows. Options are validated by the call itself; ``check`` refuses those
+    that need all items."""
 
     def decorate(method: Method) -> Method:
         name = list(inspect.signature(method).parameters)[1]
@@ -111,10 +114,8 @@ def over_iterators(is_one: Callable[[Any], bool]) -> Callable[[Method], Method]:
             if not isinstance(given, Iterator):
                 return method(self, *items, **options)
             options.pop(name, None)
-            if options.get("precision") in ("int8", "uint8") and options.get("ranges") is None:
-                raise OptionError(
-                    "ranges is None, which takes those of all texts: an iterator of texts needs them given"
-                )
+            if check is not None:
+                check(options)
             progress = options.pop("progress", None)
             Progress(progress, None, name)  # raises for another kind of value
             method(self, [], *items[1:], **options)  # raises for options that cannot be honoured

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 
 import numpy as np
 
+from ...errors import OptionError
 from ...progress import Callback
 from ...results import Hit, Pair, SparseEmbedding
 from .. import search
@@ -35,6 +36,11 @@ class EmbedOptions(TypedDict, total=False):
     progress: bool | Callback | None
 
 
+def _ranges_given(options: Mapping[str, Any]) -> None:
+    if options.get("precision") in ("int8", "uint8") and options.get("ranges") is None:
+        raise OptionError("ranges is None, which takes those of all texts: an iterator of texts needs them given")
+
+
 class Embedder(BaseModel):
     """Embeds texts, if the checkpoint says how."""
 
@@ -58,7 +64,7 @@ class Embedder(BaseModel):
         ranges: Any = None,
         **options: Unpack[EmbedOptions],
     ) -> Generator[NDArray[Any], None, None]: ...
-    @over_iterators(is_text)
+    @over_iterators(is_text, _ranges_given)
     def embed(
         self,
         texts: str | Sequence[str] | Iterator[str],
