@@ -100,7 +100,7 @@ def counted(arrays: Mapping[str, np.ndarray], stored: Mapping[str, bytes]) -> di
     return {key: (array.size, stored[key]) for key, array in zip(stored, unique, strict=True)}
 
 
-# -- pickles that do something else -----------------------------------------------------------------------------------
+# -- pickles that do something else ----------------------------------------------------------------
 
 GOOD = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, np.float16), "c": np.arange(3)}
 

@@ -132,7 +132,8 @@ fn write(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
     }
 }
 
-/// Python's `repr` of a number: the shortest digits that give it back, with an exponent from 1e16 up and below 1e-4.
+/// Python's `repr` of a number: the shortest digits that give it back, with an exponent from 1e16 up and below
+/// 1e-4.
 pub fn number(value: &Value) -> String {
     let Some(v) = f64::try_from(value.clone()).ok().filter(|_| !value.is_integer()) else {
         return value.to_string();

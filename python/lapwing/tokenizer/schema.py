@@ -97,8 +97,8 @@ def _values(hint: Any, values: list[Any]) -> dict[str, Any]:
     return {"type": kinds[0] if len(kinds) == 1 else kinds, "enum": values}
 
 
-# The sections of a docstring, as transformers reads them: sections that it does not name belong to what is before
-# them, and only `Returns:` may follow `Args:`.
+# The sections of a docstring, as transformers reads them: sections that it does not name belong to what is
+# before them, and only `Returns:` may follow `Args:`.
 _SUMMARY = re.compile(r"^(.*?)[\n\s]*(?:Args:|Returns:|Raises:|\Z)", re.DOTALL)
 _ARGUMENTS = re.compile(r"\n\s*Args:\n(.*?)[\n\s]*(?:Returns:|Raises:|\Z)", re.DOTALL)
 _RETURNS = re.compile(r"\n\s*Returns:\n\s*(.*?)[\n\s]*(?:Raises:|\Z)", re.DOTALL)
